@@ -1,0 +1,1 @@
+"""What a new installation needs before it can run: the network and its weights."""

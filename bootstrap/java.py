@@ -1,0 +1,56 @@
+"""Finds the Java that Spark runs on."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from features.errors import FruitsError
+
+VERSIONS = (17, 21)
+
+
+class JavaMissing(FruitsError):
+    """No Java that Spark supports is installed."""
+
+
+def use_java() -> Path:
+    """Point JAVA_HOME at a Java 17 or 21 and return it: the one set, the one on the path, then the usual places.
+
+    Raises JavaMissing with what to install.
+    """
+    for home in _candidates():
+        if _version(home) in VERSIONS:
+            os.environ["JAVA_HOME"] = str(home)
+            return home
+    raise JavaMissing(
+        "Spark needs Java 17 or 21 and none was found. Install it (Debian, Ubuntu: apt install "
+        "openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME."
+    )
+
+
+def _candidates() -> Iterator[Path]:
+    if "JAVA_HOME" in os.environ:
+        yield Path(os.environ["JAVA_HOME"])
+    if java := shutil.which("java"):
+        yield Path(java).resolve().parent.parent
+    for pattern in ("/usr/lib/jvm/*", "/opt/homebrew/opt/openjdk@*", "/usr/local/opt/openjdk@*"):
+        yield from sorted(Path("/").glob(pattern.removeprefix("/")))
+
+
+def _version(home: Path) -> int | None:
+    java = home / "bin" / "java"
+    if not java.exists():
+        return None
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    match = re.search(r'version "(\d+)', answer)
+    return int(match[1]) if match else None
+
+
+if __name__ == "__main__":
+    try:
+        print(use_java())
+    except JavaMissing as missing:
+        raise SystemExit(str(missing)) from missing

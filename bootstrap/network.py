@@ -1,0 +1,138 @@
+"""MobileNetV2 in Keras, compiled once to the flatbuffer that executors run."""
+
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import InvalidWeights
+from features.featurizer import INPUT_PX, Featurizer
+
+if TYPE_CHECKING:
+    import keras
+
+TOLERANCE = 1e-4
+SMALLEST_FEATURE = 1e-6
+SMALLEST_DIFFERENCE = 1e-3
+VERIFIED_PICTURES = 4
+
+CHATTER = (b"I0000 ", b"INFO: ", b"WARNING: All log messages before absl::InitializeLog()", b"To enable the following")
+
+
+def build() -> "keras.Model":
+    """MobileNetV2 (alpha 1.0, no top, average pooling): (n, 224, 224, 3) float32 in -1 to 1 to (n, 1280) float32.
+
+    Its weights are random until some are loaded. Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear
+    Bottlenecks", CVPR 2018.
+    """
+    model = keras_quietly().applications.MobileNetV2(
+        include_top=False, pooling="avg", weights=None, input_shape=(INPUT_PX, INPUT_PX, 3), alpha=1.0
+    )
+    # Keras numbers the layers it has to name itself; the number would reach the flatbuffer, and change its digest.
+    model.layers[-1].name = "average"
+    return model
+
+
+def compile_network(model: "keras.Model") -> bytes:
+    """The LiteRT flatbuffer of the model, preceded by its preprocessing.
+
+    The network takes pixels (n, 224, 224, 3) uint8 as they are, 0 to 255, and gives features (n, 1280) float32.
+    The same weights give the same bytes, in any process with the same TensorFlow.
+    """
+    keras_quietly()
+    import tensorflow as tf
+
+    # As constants: converted from variables, by way of a saved model, the same network takes three times as long.
+    trainable = [variable.numpy() for variable in model.trainable_variables]
+    others = [variable.numpy() for variable in model.non_trainable_variables]
+
+    def features(pixels: tf.Tensor) -> tf.Tensor:
+        inputs = preprocess(tf.cast(pixels, tf.float32))
+        return model.stateless_call(trainable, others, inputs, training=False)[0]
+
+    takes = tf.TensorSpec((None, INPUT_PX, INPUT_PX, 3), tf.uint8, name="pixels")
+    graph = tf.function(features, input_signature=[takes]).get_concrete_function()
+    return bytes(tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module()).convert())
+
+
+def verify(model: "keras.Model", network: bytes) -> None:
+    """Compare the compiled network with Keras on pictures both have never seen.
+
+    Raises InvalidWeights when features are not finite, next to nothing, the same for different pictures, or differ
+    between the two by more than 1e-4 of a vector's norm.
+    """
+    pictures = sample_pictures(VERIFIED_PICTURES, seed=1)
+    expected = np.asarray(model(preprocess(pictures.astype(np.float32)), training=False))
+    if not np.isfinite(expected).all():
+        raise InvalidWeights("These weights give features that are not finite numbers; use other weights.")
+    if expected.max() < SMALLEST_FEATURE:
+        raise InvalidWeights(
+            f"These weights give features of at most {expected.max():.0e}, as a network does that was never trained "
+            "nor calibrated; use other weights."
+        )
+    norms = np.linalg.norm(expected, axis=1)
+    if np.linalg.norm(expected[1:] - expected[:-1], axis=1).min() < SMALLEST_DIFFERENCE * norms.max():
+        raise InvalidWeights("These weights give the same features for different pictures; use other weights.")
+    with _without_chatter():
+        compiled = Featurizer(network).features(pictures)
+    difference = (np.linalg.norm(compiled - expected, axis=1) / norms).max()
+    if not difference <= TOLERANCE:
+        raise InvalidWeights(f"The compiled network differs from Keras by {difference:.1e} of a vector's norm.")
+
+
+def sample_pictures(count: int, seed: int) -> NDArray[np.uint8]:
+    """Pictures (count, 224, 224, 3), 0 to 255, with what photos have: smooth light, edged shapes, grain."""
+    random = np.random.default_rng(seed)
+    down, right = np.mgrid[0:INPUT_PX, 0:INPUT_PX][..., None] / INPUT_PX
+    pictures = np.empty((count, INPUT_PX, INPUT_PX, 3), np.uint8)
+    for picture in pictures:
+        slope_down, slope_right = random.uniform(-150, 150, (2, 3))
+        light = random.uniform(60, 200, 3) + slope_down * (down - 0.5) + slope_right * (right - 0.5)
+        for _ in range(random.integers(1, 8)):
+            centre_down, centre_right = random.uniform(0, 1, 2)
+            outside = np.hypot(down - centre_down, right - centre_right) - random.uniform(0.05, 0.4)
+            cover = 1 / (1 + np.exp(np.clip(outside * random.uniform(20, 200), -50, 50)))
+            light = light * (1 - cover) + random.uniform(0, 255, 3) * cover
+        picture[:] = np.clip(light + random.normal(0, random.uniform(2, 25), light.shape), 0, 255)
+    return pictures
+
+
+def preprocess(pixels: Any) -> Any:
+    """0 to 255 becomes -1 to 1, for arrays and tensors alike. Source: keras.applications.mobilenet_v2."""
+    return pixels / 127.5 - 1.0
+
+
+def keras_quietly() -> ModuleType:
+    """Keras on TensorFlow, imported when first asked for: it takes seconds, and no quick command needs it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    with _without_chatter():
+        keras = importlib.import_module("keras")
+    keras.config.disable_interactive_logging()
+    return keras
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Hold back the informational lines of native libraries, which no setting silences; pass on all others."""
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+            written.seek(0)
+            for line in written:
+                if not line.startswith(CHATTER):
+                    os.write(2, line)

@@ -1,0 +1,187 @@
+"""Objects in storage: one way to reach `s3://` and `file://`, and the write that happens only once."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import LocalStore, ObjectStore, S3Store
+
+from features.errors import InvalidSetting, StorageUnavailable
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
+RETRY_DEADLINE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A prefix in object storage: `file:///directory` or `s3://bucket/prefix`, without a trailing slash."""
+
+    uri: str
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+
+    @classmethod
+    def at(cls, location: str, s3_endpoint: str | None = None, s3_region: str | None = None) -> "Place":
+        """The place a person names: an `s3://` or `file://` URI, or a path of this machine.
+
+        Raises InvalidSetting for any other scheme.
+        """
+        scheme = urlsplit(location).scheme if "://" in location else ""
+        if scheme == "s3":
+            if not location.removeprefix("s3://").strip("/"):
+                raise InvalidSetting(f"{location!r} names no bucket; write s3://bucket or s3://bucket/prefix.")
+            return cls("s3://" + location.removeprefix("s3://").strip("/"), s3_endpoint, s3_region)
+        if scheme not in ("", "file"):
+            raise InvalidSetting(f"{location!r} is not supported; use a directory, file:// or s3://bucket/prefix.")
+        directory = Path(location.removeprefix("file://")).expanduser().absolute()
+        return cls(f"file://{os.path.normpath(directory)}")
+
+    @property
+    def is_local(self) -> bool:
+        return self.uri.startswith("file://")
+
+    @property
+    def directory(self) -> Path:
+        """The directory of a local place."""
+        return Path(self.uri.removeprefix("file://"))
+
+    @property
+    def bucket_and_prefix(self) -> tuple[str, str]:
+        """The bucket and the prefix (possibly empty) of a place on S3."""
+        bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
+        return bucket, prefix
+
+    def child(self, name: str) -> "Place":
+        return replace(self, uri=f"{self.uri}/{name}")
+
+    def uri_of(self, key: str) -> str:
+        return printable(f"{self.uri}/{key}")
+
+    @property
+    def store(self) -> ObjectStore:
+        return _open_store(self)
+
+    def table_options(self) -> dict[str, str]:
+        """Storage options for `deltalake`, which opens its own connection to the same place."""
+        if self.is_local:
+            return {}
+        options = {"conditional_put": "etag"}
+        if self.s3_endpoint:
+            options |= {"aws_endpoint": self.s3_endpoint, "aws_virtual_hosted_style_request": "false"}
+            options |= {"aws_allow_http": "true"} if self.s3_endpoint.startswith("http://") else {}
+        if self.s3_region:
+            options["aws_region"] = self.s3_region
+        return options
+
+
+def printable(text: str) -> str:
+    """Text that any UTF-8 column can hold: a file name on disk need not be Unicode."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def read(place: Place, key: str) -> bytes:
+    """The bytes of one object.
+
+    Raises FileNotFoundError when it is not there, StorageUnavailable when storage does not answer.
+    """
+    try:
+        return bytes(obstore.get(place.store, key).bytes())
+    except (NotFoundError, FileNotFoundError):
+        raise FileNotFoundError(place.uri_of(key)) from None
+    except (BaseError, OSError) as error:
+        raise StorageUnavailable(f"Cannot read {place.uri_of(key)}: {_reason(error)}") from error
+
+
+def read_if_there(place: Place, key: str) -> bytes | None:
+    """The bytes of one object, or None when it does not exist."""
+    try:
+        return read(place, key)
+    except FileNotFoundError:
+        return None
+
+
+def write_once(place: Place, key: str, body: bytes) -> bytes:
+    """Create an object unless it exists, and return the bytes that stand there afterwards.
+
+    S3 may carry out a write and lose the answer, so a failed put is followed by a look at what is there: the
+    caller recognises its own write by a nonce in the returned bytes. Replay returns the first write's bytes.
+    Raises StorageUnavailable when neither the write nor the look succeeds before the deadline.
+    Protocol: `If-None-Match: *` (Amazon S3 conditional writes); a hard link on disk.
+    """
+    for wait_s in backoff_s():
+        try:
+            obstore.put(place.store, key, body, mode="create")
+            return body
+        except (AlreadyExistsError, FileExistsError):
+            return read(place, key)
+        except (BaseError, OSError) as error:
+            failure = error
+        standing = read_if_there(place, key)
+        if standing is not None:
+            return standing
+        time.sleep(wait_s)
+    raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {_reason(failure)}") from failure
+
+
+def overwrite(place: Place, key: str, body: bytes) -> None:
+    """Put an object, whatever was there. Raises StorageUnavailable when storage does not answer."""
+    try:
+        obstore.put(place.store, key, body)
+    except (BaseError, OSError) as error:
+        raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {_reason(error)}") from error
+
+
+def keys_below(place: Place) -> Iterator[str]:
+    """Every key below a place, in no promised order; nothing when the place does not exist."""
+    try:
+        for page in obstore.list(place.store):
+            yield from (meta["path"] for meta in page)
+    except (NotFoundError, FileNotFoundError):
+        return
+    except (BaseError, OSError) as error:
+        raise StorageUnavailable(f"Cannot list {place.uri}: {_reason(error)}") from error
+
+
+def backoff_s(deadline_s: float = RETRY_DEADLINE_S) -> Iterator[float]:
+    """Waits for the tries that fit a deadline: exponential with full jitter, 0.1 s to 10 s.
+
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    ends_at = time.monotonic() + deadline_s
+    ceiling_s = 0.2
+    while time.monotonic() < ends_at:
+        yield random.uniform(0.1, ceiling_s)
+        ceiling_s = min(10.0, ceiling_s * 2)
+
+
+@lru_cache(maxsize=64)
+def _open_store(place: Place) -> ObjectStore:
+    if place.is_local:
+        return LocalStore(place.directory, mkdir=True)
+    bucket, prefix = place.bucket_and_prefix
+    config: S3Config = {"bucket": bucket, "conditional_put": "etag"}
+    if place.s3_endpoint:
+        config |= {"endpoint": place.s3_endpoint, "virtual_hosted_style_request": False}
+    if place.s3_region:
+        config["region"] = place.s3_region
+    return S3Store(
+        prefix=prefix or None,
+        config=config,
+        client_options={"allow_http": bool(place.s3_endpoint and place.s3_endpoint.startswith("http://"))},
+        retry_config={"max_retries": 8, "retry_timeout": timedelta(seconds=RETRY_DEADLINE_S)},
+    )
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

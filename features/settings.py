@@ -1,0 +1,102 @@
+"""Settings: one spelling each in `fruits.toml`, as `FRUITS_*`, as flags and here."""
+
+import re
+import tomllib
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from features.errors import InvalidSetting
+from features.home import Home
+from features.image import Limits
+from features.landing import Cleaning
+from features.objects import Place
+
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def parse_duration(text: Any) -> Any:
+    """`250ms`, `2s`, `5m`, `6h` or `14d` as a timedelta; anything else raises ValueError."""
+    if isinstance(text, timedelta):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", str(text))
+    if match is None:
+        raise ValueError("write a number and a unit: 250ms, 2s, 5m, 6h, 14d")
+    return timedelta(milliseconds=float(match[1]) * _UNIT_MS[match[2]])
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; a flag beats the environment, which beats the file, which beats the default."""
+
+    model_config = SettingsConfigDict(env_prefix="FRUITS_", toml_file="fruits.toml", extra="forbid", frozen=True)
+
+    home: str = "./fruits-data"
+    landing: str | None = None
+    archive: str | None = None
+    weights: str = "auto"
+    trigger: Duration = timedelta(seconds=2)
+    max_files: int = Field(default=10_000, ge=1)
+    max_bytes: ByteSize = Field(default=ByteSize(16 * 2**30), ge=1)
+    key_pattern: str = r"^(?P<label>[^/]+)/"
+    clean: Cleaning = "keep"
+    master: str = "local[*,4]"
+    max_image_bytes: ByteSize = Field(default=ByteSize(64 * 2**20), ge=1)
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+
+    @field_validator("key_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            named = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        if unknown := set(named) - {"label", "subject"}:
+            raise ValueError(f"named groups are label and subject, not {', '.join(sorted(unknown))}")
+        return pattern
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def places(self) -> Home:
+        root = Place.at(self.home, self.s3_endpoint, self.s3_region)
+
+        def place(setting: str | None, default: str) -> Place:
+            return Place.at(setting, self.s3_endpoint, self.s3_region) if setting else root.child(default)
+
+        home = Home(root, place(self.landing, "landing"), place(self.archive, "archive"))
+        if self.clean == "archive" and home.landing.is_local != home.archive.is_local:
+            raise InvalidSetting("clean=archive needs the landing and the archive on the same kind of storage.")
+        return home
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_image_bytes, self.max_pixels)
+
+
+def load_settings(**flags: Any) -> Settings:
+    """The settings in force, given the flags that were used (None means: not used).
+
+    Raises InvalidSetting with one line for each setting that is unusable.
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSetting(f"fruits.toml is not valid TOML: {error}") from error
+    except ValidationError as error:
+        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        raise InvalidSetting("; ".join(lines)) from error

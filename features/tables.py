@@ -1,0 +1,248 @@
+"""The tables analysts query: parquet under a Delta log, appended to exactly once per batch."""
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import obstore
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
+from obstore.exceptions import BaseError
+
+from features.errors import AnotherStreamRunning, StorageUnavailable
+from features.featurizer import FEATURES
+from features.home import Home
+from features.objects import Place, backoff_s
+from features.plan import AddedFile
+
+APPLICATION = "fruits"
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+_HISTORY_SEARCHED = 200
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its columns in order, and which of them are partition folders."""
+
+    name: str
+    schema: pa.Schema
+    partitioned_by: tuple[str, ...]
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        """The columns inside a file: all but the partitions."""
+        return pa.schema([column for column in self.schema if column.name not in self.partitioned_by])
+
+    @property
+    def statistics_columns(self) -> list[str]:
+        """Numbers and times only: a string can name a person, and the log outlives the row."""
+        kinds = (pa.types.is_integer, pa.types.is_timestamp)
+        return [column.name for column in self.file_schema if any(is_kind(column.type) for is_kind in kinds)]
+
+
+FEATURE_ROWS = Table(
+    "features",
+    pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("source", pa.string()),
+            ("etag", pa.string()),
+            ("bytes", pa.int64()),
+            ("arrived_at", _INSTANT),
+            ("label", pa.string()),
+            ("subject", pa.string()),
+            ("format", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("features", pa.list_(pa.float32())),
+            ("featurizer", pa.string()),
+            ("batch", pa.int64()),
+            ("ingested_at", _INSTANT),
+            ("ingest_date", pa.date32()),
+        ]
+    ),
+    ("ingest_date",),
+)
+PROJECTION_ROWS = Table(
+    "projections",
+    pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("source", pa.string()),
+            ("label", pa.string()),
+            ("subject", pa.string()),
+            ("arrived_at", _INSTANT),
+            ("pca", pa.list_(pa.float32())),
+            ("featurizer", pa.string()),
+            ("batch", pa.int64()),
+            ("ingested_at", _INSTANT),
+            ("pca_version", pa.int32()),
+            ("ingest_date", pa.date32()),
+        ]
+    ),
+    ("pca_version", "ingest_date"),
+)
+REJECT_ROWS = Table(
+    "rejects",
+    pa.schema(
+        [
+            ("source", pa.string()),
+            ("etag", pa.string()),
+            ("bytes", pa.int64()),
+            ("arrived_at", _INSTANT),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            ("batch", pa.int64()),
+            ("ingested_at", _INSTANT),
+            ("ingest_date", pa.date32()),
+        ]
+    ),
+    ("ingest_date",),
+)
+# In the order in which a batch is committed to them.
+TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
+
+
+def create_tables(home: Home) -> None:
+    """Create the tables that do not exist yet. Replay changes nothing."""
+    for table in TABLES:
+        place = _place(home, table)
+        if open_table(home, table) is None:
+            _create(place, table)
+
+
+def open_table(home: Home, table: Table) -> DeltaTable | None:
+    """The table as it stands now, or None when it was never created."""
+    place = _place(home, table)
+    try:
+        return DeltaTable(place.uri, storage_options=place.table_options())
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as error:
+        raise StorageUnavailable(f"Cannot open the table {place.uri}: {error}") from error
+
+
+def committed_batch(handle: DeltaTable | None) -> int:
+    """The number of the last batch committed to a table; 0 before the first."""
+    return 0 if handle is None else handle.transaction_version(APPLICATION) or 0
+
+
+def write_file(
+    home: Home, table: Table, rows: Mapping[str, Sequence[Any] | pa.Array], partition: Mapping[str, str]
+) -> AddedFile:
+    """Write rows as one parquet file under a name never used before; nobody sees them until a commit adds the file.
+
+    `rows` maps every column of the file (all but the partitions) to values of equal length.
+    Raises StorageUnavailable; a file left by a failed attempt is never referenced.
+    """
+    content = pa.table(dict(rows), schema=table.file_schema)
+    buffer = io.BytesIO()
+    pq.write_table(content, buffer, compression="zstd", store_schema=False)
+    folders = "/".join(f"{column}={partition[column]}" for column in table.partitioned_by)
+    path = f"{folders}/part-{uuid.uuid4()}.zstd.parquet"
+    place = _place(home, table)
+    try:
+        obstore.put(place.store, path, buffer.getvalue())
+    except (BaseError, OSError) as error:
+        raise StorageUnavailable(f"Cannot write {place.uri_of(path)}: {error}") from error
+    return AddedFile(path, buffer.tell(), content.num_rows, dict(partition), _statistics(table, content))
+
+
+def commit(home: Home, table: Table, batch: int, nonce: str, adds: Sequence[AddedFile]) -> None:
+    """Append a batch's files to a table in one Delta transaction, exactly once.
+
+    Replay, also by another process, finds the batch's transaction in the table and changes nothing.
+    Raises AnotherStreamRunning when a rival committed this batch while we tried, StorageUnavailable at the deadline.
+    Protocol: Delta Lake `txn` actions; check and commit go through one handle, so that a commit in between is refused.
+    """
+    tried = False
+    for wait_s in backoff_s():
+        try:
+            handle = open_table(home, table)
+            if committed_batch(handle) >= batch:
+                if tried:
+                    _recognise(home, handle, table, batch, nonce)
+                return
+            tried = True
+            _append(handle or _create(_place(home, table), table), table, batch, nonce, adds)
+        except (CommitFailedError, DeltaError, OSError, StorageUnavailable) as error:
+            # Whether the write landed is unknown; the next look at the table tells.
+            failure: Exception = error
+            time.sleep(wait_s)
+        else:
+            return
+    raise StorageUnavailable(f"Cannot commit batch {batch} to {_place(home, table).uri}: {failure}") from failure
+
+
+def _append(handle: DeltaTable, table: Table, batch: int, nonce: str, adds: Sequence[AddedFile]) -> None:
+    now_ms = int(time.time() * 1000)
+    handle.create_write_transaction(
+        [AddAction(f.path, f.size_bytes, f.partition, now_ms, True, f.statistics) for f in adds],
+        mode="append",
+        schema=table.schema,
+        partition_by=list(table.partitioned_by),
+        commit_properties=CommitProperties(
+            custom_metadata={"fruits.batch": str(batch), "fruits.nonce": nonce},
+            app_transactions=[Transaction(APPLICATION, batch)],
+        ),
+        post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
+    )
+
+
+def _recognise(home: Home, handle: DeltaTable | None, table: Table, batch: int, nonce: str) -> None:
+    history = handle.history(_HISTORY_SEARCHED) if handle is not None else []
+    owner = next((entry.get("fruits.nonce") for entry in history if entry.get("fruits.batch") == str(batch)), None)
+    if owner != nonce:
+        raise AnotherStreamRunning(
+            f"Another stream works on this home: it committed batch {batch} to {_place(home, table).uri} first. "
+            "Stop one of the two; nothing was lost or doubled."
+        )
+
+
+def _create(place: Place, table: Table) -> DeltaTable:
+    try:
+        return DeltaTable.create(
+            place.uri,
+            schema=table.schema,
+            mode="ignore",
+            partition_by=list(table.partitioned_by),
+            name=table.name,
+            configuration={"delta.dataSkippingStatsColumns": ",".join(table.statistics_columns)},
+            storage_options=place.table_options(),
+        )
+    except (DeltaError, OSError) as error:
+        raise StorageUnavailable(f"Cannot create the table {place.uri}: {error}") from error
+
+
+def _place(home: Home, table: Table) -> Place:
+    return home.root.child(table.name)
+
+
+def _statistics(table: Table, content: pa.Table) -> str:
+    lowest, highest, nulls = {}, {}, {}
+    for column in table.statistics_columns:
+        extremes = pc.min_max(content[column]).as_py()
+        nulls[column] = content[column].null_count
+        if extremes["min"] is not None:
+            lowest[column], highest[column] = _json_value(extremes["min"]), _json_value(extremes["max"])
+    return json.dumps({"numRecords": content.num_rows, "minValues": lowest, "maxValues": highest, "nullCount": nulls})
+
+
+def _json_value(value: int | datetime | date) -> int | str:
+    return value if isinstance(value, int) else value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def features_column(vectors: "pa.FloatingPointArray") -> pa.Array:
+    """(n * 1280,) float32 values as n lists of 1280."""
+    offsets = pa.array(range(0, len(vectors) + 1, FEATURES), pa.int32())
+    return pa.ListArray.from_arrays(offsets, vectors)

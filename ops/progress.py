@@ -1,0 +1,127 @@
+"""What a person, or a log collector, sees of a running stream."""
+
+import json
+import sys
+import time
+from collections import Counter, deque
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from streaming.micro_batch import BatchReport
+from streaming.service import Watcher
+from streaming.source import News
+
+RATE_WINDOW_S = 60.0
+
+
+class LivePanel:
+    """One panel on a terminal that is redrawn as batches finish."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._title = title
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
+        self._batches = 0
+        self._photos = 0
+        self._rejects: Counter[str] = Counter()
+        self._recent: deque[tuple[float, int]] = deque()
+        self._last: BatchReport | None = None
+        self._news: News | None = None
+        self._started_at = time.monotonic()
+
+    @property
+    def watcher(self) -> Watcher:
+        return Watcher(self._on_batch, self._on_news)
+
+    def __enter__(self) -> "LivePanel":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def _on_batch(self, report: BatchReport) -> None:
+        self._batches += 1
+        self._photos += report.photos
+        self._rejects.update(report.rejects)
+        self._recent.append((time.monotonic(), report.photos))
+        self._last = report
+
+    def _on_news(self, news: News) -> None:
+        self._news = news
+
+    def _render(self) -> Panel:
+        totals = Table.grid(padding=(0, 3))
+        totals.add_row(
+            _figure("batches", f"{self._batches}"),
+            _figure("photos", f"{self._photos:,}"),
+            _figure("photos/s", f"{self._rate():.1f}"),
+            _figure("rejects", f"{sum(self._rejects.values())}"),
+        )
+        return Panel(Group(totals, self._backlog(), self._stages()), title=self._title, title_align="left")
+
+    def _rate(self) -> float:
+        now = time.monotonic()
+        while self._recent and self._recent[0][0] < now - RATE_WINDOW_S:
+            self._recent.popleft()
+        window_s = min(RATE_WINDOW_S, now - self._started_at)
+        return sum(photos for _, photos in self._recent) / max(window_s, 1.0)
+
+    def _backlog(self) -> Text:
+        if self._news is None:
+            return Text("starting Spark and listing the landing prefix", style="dim")
+        backlog = self._news.backlog
+        if backlog.oldest_arrived_at is None:
+            return Text("backlog  none", style="dim")
+        waited_s = (datetime.now(UTC) - backlog.oldest_arrived_at).total_seconds()
+        return Text(f"backlog  {backlog.files:,} files  {backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s")
+
+    def _stages(self) -> Text:
+        if self._last is None:
+            return Text("")
+        last = self._last
+        stages = {"plan": last.plan_s, "work": last.work_s, "commit": last.commit_s, "clean": last.clean_s}
+        shown = "  ".join(f"{name} {seconds:.2f}" for name, seconds in stages.items())
+        return Text(f"batch {last.batch}  {last.photos} photos in {last.total_s:.2f} s  ({shown})", style="dim")
+
+
+class JsonLines:
+    """One JSON line per batch on standard output; it names no object and no person."""
+
+    @property
+    def watcher(self) -> Watcher:
+        return Watcher(self._on_batch, self._on_news)
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+
+    def __init__(self) -> None:
+        self._news: News | None = None
+
+    def _on_news(self, news: News) -> None:
+        self._news = news
+
+    def _on_batch(self, report: BatchReport) -> None:
+        backlog = asdict(self._news.backlog) if self._news else {}
+        line = {"at": datetime.now(UTC), **asdict(report), "total_s": report.total_s, "backlog": backlog}
+        print(json.dumps(_rounded(line), default=str), flush=True)
+
+
+def _figure(name: str, value: str) -> Text:
+    return Text.assemble((value, "bold"), f" {name}")
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {name: _rounded(element) for name, element in value.items()}
+    return value

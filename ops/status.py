@@ -1,0 +1,167 @@
+"""How a home stands: its last batch, what waits, its tables, and whether its promises hold."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from features.home import Home
+from features.landing import list_landed
+from features.plan import Result, planned_batches, read_plan, read_result
+from features.registry import current_featurizer
+from features.tables import FEATURE_ROWS, REJECT_ROWS, TABLES, Table, committed_batch, open_table
+from ops.query import connect
+from streaming.discovery import Backlog, planned_before
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """What one table holds."""
+
+    name: str
+    rows: int
+    files: int
+    bytes: int
+    last_batch: int
+
+
+@dataclass(frozen=True)
+class LastBatch:
+    """The newest batch that has a result."""
+
+    batch: int
+    finished_at: datetime
+    photos: int
+    rejects: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything `fruits status` shows; `broken` is None when the invariants were not checked."""
+
+    home: str
+    featurizer: str | None
+    last_batch: LastBatch | None
+    unfinished_batches: list[int]
+    backlog: Backlog
+    tables: list[TableStatus]
+    broken: list[str] | None
+
+
+def look(home: Home, verify: bool) -> Status:
+    """The home as it stands, read-only. Raises StorageUnavailable."""
+    tables = [_table_status(home, table) for table in TABLES]
+    committed = min(table.last_batch for table in tables)
+    planned = planned_batches(home)
+    unfinished = [batch for batch in planned if batch > committed]
+    return Status(
+        home=home.root.uri,
+        featurizer=current_featurizer(home),
+        last_batch=_last_batch(home, planned),
+        unfinished_batches=unfinished,
+        backlog=_backlog(home, unfinished),
+        tables=tables,
+        broken=_broken(home, [batch for batch in planned if batch <= committed]) if verify else None,
+    )
+
+
+def _table_status(home: Home, table: Table) -> TableStatus:
+    handle = open_table(home, table)
+    if handle is None:
+        return TableStatus(table.name, 0, 0, 0, 0)
+    files = pa.table(handle.get_add_actions(flatten=True)).select(["num_records", "size_bytes"]).to_pylist()
+    rows = sum(file["num_records"] for file in files)
+    return TableStatus(table.name, rows, len(files), sum(file["size_bytes"] for file in files), committed_batch(handle))
+
+
+def _last_batch(home: Home, planned: Iterable[int]) -> LastBatch | None:
+    for batch in sorted(planned, reverse=True):
+        result = read_result(home, batch)
+        if result is not None:
+            return LastBatch(batch, result.finished_at, result.counters.photos, sum(result.counters.rejects.values()))
+    return None
+
+
+def _backlog(home: Home, unfinished: list[int]) -> Backlog:
+    listed = {landed.key: landed for landed in list_landed(home.landing)}
+    seen = planned_before(home, listed, unfinished)
+    waiting = [landed for key, landed in listed.items() if seen.get(key) != landed.etag]
+    for batch in unfinished:
+        plan = read_plan(home, batch)
+        waiting.extend(plan.objects if plan else ())
+    oldest = min((landed.arrived_at for landed in waiting), default=None)
+    return Backlog(len(waiting), sum(landed.size_bytes for landed in waiting), oldest)
+
+
+def _broken(home: Home, committed: list[int]) -> list[str]:
+    planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
+    connection = connect(home)
+    connection.register("planned", planned)
+    connection.register("counted", _counted([result for result in results if result is not None]))
+    missing_results = [batch for batch, result in zip(committed, results, strict=True) if result is None]
+    findings = [f"Batch {batch} is committed but has no result." for batch in missing_results]
+    for sql, sentence in _CHECKS:
+        count = _count(connection, sql)
+        if count:
+            findings.append(sentence.format(count=count))
+    return findings
+
+
+def _planned_objects(home: Home, batches: Iterable[int]) -> pa.Table:
+    columns: dict[str, list[object]] = {"batch": [], "source": [], "etag": []}
+    for batch in batches:
+        plan = read_plan(home, batch)
+        if plan is None:
+            continue
+        landing = home.landing_at(plan.landing)
+        columns["batch"] += [batch] * len(plan.objects)
+        columns["source"] += [landing.uri_of(landed.key) for landed in plan.objects]
+        columns["etag"] += [landed.etag for landed in plan.objects]
+    schema = pa.schema([("batch", pa.int64()), ("source", pa.string()), ("etag", pa.string())])
+    return pa.table(columns, schema=schema)
+
+
+def _counted(results: Iterable[Result]) -> pa.Table:
+    rows = [
+        {"batch": r.batch, "photos": r.counters.photos, "rejects": sum(r.counters.rejects.values())} for r in results
+    ]
+    schema = pa.schema([("batch", pa.int64()), ("photos", pa.int64()), ("rejects", pa.int64())])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _count(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
+    found = connection.execute(f"SELECT count(*) FROM ({sql})").fetchone()
+    return int(found[0]) if found else 0
+
+
+_OUTCOMES = f"""
+    SELECT batch, source, etag FROM {FEATURE_ROWS.name} UNION ALL SELECT batch, source, etag FROM {REJECT_ROWS.name}
+"""
+_CHECKS = (
+    (
+        f"SELECT * FROM planned ANTI JOIN ({_OUTCOMES}) USING (batch, source, etag)",
+        "{count} planned objects have no row in features or rejects: lost.",
+    ),
+    (
+        f"SELECT batch, source, etag FROM ({_OUTCOMES}) GROUP BY ALL HAVING count(*) > 1",
+        "{count} objects have more than one row for one arrival: doubled.",
+    ),
+    (
+        f"SELECT * FROM ({_OUTCOMES}) SEMI JOIN (SELECT DISTINCT batch FROM planned) USING (batch) "
+        "ANTI JOIN planned USING (batch, source, etag)",
+        "{count} rows belong to no object of their batch's plan.",
+    ),
+    (
+        f"SELECT batch FROM counted WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
+        "WHERE f.batch = counted.batch) OR rejects <> (SELECT count(*) FROM "
+        f"{REJECT_ROWS.name} r WHERE r.batch = counted.batch)",
+        "{count} batches hold other numbers of rows than their results counted.",
+    ),
+    (
+        f"SELECT image_id FROM {FEATURE_ROWS.name} WHERE len(features) <> 1280 "
+        "OR len(list_filter(features, lambda x: NOT isfinite(x))) > 0",
+        "{count} feature rows are not 1280 finite numbers.",
+    ),
+)

@@ -1,0 +1,195 @@
+"""One micro-batch from its plan to its commit: the driver's side of the exactly-once protocol."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark import Broadcast, SparkContext
+
+from features.errors import BatchFailed, StateDamaged
+from features.home import Home
+from features.image import Limits
+from features.landing import Cleaning, clear_away
+from features.plan import AddedFile, Counters, Plan, Result, read_plan, read_result, write_result
+from features.registry import load_network
+from features.tables import TABLES, commit, committed_batch, open_table
+from streaming.pacing import cut
+from streaming.task import Task, TaskMessage, run_tasks
+
+ATTEMPT_LIMIT = timedelta(hours=12)
+
+_CLEANING_THREADS = 16
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a finished batch was: counts, and its duration by stage in seconds on the clock."""
+
+    batch: int
+    photos: int
+    rejects: dict[str, int]
+    landed_bytes: int
+    replayed: bool
+    plan_s: float
+    work_s: float
+    commit_s: float
+    clean_s: float
+    counters: Counters
+    oldest_waited_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.plan_s + self.work_s + self.commit_s + self.clean_s
+
+
+class MicroBatches:
+    """Runs batches one after the other; keeps the networks that were broadcast."""
+
+    def __init__(self, spark: SparkContext, home: Home, limits: Limits, cleaning: Cleaning, nonce: str) -> None:
+        self._spark = spark
+        self._home = home
+        self._limits = limits
+        self._cleaning = cleaning
+        self._nonce = nonce
+        self._networks: dict[str, Broadcast[bytes]] = {}
+
+    def run(self, batch: int) -> BatchReport:
+        """Take one planned batch to its commit.
+
+        Replay with a result only rolls forward: no task runs, and a table that holds the batch is skipped.
+        Raises AnotherStreamRunning, BatchFailed when its tasks cannot be finished, StorageUnavailable, StateDamaged.
+        """
+        clock = _Clock()
+        plan = read_plan(self._home, batch)
+        if plan is None:
+            raise StateDamaged(f"{self._home.batches.uri_of(f'{batch}.plan.json')} is gone; start the stream again.")
+        result = read_result(self._home, batch)
+        replayed = result is not None
+        plan_s = clock.lap_s()
+        if result is None:
+            result = self._work(plan)
+            write_result(self._home, result)
+        work_s = clock.lap_s()
+        for table in TABLES:
+            commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()))
+        commit_s = clock.lap_s()
+        self._clean(plan, result)
+        return BatchReport(
+            batch=batch,
+            photos=result.counters.photos,
+            rejects=dict(result.counters.rejects),
+            landed_bytes=result.counters.landed_bytes,
+            replayed=replayed,
+            plan_s=plan_s,
+            work_s=work_s,
+            commit_s=commit_s,
+            clean_s=clock.lap_s(),
+            counters=result.counters,
+            oldest_waited_s=(datetime.now(UTC) - min(o.arrived_at for o in plan.objects)).total_seconds(),
+        )
+
+    def finish_cleaning(self) -> None:
+        """Clear away what a killed run left of the last committed batch; only that one can be half-cleaned."""
+        last = min(committed_batch(open_table(self._home, table)) for table in TABLES)
+        plan, result = read_plan(self._home, last), read_result(self._home, last)
+        if plan is not None and result is not None:
+            self._clean(plan, result)
+
+    def _work(self, plan: Plan) -> Result:
+        self._refuse_half_committed(plan)
+        began_at, began_s = datetime.now(UTC), time.monotonic()
+        landing = self._home.landing_at(plan.landing)
+        tasks = [
+            Task(
+                home=self._home,
+                landing=landing,
+                batch=plan.batch,
+                ingest_date=plan.ingest_date,
+                featurizer=plan.featurizer,
+                key_pattern=plan.key_pattern,
+                limits=self._limits,
+                objects=objects,
+            )
+            for objects in cut(plan.objects, self._spark.defaultParallelism)
+        ]
+        messages = self._collect(tasks, self._network(plan.featurizer))
+        if datetime.now(UTC) - began_at > ATTEMPT_LIMIT:
+            raise BatchFailed(f"Batch {plan.batch} took over {ATTEMPT_LIMIT}; its files may be swept. Start again.")
+        counters = replace(_summed([message.counters for message in messages]), wall_s=time.monotonic() - began_s)
+        outcomes = counters.photos + sum(counters.rejects.values())
+        if outcomes != len(plan.objects):
+            raise StateDamaged(f"Batch {plan.batch} has {len(plan.objects)} objects but {outcomes} outcomes.")
+        rejected_keys = tuple(key for message in messages for key in message.rejected_keys)
+        return Result(plan.batch, self._nonce, datetime.now(UTC), _added(messages), rejected_keys, counters)
+
+    def _refuse_half_committed(self, plan: Plan) -> None:
+        for table in TABLES:
+            if committed_batch(open_table(self._home, table)) >= plan.batch:
+                raise StateDamaged(
+                    f"The table {table.name} holds batch {plan.batch}, but the batch's result is gone. "
+                    f"Delete {self._home.batches.uri_of(f'{plan.batch}.plan.json')} and start again: "
+                    "what the tables lack is found by listing."
+                )
+
+    def _collect(self, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
+        work: Callable[[Any], Any] = lambda part: run_tasks(part, network)  # noqa: E731 - Spark pickles it
+        try:
+            return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
+        except Py4JJavaError as error:
+            raise BatchFailed(f"A task failed on every try: {_last_words(error)}") from error
+
+    def _network(self, featurizer: str) -> "Broadcast[bytes]":
+        if featurizer not in self._networks:
+            for old in self._networks.values():
+                old.unpersist()
+            self._networks = {featurizer: self._spark.broadcast(load_network(self._home, featurizer))}
+        return self._networks[featurizer]
+
+    def _clean(self, plan: Plan, result: Result) -> None:
+        if self._cleaning == "keep":
+            return
+        landing = self._home.landing_at(plan.landing)
+        # What was rejected has no other copy: it is archived with the rest, but never deleted.
+        kept = set(result.rejected_keys) if self._cleaning == "delete" else set()
+        processed = [landed for landed in plan.objects if landed.key not in kept]
+        with ThreadPoolExecutor(_CLEANING_THREADS) as pool:
+            list(pool.map(lambda landed: clear_away(landing, self._home.archive, landed, self._cleaning), processed))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap_s(self) -> float:
+        now = time.perf_counter()
+        lap_s, self._since = now - self._since, now
+        return lap_s
+
+
+def _summed(parts: list[Counters]) -> Counters:
+    totals: Counter[str] = Counter()
+    rejects: Counter[str] = Counter()
+    for part in parts:
+        amounts = asdict(part)
+        rejects.update(amounts.pop("rejects"))
+        totals.update(amounts)
+    return Counters(**totals, rejects=dict(rejects))
+
+
+def _added(messages: list[TaskMessage]) -> dict[str, tuple[AddedFile, ...]]:
+    return {
+        table.name: tuple(added for message in messages for added in message.adds.get(table.name, ()))
+        for table in TABLES
+    }
+
+
+def _last_words(error: Py4JJavaError) -> str:
+    text = str(error.java_exception.getMessage())
+    ours = re.findall(r"^features\.errors\.\w+: (.+)$", text, flags=re.MULTILINE)
+    return ours[-1] if ours else text.strip().splitlines()[0]

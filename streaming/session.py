@@ -1,0 +1,75 @@
+"""The Spark session the stream runs in."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from features.errors import FruitsError
+
+
+class SparkUnavailable(FruitsError):
+    """Spark could not be started."""
+
+
+def open_session(master: str, scratch: Path) -> SparkSession:
+    """A session on `master`; what Spark keeps on disk, and what it says, goes below `scratch`.
+
+    Executors run this interpreter, so that they find the same packages. On YARN the cluster's own settings stand.
+    Raises SparkUnavailable with Spark's last words.
+    """
+    builder = (
+        SparkSession.builder.appName("fruits-stream")
+        .config("spark.sql.warehouse.dir", f"{scratch}/warehouse")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.streaming.metricsEnabled", "false")
+        .config("spark.sql.streaming.minBatchesToRetain", "2")
+    )
+    if master.startswith("yarn"):
+        return builder.getOrCreate()
+    logging = scratch / "log4j2.properties"
+    logging.write_text(_QUIET)
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    builder = (
+        builder.master(master)
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={logging.as_uri()}")
+    )
+    said = scratch / "spark.log"
+    try:
+        with _standard_error_to(said):
+            return builder.getOrCreate()
+    except (PySparkException, OSError, ValueError) as error:
+        last_words = said.read_text(errors="replace").strip().splitlines()[-1:] or [str(error)]
+        raise SparkUnavailable(f"Spark does not start: {last_words[0]}") from error
+
+
+@contextmanager
+def _standard_error_to(path: Path) -> Iterator[None]:
+    # The Java process and its Python workers inherit it, and would write across the panel for as long as they live.
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+# A failure reaches the user once, as a sentence; Spark's copies of it stay in its log.
+_QUIET = """\
+rootLogger.level = warn
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
+"""

@@ -1,0 +1,221 @@
+"""What one executor task does: fetch, decode, featurize, write files nobody sees until the batch is committed."""
+
+import hashlib
+import re
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pyspark import Broadcast
+
+from features.featurizer import Featurizer
+from features.home import Home
+from features.image import Limits, Photo, decode
+from features.landing import Landed, fetch
+from features.objects import Place, printable
+from features.plan import AddedFile, Counters
+from features.rejects import Reason, Rejected
+from features.tables import FEATURE_ROWS, REJECT_ROWS, features_column, write_file
+
+INFER_PHOTOS = 16
+AHEAD_FILES = 8
+AHEAD_BYTES = 96 * 2**20
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A share of a batch, complete in itself."""
+
+    home: Home
+    landing: Place
+    batch: int
+    ingest_date: date
+    featurizer: str
+    key_pattern: str
+    limits: Limits
+    objects: tuple[Landed, ...]
+
+
+@dataclass(frozen=True)
+class TaskMessage:
+    """What a finished task tells the driver: the files it wrote, by table name, and what it counted."""
+
+    adds: Mapping[str, tuple[AddedFile, ...]]
+    rejected_keys: tuple[str, ...]
+    counters: Counters
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    landed: Landed
+    body: bytes | Rejected
+
+
+@dataclass
+class _Outcome:
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    vectors: list[Any] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    rejected_keys: list[str] = field(default_factory=list)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def timed(self, stage: str, work: Callable[[], _T]) -> _T:
+        started_at = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.seconds[stage] += time.perf_counter() - started_at
+
+
+def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[TaskMessage]:
+    """Run tasks one after the other in this worker.
+
+    Replay writes new files under new names; only those in a message that reached the driver are ever committed.
+    Raises StorageUnavailable when storage fails for longer than its retries last: the task is tried again.
+    """
+    for task in tasks:
+        yield _run(task, network)
+
+
+def _run(task: Task, network: "Broadcast[bytes]") -> TaskMessage:
+    outcome = _Outcome()
+    featurizer = _cached_featurizer(task.featurizer, network)
+    pending: list[tuple[_Fetched, Photo]] = []
+    for fetched in _fetched_ahead(task, outcome):
+        photo = _decoded(fetched, task, outcome)
+        if photo is not None:
+            pending.append((fetched, photo))
+        if len(pending) == INFER_PHOTOS:
+            _featurize(pending, task, featurizer, outcome)
+            pending.clear()
+    if pending:
+        _featurize(pending, task, featurizer, outcome)
+    adds = outcome.timed("write", lambda: _written(task, outcome))
+    return TaskMessage(adds, tuple(outcome.rejected_keys), _counters(task, outcome))
+
+
+_featurizers: dict[str, Featurizer] = {}
+
+
+def _cached_featurizer(featurizer: str, network: "Broadcast[bytes]") -> Featurizer:
+    # Spark drops a worker's copy of a broadcast when a task without it comes between; ours stays.
+    if featurizer not in _featurizers:
+        _featurizers.clear()
+        _featurizers[featurizer] = Featurizer(network.value)
+    return _featurizers[featurizer]
+
+
+def _fetched_ahead(task: Task, outcome: _Outcome) -> Iterator[_Fetched]:
+    with ThreadPoolExecutor(AHEAD_FILES, thread_name_prefix="fetch") as pool:
+        ahead: deque[tuple[Landed, Future[_Fetched]]] = deque()
+        ahead_bytes = 0
+        waiting = deque(task.objects)
+        try:
+            while waiting or ahead:
+                while waiting and len(ahead) < AHEAD_FILES and (not ahead or ahead_bytes < AHEAD_BYTES):
+                    landed = waiting.popleft()
+                    ahead.append((landed, pool.submit(_fetch, task, landed)))
+                    ahead_bytes += landed.size_bytes
+                landed, future = ahead.popleft()
+                ahead_bytes -= landed.size_bytes
+                yield outcome.timed("fetch", future.result)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _fetch(task: Task, landed: Landed) -> _Fetched:
+    if landed.size_bytes > task.limits.max_image_bytes:
+        detail = f"{landed.size_bytes} bytes; the limit is {task.limits.max_image_bytes}."
+        return _Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
+    try:
+        return _Fetched(landed, fetch(task.landing, landed))
+    except Rejected as rejected:
+        return _Fetched(landed, rejected)
+
+
+def _decoded(fetched: _Fetched, task: Task, outcome: _Outcome) -> Photo | None:
+    body = fetched.body
+    try:
+        if isinstance(body, Rejected):
+            raise body
+        return outcome.timed("decode", lambda: decode(body, task.limits))
+    except Rejected as rejected:
+        common = _common_columns(fetched.landed, task)
+        outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
+        outcome.rejected_keys.append(fetched.landed.key)
+        return None
+
+
+def _featurize(pending: list[tuple[_Fetched, Photo]], task: Task, featurizer: Featurizer, outcome: _Outcome) -> None:
+    pixels = np.stack([photo.pixels for _, photo in pending])
+    outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(pixels)))
+    for fetched, photo in pending:
+        assert isinstance(fetched.body, bytes)
+        named = re.search(task.key_pattern, fetched.landed.key)
+        outcome.rows.append(
+            {
+                **_common_columns(fetched.landed, task),
+                "image_id": hashlib.sha256(fetched.body).hexdigest(),
+                "label": _named(named, "label"),
+                "subject": _named(named, "subject"),
+                "format": photo.format,
+                "width": photo.width_px,
+                "height": photo.height_px,
+                "featurizer": task.featurizer,
+            }
+        )
+
+
+def _common_columns(landed: Landed, task: Task) -> dict[str, Any]:
+    return {
+        "source": task.landing.uri_of(landed.key),
+        "etag": landed.etag,
+        "bytes": landed.size_bytes,
+        "arrived_at": landed.arrived_at,
+        "batch": task.batch,
+    }
+
+
+def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
+    partition = {"ingest_date": task.ingest_date.isoformat()}
+    ingested_at = datetime.now(UTC)
+    adds: dict[str, tuple[AddedFile, ...]] = {}
+    if outcome.rows:
+        rows = _columns(outcome.rows) | {
+            "features": features_column(pa.array(np.concatenate(outcome.vectors).ravel(), pa.float32())),
+            "ingested_at": [ingested_at] * len(outcome.rows),
+        }
+        adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, rows, partition),)
+    if outcome.rejects:
+        rows = _columns(outcome.rejects) | {"ingested_at": [ingested_at] * len(outcome.rejects)}
+        adds[REJECT_ROWS.name] = (write_file(task.home, REJECT_ROWS, rows, partition),)
+    return adds
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _counters(task: Task, outcome: _Outcome) -> Counters:
+    return Counters(
+        photos=len(outcome.rows),
+        rejects=dict(Counter(row["reason"] for row in outcome.rejects)),
+        landed_bytes=sum(landed.size_bytes for landed in task.objects),
+        fetch_s=outcome.seconds["fetch"],
+        decode_s=outcome.seconds["decode"],
+        infer_s=outcome.seconds["infer"],
+        write_s=outcome.seconds["write"],
+    )
+
+
+def _named(match: re.Match[str] | None, group: str) -> str | None:
+    found = match.groupdict().get(group) if match else None
+    return None if found is None else printable(found)

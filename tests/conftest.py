@@ -1,0 +1,123 @@
+"""What the tests share: one Spark session, one compiled network, one S3 server, and homes to run on."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+from pyspark.sql import SparkSession
+
+from bootstrap.java import use_java
+from bootstrap.weights import CompiledNetwork, compile_weights
+from features.registry import publish_featurizer
+from features.settings import Settings, load_settings
+from streaming.session import open_session
+from tests.stream_run import Run, run_here
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+REGION = "eu-west-3"
+
+# Before anything opens a connection: storage clients read these once.
+os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION=REGION)
+for name in [name for name in os.environ if name.startswith("FRUITS_")]:
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def untrained() -> CompiledNetwork:
+    """A real network with seeded weights."""
+    return compile_weights("untrained:7", print)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    use_java()
+    session = open_session("local[2,4]", tmp_path_factory.mktemp("spark"))
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of a moto server in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        _wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
+
+
+@pytest.fixture(scope="session")
+def s3(s3_server: str) -> "S3Client":
+    return boto3.client("s3", endpoint_url=s3_server, region_name=REGION)
+
+
+@pytest.fixture
+def bucket(s3: "S3Client") -> str:
+    """The name of a new, empty bucket."""
+    name = f"fruits-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    return name
+
+
+@pytest.fixture
+def proxy(s3_server: str) -> Iterator[str]:
+    """The URL of a fault proxy before the S3 server."""
+    command = [sys.executable, str(Path(__file__).with_name("fault_proxy.py")), s3_server]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
+@pytest.fixture
+def local_settings(tmp_path: Path, untrained: CompiledNetwork) -> Callable[..., Settings]:
+    """Settings of a home on disk that has its featurizer."""
+
+    def settings(**flags: object) -> Settings:
+        return _with_featurizer(load_settings(home=str(tmp_path / "home"), trigger="100ms", **flags), untrained)
+
+    return settings
+
+
+@pytest.fixture
+def s3_settings(bucket: str, s3_server: str, untrained: CompiledNetwork) -> Callable[..., Settings]:
+    """Settings of a home on S3 that has its featurizer."""
+
+    def settings(**flags: object) -> Settings:
+        common = {"home": f"s3://{bucket}/home", "s3_endpoint": s3_server, "s3_region": REGION, "trigger": "100ms"}
+        return _with_featurizer(load_settings(**(common | flags)), untrained)
+
+    return settings
+
+
+@pytest.fixture
+def drain(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Settings], Run]:
+    """Runs the stream in the suite's session until what is there is done."""
+    return lambda settings: run_here(spark, settings, tmp_path_factory.mktemp("scratch"))
+
+
+def _with_featurizer(settings: Settings, network: CompiledNetwork) -> Settings:
+    publish_featurizer(settings.places(), network.network, network.source, network.fingerprint)
+    return settings
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens on port {port}")

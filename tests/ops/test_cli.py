@@ -1,0 +1,106 @@
+"""The command: help that shows how, errors in one sentence, settings with one spelling."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from features.errors import InvalidSetting
+from features.settings import Settings, load_settings
+from ops.cli import app
+
+MakeSettings = Callable[..., Settings]
+COMMANDS = ["stream", "weights", "query", "status", "demo"]
+
+
+def _fruits(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [sys.executable, "-m", "ops.cli", *arguments], capture_output=True, text=True, env=env, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_examples(command: str) -> None:
+    answer = CliRunner().invoke(app, [command, "--help"])
+    assert answer.exit_code == 0
+    assert "Example" in answer.output
+    assert f"fruits {command}" in answer.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("query", "SELEC 1"), "syntax error"),
+        (("stream", "--trigger", "soon"), "trigger: write a number and a unit"),
+        (("stream", "--key-pattern", "(?P<fruit>.)"), "named groups are label and subject"),
+        (("stream", "--key-pattern", "("), "not a regular expression"),
+        (("stream", "--clean", "burn"), "clean: "),
+        (("stream", "--max-files", "0"), "max_files: "),
+        (("stream", "--home", "ftp://x/y"), "is not supported; use a directory, file:// or s3://"),
+        (("stream", "--home", "s3://"), "names no bucket"),
+        (("weights", "nonsense"), "nonsense"),
+        (("weights", "untrained:x"), "seed"),
+    ],
+)
+def test_an_error_is_one_sentence_without_a_traceback(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    answer = _fruits(*arguments, cwd=tmp_path)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("fruits: ")
+    assert sentence in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    answer = _fruits("query", "SELEC 1", "--debug", cwd=tmp_path)
+    assert answer.returncode == 1
+    assert "Traceback" in answer.stderr
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().max_files == Settings.model_fields["max_files"].default
+    Path("fruits.toml").write_text('max_files = 1\ntrigger = "5s"\nmax_bytes = "2GiB"\n')
+    assert (load_settings().max_files, load_settings().max_bytes) == (1, 2 * 2**30)
+    monkeypatch.setenv("FRUITS_MAX_FILES", "2")
+    assert load_settings().max_files == 2
+    assert load_settings(max_files=3).max_files == 3
+    assert load_settings().trigger.total_seconds() == 5
+
+
+def test_a_misspelt_setting_in_the_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("fruits.toml").write_text("max_flies = 1\n")
+    with pytest.raises(InvalidSetting, match="max_flies"):
+        load_settings()
+    Path("fruits.toml").write_text("max_files = = 1\n")
+    with pytest.raises(InvalidSetting, match=r"fruits\.toml"):
+        load_settings()
+
+
+def test_another_featurizer_is_refused_unless_asked_for(local_settings: MakeSettings) -> None:
+    home = local_settings().home
+    same = _fruits("weights", "untrained:7", "--home", home)
+    assert same.returncode == 0, same.stderr
+    refused = _fruits("weights", "untrained:8", "--home", home)
+    assert refused.returncode == 1
+    assert "Add --new-featurizer to switch" in refused.stderr
+    switched = _fruits("weights", "untrained:8", "--new-featurizer", "--home", home)
+    assert switched.returncode == 0, switched.stderr
+    assert len(list((Path(home) / "models/featurizer").glob("*/network.tflite"))) == 2
+
+
+def test_query_and_status_as_a_script_uses_them(local_settings: MakeSettings) -> None:
+    home = local_settings().home
+    answer = _fruits("query", "--home", home, "--format", "json", "SELECT count(*) AS photos FROM features")
+    assert json.loads(answer.stdout) == {"photos": 0}
+    status = _fruits("status", "--home", home, "--json", "--verify")
+    assert status.returncode == 0
+    assert json.loads(status.stdout)["broken"] == []

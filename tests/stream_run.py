@@ -1,0 +1,82 @@
+"""Runs of the stream, in the suite's session and as a process, and what they leave in the tables."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from features.settings import Settings
+from ops.query import connect
+from streaming.micro_batch import BatchReport
+from streaming.service import Watcher, stream_in
+from streaming.source import News
+
+
+@dataclass
+class Run:
+    """What a run reported."""
+
+    reports: list[BatchReport] = field(default_factory=list)
+    news: list[News] = field(default_factory=list)
+
+    @property
+    def watcher(self) -> Watcher:
+        return Watcher(self.reports.append, self.news.append)
+
+    @property
+    def photos(self) -> int:
+        return sum(report.photos for report in self.reports)
+
+
+def run_here(spark: SparkSession, settings: Settings, scratch: Path) -> Run:
+    run = Run()
+    stream_in(spark, settings, True, threading.Event(), run.watcher, scratch)
+    return run
+
+
+def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    """The rows of a query over the home's tables."""
+    answer = connect(settings.places()).sql(sql)
+    assert answer is not None
+    return list(answer.to_arrow_table().to_pylist())
+
+
+def outcomes(settings: Settings) -> list[dict[str, Any]]:
+    """What became of every object, without what differs from run to run (batch numbers, times, versions' etags)."""
+    return rows(
+        settings,
+        """
+        SELECT split_part(source, '/landing/', 2) AS key, image_id, label, format, width, height, features,
+               NULL AS reason, NULL AS detail FROM features
+        UNION ALL
+        SELECT split_part(source, '/landing/', 2), NULL, NULL, NULL, NULL, NULL, NULL, reason, detail FROM rejects
+        ORDER BY key, image_id
+        """,
+    )
+
+
+@contextmanager
+def stream_process(settings: Settings, *arguments: str, endpoint: str | None = None) -> Iterator[subprocess.Popen[str]]:
+    """`fruits stream` as a process that leads a group; what is left of the group is killed at the end."""
+    command = [
+        *(sys.executable, "-m", "ops.cli", "stream", "--home", settings.home, "--trigger", "200ms"),
+        *("--master", "local[2,4]", *arguments),
+    ]
+    if endpoint or settings.s3_endpoint:
+        command += ["--s3-endpoint", endpoint or str(settings.s3_endpoint), "--s3-region", str(settings.s3_region)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -1,0 +1,245 @@
+"""Killed anywhere, raced by a rival, lied to by the network: every photo has one row."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from features.errors import AnotherStreamRunning
+from features.plan import read_plan, read_result, write_plan
+from features.settings import Settings
+from features.tables import FEATURE_ROWS, TABLES, commit, create_tables
+from ops.status import look
+from tests.fault_proxy import Rule, set_rules, unused_rules
+from tests.pictures import jpeg, text_file, truncated_jpeg
+from tests.stream_run import Run, outcomes, rows, stream_process
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+Drain = Callable[[Settings], Run]
+MakeSettings = Callable[..., Settings]
+
+PHOTOS = {
+    f"{label}/{number}.jpg": jpeg(seed=100 * len(label) + number)
+    for number in range(6)
+    for label in ("kiwi", "pear-tree")
+}
+DROPPED = {**PHOTOS, "pear-tree/notes.jpg": text_file(), "kiwi/cut.jpg": truncated_jpeg()}
+
+
+@pytest.fixture
+def landed(local_settings: MakeSettings) -> Settings:
+    settings = local_settings()
+    for key, body in DROPPED.items():
+        path = settings.places().landing.directory / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    return settings
+
+
+def _as_after_the_plan(home: Path) -> None:
+    for table in TABLES:
+        shutil.rmtree(home / table.name)
+    (home / "state/batches/1.result.json").unlink()
+
+
+def _as_after_the_result(home: Path) -> None:
+    for table in TABLES:
+        (home / table.name / "_delta_log/00000000000000000001.json").unlink()
+
+
+def _as_between_commits(home: Path) -> None:
+    for table in TABLES[1:]:
+        (home / table.name / "_delta_log/00000000000000000001.json").unlink()
+
+
+def _as_after_all_commits(home: Path) -> None:
+    assert (home / "rejects/_delta_log/00000000000000000001.json").exists()
+
+
+@pytest.mark.parametrize("state_is_lost", [False, True], ids=["state kept", "state lost"])
+@pytest.mark.parametrize(
+    "as_killed", [_as_after_the_plan, _as_after_the_result, _as_between_commits, _as_after_all_commits]
+)
+def test_a_home_as_a_kill_leaves_it_ends_with_the_same_rows(
+    landed: Settings, drain: Drain, as_killed: Callable[[Path], None], state_is_lost: bool
+) -> None:
+    drain(landed)
+    undisturbed = outcomes(landed)
+    home = landed.places().root.directory
+    as_killed(home)
+    if state_is_lost:
+        shutil.rmtree(home / "state")
+
+    drain(landed)
+
+    assert outcomes(landed) == undisturbed
+    assert look(landed.places(), verify=True).broken == []
+    assert drain(landed).reports == []
+
+
+def test_a_result_is_rolled_forward_without_running_a_task(landed: Settings, drain: Drain) -> None:
+    drain(landed)
+    files = sorted(landed.places().root.directory.glob("features/ingest_date=*/*"))
+    _as_after_the_result(landed.places().root.directory)
+    shutil.rmtree(landed.places().landing.directory)
+
+    [report] = drain(landed).reports
+
+    assert report.replayed
+    assert sorted(landed.places().root.directory.glob("features/ingest_date=*/*")) == files
+    assert len(outcomes(landed)) == len(DROPPED)
+
+
+def test_a_photo_that_changes_between_attempts_has_one_outcome(landed: Settings, drain: Drain) -> None:
+    drain(landed)
+    home = landed.places()
+    _as_after_the_plan(home.root.directory)
+    (home.landing.directory / "kiwi/0.jpg").write_bytes(text_file())
+
+    drain(landed)
+
+    of_the_key = "SELECT batch, reason FROM rejects WHERE source LIKE '%/kiwi/0.jpg' ORDER BY batch"
+    assert rows(landed, of_the_key) == [{"batch": 1, "reason": "replaced"}, {"batch": 2, "reason": "not_an_image"}]
+    assert rows(landed, "SELECT * FROM features WHERE source LIKE '%/kiwi/0.jpg'") == []
+    assert look(home, verify=True).broken == []
+
+
+def test_sigkill_at_every_step_on_s3(
+    s3_settings: MakeSettings, local_settings: MakeSettings, landed: Settings, drain: Drain, proxy: str, s3: "S3Client"
+) -> None:
+    drain(landed)
+    settings = s3_settings()
+    bucket = settings.home.removeprefix("s3://").split("/")[0]
+    for key, body in DROPPED.items():
+        s3.put_object(Bucket=bucket, Key=f"home/landing/{key}", Body=body)
+    steps = [
+        Rule("PUT", r"/state/batches/1\.plan\.json"),
+        Rule("GET", r"/home/landing/", skip=5),
+        Rule("PUT", r"/state/batches/1\.result\.json"),
+        Rule("PUT", r"/features/_delta_log/0+1\.json"),
+        Rule("PUT", r"/rejects/_delta_log/0+1\.json"),
+        Rule("DELETE", r"/home/landing/", skip=3),
+    ]
+    for step in steps:
+        with stream_process(settings, "--drain", "--clean", "archive", endpoint=proxy) as process:
+            set_rules(proxy, replace(step, signal_after=(process.pid, signal.SIGKILL)))
+            assert process.wait(120) == -signal.SIGKILL, step.path
+        assert unused_rules(proxy) == []
+
+    with stream_process(settings, "--drain", "--clean", "archive", endpoint=proxy) as process:
+        assert process.wait(120) == 0, process.communicate()
+
+    assert outcomes(settings) == outcomes(landed)
+    assert look(settings.places(), verify=True).broken == []
+    left = s3.list_objects_v2(Bucket=bucket, Prefix="home/landing/").get("Contents", [])
+    archived = s3.list_objects_v2(Bucket=bucket, Prefix="home/archive/")["Contents"]
+    assert (len(left), len(archived)) == (0, len(DROPPED))
+
+
+@pytest.mark.parametrize(
+    "path", [r"/state/batches/1\.plan\.json", r"/state/batches/1\.result\.json", r"/_delta_log/0+1\.json"]
+)
+def test_a_write_that_landed_though_its_answer_was_an_error_is_our_own(
+    s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client", path: str
+) -> None:
+    settings = s3_settings(s3_endpoint=proxy)
+    bucket = settings.home.removeprefix("s3://").split("/")[0]
+    for key, body in PHOTOS.items():
+        s3.put_object(Bucket=bucket, Key=f"home/landing/{key}", Body=body)
+    set_rules(proxy, Rule("PUT", path, answer=500, times=len(TABLES) if "_delta_log" in path else 1))
+
+    drain(settings)
+
+    assert unused_rules(proxy) == []
+    assert len(outcomes(settings)) == len(PHOTOS)
+    assert look(settings.places(), verify=True).broken == []
+    assert read_plan(settings.places(), 2) is None
+
+
+def test_of_two_streams_on_one_home_one_stops(landed: Settings) -> None:
+    with stream_process(landed) as one, stream_process(landed) as other:
+        first = _first_to_end((one, other), timeout_s=120, drop_into=landed)
+        _, message = first.communicate()
+        assert first.returncode == 1
+        assert "Another stream works on this home" in message
+        survivor = other if first is one else one
+        survivor.send_signal(signal.SIGTERM)
+        assert survivor.wait(60) == 0
+    assert look(landed.places(), verify=True).broken == []
+
+
+def test_a_driver_paused_before_its_result_cannot_commit(landed: Settings, drain: Drain, proxy: str) -> None:
+    with stream_process(landed, "--drain") as paused:
+        plan = landed.places().root.directory / "state/batches/1.plan.json"
+        _wait_until(plan.exists, timeout_s=90)
+        paused.send_signal(signal.SIGSTOP)
+        drain(landed)
+        undisturbed = outcomes(landed)
+        paused.send_signal(signal.SIGCONT)
+        _, message = paused.communicate(timeout=90)
+    assert (paused.returncode, outcomes(landed)) in [(1, undisturbed), (0, undisturbed)], message
+    assert look(landed.places(), verify=True).broken == []
+
+
+def test_a_commit_raced_by_a_rival_is_refused(landed: Settings, drain: Drain) -> None:
+    drain(landed)
+    home = landed.places()
+    result = read_result(home, 1)
+    assert result is not None
+    before = outcomes(landed)
+
+    commit(home, FEATURE_ROWS, 1, "a later run", result.adds["features"])
+
+    assert outcomes(landed) == before
+
+
+def test_a_plan_of_another_stream_is_not_overwritten(landed: Settings, drain: Drain) -> None:
+    home = landed.places()
+    create_tables(home)
+    drain(landed)
+    plan = read_plan(home, 1)
+    assert plan is not None
+    with pytest.raises(AnotherStreamRunning):
+        write_plan(home, replace(plan, nonce="rival"))
+    assert read_plan(home, 1) == plan
+
+
+def _first_to_end(
+    processes: tuple[subprocess.Popen[str], ...], timeout_s: float, drop_into: Settings
+) -> subprocess.Popen[str]:
+    """Keeps dropping photos, so that both have something to plan, until one ends."""
+    landing = drop_into.places().landing.directory
+    number = 0
+    ended: list[subprocess.Popen[str]] = []
+
+    def drop_and_look() -> bool:
+        nonlocal number
+        number += 1
+        (landing / f"kiwi/late-{number}.jpg").write_bytes(jpeg(seed=1000 + number))
+        ended.extend(process for process in processes if process.poll() is not None)
+        return bool(ended)
+
+    _wait_until(drop_and_look, timeout_s)
+    return ended[0]
+
+
+def _wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+def test_the_plan_names_what_its_batch_is(landed: Settings, drain: Drain) -> None:
+    drain(landed)
+    plan = json.loads((landed.places().root.directory / "state/batches/1.plan.json").read_bytes())
+    assert {entry["key"] for entry in plan["objects"]} == set(DROPPED)

@@ -1,0 +1,208 @@
+"""Photos in, features out."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bootstrap.weights import CompiledNetwork
+from features.featurizer import Featurizer
+from features.image import decode
+from features.settings import Settings
+from tests.pictures import encoded, jpeg, pixels, text_file
+from tests.stream_run import Run, rows, stream_process
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+Drain = Callable[[Settings], Run]
+MakeSettings = Callable[..., Settings]
+
+
+def _drop(settings: Settings, key: str, body: bytes) -> None:
+    path = settings.places().landing.directory / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+
+
+def test_a_photo_becomes_a_row_with_the_features_of_its_pixels(
+    local_settings: MakeSettings, drain: Drain, untrained: CompiledNetwork
+) -> None:
+    settings = local_settings(key_pattern=r"^(?P<subject>u\d+)/(?P<label>[^/]+)/")
+    before = datetime.now(UTC)
+    bodies = {
+        "u1/kiwi/a.jpg": jpeg(seed=1, width_px=640, height_px=480),
+        "u2/lime/b.png": encoded(pixels(seed=2), "PNG"),
+        "u2/lime/c.webp": encoded(pixels(seed=3), "WEBP"),
+        "elsewhere.jpg": jpeg(seed=4),
+    }
+    for key, body in bodies.items():
+        _drop(settings, key, body)
+
+    drain(settings)
+
+    found = {Path(row["source"]).name: row for row in rows(settings, "SELECT * FROM features")}
+    assert len(found) == 4
+    network = Featurizer(untrained.network)
+    for key, body in bodies.items():
+        row = found[Path(key).name]
+        expected = network.features(decode(body, settings.limits).pixels[None])[0]
+        assert np.allclose(row["features"], expected, rtol=1e-5, atol=1e-6)
+        assert row["bytes"] == len(body)
+        assert before <= row["ingested_at"] <= datetime.now(UTC)
+        assert row["ingest_date"] == row["ingested_at"].date()
+    assert (found["a.jpg"]["label"], found["a.jpg"]["subject"]) == ("kiwi", "u1")
+    assert (found["a.jpg"]["width"], found["a.jpg"]["height"], found["a.jpg"]["format"]) == (640, 480, "JPEG")
+    assert (found["elsewhere.jpg"]["label"], found["elsewhere.jpg"]["subject"]) == (None, None)
+    assert found["b.png"]["source"] == settings.places().landing.uri_of("u2/lime/b.png")
+
+
+def test_what_cannot_be_used_is_a_reject_and_stops_nothing(local_settings: MakeSettings, drain: Drain) -> None:
+    settings = local_settings(max_image_bytes="100KiB", max_pixels=200_000)
+    files = {
+        "fine.jpg": jpeg(seed=1),
+        "empty.jpg": b"",
+        "notes.jpg": text_file(),
+        "heavy.jpg": os.urandom(200_000),
+        "wide.png": encoded(np.zeros((500, 500), np.uint8), "PNG"),
+        "cut.jpg": jpeg(seed=2)[:3000],
+        "moving.gif": encoded(pixels(seed=3), "GIF"),
+    }
+    for key, body in files.items():
+        _drop(settings, key, body)
+    _drop(settings, "locked.jpg", jpeg(seed=5))
+
+    drain(settings)
+
+    rejects = {Path(row["source"]).name: row for row in rows(settings, "SELECT * FROM rejects")}
+    assert {name: row["reason"] for name, row in rejects.items()} == {
+        "empty.jpg": "empty",
+        "notes.jpg": "not_an_image",
+        "heavy.jpg": "too_many_bytes",
+        "wide.png": "too_many_pixels",
+        "cut.jpg": "truncated",
+        "moving.gif": "unsupported_format",
+    }
+    assert all(row["detail"] for row in rejects.values())
+    assert len(rows(settings, "SELECT * FROM features")) == 2
+
+
+def test_photos_deleted_before_they_are_fetched_are_missing_on_s3(
+    s3_settings: MakeSettings, drain: Drain, s3: "S3Client"
+) -> None:
+    settings = s3_settings()
+    bucket = settings.home.removeprefix("s3://").split("/")[0]
+    s3.put_object(Bucket=bucket, Key="home/landing/a.jpg", Body=jpeg(seed=1))
+    drain(settings)
+    for table in ("features", "projections", "rejects"):
+        s3.delete_object(Bucket=bucket, Key=f"home/{table}/_delta_log/00000000000000000001.json")
+    s3.delete_object(Bucket=bucket, Key="home/state/batches/1.result.json")
+    s3.delete_object(Bucket=bucket, Key="home/landing/a.jpg")
+
+    drain(settings)
+
+    assert [row["reason"] for row in rows(settings, "SELECT reason FROM rejects")] == ["missing"]
+
+
+def test_clean_delete_keeps_what_was_rejected_and_what_was_replaced(local_settings: MakeSettings, drain: Drain) -> None:
+    settings = local_settings(clean="delete")
+    _drop(settings, "kiwi/a.jpg", jpeg(seed=1))
+    _drop(settings, "kiwi/notes.jpg", text_file())
+    drain(settings)
+    landing = settings.places().landing.directory
+    assert [path.name for path in landing.rglob("*.*")] == ["notes.jpg"]
+
+
+def test_clean_archive_moves_photos_under_names_with_their_etag(local_settings: MakeSettings, drain: Drain) -> None:
+    settings = local_settings(clean="archive")
+    for seed in (1, 2):
+        _drop(settings, "kiwi/a.jpg", jpeg(seed=seed))
+        drain(settings)
+    etags = {row["etag"] for row in rows(settings, "SELECT etag FROM features")}
+    archived = {path.name for path in (settings.places().archive.directory / "kiwi").iterdir()}
+    assert archived == {f"a.{etag}.jpg" for etag in etags}
+    assert len(archived) == 2
+    assert list(settings.places().landing.directory.rglob("*.jpg")) == []
+
+
+def test_a_python_worker_killed_in_a_batch_costs_nothing(local_settings: MakeSettings) -> None:
+    settings = local_settings()
+    for number in range(60):
+        _drop(settings, f"kiwi/{number}.jpg", jpeg(seed=number, width_px=2400, height_px=1800))
+    with stream_process(settings, "--drain") as process:
+        worker = _first_worker(process.pid, timeout_s=90)
+        os.kill(worker, signal.SIGKILL)
+        assert process.wait(120) == 0, process.communicate()
+    assert rows(settings, "SELECT count(*) AS n, count(DISTINCT source) AS d FROM features") == [{"n": 60, "d": 60}]
+
+
+def _first_worker(driver: int, timeout_s: float) -> int:
+    """A Python worker of the driver's Spark that has loaded the network."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes()
+                loaded = b"pyspark.daemon" in command and b"litert" in (process / "maps").read_bytes()
+                if loaded and str(driver) in _ancestors(int(process.name)):
+                    return int(process.name)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        time.sleep(0.02)
+    raise TimeoutError("no worker appeared")
+
+
+def _ancestors(pid: int) -> list[str]:
+    found = []
+    while pid > 1:
+        pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        found.append(str(pid))
+    return found
+
+
+def test_sigterm_finishes_the_batch_in_hand_and_exits_0(local_settings: MakeSettings) -> None:
+    settings = local_settings()
+    for number in range(30):
+        _drop(settings, f"kiwi/{number}.jpg", jpeg(seed=number, width_px=1600, height_px=1200))
+    with stream_process(settings) as process:
+        plan = settings.places().root.directory / "state/batches/1.plan.json"
+        deadline = time.monotonic() + 90
+        while not plan.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        output, message = process.communicate(timeout=60)
+    assert (process.returncode, message) == (0, "")
+    assert '"photos": 30' in output
+    assert rows(settings, "SELECT count(*) AS n FROM features") == [{"n": 30}]
+
+
+def test_a_photo_dropped_while_the_stream_runs_is_queryable(local_settings: MakeSettings) -> None:
+    settings = local_settings()
+    with stream_process(settings) as process:
+        for number in range(3):
+            _drop(settings, f"lime/{number}.jpg", jpeg(seed=number))
+            deadline = time.monotonic() + 90
+            while rows(settings, "SELECT count(*) AS n FROM features") != [{"n": number + 1}]:
+                assert time.monotonic() < deadline
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_a_home_that_was_moved_goes_on(local_settings: MakeSettings, drain: Drain, tmp_path: Path) -> None:
+    settings = local_settings(landing=str(tmp_path / "landing"))
+    _drop(settings, "kiwi/a.jpg", jpeg(seed=1))
+    drain(settings)
+    shutil.move(tmp_path / "home", tmp_path / "moved")
+    moved = local_settings(landing=str(tmp_path / "landing")).model_copy(update={"home": str(tmp_path / "moved")})
+    _drop(moved, "kiwi/b.jpg", jpeg(seed=2))
+    assert drain(moved).photos == 1
