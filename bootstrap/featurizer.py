@@ -30,6 +30,7 @@ def install_featurizer(home: Home, weights: str, new_featurizer: bool, say: Call
                 f"This home uses featurizer {standing.id} (from {standing.source}); {weights} gives another one, "
                 "and their features cannot be compared. Add --new-featurizer to switch, or leave --weights out."
             )
+    say("Fetching and compiling the network's weights; this home keeps the result.")
     compiled = _compile(weights, connection, say)
     meta = publish_featurizer(home, compiled.network, compiled.source, compiled.fingerprint)
     say(f"Featurizer {meta.id}, from {meta.source}.")

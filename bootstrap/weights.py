@@ -154,7 +154,7 @@ def _fetch(source: str, say: Callable[[str], None], s3_endpoint: str | None, s3_
             failures.append(f"{name} ({failure})")
             continue
         if source == "auto":
-            say(f"Weights: {name}." if not failures else f"Weights: {name}, for want of {'; '.join(failures)}.")
+            say(f"Weights: {name}." if not failures else f"Weights: {name}; out of reach: {'; '.join(failures)}.")
         return weights
     raise WeightsUnavailable(
         f"Could not download {', nor '.join(failures)}; give a file with --weights, or untrained:SEED for a try-out."
@@ -292,4 +292,4 @@ def _sha256(body: bytes) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return re.sub(r"\[Errno -?\d+\] ", "", str(error).strip().partition("\n")[0]) or type(error).__name__

@@ -73,12 +73,18 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     def places(self) -> Home:
+        """Where everything lives. Raises InvalidSetting when the places cannot go together."""
         root = Place.at(self.home, self.s3_endpoint, self.s3_region)
 
         def place(setting: str | None, default: str) -> Place:
             return Place.at(setting, self.s3_endpoint, self.s3_region) if setting else root.child(default)
 
         home = Home(root, place(self.landing, "landing"), place(self.archive, "archive"))
+        for name, inner in (("home", home.root), ("archive", home.archive)):
+            if f"{inner.uri}/".startswith(f"{home.landing.uri}/"):
+                raise InvalidSetting(
+                    f"The {name} lies in the landing, so its files would be taken for photos; move it."
+                )
         if self.clean == "archive" and home.landing.is_local != home.archive.is_local:
             raise InvalidSetting("clean=archive needs the landing and the archive on the same kind of storage.")
         return home

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from features.errors import FruitsError
 from features.settings import Settings, load_settings
-from ops.query import Format
+from ops.rows import Format
 
 if TYPE_CHECKING:
     from features.registry import FeaturizerMeta
@@ -159,7 +159,8 @@ def query(
     debug: Debug = False,
 ) -> None:
     """Query the tables with DuckDB, on disk and on S3."""
-    from ops.query import connect, run_query, show
+    from ops.query import connect, run_query
+    from ops.rows import show
 
     settings = load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region)
     show(run_query(connect(settings.places()), sql), form, console)

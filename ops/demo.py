@@ -1,10 +1,11 @@
 """The tour: photos are dropped while the stream runs, and the tables are queried at the end."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -12,10 +13,8 @@ from typing import Protocol
 from rich.console import Console
 
 from features.errors import InvalidSetting
-from features.home import Home
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
-from ops.query import connect, run_query, show
 from streaming.micro_batch import BatchReport
 from streaming.service import Watcher, run_stream
 from streaming.source import News
@@ -41,8 +40,8 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
     with progress:
         run_stream(settings, drain=False, stop=stop, watcher=_stop_when_done(progress.watcher, dropper, stop))
     dropper.finish()
-    console.print(f"\nDropped {dropper.dropped} of {count} files; the others were there already.\n")
-    show_results(home, console)
+    console.print(f"\nDropped {dropper.dropped} files; {count - dropper.dropped} of the {count} were there already.\n")
+    show_results(settings, console)
 
 
 class _Dropper:
@@ -99,37 +98,27 @@ def _stop_when_done(inner: Watcher, dropper: _Dropper, stop: threading.Event) ->
     return Watcher(on_batch, on_news)
 
 
-@dataclass(frozen=True)
-class _Question:
-    title: str
-    sql: str
-
-
-def show_results(home: Home, console: Console) -> None:
-    """Ask the tables three things and print the questions with their answers."""
-    connection = connect(home)
-    for question in _QUESTIONS:
-        console.print(f"[bold]{question.title}[/bold]")
-        console.print(f'[dim]fruits query "{question.sql}"[/dim]', highlight=False, soft_wrap=True)
-        show(run_query(connection, question.sql), "table", console)
+def show_results(settings: Settings, console: Console) -> None:
+    """Ask the tables three things, with the command a person would type."""
+    for title, sql in _QUESTIONS.items():
+        console.print(f"[bold]{title}[/bold]")
+        console.print(f'[dim]fruits query "{sql}"[/dim]', highlight=False, soft_wrap=True)
+        subprocess.run([sys.executable, "-m", "ops.cli", "query", "--home", settings.home, sql], check=True)
         console.print()
 
 
-_QUESTIONS = (
-    _Question(
-        "Photos per label",
+_QUESTIONS = {
+    "Photos per label": (
         "SELECT label, count(*) AS photos, round(avg(width * height) / 1e6, 1) AS megapixels, "
-        "count(DISTINCT format) AS formats FROM features GROUP BY label ORDER BY label",
+        "count(DISTINCT format) AS formats FROM features GROUP BY label ORDER BY label"
     ),
-    _Question(
-        "Rejects by reason",
-        "SELECT reason, count(*) AS files, min(detail) AS example FROM rejects GROUP BY reason ORDER BY reason",
+    "Rejects by reason": (
+        "SELECT reason, count(*) AS files, min(detail) AS example FROM rejects GROUP BY reason ORDER BY reason"
     ),
-    _Question(
-        "Nearest neighbours of one photo",
+    "Nearest neighbours of one photo": (
         "WITH one AS (SELECT image_id, label, features FROM features ORDER BY image_id LIMIT 1) "
         "SELECT one.label AS photo, f.label AS neighbour, "
         "round(list_cosine_similarity(one.features, f.features), 4) AS cosine, split_part(f.source, '/landing/', 2) "
-        "AS file FROM one, features f WHERE f.image_id <> one.image_id ORDER BY cosine DESC LIMIT 5",
+        "AS file FROM one, features f WHERE f.image_id <> one.image_id ORDER BY cosine DESC LIMIT 5"
     ),
-)
+}

@@ -25,14 +25,14 @@ class LivePanel:
 
     def __init__(self, console: Console, title: str) -> None:
         self._title = title
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
         self._batches = 0
         self._photos = 0
         self._rejects: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()
         self._last: BatchReport | None = None
         self._news: News | None = None
-        self._started_at = time.monotonic()
+        self._up_since: float | None = None
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
     @property
     def watcher(self) -> Watcher:
@@ -53,6 +53,7 @@ class LivePanel:
         self._last = report
 
     def _on_news(self, news: News) -> None:
+        self._up_since = self._up_since or time.monotonic()
         self._news = news
 
     def _render(self) -> Panel:
@@ -69,7 +70,7 @@ class LivePanel:
         now = time.monotonic()
         while self._recent and self._recent[0][0] < now - RATE_WINDOW_S:
             self._recent.popleft()
-        window_s = min(RATE_WINDOW_S, now - self._started_at)
+        window_s = min(RATE_WINDOW_S, now - (self._up_since or now))
         return sum(photos for _, photos in self._recent) / max(window_s, 1.0)
 
     def _backlog(self) -> Text:
@@ -85,13 +86,20 @@ class LivePanel:
         if self._last is None:
             return Text("")
         last = self._last
-        stages = {"plan": last.plan_s, "work": last.work_s, "commit": last.commit_s, "clean": last.clean_s}
-        shown = "  ".join(f"{name} {seconds:.2f}" for name, seconds in stages.items())
-        return Text(f"batch {last.batch}  {last.photos} photos in {last.total_s:.2f} s  ({shown})", style="dim")
+        return Text(
+            f"batch {last.batch}  {last.photos} photos in {last.total_s:.2f} s"
+            f"  ·  plan {last.plan_s:.2f}  work {last.work_s:.2f}  commit {last.commit_s:.2f}  clean {last.clean_s:.2f}"
+            f"\nin its tasks  ·  fetch {last.counters.fetch_s:.2f}  decode {last.counters.decode_s:.2f}"
+            f"  infer {last.counters.infer_s:.2f}  write {last.counters.write_s:.2f}",
+            style="dim",
+        )
 
 
 class JsonLines:
     """One JSON line per batch on standard output; it names no object and no person."""
+
+    def __init__(self) -> None:
+        self._news: News | None = None
 
     @property
     def watcher(self) -> Watcher:
@@ -102,9 +110,6 @@ class JsonLines:
 
     def __exit__(self, *_: object) -> None:
         sys.stdout.flush()
-
-    def __init__(self) -> None:
-        self._news: News | None = None
 
     def _on_news(self, news: News) -> None:
         self._news = news

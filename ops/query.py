@@ -1,25 +1,11 @@
 """Queries over the tables of a home, on this machine: the local Athena."""
 
-import csv
-import io
-import json
-import sys
-from datetime import datetime
-from typing import Any, Literal
-
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table as RichTable
 
 from features.errors import FruitsError
 from features.home import Home
 from features.tables import TABLES, open_table
-
-Format = Literal["table", "csv", "json", "parquet"]
-
-_SHOWN_ELEMENTS = 4
 
 
 class InvalidQuery(FruitsError):
@@ -49,58 +35,3 @@ def run_query(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
         return answer.to_arrow_table()
     except duckdb.Error as error:
         raise InvalidQuery(str(error).strip()) from error
-
-
-def show(rows: pa.Table, form: Format, console: Console, title: str | None = None) -> None:
-    """Write rows to the terminal as a table, or to standard output as CSV, JSON lines or parquet.
-
-    Raises InvalidQuery when parquet would go to a terminal.
-    """
-    if form == "table":
-        console.print(_rich(rows, title))
-    elif form == "csv":
-        sys.stdout.write(_csv(rows))
-    elif form == "json":
-        for row in rows.to_pylist():
-            print(json.dumps(row, default=str, ensure_ascii=False))
-    elif sys.stdout.isatty():
-        raise InvalidQuery(
-            "parquet is not for a terminal; redirect it: fruits query --format parquet '...' > rows.parquet"
-        )
-    else:
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd")
-        sys.stdout.buffer.write(buffer.getvalue())
-
-
-def _rich(rows: pa.Table, title: str | None) -> RichTable:
-    shown = RichTable(title=title, title_justify="left", header_style="bold")
-    for column in rows.schema:
-        numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        shown.add_column(column.name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows.to_pylist():
-        shown.add_row(*(_cell(value) for value in row.values()))
-    return shown
-
-
-def _csv(rows: pa.Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows.column_names)
-    writer.writerows(
-        [json.dumps(value) if isinstance(value, list) else value for value in row.values()] for row in rows.to_pylist()
-    )
-    return text.getvalue()
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    if isinstance(value, list) and len(value) > _SHOWN_ELEMENTS:
-        return f"[{', '.join(_cell(element) for element in value[:_SHOWN_ELEMENTS])}, … {len(value)}]"
-    # Keys are other people's words: Rich must not read them as markup.
-    return str(value).replace("[", r"\[")

@@ -52,6 +52,8 @@ def stream_in(
 ) -> None:
     """The same in a session that is already open; `scratch` is an empty directory for Spark's checkpoint."""
     home = settings.places()
+    if home.landing.is_local:
+        home.landing.directory.mkdir(parents=True, exist_ok=True)
     create_tables(home)
     stream = _Stream(session, home, settings, drain, watcher, scratch)
     stream.run_until(stop)

@@ -1,7 +1,9 @@
 """The Spark session the stream runs in."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,8 @@ def open_session(master: str, scratch: Path) -> SparkSession:
         .config("spark.sql.streaming.minBatchesToRetain", "2")
     )
     if master.startswith("yarn"):
-        return builder.getOrCreate()
+        with _interrupts_kept():
+            return builder.getOrCreate()
     logging = scratch / "log4j2.properties"
     logging.write_text(_QUIET)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
@@ -42,7 +45,7 @@ def open_session(master: str, scratch: Path) -> SparkSession:
     )
     said = scratch / "spark.log"
     try:
-        with _standard_error_to(said):
+        with _standard_error_to(said), _interrupts_kept():
             return builder.getOrCreate()
     except (PySparkException, OSError, ValueError) as error:
         last_words = said.read_text(errors="replace").strip().splitlines()[-1:] or [str(error)]
@@ -61,6 +64,17 @@ def _standard_error_to(path: Path) -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    # A Spark context takes Ctrl-C for itself and would cancel the batch in hand.
+    kept = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, kept)
 
 
 # A failure reaches the user once, as a sentence; Spark's copies of it stay in its log.

@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark import Broadcast
 
 from features.featurizer import Featurizer
 from features.home import Home
-from features.image import Limits, Photo, decode
+from features.image import Limits, decode
 from features.landing import Landed, fetch
 from features.objects import Place, printable
 from features.plan import AddedFile, Counters
 from features.rejects import Reason, Rejected
 from features.tables import FEATURE_ROWS, REJECT_ROWS, features_column, write_file
 
-INFER_PHOTOS = 16
 AHEAD_FILES = 8
 AHEAD_BYTES = 96 * 2**20
 
@@ -62,7 +62,7 @@ class _Fetched:
 @dataclass
 class _Outcome:
     rows: list[dict[str, Any]] = field(default_factory=list)
-    vectors: list[Any] = field(default_factory=list)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     rejected_keys: list[str] = field(default_factory=list)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -88,16 +88,11 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
 def _run(task: Task, network: "Broadcast[bytes]") -> TaskMessage:
     outcome = _Outcome()
     featurizer = _cached_featurizer(task.featurizer, network)
-    pending: list[tuple[_Fetched, Photo]] = []
     for fetched in _fetched_ahead(task, outcome):
-        photo = _decoded(fetched, task, outcome)
-        if photo is not None:
-            pending.append((fetched, photo))
-        if len(pending) == INFER_PHOTOS:
-            _featurize(pending, task, featurizer, outcome)
-            pending.clear()
-    if pending:
-        _featurize(pending, task, featurizer, outcome)
+        try:
+            _featurize(fetched, task, featurizer, outcome)
+        except Rejected as rejected:
+            _reject(fetched, task, rejected, outcome)
     adds = outcome.timed("write", lambda: _written(task, outcome))
     return TaskMessage(adds, tuple(outcome.rejected_keys), _counters(task, outcome))
 
@@ -141,37 +136,31 @@ def _fetch(task: Task, landed: Landed) -> _Fetched:
         return _Fetched(landed, rejected)
 
 
-def _decoded(fetched: _Fetched, task: Task, outcome: _Outcome) -> Photo | None:
+def _featurize(fetched: _Fetched, task: Task, featurizer: Featurizer, outcome: _Outcome) -> None:
     body = fetched.body
-    try:
-        if isinstance(body, Rejected):
-            raise body
-        return outcome.timed("decode", lambda: decode(body, task.limits))
-    except Rejected as rejected:
-        common = _common_columns(fetched.landed, task)
-        outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
-        outcome.rejected_keys.append(fetched.landed.key)
-        return None
+    if isinstance(body, Rejected):
+        raise body
+    photo = outcome.timed("decode", lambda: decode(body, task.limits))
+    outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(photo.pixels[None])))
+    named = re.search(task.key_pattern, fetched.landed.key)
+    outcome.rows.append(
+        {
+            **_common_columns(fetched.landed, task),
+            "image_id": hashlib.sha256(body).hexdigest(),
+            "label": _named(named, "label"),
+            "subject": _named(named, "subject"),
+            "format": photo.format,
+            "width": photo.width_px,
+            "height": photo.height_px,
+            "featurizer": task.featurizer,
+        }
+    )
 
 
-def _featurize(pending: list[tuple[_Fetched, Photo]], task: Task, featurizer: Featurizer, outcome: _Outcome) -> None:
-    pixels = np.stack([photo.pixels for _, photo in pending])
-    outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(pixels)))
-    for fetched, photo in pending:
-        assert isinstance(fetched.body, bytes)
-        named = re.search(task.key_pattern, fetched.landed.key)
-        outcome.rows.append(
-            {
-                **_common_columns(fetched.landed, task),
-                "image_id": hashlib.sha256(fetched.body).hexdigest(),
-                "label": _named(named, "label"),
-                "subject": _named(named, "subject"),
-                "format": photo.format,
-                "width": photo.width_px,
-                "height": photo.height_px,
-                "featurizer": task.featurizer,
-            }
-        )
+def _reject(fetched: _Fetched, task: Task, rejected: Rejected, outcome: _Outcome) -> None:
+    common = _common_columns(fetched.landed, task)
+    outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
+    outcome.rejected_keys.append(fetched.landed.key)
 
 
 def _common_columns(landed: Landed, task: Task) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from rich.console import Console
 from features.home import Home
 from features.settings import Settings
 from features.tables import FEATURE_ROWS, commit, create_tables, features_column, open_table, write_file
-from ops.query import InvalidQuery, connect, run_query, show
+from ops.query import InvalidQuery, connect, run_query
+from ops.rows import show
 
 MakeSettings = Callable[..., Settings]
 

@@ -1,0 +1,74 @@
+"""Rows as a person or a program reads them."""
+
+import csv
+import io
+import json
+import sys
+from datetime import datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from features.errors import InvalidSetting
+
+Format = Literal["table", "csv", "json", "parquet"]
+
+_SHOWN_ELEMENTS = 4
+
+
+def show(rows: pa.Table, form: Format, console: Console, title: str | None = None) -> None:
+    """Write rows to the terminal as a table, or to standard output as CSV, JSON lines or parquet.
+
+    Raises InvalidSetting when parquet would go to a terminal.
+    """
+    if form == "table":
+        console.print(_rich(rows, title))
+    elif form == "csv":
+        sys.stdout.write(_csv(rows))
+    elif form == "json":
+        for row in rows.to_pylist():
+            print(json.dumps(row, default=str, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        raise InvalidSetting(
+            "parquet is not for a terminal; redirect it: fruits query --format parquet '...' > rows.parquet"
+        )
+    else:
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd")
+        sys.stdout.buffer.write(buffer.getvalue())
+
+
+def _rich(rows: pa.Table, title: str | None) -> Table:
+    shown = Table(title=title, title_justify="left", header_style="bold")
+    for column in rows.schema:
+        numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        shown.add_column(column.name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows.to_pylist():
+        shown.add_row(*(_cell(value) for value in row.values()))
+    return shown
+
+
+def _csv(rows: pa.Table) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows.column_names)
+    writer.writerows(
+        [json.dumps(value) if isinstance(value, list) else value for value in row.values()] for row in rows.to_pylist()
+    )
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, list) and len(value) > _SHOWN_ELEMENTS:
+        return f"[{', '.join(_cell(element) for element in value[:_SHOWN_ELEMENTS])}, … {len(value)}]"
+    # Keys are other people's words: Rich must not read them as markup.
+    return str(value).replace("[", r"\[")
