@@ -20,10 +20,11 @@ def install_featurizer(home: Home, weights: str, new_featurizer: bool, say: Call
     InvalidWeights.
     """
     connection = (home.root.s3_endpoint, home.root.s3_region)
+    fingerprint = fingerprint_of(weights, *connection)
     current = current_featurizer(home)
     if current is not None:
         standing = describe_featurizer(home, current)
-        if weights == "auto" or fingerprint_of(weights, *connection) == standing.fingerprint:
+        if weights == "auto" or fingerprint == standing.fingerprint:
             return standing
         if not new_featurizer:
             raise FeaturizerConflict(

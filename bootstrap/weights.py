@@ -212,9 +212,6 @@ def _file(source: str, s3_endpoint: str | None, s3_region: str | None) -> _Weigh
         raise InvalidSetting(f"{source!r} is no source of weights; use {CHOICES}.")
     place = Place.at(f"{location}/" if "/" in source else ".", s3_endpoint, s3_region)
     try:
-        # Opening a place on disk creates it.
-        if place.is_local and not place.directory.is_dir():
-            raise FileNotFoundError(place.uri_of(name))
         body = read(place, name)
     except FileNotFoundError as error:
         raise WeightsUnavailable(f"There is no weights file {place.uri_of(name)}; check --weights.") from error

@@ -1,10 +1,14 @@
 """The network as executors run it: pixels in, features out, without TensorFlow."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from features.errors import InvalidWeights
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 INPUT_PX = 224
 FEATURES = 1280
@@ -18,6 +22,9 @@ class Featurizer:
     """
 
     def __init__(self, network: bytes) -> None:
+        # Here, because many processes know what a featurizer is and only executors run one.
+        from ai_edge_litert.interpreter import Interpreter
+
         try:
             self._interpreter = Interpreter(model_content=network, num_threads=1)
             self._interpreter.allocate_tensors()
@@ -44,7 +51,7 @@ class Featurizer:
         return features
 
 
-def _input_and_output(interpreter: Interpreter) -> tuple[int, int]:
+def _input_and_output(interpreter: "Interpreter") -> tuple[int, int]:
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     takes = [(tuple(tensor["shape"]), tensor["dtype"]) for tensor in inputs]
     gives = [(tuple(tensor["shape"]), tensor["dtype"]) for tensor in outputs]

@@ -70,7 +70,13 @@ class Place:
 
     @property
     def store(self) -> ObjectStore:
+        """The connection to this place. Raises FileNotFoundError for a directory that does not exist."""
         return _open_store(self)
+
+    def create(self) -> None:
+        """Make the directory of a place on disk; on S3 there is nothing to make."""
+        if self.is_local:
+            self.directory.mkdir(parents=True, exist_ok=True)
 
     def table_options(self) -> dict[str, str]:
         """Storage options for `deltalake`, which opens its own connection to the same place."""
@@ -119,6 +125,7 @@ def write_once(place: Place, key: str, body: bytes) -> bytes:
     Raises StorageUnavailable when neither the write nor the look succeeds before the deadline.
     Protocol: `If-None-Match: *` (Amazon S3 conditional writes); a hard link on disk.
     """
+    place.create()
     for wait_s in backoff_s():
         try:
             obstore.put(place.store, key, body, mode="create")
@@ -136,6 +143,7 @@ def write_once(place: Place, key: str, body: bytes) -> bytes:
 
 def overwrite(place: Place, key: str, body: bytes) -> None:
     """Put an object, whatever was there. Raises StorageUnavailable when storage does not answer."""
+    place.create()
     try:
         obstore.put(place.store, key, body)
     except (BaseError, OSError) as error:
@@ -168,7 +176,9 @@ def backoff_s(deadline_s: float = RETRY_DEADLINE_S) -> Iterator[float]:
 @lru_cache(maxsize=64)
 def _open_store(place: Place) -> ObjectStore:
     if place.is_local:
-        return LocalStore(place.directory, mkdir=True)
+        if not place.directory.is_dir():
+            raise FileNotFoundError(place.uri)
+        return LocalStore(place.directory)
     bucket, prefix = place.bucket_and_prefix
     config: S3Config = {"bucket": bucket, "conditional_put": "etag"}
     if place.s3_endpoint:

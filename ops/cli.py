@@ -76,6 +76,10 @@ Clean = Annotated[
 Archive = Annotated[
     str | None, typer.Option("--archive", metavar="URI", help="Where --clean archive moves them; default: archive/.")
 ]
+MaxImageBytes = Annotated[
+    str | None, typer.Option("--max-image-bytes", metavar="SIZE", help="Larger files are rejects, like 64MiB.")
+]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Photos of more pixels are rejects.")]
 Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master.")]
 
 
@@ -95,6 +99,8 @@ def stream(
     key_pattern: KeyPattern = None,
     clean: Clean = None,
     archive: Archive = None,
+    max_image_bytes: MaxImageBytes = None,
+    max_pixels: MaxPixels = None,
     master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
@@ -115,6 +121,8 @@ def stream(
         key_pattern=key_pattern,
         clean=clean,
         archive=archive,
+        max_image_bytes=max_image_bytes,
+        max_pixels=max_pixels,
         master=master,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
@@ -217,7 +225,7 @@ def main() -> NoReturn:
     except FruitsError as error:
         _fail(error, str(error))
     except Exception as error:
-        _fail(error, f"Unexpected {type(error).__name__}: {error}. Add --debug to see where.")
+        _fail(error, f"Unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]} Add --debug to see where.")
     sys.exit(0)
 
 

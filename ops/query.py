@@ -15,23 +15,22 @@ class InvalidQuery(FruitsError):
 def connect(home: Home) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection in which `features`, `projections` and `rejects` are the home's tables as they stand now.
 
-    Filters on partitions, numbers and times skip files. Raises StorageUnavailable.
+    Filters on partitions, numbers and times skip files.
+    Raises InvalidQuery when the home has no tables yet, StorageUnavailable.
     """
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     for table in TABLES:
         handle = open_table(home, table)
-        rows = table.schema.empty_table() if handle is None else handle.to_pyarrow_dataset()
-        connection.register(table.name, rows)
+        if handle is None:
+            raise InvalidQuery(f"{home.root.uri} has no table {table.name} yet; check --home, or run `fruits stream`.")
+        connection.register(table.name, handle.to_pyarrow_dataset())
     return connection
 
 
 def run_query(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     """The rows a query gives. Raises InvalidQuery with the database's own words."""
     try:
-        answer = connection.sql(sql)
-        if answer is None:
-            raise InvalidQuery("That statement gives no rows; write a SELECT.")
-        return answer.to_arrow_table()
+        return connection.sql(sql).to_arrow_table()
     except duckdb.Error as error:
         raise InvalidQuery(str(error).strip()) from error

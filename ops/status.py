@@ -96,6 +96,8 @@ def _backlog(home: Home, unfinished: list[int]) -> Backlog:
 
 
 def _broken(home: Home, committed: list[int]) -> list[str]:
+    if any(open_table(home, table) is None for table in TABLES):
+        return []
     planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
     connection = connect(home)
     connection.register("planned", planned)

@@ -1,6 +1,5 @@
 """One micro-batch from its plan to its commit: the driver's side of the exactly-once protocol."""
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from features.plan import AddedFile, Counters, Plan, Result, read_plan, read_res
 from features.registry import load_network
 from features.tables import TABLES, commit, committed_batch, open_table
 from streaming.pacing import cut
+from streaming.session import last_words
 from streaming.task import Task, TaskMessage, run_tasks
 
 ATTEMPT_LIMIT = timedelta(hours=12)
@@ -142,7 +142,7 @@ class MicroBatches:
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
-            raise BatchFailed(f"A task failed on every try: {_last_words(error)}") from error
+            raise BatchFailed(f"A task of batch {tasks[0].batch} failed on every try: {last_words(error)}.") from error
 
     def _network(self, featurizer: str) -> "Broadcast[bytes]":
         if featurizer not in self._networks:
@@ -187,9 +187,3 @@ def _added(messages: list[TaskMessage]) -> dict[str, tuple[AddedFile, ...]]:
         table.name: tuple(added for message in messages for added in message.adds.get(table.name, ()))
         for table in TABLES
     }
-
-
-def _last_words(error: Py4JJavaError) -> str:
-    text = str(error.java_exception.getMessage())
-    ours = re.findall(r"^features\.errors\.\w+: (.+)$", text, flags=re.MULTILINE)
-    return ours[-1] if ours else text.strip().splitlines()[0]

@@ -1,6 +1,5 @@
 """The long-running stream: starts the query, reports every batch, stops between batches."""
 
-import re
 import tempfile
 import threading
 import uuid
@@ -8,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyspark.errors import StreamingQueryException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -19,7 +19,7 @@ from features.settings import Settings
 from features.tables import create_tables
 from streaming.micro_batch import BatchReport, MicroBatches
 from streaming.pacing import Caps
-from streaming.session import open_session
+from streaming.session import SparkUnavailable, close_session, last_words, open_session
 from streaming.source import SOURCE_NAME, LandingSource, News, PlanningRequest, hear, request_option
 
 POLL_S = 0.2
@@ -44,7 +44,7 @@ def run_stream(settings: Settings, drain: bool, stop: threading.Event, watcher: 
         try:
             stream_in(session, settings, drain, stop, watcher, Path(scratch))
         finally:
-            session.stop()
+            close_session(session)
 
 
 def stream_in(
@@ -52,8 +52,7 @@ def stream_in(
 ) -> None:
     """The same in a session that is already open; `scratch` is an empty directory for Spark's checkpoint."""
     home = settings.places()
-    if home.landing.is_local:
-        home.landing.directory.mkdir(parents=True, exist_ok=True)
+    home.landing.create()
     create_tables(home)
     stream = _Stream(session, home, settings, drain, watcher, scratch)
     stream.run_until(stop)
@@ -85,7 +84,10 @@ class _Stream:
 
     def run_until(self, stop: threading.Event) -> None:
         self._batches.finish_cleaning()
-        query = self._start()
+        try:
+            query = self._start()
+        except (Py4JJavaError, PySparkException) as error:
+            raise SparkUnavailable(f"Spark cannot start the stream: {last_words(error)}.") from error
         try:
             while not stop.wait(POLL_S) and query.isActive:
                 news = hear(self._news_file)
@@ -132,9 +134,4 @@ class _Stream:
         if news is not None and news.error is not None:
             kind = getattr(errors, news.error, FruitsError)
             return kind(news.message)
-        return BatchFailed(f"Spark ended the stream: {_last_words(str(failure))}. Start it again.")
-
-
-def _last_words(text: str) -> str:
-    raised = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*$", text, flags=re.MULTILINE)
-    return (raised or text.strip().splitlines())[-1]
+        return BatchFailed(f"Spark ended the stream: {last_words(failure)}. Start it again.")

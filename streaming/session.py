@@ -1,6 +1,7 @@
 """The Spark session the stream runs in."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from py4j.protocol import Py4JJavaError
+from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -50,6 +53,23 @@ def open_session(master: str, scratch: Path) -> SparkSession:
     except (PySparkException, OSError, ValueError) as error:
         last_words = said.read_text(errors="replace").strip().splitlines()[-1:] or [str(error)]
         raise SparkUnavailable(f"Spark does not start: {last_words[0]}") from error
+
+
+def close_session(session: SparkSession) -> None:
+    """Stop Spark, its Java process and the thread that answers it: the process can then end in peace."""
+    gateway = session.sparkContext._gateway
+    session.stop()
+    if gateway is not None:
+        gateway.shutdown()
+        SparkContext._gateway = SparkContext._jvm = None
+
+
+def last_words(error: Exception) -> str:
+    """The sentence that matters in what Spark raises: our own error's, else the last one of a Python traceback."""
+    text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    ours = re.findall(r"^features\.errors\.\w+: (.+)$", text, flags=re.MULTILINE)
+    pythons = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*$", text, flags=re.MULTILINE)
+    return str((ours or pythons or text.strip().splitlines()[:1] or [type(error).__name__])[-1]).rstrip(".")
 
 
 @contextmanager

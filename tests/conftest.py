@@ -18,7 +18,7 @@ from bootstrap.java import use_java
 from bootstrap.weights import CompiledNetwork, compile_weights
 from features.registry import publish_featurizer
 from features.settings import Settings, load_settings
-from streaming.session import open_session
+from streaming.session import close_session, open_session
 from tests.stream_run import Run, run_here
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     use_java()
     session = open_session("local[2,4]", tmp_path_factory.mktemp("spark"))
     yield session
-    session.stop()
+    close_session(session)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from features.settings import Settings
-from ops.query import connect
+from ops.query import connect, run_query
 from streaming.micro_batch import BatchReport
 from streaming.service import Watcher, stream_in
 from streaming.source import News
@@ -44,9 +44,7 @@ def run_here(spark: SparkSession, settings: Settings, scratch: Path) -> Run:
 
 def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
     """The rows of a query over the home's tables."""
-    answer = connect(settings.places()).sql(sql)
-    assert answer is not None
-    return list(answer.to_arrow_table().to_pylist())
+    return list(run_query(connect(settings.places()), sql).to_pylist())
 
 
 def outcomes(settings: Settings) -> list[dict[str, Any]]:

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 from typer.testing import CliRunner
 
 from features.errors import InvalidSetting
 from features.settings import Settings, load_settings
+from features.tables import create_tables
 from ops.cli import app
+from tests.pictures import jpeg
+from tests.stream_run import Run
 
 MakeSettings = Callable[..., Settings]
 COMMANDS = ["stream", "weights", "query", "status", "demo"]
@@ -36,7 +40,7 @@ def test_every_command_shows_examples(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("query", "SELEC 1"), "syntax error"),
+        (("query", "SELECT 1"), "has no table features yet"),
         (("stream", "--trigger", "soon"), "trigger: write a number and a unit"),
         (("stream", "--key-pattern", "(?P<fruit>.)"), "named groups are label and subject"),
         (("stream", "--key-pattern", "("), "not a regular expression"),
@@ -59,7 +63,7 @@ def test_an_error_is_one_sentence_without_a_traceback(
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    answer = _fruits("query", "SELEC 1", "--debug", cwd=tmp_path)
+    answer = _fruits("query", "SELECT 1", "--debug", cwd=tmp_path)
     assert answer.returncode == 1
     assert "Traceback" in answer.stderr
 
@@ -98,9 +102,22 @@ def test_another_featurizer_is_refused_unless_asked_for(local_settings: MakeSett
 
 
 def test_query_and_status_as_a_script_uses_them(local_settings: MakeSettings) -> None:
-    home = local_settings().home
-    answer = _fruits("query", "--home", home, "--format", "json", "SELECT count(*) AS photos FROM features")
+    settings = local_settings()
+    create_tables(settings.places())
+    answer = _fruits("query", "--home", settings.home, "--format", "json", "SELECT count(*) AS photos FROM features")
     assert json.loads(answer.stdout) == {"photos": 0}
-    status = _fruits("status", "--home", home, "--json", "--verify")
+    status = _fruits("status", "--home", settings.home, "--json", "--verify")
     assert status.returncode == 0
     assert json.loads(status.stdout)["broken"] == []
+
+
+def test_a_broken_promise_is_a_failure(local_settings: MakeSettings, drain: Callable[[Settings], Run]) -> None:
+    settings = local_settings()
+    home = settings.places()
+    home.landing.create()
+    (home.landing.directory / "a.jpg").write_bytes(jpeg(seed=1))
+    drain(settings)
+    DeltaTable(home.features.uri).delete()
+    status = _fruits("status", "--home", settings.home, "--verify")
+    assert status.returncode == 1
+    assert "1 planned objects have no row in features or rejects: lost." in status.stdout

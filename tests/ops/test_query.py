@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import obstore
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from features.home import Home
-from features.settings import Settings
+from features.settings import Settings, load_settings
 from features.tables import FEATURE_ROWS, commit, create_tables, features_column, open_table, write_file
 from ops.query import InvalidQuery, connect, run_query
 from ops.rows import show
@@ -111,13 +112,14 @@ def test_markup_in_a_label_is_shown_as_it_is(home: Home) -> None:
     assert "[red]kiwi[/red] [/]" in console.export_text()
 
 
-@pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nowhere", "CREATE TABLE t (i INT)", ""])
+@pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nowhere", "SELECT nothing FROM features"])
 def test_a_wrong_query_says_so(home: Home, sql: str) -> None:
     with pytest.raises(InvalidQuery):
         run_query(connect(home), sql)
 
 
-def test_tables_of_a_new_home_are_empty(local_settings: MakeSettings) -> None:
-    connection = connect(local_settings().places())
-    for table in ("features", "projections", "rejects"):
-        assert len(run_query(connection, f"SELECT * FROM {table}")) == 0
+def test_a_home_without_tables_says_so_and_is_not_created(tmp_path: Path) -> None:
+    home = load_settings(home=str(tmp_path / "typo")).places()
+    with pytest.raises(InvalidQuery, match="has no table features yet"):
+        connect(home)
+    assert list(tmp_path.iterdir()) == []

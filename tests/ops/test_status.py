@@ -2,13 +2,13 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
-from features.plan import read_result
-from features.settings import Settings
-from features.tables import FEATURE_ROWS, commit
+from features.settings import Settings, load_settings
+from features.tables import FEATURE_ROWS, commit, write_file
 from ops.status import look
 from tests.pictures import jpeg, text_file
 from tests.stream_run import Run
@@ -46,9 +46,10 @@ def test_the_backlog_is_what_no_batch_holds(drained: Settings) -> None:
     assert backlog.oldest_arrived_at is not None
 
 
-def test_a_home_where_nothing_ran(local_settings: MakeSettings) -> None:
-    status = look(local_settings().places(), verify=True)
+def test_a_home_where_nothing_ran_is_not_touched(tmp_path: Path) -> None:
+    status = look(load_settings(home=str(tmp_path / "typo")).places(), verify=True)
     assert (status.last_batch, status.broken, status.unfinished_batches) == (None, [], [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_batch_that_not_all_tables_hold_is_unfinished(drained: Settings) -> None:
@@ -58,9 +59,11 @@ def test_a_batch_that_not_all_tables_hold_is_unfinished(drained: Settings) -> No
 
 
 def test_doubled_rows_are_found(drained: Settings) -> None:
-    result = read_result(drained.places(), 1)
-    assert result is not None
-    commit(drained.places(), FEATURE_ROWS, 2, "a wrong hand", result.adds["features"])
+    home = drained.places()
+    rows = DeltaTable(home.features.uri).to_pyarrow_table()
+    again = {name: rows[name].combine_chunks() for name in FEATURE_ROWS.file_schema.names}
+    added = write_file(home, FEATURE_ROWS, again, {"ingest_date": str(rows["ingest_date"][0])})
+    commit(home, FEATURE_ROWS, 2, "a wrong hand", [added])
     broken = look(drained.places(), verify=True).broken
     assert broken == [
         "3 objects have more than one row for one arrival: doubled.",

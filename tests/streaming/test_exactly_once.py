@@ -3,9 +3,10 @@
 import json
 import shutil
 import signal
-import subprocess
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from bootstrap.weights import CompiledNetwork
-from features.errors import AnotherStreamRunning
+from features.errors import AnotherStreamRunning, StateDamaged
 from features.plan import read_plan, read_result, write_plan
 from features.registry import publish_featurizer
 from features.settings import Settings, load_settings
 from features.tables import FEATURE_ROWS, TABLES, commit, create_tables
 from ops.status import look
+from streaming.service import stream_in
 from tests.fault_proxy import Rule, set_rules, unused_rules
 from tests.pictures import jpeg, text_file, truncated_jpeg
 from tests.stream_run import Run, outcomes, rows, run_here, stream_process
@@ -110,6 +112,24 @@ def test_a_home_as_a_kill_leaves_it_ends_with_the_same_rows(
     assert (status.broken, status.backlog.files) == ([], 0)
 
 
+def test_a_result_that_is_gone_while_a_table_holds_its_batch_stops_the_stream_and_says_what_to_do(
+    finished: tuple[Settings, list[dict[str, Any]]], drain: Drain, tmp_path: Path
+) -> None:
+    settings, undisturbed = finished
+    damaged = settings.model_copy(update={"home": str(tmp_path / "home")})
+    shutil.copytree(settings.home, damaged.home)
+    _as_between_commits(Path(damaged.home))
+    state = Path(damaged.home) / "state/batches"
+    (state / "1.result.json").unlink()
+
+    with pytest.raises(StateDamaged, match=r"Delete .*1\.plan\.json and start again"):
+        drain(damaged)
+    (state / "1.plan.json").unlink()
+    drain(damaged)
+
+    assert outcomes(damaged) == undisturbed
+
+
 def test_a_result_is_rolled_forward_without_running_a_task(landed: Settings, drain: Drain) -> None:
     drain(landed)
     files = sorted(landed.places().root.directory.glob("features/ingest_date=*/*"))
@@ -189,31 +209,50 @@ def test_a_write_that_landed_though_its_answer_was_an_error_is_our_own(
     assert read_plan(settings.places(), 2) is None
 
 
-def test_of_two_streams_on_one_home_one_stops(landed: Settings) -> None:
-    with stream_process(landed) as one, stream_process(landed) as other:
-        first = _first_to_end((one, other), timeout_s=120, drop_into=landed)
-        _, message = first.communicate()
-        assert first.returncode == 1
-        assert "Another stream works on this home" in message
-        survivor = other if first is one else one
-        survivor.send_signal(signal.SIGTERM)
-        assert survivor.wait(60) == 0
+def test_of_two_streams_on_one_home_one_stops(landed: Settings, spark: SparkSession, tmp_path: Path) -> None:
+    stop = threading.Event()
+    run = Run()
+    with ThreadPoolExecutor(1) as pool, stream_process(landed) as process:
+        here = pool.submit(stream_in, spark, landed, False, stop, run.watcher, tmp_path)
+        try:
+            # Photos keep coming, so that both have something to plan, until one of the two ends.
+            for number in range(1000):
+                (landed.places().landing.directory / f"kiwi/late-{number}.jpg").write_bytes(jpeg(seed=number))
+                if here.done() or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+        finally:
+            stop.set()
+        if here.exception() is None:
+            _, message = process.communicate(timeout=60)
+            assert process.returncode == 1
+            assert "Another stream works on this home" in message
+        else:
+            assert isinstance(here.exception(), AnotherStreamRunning)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
     assert look(landed.places(), verify=True).broken == []
 
 
-def test_a_driver_paused_before_its_result_cannot_commit(landed: Settings, drain: Drain, proxy: str) -> None:
-    with stream_process(landed, "--drain") as paused:
-        plan = landed.places().root.directory / "state/batches/1.plan.json"
-        _wait_until(plan.exists, timeout_s=90)
-        paused.send_signal(signal.SIGSTOP)
-        drain(landed)
-        undisturbed = outcomes(landed)
+def test_a_driver_paused_while_another_took_over_cannot_commit(
+    s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
+) -> None:
+    settings = s3_settings()
+    bucket = settings.home.removeprefix("s3://").split("/")[0]
+    for key, body in DROPPED.items():
+        s3.put_object(Bucket=bucket, Key=f"home/landing/{key}", Body=body)
+    with stream_process(settings, "--drain", endpoint=proxy) as paused:
+        set_rules(proxy, Rule("PUT", r"/features/ingest_date", signal_before=(paused.pid, signal.SIGSTOP)))
+        _wait_until(lambda: unused_rules(proxy) == [], timeout_s=90)
+        drain(settings)
+        undisturbed = outcomes(settings)
         paused.send_signal(signal.SIGCONT)
         _, message = paused.communicate(timeout=90)
     assert paused.returncode == 1
     assert "Another stream works on this home" in message
-    assert outcomes(landed) == undisturbed
-    assert look(landed.places(), verify=True).broken == []
+    assert outcomes(settings) == undisturbed
+    assert len(undisturbed) == len(DROPPED)
+    assert look(settings.places(), verify=True).broken == []
 
 
 def test_a_commit_raced_by_a_rival_is_refused(landed: Settings, drain: Drain) -> None:
@@ -237,25 +276,6 @@ def test_a_plan_of_another_stream_is_not_overwritten(landed: Settings, drain: Dr
     with pytest.raises(AnotherStreamRunning):
         write_plan(home, replace(plan, nonce="rival"))
     assert read_plan(home, 1) == plan
-
-
-def _first_to_end(
-    processes: tuple[subprocess.Popen[str], ...], timeout_s: float, drop_into: Settings
-) -> subprocess.Popen[str]:
-    """Keeps dropping photos, so that both have something to plan, until one ends."""
-    landing = drop_into.places().landing.directory
-    number = 0
-    ended: list[subprocess.Popen[str]] = []
-
-    def drop_and_look() -> bool:
-        nonlocal number
-        number += 1
-        (landing / f"kiwi/late-{number}.jpg").write_bytes(jpeg(seed=1000 + number))
-        ended.extend(process for process in processes if process.poll() is not None)
-        return bool(ended)
-
-    _wait_until(drop_and_look, timeout_s)
-    return ended[0]
 
 
 def _wait_until(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -1,0 +1,63 @@
+"""A batch keeps to its caps, and cutting it into tasks loses and doubles nothing."""
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.landing import Landed
+from streaming.pacing import Caps, Pacer, cut, estimated_work_s
+
+ARRIVED_AT = datetime(2026, 10, 3, tzinfo=UTC)
+
+
+def _landed(sizes_bytes: list[int]) -> list[Landed]:
+    return [Landed(f"{number}.jpg", size, "e", ARRIVED_AT) for number, size in enumerate(sizes_bytes)]
+
+
+sizes = st.lists(st.integers(min_value=0, max_value=64 * 2**20), min_size=1, max_size=300)
+
+
+@given(sizes=sizes, slots=st.integers(min_value=1, max_value=64))
+def test_every_object_is_in_exactly_one_task(sizes: list[int], slots: int) -> None:
+    objects = _landed(sizes)
+    tasks = cut(objects, slots)
+    assert sorted((landed for task in tasks for landed in task), key=objects.index) == objects
+    assert all(tasks)
+
+
+@given(sizes=st.lists(st.integers(min_value=2**20, max_value=2**23), min_size=64, max_size=300))
+def test_tasks_of_a_backlog_are_of_about_equal_work(sizes: list[int]) -> None:
+    work_s = [sum(map(estimated_work_s, task)) for task in cut(_landed(sizes), slots=4)]
+    assert max(work_s) - min(work_s) <= estimated_work_s(_landed([2**23])[0])
+
+
+def test_a_trickle_is_one_task() -> None:
+    assert len(cut(_landed([2**20] * 3), slots=8)) == 1
+
+
+@given(sizes=sizes, max_files=st.integers(1, 50), max_bytes=st.integers(1, 2**28))
+def test_a_batch_is_the_longest_head_within_the_caps(sizes: list[int], max_files: int, max_bytes: int) -> None:
+    waiting = _landed(sizes)
+    batch = Pacer(Caps(max_files, max_bytes)).fill(waiting)
+    assert list(batch) == waiting[: len(batch)]
+    assert 1 <= len(batch) <= max_files
+    assert len(batch) == 1 or sum(landed.size_bytes for landed in batch) <= max_bytes
+
+
+def test_a_batch_that_was_quick_is_followed_by_a_larger_one() -> None:
+    waiting = _landed([2**22] * 5000)
+    pacer = Pacer(Caps(10_000, 2**40))
+    first = pacer.fill(waiting)
+    pacer.started(first, waiting=len(waiting) - len(first))
+    pacer.ended()
+    assert len(first) < len(pacer.fill(waiting)) <= 4 * len(first) + 1
+
+
+def test_a_trickle_says_nothing_of_the_pace() -> None:
+    waiting = _landed([2**22] * 5000)
+    pacer = Pacer(Caps(10_000, 2**40))
+    before = pacer.fill(waiting)
+    pacer.started(before[:1], waiting=0)
+    pacer.ended()
+    assert pacer.fill(waiting) == before
