@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,8 +107,9 @@ def test_odd_keys_on_s3_become_rows_and_none_stops_the_stream(
 
 
 def test_an_s3_listing_of_several_pages_is_complete(s3: "S3Client", bucket: str, s3_server: str) -> None:
-    for number in range(1050):
-        s3.put_object(Bucket=bucket, Key=f"landing/{number}.jpg", Body=b"x")
+    with ThreadPoolExecutor(8) as pool:
+        keys = [f"landing/{number}.jpg" for number in range(1050)]
+        list(pool.map(lambda key: s3.put_object(Bucket=bucket, Key=key, Body=b"x"), keys))
     discovery = Discovery(Place.at(f"s3://{bucket}/landing", s3_server, REGION))
     discovery.start(lambda listed: {})
     assert discovery.backlog.files == 1050
