@@ -13,7 +13,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError
 
 from features.errors import StorageUnavailable
-from features.objects import Place, printable
+from features.objects import Place, printable, reason
 from features.rejects import Reason, Rejected
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _list_bucket(landing: Place) -> Iterator[Landed]:
                 key = entry["Key"].removeprefix(below)
                 yield Landed(key, entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].astimezone(UTC))
     except (BotoCoreError, ClientError) as error:
-        raise StorageUnavailable(f"Cannot list {landing.uri}: {error}") from error
+        raise StorageUnavailable(f"Cannot list {landing.uri}: {reason(error)}.") from error
 
 
 def _fetch_file(landing: Place, landed: Landed) -> bytes:
@@ -139,7 +139,7 @@ def _fetch_file(landing: Place, landed: Landed) -> bytes:
     except PermissionError as error:
         raise Rejected(Reason.UNREADABLE, f"The file may not be read: {error.strerror}.") from error
     except OSError as error:
-        raise StorageUnavailable(f"Cannot read {landing.uri_of(landed.key)}: {error}") from error
+        raise StorageUnavailable(f"Cannot read {landing.uri_of(landed.key)}: {reason(error)}.") from error
 
 
 def _fetch_object(landing: Place, landed: Landed) -> bytes:
@@ -155,7 +155,7 @@ def _fetch_object(landing: Place, landed: Landed) -> bytes:
         detail = "The key has an empty, '.' or '..' segment or a control character; upload it under another name."
         raise Rejected(Reason.UNREADABLE, detail) from error
     except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot read {landing.uri_of(landed.key)}: {error}") from error
+        raise StorageUnavailable(f"Cannot read {landing.uri_of(landed.key)}: {reason(error)}.") from error
 
 
 def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
@@ -191,9 +191,9 @@ def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Clea
     except ClientError as error:
         if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey", "404"):
             return False
-        raise StorageUnavailable(f"Cannot clear away {landing.uri_of(landed.key)}: {error}") from error
+        raise StorageUnavailable(f"Cannot clear away {landing.uri_of(landed.key)}: {reason(error)}.") from error
     except BotoCoreError as error:
-        raise StorageUnavailable(f"Cannot clear away {landing.uri_of(landed.key)}: {error}") from error
+        raise StorageUnavailable(f"Cannot clear away {landing.uri_of(landed.key)}: {reason(error)}.") from error
     return True
 
 

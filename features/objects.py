@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from features.errors import InvalidSetting, StorageUnavailable
@@ -103,10 +110,12 @@ def read(place: Place, key: str) -> bytes:
     """
     try:
         return bytes(obstore.get(place.store, key).bytes())
-    except (NotFoundError, FileNotFoundError):
+    except (NotFoundError, FileNotFoundError) as error:
+        if "NoSuchBucket" in str(error):
+            raise StorageUnavailable(f"Cannot read {place.uri_of(key)}: {reason(error)}.") from error
         raise FileNotFoundError(place.uri_of(key)) from None
     except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot read {place.uri_of(key)}: {_reason(error)}") from error
+        raise StorageUnavailable(f"Cannot read {place.uri_of(key)}: {reason(error)}.") from error
 
 
 def read_if_there(place: Place, key: str) -> bytes | None:
@@ -132,13 +141,15 @@ def write_once(place: Place, key: str, body: bytes) -> bytes:
             return body
         except (AlreadyExistsError, FileExistsError):
             return read(place, key)
+        except (NotFoundError, PermissionDeniedError, UnauthenticatedError) as error:
+            raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(error)}.") from error
         except (BaseError, OSError) as error:
             failure = error
         standing = read_if_there(place, key)
         if standing is not None:
             return standing
         time.sleep(wait_s)
-    raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {_reason(failure)}") from failure
+    raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(failure)}.") from failure
 
 
 def overwrite(place: Place, key: str, body: bytes) -> None:
@@ -147,7 +158,7 @@ def overwrite(place: Place, key: str, body: bytes) -> None:
     try:
         obstore.put(place.store, key, body)
     except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {_reason(error)}") from error
+        raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(error)}.") from error
 
 
 def keys_below(place: Place) -> Iterator[str]:
@@ -158,7 +169,7 @@ def keys_below(place: Place) -> Iterator[str]:
     except (NotFoundError, FileNotFoundError):
         return
     except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot list {place.uri}: {_reason(error)}") from error
+        raise StorageUnavailable(f"Cannot list {place.uri}: {reason(error)}.") from error
 
 
 def backoff_s(deadline_s: float = RETRY_DEADLINE_S) -> Iterator[float]:
@@ -171,6 +182,22 @@ def backoff_s(deadline_s: float = RETRY_DEADLINE_S) -> Iterator[float]:
     while time.monotonic() < ends_at:
         yield random.uniform(0.1, ceiling_s)
         ceiling_s = min(10.0, ceiling_s * 2)
+
+
+def reason(error: BaseException) -> str:
+    """What a storage library raised, as the end of a sentence: S3's own words when there are any."""
+    text = _ANSI.sub("", str(error))
+    if "//169.254.169.254/" in text:
+        return "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
+    code, message = (re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message"))
+    if code and message:
+        return f"{message[1].rstrip('.')} ({code[1]})"
+    causes = [line.strip(" ↳\t") for line in text.splitlines()]
+    return ": ".join(filter(None, causes))[:_REASON_CHARACTERS].rstrip(".") or type(error).__name__
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_REASON_CHARACTERS = 400
 
 
 @lru_cache(maxsize=64)
@@ -191,7 +218,3 @@ def _open_store(place: Place) -> ObjectStore:
         client_options={"allow_http": bool(place.s3_endpoint and place.s3_endpoint.startswith("http://"))},
         retry_config={"max_retries": 8, "retry_timeout": timedelta(seconds=RETRY_DEADLINE_S)},
     )
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -21,7 +21,7 @@ from obstore.exceptions import BaseError
 from features.errors import AnotherStreamRunning, StorageUnavailable
 from features.featurizer import FEATURES
 from features.home import Home
-from features.objects import Place, backoff_s
+from features.objects import Place, backoff_s, reason
 from features.plan import AddedFile
 
 APPLICATION = "fruits"
@@ -129,7 +129,7 @@ def open_table(home: Home, table: Table) -> DeltaTable | None:
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
-        raise StorageUnavailable(f"Cannot open the table {place.uri}: {error}") from error
+        raise StorageUnavailable(f"Cannot open the table {place.uri}: {reason(error)}.") from error
 
 
 def committed_batch(handle: DeltaTable | None) -> int:
@@ -154,7 +154,7 @@ def write_file(
     try:
         obstore.put(place.store, path, buffer.getvalue())
     except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot write {place.uri_of(path)}: {error}") from error
+        raise StorageUnavailable(f"Cannot write {place.uri_of(path)}: {reason(error)}.") from error
     return AddedFile(path, buffer.tell(), content.num_rows, dict(partition), _statistics(table, content))
 
 
@@ -181,7 +181,9 @@ def commit(home: Home, table: Table, batch: int, nonce: str, adds: Sequence[Adde
             time.sleep(wait_s)
         else:
             return
-    raise StorageUnavailable(f"Cannot commit batch {batch} to {_place(home, table).uri}: {failure}") from failure
+    raise StorageUnavailable(
+        f"Cannot commit batch {batch} to {_place(home, table).uri}: {reason(failure)}."
+    ) from failure
 
 
 def _append(handle: DeltaTable, table: Table, batch: int, nonce: str, adds: Sequence[AddedFile]) -> None:
@@ -221,7 +223,7 @@ def _create(place: Place, table: Table) -> DeltaTable:
             storage_options=place.table_options(),
         )
     except (DeltaError, OSError) as error:
-        raise StorageUnavailable(f"Cannot create the table {place.uri}: {error}") from error
+        raise StorageUnavailable(f"Cannot create the table {place.uri}: {reason(error)}.") from error
 
 
 def _place(home: Home, table: Table) -> Place:

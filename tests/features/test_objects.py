@@ -1,0 +1,66 @@
+"""Objects are created once, whoever asks, and what storage refuses is one sentence."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from features.errors import InvalidSetting, StorageUnavailable
+from features.objects import Place, keys_below, read, read_if_there, write_once
+from tests.conftest import REGION
+from tests.fault_proxy import Rule, set_rules
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "disk":
+        return Place.at(str(tmp_path / "home"))
+    return Place.at(f"s3://{request.getfixturevalue('bucket')}/home", request.getfixturevalue("s3_server"), REGION)
+
+
+def test_the_first_write_stands(place: Place) -> None:
+    assert read_if_there(place, "a/b.json") is None
+    assert list(keys_below(place)) == []
+    assert write_once(place, "a/b.json", b"first") == b"first"
+    assert write_once(place, "a/b.json", b"second") == b"first"
+    assert read(place, "a/b.json") == b"first"
+    assert list(keys_below(place)) == ["a/b.json"]
+
+
+def test_of_many_writers_at_once_all_see_the_one_that_won(place: Place) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        seen = set(pool.map(lambda number: write_once(place, "plan.json", b"%d" % number), range(32)))
+    assert seen == {read(place, "plan.json")}
+
+
+def test_a_write_whose_answer_was_lost_is_found(proxy: str, bucket: str) -> None:
+    place = Place.at(f"s3://{bucket}", proxy, REGION)
+    set_rules(proxy, Rule("PUT", r"/plan\.json", answer=500))
+    assert write_once(place, "plan.json", b"ours") == b"ours"
+    assert write_once(place, "plan.json", b"theirs") == b"ours"
+
+
+def test_a_bucket_that_does_not_exist_is_one_sentence(s3_server: str) -> None:
+    place = Place.at("s3://no-such-bucket-anywhere/home", s3_server, REGION)
+    for attempt in (lambda: read(place, "x"), lambda: write_once(place, "x", b"")):
+        with pytest.raises(StorageUnavailable, match=r"The specified bucket does not exist \(NoSuchBucket\)\.$"):
+            attempt()
+
+
+@pytest.mark.parametrize(
+    ("location", "uri"),
+    [
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ("s3://bucket", "s3://bucket"),
+        ("/data/../home", "file:///home"),
+        ("file:///home/x/", "file:///home/x"),
+    ],
+)
+def test_a_place_has_one_spelling(location: str, uri: str) -> None:
+    assert Place.at(location).uri == uri
+
+
+@pytest.mark.parametrize("location", ["gs://bucket/x", "https://host/x", "s3://", "s3:///x/"[:6]])
+def test_other_places_are_refused(location: str) -> None:
+    with pytest.raises(InvalidSetting):
+        Place.at(location)
