@@ -34,9 +34,9 @@ $(READY): requirements.lock requirements-build.lock pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv module is needed; Debian and Ubuntu: apt install python3.11-venv."; exit 1; }
 	@echo "Installing into $(VENV); the first time takes some minutes."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-build.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-build-isolation -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 # Without a Java, apt installs one when it may; otherwise the finder says what to do.

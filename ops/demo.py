@@ -1,6 +1,5 @@
 """The tour: photos are dropped while the stream runs, and the tables are queried at the end."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -82,7 +81,7 @@ def _drop(landing: Path, file: DemoFile) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.part")
     unfinished.write_bytes(file.body)
-    os.replace(unfinished, target)  # noqa: PTH105 - pathlib's replace hides that this is one atomic step
+    unfinished.replace(target)
     return True
 
 

@@ -151,7 +151,9 @@ class Planner:
     def _look(self) -> None:
         if self._request.drain:
             return
+        self._discovery.finish_listing(wait=False)
         self._discovery.begin_listing()
+        # Under backlog the listing goes on beside the batch; only when nothing waits is it worth waiting for.
         self._discovery.finish_listing(wait=not self._discovery.waiting)
 
     def _next_waiting(self) -> list[Landed]:

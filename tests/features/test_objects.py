@@ -60,7 +60,7 @@ def test_a_place_has_one_spelling(location: str, uri: str) -> None:
     assert Place.at(location).uri == uri
 
 
-@pytest.mark.parametrize("location", ["gs://bucket/x", "https://host/x", "s3://", "s3:///x/"[:6]])
+@pytest.mark.parametrize("location", ["gs://bucket/x", "https://host/x", "s3://", "s3:///"])
 def test_other_places_are_refused(location: str) -> None:
     with pytest.raises(InvalidSetting):
         Place.at(location)
