@@ -263,7 +263,7 @@ def _print_status(found: "Status") -> None:
     else:
         last = found.last_batch
         console.print(
-            f"Last batch {last.batch}: {last.photos} photos, {last.rejects} rejects, "
+            f"Last batch {last.batch}: photos {last.photos}, rejects {last.rejects}, "
             f"finished {last.finished_at:%Y-%m-%d %H:%M:%S} UTC.",
             highlight=False,
         )

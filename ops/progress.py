@@ -87,7 +87,7 @@ class LivePanel:
             return Text("")
         last = self._last
         return Text(
-            f"batch {last.batch}  {last.photos} photos in {last.total_s:.2f} s"
+            f"batch {last.batch}  photos {last.photos}  in {last.total_s:.2f} s"
             f"  ·  plan {last.plan_s:.2f}  work {last.work_s:.2f}  commit {last.commit_s:.2f}  clean {last.clean_s:.2f}"
             f"\nin its tasks  ·  fetch {last.counters.fetch_s:.2f}  decode {last.counters.decode_s:.2f}"
             f"  infer {last.counters.infer_s:.2f}  write {last.counters.write_s:.2f}",
@@ -121,7 +121,7 @@ class JsonLines:
 
 
 def _figure(name: str, value: str) -> Text:
-    return Text.assemble((value, "bold"), f" {name}")
+    return Text.assemble(f"{name} ", (value, "bold"))
 
 
 def _rounded(value: object) -> object:
