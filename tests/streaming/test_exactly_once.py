@@ -16,10 +16,10 @@ from pyspark.sql import SparkSession
 
 from bootstrap.weights import CompiledNetwork
 from features.errors import AnotherStreamRunning, StateDamaged
-from features.plan import read_plan, read_result, write_plan
+from features.plan import read_plan, write_plan
 from features.registry import publish_featurizer
 from features.settings import Settings, load_settings
-from features.tables import FEATURE_ROWS, TABLES, commit, create_tables
+from features.tables import TABLES, create_tables
 from ops.status import look
 from streaming.service import stream_in
 from tests.fault_proxy import Rule, set_rules, unused_rules
@@ -256,18 +256,6 @@ def test_a_driver_paused_while_another_took_over_cannot_commit(
     assert outcomes(settings) == undisturbed
     assert len(undisturbed) == len(DROPPED)
     assert look(settings.places(), verify=True).broken == []
-
-
-def test_a_commit_raced_by_a_rival_is_refused(landed: Settings, drain: Drain) -> None:
-    drain(landed)
-    home = landed.places()
-    result = read_result(home, 1)
-    assert result is not None
-    before = outcomes(landed)
-
-    commit(home, FEATURE_ROWS, 1, "a later run", result.adds["features"])
-
-    assert outcomes(landed) == before
 
 
 def test_a_plan_of_another_stream_is_not_overwritten(landed: Settings, drain: Drain) -> None:

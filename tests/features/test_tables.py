@@ -1,0 +1,75 @@
+"""A batch is in a table once, whoever commits it."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from deltalake.exceptions import CommitFailedError
+
+from features.errors import AnotherStreamRunning
+from features.home import Home
+from features.plan import AddedFile
+from features.settings import Settings
+from features.tables import REJECT_ROWS, _append, commit, committed_batch, create_tables, open_table, write_file
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(params=["disk", "s3"])
+def home(request: pytest.FixtureRequest) -> Home:
+    make: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
+    home = make().places()
+    create_tables(home)
+    return home
+
+
+def _file(home: Home, detail: str) -> AddedFile:
+    row = {name: [None] for name in REJECT_ROWS.file_schema.names} | {"detail": [detail]}
+    return write_file(home, REJECT_ROWS, row, {"ingest_date": "2026-10-03"})
+
+
+def _details(home: Home) -> list[str]:
+    handle = open_table(home, REJECT_ROWS)
+    assert handle is not None
+    return list(handle.to_pyarrow_table(columns=["detail"])["detail"].to_pylist())
+
+
+def test_a_replayed_commit_changes_nothing(home: Home) -> None:
+    commit(home, REJECT_ROWS, 1, "a run", [_file(home, "first")])
+    commit(home, REJECT_ROWS, 1, "a later run", [_file(home, "again")])
+    assert _details(home) == ["first"]
+
+
+def test_a_batch_that_adds_nothing_is_committed_too(home: Home) -> None:
+    commit(home, REJECT_ROWS, 3, "a run", [])
+    assert committed_batch(open_table(home, REJECT_ROWS)) == 3
+
+
+def test_a_handle_from_before_a_rivals_commit_is_refused(home: Home) -> None:
+    handle = open_table(home, REJECT_ROWS)
+    assert handle is not None
+    commit(home, REJECT_ROWS, 1, "a rival", [_file(home, "the rival's")])
+    with pytest.raises(CommitFailedError):
+        _append(handle, REJECT_ROWS, 1, "ours", [_file(home, "ours")])
+    assert _details(home) == ["the rival's"]
+
+
+def test_of_rivals_that_commit_at_once_one_wins_and_the_others_stop_or_skip(home: Home) -> None:
+    stopped = 0
+    for batch in range(1, 6):
+        start = threading.Barrier(4)
+
+        def race(name: str, batch: int = batch, start: threading.Barrier = start) -> bool:
+            added = _file(home, f"{batch} by {name}")
+            start.wait()
+            try:
+                commit(home, REJECT_ROWS, batch, name, [added])
+            except AnotherStreamRunning:
+                return True
+            return False
+
+        with ThreadPoolExecutor(4) as pool:
+            stopped += sum(pool.map(race, "abcd"))
+    assert sorted(int(detail[0]) for detail in _details(home)) == [1, 2, 3, 4, 5]
+    assert stopped > 0
