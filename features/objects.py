@@ -85,6 +85,11 @@ class Place:
         if self.is_local:
             self.directory.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def table_location(self) -> str:
+        """This place for `deltalake`, which reads a file URI with a '#' or '?' in it as something else."""
+        return str(self.directory) if self.is_local else self.uri
+
     def table_options(self) -> dict[str, str]:
         """Storage options for `deltalake`, which opens its own connection to the same place."""
         if self.is_local:

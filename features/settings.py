@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     def places(self) -> Home:
         """Where everything lives. Raises InvalidSetting when the places cannot go together."""
         root = Place.at(self.home, self.s3_endpoint, self.s3_region)
+        # The tables' library decodes percent signs, on disk too, and would write elsewhere.
+        if set(root.uri) & set("%" if root.is_local else "%#?"):
+            raise InvalidSetting(f"{root.uri} cannot be a home: its name has a '%', '#' or '?'; choose another.")
 
         def place(setting: str | None, default: str) -> Place:
             return Place.at(setting, self.s3_endpoint, self.s3_region) if setting else root.child(default)

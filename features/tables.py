@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 from obstore.exceptions import BaseError
 
@@ -125,7 +125,7 @@ def open_table(home: Home, table: Table) -> DeltaTable | None:
     """The table as it stands now, or None when it was never created."""
     place = _place(home, table)
     try:
-        return DeltaTable(place.uri, storage_options=place.table_options())
+        return DeltaTable(place.table_location, storage_options=place.table_options())
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
@@ -175,7 +175,7 @@ def commit(home: Home, table: Table, batch: int, nonce: str, adds: Sequence[Adde
                 return
             tried = True
             _append(handle or _create(_place(home, table), table), table, batch, nonce, adds)
-        except (CommitFailedError, DeltaError, OSError, StorageUnavailable) as error:
+        except (DeltaError, OSError, StorageUnavailable) as error:
             # Whether the write landed is unknown; the next look at the table tells.
             failure: Exception = error
             time.sleep(wait_s)
@@ -214,7 +214,7 @@ def _recognise(home: Home, handle: DeltaTable | None, table: Table, batch: int, 
 def _create(place: Place, table: Table) -> DeltaTable:
     try:
         return DeltaTable.create(
-            place.uri,
+            place.table_location,
             schema=table.schema,
             mode="ignore",
             partition_by=list(table.partitioned_by),

@@ -96,6 +96,8 @@ class MicroBatches:
 
     def finish_cleaning(self) -> None:
         """Clear away what a killed run left of the last committed batch; only that one can be half-cleaned."""
+        if self._cleaning == "keep":
+            return
         last = min(committed_batch(open_table(self._home, table)) for table in TABLES)
         plan, result = read_plan(self._home, last), read_result(self._home, last)
         if plan is not None and result is not None:

@@ -3,14 +3,15 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from features.errors import AnotherStreamRunning
+from features.errors import AnotherStreamRunning, InvalidSetting
 from features.home import Home
 from features.plan import AddedFile
-from features.settings import Settings
+from features.settings import Settings, load_settings
 from features.tables import REJECT_ROWS, _append, commit, committed_batch, create_tables, open_table, write_file
 
 MakeSettings = Callable[..., Settings]
@@ -39,6 +40,21 @@ def test_a_replayed_commit_changes_nothing(home: Home) -> None:
     commit(home, REJECT_ROWS, 1, "a run", [_file(home, "first")])
     commit(home, REJECT_ROWS, 1, "a later run", [_file(home, "again")])
     assert _details(home) == ["first"]
+
+
+@pytest.mark.parametrize("name", ["two words", "a#b?c", "höme 🍎"])
+def test_a_home_on_disk_may_have_any_name(tmp_path: Path, name: str) -> None:
+    home = load_settings(home=str(tmp_path / name)).places()
+    create_tables(home)
+    commit(home, REJECT_ROWS, 1, "a run", [_file(home, "a row")])
+    assert _details(home) == ["a row"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("home", ["s3://bucket/50%20", "s3://bucket/a#b", "/data/50%20"])
+def test_a_home_that_tables_cannot_name_is_refused(home: str) -> None:
+    with pytest.raises(InvalidSetting, match="cannot be a home"):
+        load_settings(home=home).places()
 
 
 def test_a_batch_that_adds_nothing_is_committed_too(home: Home) -> None:
