@@ -35,6 +35,12 @@ class AnotherStreamRunning(FruitsError):
     """A second stream works on this home; this one has stopped without changing anything."""
 
 
+class DecoderUnavailable(FruitsError):
+    """A process that should decode a suspect photo could not do its work; the photo's outcome is open."""
+
+    retryable = True
+
+
 class BatchFailed(FruitsError):
     """A micro-batch could not be finished; its plan stays, and the next start takes it up."""
 

