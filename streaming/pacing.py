@@ -1,14 +1,16 @@
 """How much work goes into a batch, and how a batch is cut into tasks."""
 
-import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from features.landing import Landed
 
 TARGET_BATCH_S = 20.0
-TASK_S = 1.5
+# What it takes to launch a task has to be little beside it; a killed one is not to lose much.
+SHORTEST_TASK_S = 0.5
+LONGEST_TASK_S = 5.0
 
 _FIRST_BUDGET_S = 8.0
 _MOST_GROWTH = 4.0
@@ -66,11 +68,28 @@ class Pacer:
 
 
 def cut(objects: Sequence[Landed], slots: int) -> list[tuple[Landed, ...]]:
-    """Objects as tasks of about equal work: one for a trickle, one a slot or more when there is work for it."""
-    work_s = sum(map(estimated_work_s, objects))
-    tasks = math.ceil(work_s / TASK_S)
-    if work_s > slots * TASK_S / 4:
-        tasks = max(tasks, slots)
-    tasks = max(1, min(tasks, len(objects)))
-    by_size = sorted(objects, key=lambda landed: landed.size_bytes, reverse=True)
-    return [tuple(by_size[start::tasks]) for start in range(tasks)]
+    """Objects as tasks, to be begun in this order: large ones first, then ever smaller, so that all slots end together.
+
+    A trickle is one task. Source: factoring (Hummel, Schonberg, Flynn, "Factoring: A Method for Scheduling Parallel
+    Loops", CACM 1992): each round gives every slot half of its share of what is left.
+    """
+    left = deque(sorted(objects, key=estimated_work_s, reverse=True))
+    left_s = sum(map(estimated_work_s, left))
+    tasks = []
+    while left:
+        share_s = min(max(left_s / (2 * slots), SHORTEST_TASK_S), LONGEST_TASK_S)
+        for _ in range(slots):
+            task = _head(left, share_s)
+            left_s -= sum(map(estimated_work_s, task))
+            if task:
+                tasks.append(task)
+    return tasks
+
+
+def _head(left: deque[Landed], share_s: float) -> tuple[Landed, ...]:
+    head: list[Landed] = []
+    head_s = 0.0
+    while left and (not head or head_s + estimated_work_s(left[0]) <= share_s):
+        head.append(left.popleft())
+        head_s += estimated_work_s(head[-1])
+    return tuple(head)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.landing import Landed
-from streaming.pacing import Caps, Pacer, cut, estimated_work_s
+from streaming.pacing import LONGEST_TASK_S, SHORTEST_TASK_S, Caps, Pacer, cut, estimated_work_s
 
 ARRIVED_AT = datetime(2026, 10, 3, tzinfo=UTC)
 
@@ -26,10 +26,19 @@ def test_every_object_is_in_exactly_one_task(sizes: list[int], slots: int) -> No
     assert all(tasks)
 
 
-@given(sizes=st.lists(st.integers(min_value=2**20, max_value=2**23), min_size=64, max_size=300))
-def test_tasks_of_a_backlog_are_of_about_equal_work(sizes: list[int]) -> None:
-    work_s = [sum(map(estimated_work_s, task)) for task in cut(_landed(sizes), slots=4)]
-    assert max(work_s) - min(work_s) <= estimated_work_s(_landed([2**23])[0])
+@given(sizes=sizes, slots=st.integers(min_value=1, max_value=16))
+def test_slots_that_take_task_after_task_end_together(sizes: list[int], slots: int) -> None:
+    busy_s = [0.0] * slots
+    for task in cut(_landed(sizes), slots):
+        busy_s[busy_s.index(min(busy_s))] += sum(map(estimated_work_s, task))
+    largest_s = estimated_work_s(_landed([max(sizes)])[0])
+    assert max(busy_s) - min(busy_s) <= max(SHORTEST_TASK_S, largest_s)
+
+
+@given(sizes=sizes, slots=st.integers(min_value=1, max_value=16))
+def test_no_task_is_long_but_for_a_single_large_photo(sizes: list[int], slots: int) -> None:
+    for task in cut(_landed(sizes), slots):
+        assert len(task) == 1 or sum(map(estimated_work_s, task)) <= LONGEST_TASK_S
 
 
 def test_a_trickle_is_one_task() -> None:
