@@ -4,49 +4,96 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bootstrap.calibration import choose_pictures
 from bootstrap.weights import CompiledNetwork, compile_weights, fingerprint_of
 from features.errors import FeaturizerConflict
 from features.home import Home
-from features.registry import FeaturizerMeta, current_featurizer, describe_featurizer, publish_featurizer
+from features.image import Limits
+from features.registry import (
+    FeaturizerMeta,
+    Precision,
+    current_featurizer,
+    describe_featurizer,
+    publish_featurizer,
+)
 
 Connection = tuple[str | None, str | None]
 
 
-def install_featurizer(home: Home, weights: str, new_featurizer: bool, say: Callable[[str], None]) -> FeaturizerMeta:
-    """Make sure the home has a featurizer made from `weights`, and return what is known of it.
+def install_featurizer(
+    home: Home,
+    weights: str,
+    precision: Precision | None,
+    new_featurizer: bool,
+    limits: Limits,
+    say: Callable[[str], None],
+) -> FeaturizerMeta:
+    """Make sure the home has a featurizer made from `weights` in `precision`, and return what is known of it.
 
-    A home that has one keeps it with `auto`, and when the weights are the same. Replay changes nothing.
-    Raises FeaturizerConflict when the weights differ and `new_featurizer` does not say so, WeightsUnavailable,
-    InvalidWeights.
+    precision: None keeps the one the home has, and is float32 in a new home. An int8 network is calibrated on photos
+    of the home within `limits`, or on drawn pictures.
+    A home that has a featurizer keeps its weights with `auto`, and all of it when weights and precision are the same.
+    Replay changes nothing, whatever has landed since.
+    Raises FeaturizerConflict when either differs and `new_featurizer` does not say so, or when `auto` no longer gives
+    the weights that the home uses; WeightsUnavailable, InvalidWeights, StorageUnavailable.
     """
     connection = (home.root.s3_endpoint, home.root.s3_region)
-    fingerprint = fingerprint_of(weights, *connection)
     current = current_featurizer(home)
-    if current is not None:
-        standing = describe_featurizer(home, current)
-        if weights == "auto" or fingerprint == standing.fingerprint:
+    standing = None if current is None else describe_featurizer(home, current)
+    if precision is None:
+        precision = "float32" if standing is None else standing.precision
+    fingerprint = fingerprint_of(weights, *connection, precision)
+    if standing is not None:
+        if fingerprint == standing.fingerprint or (weights == "auto" and precision == standing.precision):
             return standing
         if not new_featurizer:
             raise FeaturizerConflict(
-                f"This home uses featurizer {standing.id} (from {standing.source}); {weights} gives another one, "
-                "and their features cannot be compared. Add --new-featurizer to switch, or leave --weights out."
+                f"This home uses featurizer {standing.id} ({standing.precision}, from {standing.source}); {weights} "
+                f"in {precision} gives another one, and their features cannot be compared. Add --new-featurizer to "
+                "switch, or leave --weights and --precision out."
             )
+        if weights == "auto":
+            weights = _weights_of(standing, connection)
     say("Fetching and compiling the network's weights; this home keeps the result.")
-    compiled = _compile(weights, connection, say)
-    meta = publish_featurizer(home, compiled.network, compiled.source, compiled.fingerprint)
+    calibration = choose_pictures(home, limits, say) if precision == "int8" else None
+    compiled = _compile(weights, connection, calibration.pictures if calibration else None, say)
+    meta = publish_featurizer(
+        home,
+        compiled.network,
+        compiled.source,
+        compiled.fingerprint,
+        precision,
+        calibration.description if calibration else None,
+    )
     say(f"Featurizer {meta.id}, from {meta.source}.")
     return meta
 
 
-def _compile(weights: str, connection: Connection, say: Callable[[str], None]) -> CompiledNetwork:
+def _weights_of(standing: FeaturizerMeta, connection: Connection) -> str:
+    if fingerprint_of(standing.source, *connection, standing.precision) != standing.fingerprint:
+        raise FeaturizerConflict(
+            f"Featurizer {standing.id} was made from {standing.source}, which holds other weights today; name the "
+            "weights to use."
+        )
+    return standing.source
+
+
+def _compile(
+    weights: str, connection: Connection, calibration: NDArray[np.uint8] | None, say: Callable[[str], None]
+) -> CompiledNetwork:
     # In a process of its own: TensorFlow would keep half a gigabyte in the driver for as long as the stream runs.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        compiled, said = pool.submit(_compile_here, weights, connection).result()
+        compiled, said = pool.submit(_compile_here, weights, connection, calibration).result()
     for line in said:
         say(line)
     return compiled
 
 
-def _compile_here(weights: str, connection: Connection) -> tuple[CompiledNetwork, list[str]]:
+def _compile_here(
+    weights: str, connection: Connection, calibration: NDArray[np.uint8] | None
+) -> tuple[CompiledNetwork, list[str]]:
     said: list[str] = []
-    return compile_weights(weights, said.append, *connection), said
+    return compile_weights(weights, said.append, *connection, calibration), said

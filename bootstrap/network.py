@@ -1,9 +1,10 @@
-"""MobileNetV2 in Keras, compiled once to the flatbuffer that executors run."""
+"""MobileNetV2 in Keras, compiled once to the flatbuffer that executors run, in float32 or in int8."""
 
 import importlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -21,9 +22,20 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 SMALLEST_FEATURE = 1e-6
 SMALLEST_DIFFERENCE = 1e-3
+SMALLEST_COSINE = 0.95
 VERIFIED_PICTURES = 4
+VERIFIED_AT_ONCE = 8
 
-CHATTER = (b"I0000 ", b"INFO: ", b"WARNING: All log messages before absl::InitializeLog()", b"To enable the following")
+# Most of an int8 network's error would come from the first depthwise convolution and the few channels after it.
+FLOAT_LAYERS = ("Conv1", "expanded_conv")
+
+CHATTER = (
+    b"I0000 ",
+    b"INFO: ",
+    b"WARNING: All log messages before absl::InitializeLog()",
+    b"To enable the following",
+    b"fully_quantize: ",
+)
 
 
 def build() -> "keras.Model":
@@ -46,30 +58,53 @@ def compile_network(model: "keras.Model") -> bytes:
     The network takes pixels (n, 224, 224, 3) uint8 as they are, 0 to 255, and gives features (n, 1280) float32.
     The same weights give the same bytes, in any process with the same TensorFlow.
     """
-    keras_quietly()
+    return bytes(_converter(model).convert())
+
+
+def quantize_network(model: "keras.Model", pictures: NDArray[np.uint8]) -> bytes:
+    """The LiteRT flatbuffer of the model in int8 arithmetic, of the same inputs and outputs as the float32 one.
+
+    pictures: (n, 224, 224, 3), 0 to 255, n at least 1; what each layer makes of them sets the range of its int8
+    numbers. Weights are quantized by channel. The first layers, the average, and depthwise convolutions of stride 1
+    stay in float32.
+    The same weights and pictures give the same bytes, in any process with the same TensorFlow on the same kind of
+    machine.
+    """
+    keras = keras_quietly()
     import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
 
-    # As constants: converted from variables, by way of a saved model, the same network takes three times as long.
-    trainable = [variable.numpy() for variable in model.trainable_variables]
-    others = [variable.numpy() for variable in model.non_trainable_variables]
+    def calibration() -> Iterator[list[NDArray[np.uint8]]]:
+        return ([picture[None]] for picture in pictures)
 
-    def features(pixels: tf.Tensor) -> tf.Tensor:
-        inputs = preprocess(tf.cast(pixels, tf.float32))
-        return model.stateless_call(trainable, others, inputs, training=False)[0]
+    converter = _converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = calibration
+    with _without_chatter(), warnings.catch_warnings():
+        # It runs an interpreter that TensorFlow has deprecated.
+        warnings.simplefilter("ignore", UserWarning)
+        # Among the public interfaces only this one leaves single layers in float32.
+        debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=calibration)
+        # A depthwise convolution does little arithmetic, and XNNPACK's in float32 is up to twice as fast as in int8.
+        # With a stride its input is four times its output, and converting that to float32 would take up the gain.
+        depthwise = [layer for layer in model.layers if isinstance(layer, keras.layers.DepthwiseConv2D)]
+        prefixes = (*FLOAT_LAYERS, *(layer.name for layer in depthwise if layer.strides == (1, 1)))
+        tensors = Interpreter(model_content=debugger.calibrated_model).get_tensor_details()
+        debugger.options = tf.lite.experimental.QuantizationDebugOptions(
+            # The preprocessing, and the average, which in int8 could not exceed the largest one met in calibration.
+            denylisted_ops=["MUL", "SUB", "MEAN"],
+            denylisted_nodes=[tensor["name"] for tensor in tensors if tensor["name"].startswith(prefixes)],
+        )
+        return bytes(debugger.get_nondebug_quantized_model())
 
-    takes = tf.TensorSpec((None, INPUT_PX, INPUT_PX, 3), tf.uint8, name="pixels")
-    graph = tf.function(features, input_signature=[takes]).get_concrete_function()
-    return bytes(tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module()).convert())
 
+def check(model: "keras.Model") -> None:
+    """Look at the features that Keras itself gives for a few pictures.
 
-def verify(model: "keras.Model", network: bytes) -> None:
-    """Compare the compiled network with Keras on pictures both have never seen.
-
-    Raises InvalidWeights when features are not finite, next to nothing, the same for different pictures, or differ
-    between the two by more than 1e-4 of a vector's norm.
+    Raises InvalidWeights when they are not finite, next to nothing, or the same for different pictures.
     """
     pictures = sample_pictures(VERIFIED_PICTURES, seed=1)
-    expected = np.asarray(model(preprocess(pictures.astype(np.float32)), training=False))
+    expected = _keras_features(model, pictures)
     if not np.isfinite(expected).all():
         raise InvalidWeights("These weights give features that are not finite numbers; use other weights.")
     if expected.max() < SMALLEST_FEATURE:
@@ -80,11 +115,40 @@ def verify(model: "keras.Model", network: bytes) -> None:
     norms = np.linalg.norm(expected, axis=1)
     if np.linalg.norm(expected[1:] - expected[:-1], axis=1).min() < SMALLEST_DIFFERENCE * norms.max():
         raise InvalidWeights("These weights give the same features for different pictures; use other weights.")
+
+
+def verify(model: "keras.Model", network: bytes) -> None:
+    """Check the model, and compare the compiled network with it on pictures both have never seen.
+
+    Raises InvalidWeights as check does, and when features differ between the two by more than 1e-4 of a vector's norm.
+    """
+    check(model)
+    pictures = sample_pictures(VERIFIED_PICTURES, seed=1)
+    expected = _keras_features(model, pictures)
     with _without_chatter():
         compiled = Featurizer(network).features(pictures)
-    difference = (np.linalg.norm(compiled - expected, axis=1) / norms).max()
+    difference = (np.linalg.norm(compiled - expected, axis=1) / np.linalg.norm(expected, axis=1)).max()
     if not difference <= TOLERANCE:
         raise InvalidWeights(f"The compiled network differs from Keras by {difference:.1e} of a vector's norm.")
+
+
+def verify_quantized(model: "keras.Model", network: bytes, pictures: NDArray[np.uint8]) -> float:
+    """The mean cosine between the features of the quantized network and those of Keras on the same pictures.
+
+    Raises InvalidWeights when it is below 0.95.
+    """
+    batches = (pictures[start : start + VERIFIED_AT_ONCE] for start in range(0, len(pictures), VERIFIED_AT_ONCE))
+    expected = np.concatenate([_keras_features(model, batch) for batch in batches])
+    with _without_chatter():
+        quantized = Featurizer(network).features(pictures)
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(quantized, axis=1)
+    cosine = float(((expected * quantized).sum(axis=1) / np.maximum(norms, SMALLEST_FEATURE**2)).mean())
+    if not cosine >= SMALLEST_COSINE:
+        raise InvalidWeights(
+            f"In int8 these weights give other features than in float32 (a mean cosine of {cosine:.3f}, where "
+            f"{SMALLEST_COSINE} is the least); use --precision float32."
+        )
+    return cosine
 
 
 def sample_pictures(count: int, seed: int) -> NDArray[np.uint8]:
@@ -117,6 +181,27 @@ def keras_quietly() -> ModuleType:
         keras = importlib.import_module("keras")
     keras.config.disable_interactive_logging()
     return keras
+
+
+def _converter(model: "keras.Model") -> Any:
+    keras_quietly()
+    import tensorflow as tf
+
+    # As constants: converted from variables, by way of a saved model, the same network takes three times as long.
+    trainable = [variable.numpy() for variable in model.trainable_variables]
+    others = [variable.numpy() for variable in model.non_trainable_variables]
+
+    def features(pixels: tf.Tensor) -> tf.Tensor:
+        inputs = preprocess(tf.cast(pixels, tf.float32))
+        return model.stateless_call(trainable, others, inputs, training=False)[0]
+
+    takes = tf.TensorSpec((None, INPUT_PX, INPUT_PX, 3), tf.uint8, name="pixels")
+    graph = tf.function(features, input_signature=[takes]).get_concrete_function()
+    return tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
+
+
+def _keras_features(model: "keras.Model", pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(model(preprocess(pictures.astype(np.float32)), training=False))
 
 
 @contextmanager

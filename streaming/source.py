@@ -31,7 +31,11 @@ SOURCE_NAME = "fruits_landing"
 
 @dataclass(frozen=True)
 class PlanningRequest:
-    """What the reader needs; `news_file` is where it tells the service of the backlog and of its own failure."""
+    """What the reader needs.
+
+    `news_file` is where it tells the service of the backlog and of its own failure; once `hold_file` exists, it plans
+    nothing more.
+    """
 
     home: Home
     caps: Caps
@@ -39,13 +43,15 @@ class PlanningRequest:
     drain: bool
     nonce: str
     news_file: str
+    hold_file: str
 
 
 @dataclass(frozen=True)
 class News:
     """What the reader last told the service.
 
-    Every photo that had settled below the landing prefix before `caught_up_to` is committed; None while some wait.
+    Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
+    By the time a watcher hears of it, they are committed.
     """
 
     backlog: Backlog
@@ -137,6 +143,8 @@ class Planner:
         Raises AnotherStreamRunning when a rival planned the same number first.
         """
         self._pacer.ended()
+        if Path(self._request.hold_file).exists():
+            return self._position
         if self._unfinished:
             self._position = self._unfinished.pop(0)
             return self._position

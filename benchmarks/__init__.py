@@ -1,0 +1,1 @@
+"""How fast and how exact the service is, beside others doing the same job."""

@@ -1,0 +1,132 @@
+"""What int8 gains and what it costs, beside float32.
+
+python -m benchmarks.precision [--photos DIR] [--weights SOURCE]
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from bootstrap.calibration import PHOTOS
+from bootstrap.network import sample_pictures
+from bootstrap.weights import compile_weights
+from features.errors import InvalidSetting
+from features.featurizer import Featurizer
+from features.image import decode
+from features.rejects import Rejected
+from features.settings import load_settings
+from ops.demo_photos import demo_files
+
+ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Photos and what is on them."""
+
+    pixels: NDArray[np.uint8]
+    """(n, 224, 224, 3), 0 to 255."""
+    labels: NDArray[np.str_]
+    """(n,)."""
+
+
+def main(
+    photos: Annotated[
+        Path | None, typer.Option(help="Labelled photos, <label>/<any name>; else they are drawn.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="A source of weights, as fruits weights takes it.")] = "auto",
+) -> None:
+    """Print speed, closeness to float32 and nearest neighbours for float32 and for int8, calibrated in two ways."""
+    labelled = _decoded(_drawn() if photos is None else _files(photos))
+    # Spread over the labels, and at most half, so that the cosine is of photos no network was calibrated on.
+    chosen = np.unique(np.linspace(0, len(labelled.pixels) - 1, min(PHOTOS, len(labelled.pixels) // 2)).astype(int))
+    others = np.setdiff1d(np.arange(len(labelled.pixels)), chosen)
+    calibrations = {
+        "float32": None,
+        f"int8, calibrated on {len(chosen)} of the photos": labelled.pixels[chosen],
+        f"int8, calibrated on {PHOTOS} drawn pictures": sample_pictures(PHOTOS, seed=0),
+    }
+    networks = {
+        name: compile_weights(weights, print, calibration=pictures).network for name, pictures in calibrations.items()
+    }
+    featurizers = {name: Featurizer(network) for name, network in networks.items()}
+    seconds = interleaved_s(list(featurizers.values()), labelled.pixels)
+    features = {name: featurizer.features(labelled.pixels) for name, featurizer in featurizers.items()}
+    title = f"{len(labelled.pixels)} photos of {len(set(labelled.labels))} labels, weights {weights}, one thread"
+    table = Table(title=title)
+    for column in ("network", "photos/s", "x float32", "mean cosine", "least cosine", "nearest has label", "bytes"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for number, (name, found) in enumerate(features.items()):
+        cosines = _cosines(features["float32"][others], found[others])
+        table.add_row(
+            name,
+            f"{1 / np.median(seconds[:, number]):.0f}",
+            f"{np.median(seconds[:, 0] / seconds[:, number]):.2f}",
+            f"{cosines.mean():.4f}",
+            f"{cosines.min():.4f}",
+            f"{same_label(found, labelled.labels):.1%}",
+            f"{len(networks[name]):,}",
+        )
+    Console(width=140).print(table)
+
+
+def interleaved_s(featurizers: list[Featurizer], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Seconds that each featurizer takes for one photo, (rounds, featurizers); a round gives all the same photo."""
+    seconds = np.empty((ROUNDS, len(featurizers)))
+    for number, row in enumerate(seconds):
+        photo = pixels[number % len(pixels)][None]
+        for column, featurizer in enumerate(featurizers):
+            # Once unmeasured: the networks before it have taken the core's cache.
+            featurizer.features(photo)
+            began = time.perf_counter()
+            featurizer.features(photo)
+            row[column] = time.perf_counter() - began
+    return seconds
+
+
+def same_label(features: NDArray[np.float32], labels: NDArray[np.str_]) -> float:
+    """The share of photos whose nearest other photo, by cosine, has the same label."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    likeness = unit @ unit.T
+    np.fill_diagonal(likeness, -np.inf)
+    return float((labels[likeness.argmax(axis=1)] == labels).mean())
+
+
+def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosines: NDArray[np.float32] = (one * other).sum(axis=1) / norms
+    return cosines
+
+
+def _decoded(files: Iterator[tuple[str, bytes]]) -> Labelled:
+    limits = load_settings().limits
+    pixels, labels = [], []
+    for label, body in files:
+        try:
+            pixels.append(decode(body, limits).pixels)
+        except Rejected:
+            continue
+        labels.append(label)
+    if len(pixels) < 2:
+        raise InvalidSetting("Two photos are the least to compare; name a folder of <label>/<photo>.")
+    return Labelled(np.stack(pixels), np.array(labels))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    return ((path.parent.name, path.read_bytes()) for path in sorted(folder.glob("*/*")) if path.is_file())
+
+
+def _drawn() -> Iterator[tuple[str, bytes]]:
+    return ((file.key.partition("/")[0], file.body) for file in sorted(demo_files(), key=lambda file: file.key))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,67 @@
+"""Batches in flight: while the last tasks of one batch run and its tables are committed, the next one begins."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from streaming.micro_batch import BatchReport, MicroBatches
+
+IN_FLIGHT = 2
+POLL_S = 0.05
+
+
+class Pipeline:
+    """Runs each batch in a thread of its own, at most two at a time, and commits them in the order of their numbers.
+
+    `on_batch` is told of each batch once it is committed and cleaned up, one at a time.
+    """
+
+    def __init__(self, batches: MicroBatches, on_batch: Callable[[BatchReport], None]) -> None:
+        self._batches = batches
+        self._on_batch = on_batch
+        self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="batch")
+        self._in_flight: list[Future[None]] = []
+        self._hurried = threading.Event()
+
+    @property
+    def idle(self) -> bool:
+        """Whether every batch that was begun is finished."""
+        return all(run.done() for run in self._in_flight)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What the first batch that failed failed of."""
+        return next((run.exception() for run in self._in_flight if run.done() and run.exception()), None)
+
+    def begin(self, batch: int) -> None:
+        """Begin a batch; returns when it will soon leave cores idle, or is finished, or at `hurry`.
+
+        Raises what this batch or one before failed of.
+        """
+        if len(self._in_flight) == IN_FLIGHT:
+            self._in_flight[0].result()
+            self._in_flight.pop(0)
+        before = self._in_flight[-1] if self._in_flight else None
+        run = self._threads.submit(self._run, batch, before)
+        self._in_flight.append(run)
+        while not run.done() and not self._hurried.is_set() and not self._batches.nearly_done(batch):
+            self._hurried.wait(POLL_S)
+        if run.done():
+            run.result()
+
+    def hurry(self) -> None:
+        """Let no `begin` wait any longer."""
+        self._hurried.set()
+
+    def close(self) -> None:
+        """Finish what is in flight; after a failure, give up what follows it. No batch can begin any more."""
+        if self.failure is not None:
+            self._batches.give_up()
+        self._threads.shutdown()
+
+    def _run(self, batch: int, before: Future[None] | None) -> None:
+        def in_turn() -> None:
+            if before is not None:
+                before.result()
+
+        self._on_batch(self._batches.run(batch, in_turn))
