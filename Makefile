@@ -5,15 +5,18 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+BENCHMARKS := .venv-benchmarks
+BENCHMARKS_READY := $(BENCHMARKS)/ready
 PACKAGES := features streaming bootstrap ops
 
-.PHONY: help demo test lint java lock clean
+.PHONY: help demo test lint benchmark java lock clean
 
 help:
-	@echo "make demo   photos in, features out, on this machine"
-	@echo "make test   the tests"
-	@echo "make lint   ruff, mypy --strict, the import rule"
-	@echo "make lock   resolve the dependencies again"
+	@echo "make demo        photos in, features out, on this machine"
+	@echo "make test        the tests"
+	@echo "make lint        ruff, mypy --strict, the import rule"
+	@echo "make benchmark   how fast it is, beside other ways to do the same"
+	@echo "make lock        resolve the dependencies again"
 
 demo: $(READY) java
 	@$(BIN)/fruits demo
@@ -27,6 +30,9 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_imports.py
 
+benchmark: $(BENCHMARKS_READY) java
+	@$(BENCHMARKS)/bin/python -m benchmarks.stream
+
 # The build tools are locked too, so nothing is installed that was not checked against its hash.
 $(READY): requirements.lock requirements-build.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11."; exit 1; }
@@ -39,6 +45,15 @@ $(READY): requirements.lock requirements-build.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
+# The same versions and the rivals' engines, apart from what the service itself needs.
+$(BENCHMARKS_READY): requirements-benchmarks.lock requirements-build.lock pyproject.toml | $(READY)
+	@echo "Installing into $(BENCHMARKS); the first time takes some minutes."
+	@$(PYTHON) -m venv $(BENCHMARKS)
+	@$(BENCHMARKS)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-build.lock
+	@$(BENCHMARKS)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --no-build-isolation -r requirements-benchmarks.lock
+	@$(BENCHMARKS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(BENCHMARKS_READY)
+
 # Without a Java, apt installs one when it may; otherwise the finder says what to do.
 java: $(READY)
 	@$(BIN)/python -m bootstrap.java >/dev/null 2>&1 || bootstrap/install_java.sh || true
@@ -48,8 +63,11 @@ lock: $(READY)
 	@$(BIN)/python -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install --quiet uv
 	@$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	@$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --extra benchmarks --constraint requirements.lock \
+	    --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --quiet --output-file requirements-benchmarks.lock
 	@printf 'pip\nsetuptools\nwheel\n' | $(VENV)/uv/bin/uv pip compile - --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-build.lock
 
 clean:
-	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) $(BENCHMARKS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -143,6 +143,22 @@ def test_a_result_is_rolled_forward_without_running_a_task(landed: Settings, dra
     assert len(outcomes(landed)) == len(DROPPED)
 
 
+def test_a_batch_whose_result_came_first_waits_for_the_one_before(landed: Settings, drain: Drain) -> None:
+    in_two = landed.model_copy(update={"max_files": 7})
+    assert len(drain(in_two).reports) == 2
+    undisturbed = outcomes(landed)
+    home = landed.places().root.directory
+    for table in TABLES:
+        shutil.rmtree(home / table.name / "_delta_log")
+    (home / "state/batches/1.result.json").unlink()
+
+    reports = drain(in_two).reports
+
+    assert [(report.batch, report.replayed) for report in reports] == [(1, False), (2, True)]
+    assert outcomes(landed) == undisturbed
+    assert look(landed.places(), verify=True).broken == []
+
+
 def test_a_photo_that_changes_between_attempts_has_one_outcome(landed: Settings, drain: Drain) -> None:
     drain(landed)
     home = landed.places()

@@ -1,0 +1,129 @@
+"""Damaged photos through the worker's decoder and network: each must end as features or as a listed reason.
+
+python -m benchmarks.fuzz [--count 10000] [--network FILE]
+"""
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.mutants import mutant
+from benchmarks.rivals.job import own_peak_mb
+from bootstrap.weights import compile_weights
+from features.featurizer import Featurizer
+from features.image import FORMATS, Limits
+from features.isolation import decode_isolated, decode_or_die
+from features.rejects import Rejected
+
+LIMITS = Limits(max_image_bytes=64 * 2**20, max_pixels=100_000_000, max_decode_s=20.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mutant: a format when it gave features, else a reason; and how it went."""
+
+    number: int
+    what: str
+    detail: str
+    seconds: float
+    died: bool
+    peak_mb: float
+
+
+def fuzz(numbers: Iterable[int], network: bytes, limits: Limits) -> Iterator[Outcome]:
+    """Take mutants through one worker process as a task does, isolated where the worker died of one.
+
+    Raises whatever the decoder lets through that is neither features nor a reason.
+    """
+    waiting = list(reversed(list(numbers)))
+    while waiting:
+        mine, its = multiprocessing.Pipe()
+        worker = multiprocessing.get_context("spawn").Process(target=_work, args=(its, network, limits), daemon=True)
+        worker.start()
+        its.close()
+        try:
+            while waiting:
+                mine.send(waiting[-1])
+                outcome, error = mine.recv()
+                if error is not None:
+                    raise RuntimeError(f"Mutant {waiting[-1]} ended as neither features nor a reason.") from error
+                yield outcome
+                waiting.pop()
+            mine.send(None)
+        except EOFError:
+            yield _alone(waiting.pop(), network, limits)
+        finally:
+            mine.close()
+            worker.join()
+
+
+def main(
+    count: Annotated[int, typer.Option(help="How many mutants.")] = 10_000,
+    first: Annotated[int, typer.Option(help="The first mutant's number.")] = 0,
+    network: Annotated[Path | None, typer.Option(help="A compiled network; default: untrained:7.")] = None,
+) -> None:
+    """Print what became of the mutants, by outcome."""
+    compiled = network.read_bytes() if network else compile_weights("untrained:7", print).network
+    numbers = range(first, first + count)
+    outcomes = list(track(fuzz(numbers, compiled, LIMITS), description="mutants", total=count, transient=True))
+    table = Table("outcome", "mutants", "slowest, s", "example")
+    for what, times in Counter(outcome.what for outcome in outcomes).most_common():
+        alike = [outcome for outcome in outcomes if outcome.what == what]
+        example = next((outcome.detail for outcome in alike if outcome.detail), "")
+        table.add_row(what, str(times), f"{max(outcome.seconds for outcome in alike):.2f}", example[:90])
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{len(outcomes)} mutants, {sum(outcome.died for outcome in outcomes)} took their worker along; "
+        f"the workers' memory reached {max(outcome.peak_mb for outcome in outcomes):.0f} MB."
+    )
+
+
+def _work(pipe: Connection, network: bytes, limits: Limits) -> None:
+    featurizer = Featurizer(network)
+    while (number := pipe.recv()) is not None:
+        try:
+            pipe.send((_outcome(number, featurizer, limits), None))
+        except Exception as error:
+            pipe.send((None, error))
+            return
+
+
+def _outcome(number: int, featurizer: Featurizer, limits: Limits) -> Outcome:
+    body, began_s = mutant(number), time.perf_counter()
+    try:
+        photo = decode_or_die(body, limits)
+        vector = featurizer.features(photo.pixels[None])
+        if not np.isfinite(vector).all() or photo.format not in FORMATS:
+            raise ValueError(f"{photo.format} gave features that are not numbers.")
+        what, detail = f"features of {photo.format}", ""
+    except Rejected as rejected:
+        what, detail = str(rejected.reason), rejected.detail
+    seconds = time.perf_counter() - began_s
+    return Outcome(number, what, detail, seconds, False, own_peak_mb())
+
+
+def _alone(number: int, network: bytes, limits: Limits) -> Outcome:
+    began_s = time.perf_counter()
+    try:
+        photo = decode_isolated(mutant(number), limits)
+        Featurizer(network).features(photo.pixels[None])
+        what, detail = f"features of {photo.format}", ""
+    except Rejected as rejected:
+        what, detail = str(rejected.reason), rejected.detail
+    return Outcome(number, what, detail, time.perf_counter() - began_s, True, 0.0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,113 @@
+"""From a photo's drop to the moment a query finds it, for a trickle of photos.
+
+python -m benchmarks.latency [--photos DIR] [--seconds 90] [--trigger 1s]
+"""
+
+import itertools
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.corpus import Kind, make_corpus
+from benchmarks.rivals.job import photo_files
+from benchmarks.service import reports, running_stream
+from bootstrap.weights import compile_weights
+from features.settings import Settings, load_settings
+from ops.query import connect, run_query
+
+# Not counted: the first photos meet workers that are only starting.
+WARM_UP_PHOTOS = 5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds from drop to queryable, by photo in the order of dropping."""
+
+    seconds: tuple[float, ...]
+
+    def percentile_s(self, percent: float) -> float:
+        return float(np.percentile(self.seconds, percent))
+
+
+def trickle(settings: Settings, network: bytes, photos: list[Path], every_s: float, trigger: str) -> Latency:
+    """Drop one photo after the other into a running service, and wait until all are committed.
+
+    A photo counts as queryable when the service has printed its batch, which is after the commit.
+    """
+    landing = settings.places().landing
+    landing.create()
+    warm_up, measured = photos[:WARM_UP_PHOTOS], photos[WARM_UP_PHOTOS:]
+    committed_at: dict[int, datetime] = {}
+    dropped_at: dict[str, datetime] = {}
+    with running_stream(settings, network, "--trigger", trigger) as process:
+        batches = reports(process)
+        _drop(warm_up, landing.directory, 0.0, {})
+        _follow(batches, len(warm_up), committed_at)
+        dropper = threading.Thread(target=_drop, args=(measured, landing.directory, every_s, dropped_at), daemon=True)
+        dropper.start()
+        _follow(batches, len(measured), committed_at)
+    found = run_query(connect(settings.places()), "SELECT source, batch FROM features").to_pylist()
+    ended = {row["source"].rsplit("/", 1)[1]: committed_at[row["batch"]] for row in found}
+    return Latency(tuple((ended[name] - dropped).total_seconds() for name, dropped in dropped_at.items()))
+
+
+def main(
+    photos: Annotated[Path | None, typer.Option(help="Labelled photos to make the corpora from.")] = None,
+    seconds: Annotated[int, typer.Option(help="How long photos are dropped, one a second.")] = 90,
+    trigger: Annotated[str, typer.Option(help="How often the service looks.")] = "1s",
+) -> None:
+    """Print the percentiles for 12 MP and 350 px photos."""
+    network = compile_weights("untrained:7", print).network
+    Console().print(latency_table(["12MP", "350px"], network, photos, seconds, trigger))
+
+
+def latency_table(kinds: list[Kind], network: bytes, photos: Path | None, seconds: int, trigger: str) -> Table:
+    """The percentiles by kind of photo, each for a new home on disk and one photo a second."""
+    title = f"drop to queryable, one photo a second, trigger {trigger}"
+    table = Table("photos", "dropped", "median, s", "p95, s", "longest, s", title=title)
+    for kind in kinds:
+        latency = _measured(kind, network, photos, seconds, trigger)
+        figures = (latency.percentile_s(50), latency.percentile_s(95), max(latency.seconds))
+        table.add_row(kind, str(len(latency.seconds)), *(f"{figure:.2f}" for figure in figures))
+    return table
+
+
+def _measured(kind: Kind, network: bytes, photos: Path | None, seconds: int, trigger: str) -> Latency:
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = make_corpus(Path(folder, "corpus"), kind, seconds + WARM_UP_PHOTOS, photos)
+        settings = load_settings(home=f"{folder}/home")
+        return trickle(settings, network, photo_files(corpus.folder), 1.0, trigger)
+
+
+def _follow(batches: Iterator[dict[str, Any]], photos: int, committed_at: dict[int, datetime]) -> None:
+    while photos > 0:
+        batch = next(batches)
+        committed_at[batch["batch"]] = datetime.fromisoformat(batch["at"])
+        photos -= batch["photos"]
+
+
+def _drop(photos: list[Path], landing: Path, every_s: float, dropped_at: dict[str, datetime]) -> None:
+    begin_s = time.monotonic()
+    for turn, photo in zip(itertools.count(), photos, strict=False):
+        time.sleep(max(0.0, begin_s + turn * every_s - time.monotonic()))
+        target = landing / photo.parent.name / photo.name
+        target.parent.mkdir(exist_ok=True)
+        # Moved into place whole, as an upload to S3 appears.
+        unfinished = target.with_name(f".{target.name}")
+        unfinished.write_bytes(photo.read_bytes())
+        dropped_at[target.name] = datetime.now(UTC)
+        unfinished.rename(target)
+
+
+if __name__ == "__main__":
+    typer.run(main)

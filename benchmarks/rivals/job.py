@@ -1,0 +1,164 @@
+"""The job that every rival does, and the one line that says how long it took."""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from features.errors import FruitsError, InvalidSetting
+from features.featurizer import FEATURES, Featurizer
+from features.image import Limits, decode
+
+CORES = os.cpu_count() or 1
+LIMITS = Limits(64 * 2**20, 100_000_000)
+ROWS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("image_id", pa.string()),
+        ("label", pa.string()),
+        ("features", pa.list_(pa.float32())),
+        ("worker_peak_mb", pa.float32()),
+    ]
+)
+
+# From photos and a folder that is not there yet to parquet files in that folder.
+Run: TypeAlias = Callable[[Path, Path], None]
+
+# Rivals import their engines later than this module, so that a start is all of it but the interpreter's own.
+_BEGAN_S = time.perf_counter()
+
+
+class JobIncomplete(FruitsError):
+    """A rival wrote other rows than one for each photo."""
+
+
+def compete(
+    name: str, opened: Callable[[str], AbstractContextManager[Run]], model: str = "--network", usual: str | None = None
+) -> None:
+    """Run a rival as the command line asks, and print one JSON line; all that its engine says goes to standard error.
+
+    opened: given the value of the flag `model` (`usual` when left out), starts the engine and gives its run.
+    The line: `seconds` of the run alone, after one over the warm-up folder if there is one; `seconds_with_start` from
+    the program's beginning to the run's end, warm-up included; `peak_worker_mb` the largest of the workers.
+    Raises JobIncomplete when the rows written are not one for each photo, InvalidSetting when `--out` is in use.
+    """
+    asked = asked_for(model, usual)
+    with answering() as answer:
+        if asked.out.exists() and any(asked.out.iterdir()):
+            raise InvalidSetting(f"{asked.out} is not empty, and its rows would be counted; choose another folder.")
+        with opened(asked.model) as run:
+            if asked.warm_up is not None:
+                tried = asked.out.with_name(f"{asked.out.name}-warm-up")
+                run(asked.warm_up, tried)
+                shutil.rmtree(tried)
+            started_s = time.perf_counter()
+            run(asked.photos, asked.out)
+            ended_s = time.perf_counter()
+        photos, peak_mb = _written(asked.out, len(photo_files(asked.photos)))
+        answer(line(name, photos, started_s, ended_s, peak_mb))
+
+
+def line(name: str, photos: int, started_s: float, ended_s: float, peak_mb: float) -> dict[str, Any]:
+    """What a rival answers; the two moments are of time.perf_counter()."""
+    return {
+        "name": name,
+        "photos": photos,
+        "seconds": round(ended_s - started_s, 3),
+        "seconds_with_start": round(ended_s - _BEGAN_S, 3),
+        "peak_worker_mb": round(peak_mb),
+    }
+
+
+def asked_for(model: str, usual: str | None) -> argparse.Namespace:
+    """The command line: `photos`, `out`, `warm_up` (or None) and `model`, whose flag is given."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--photos", type=Path, required=True, help="a folder of <label>/<name>.jpg")
+    parser.add_argument(model, dest="model", required=usual is None, default=usual)
+    parser.add_argument("--out", type=Path, required=True, help="where the parquet goes")
+    parser.add_argument("--warm-up", type=Path, help="a small folder of the same kind")
+    return parser.parse_args()
+
+
+@contextmanager
+def answering() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Keep standard output for the answer; whatever this process and its children print goes to standard error."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w") as standard_output:
+        os.dup2(2, 1)
+        yield lambda answer: _say(answer, standard_output)
+
+
+def _say(answer: dict[str, Any], standard_output: IO[str]) -> None:
+    standard_output.write(f"{json.dumps(answer)}\n")
+    standard_output.flush()
+
+
+def photo_files(photos: Path) -> list[Path]:
+    """The files `<label>/<name>` of a folder, in order; hidden ones are not photos."""
+    return sorted(path for path in photos.glob("[!.]*/[!.]*") if path.is_file())
+
+
+class Worker:
+    """What one worker process keeps between photos: the network, loaded once."""
+
+    def __init__(self, network: bytes) -> None:
+        self._featurizer = Featurizer(network)
+
+    def rows(self, sources: Sequence[str], bodies: Sequence[bytes]) -> pa.Table:
+        """The job for some photos, given their paths `<anything>/<label>/<name>` and bytes; a table of `ROWS`."""
+        vectors = [self._vector(body) for body in bodies]
+        peak_mb = own_peak_mb()
+        columns = {
+            "source": sources,
+            "image_id": [hashlib.sha256(body).hexdigest() for body in bodies],
+            "label": [source.rsplit("/", 2)[-2] for source in sources],
+            "features": vectors,
+            "worker_peak_mb": [peak_mb] * len(bodies),
+        }
+        return pa.table(columns, schema=ROWS)
+
+    def _vector(self, body: bytes) -> NDArray[np.float32]:
+        pixels = decode(body, LIMITS).pixels
+        vector: NDArray[np.float32] = self._featurizer.features(pixels[None])[0]
+        return vector
+
+
+@cache
+def kept_worker(network: str) -> Worker:
+    """The process's own worker, made when first asked for; `network` is the path of the flatbuffer."""
+    return Worker(Path(network).read_bytes())
+
+
+def own_peak_mb() -> float:
+    """The most memory this process ever had in RAM, shared pages included, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: on Linux its peak is inherited from whoever started the process.
+        kilobytes = next(row.split()[1] for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return int(kilobytes) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def _written(out: Path, expected: int) -> tuple[int, float]:
+    rows = pq.read_table(out, columns=["source", "features", "worker_peak_mb"])
+    if not pa.types.is_list(rows.schema.field("features").type):
+        raise JobIncomplete(f"The features are {rows.schema.field('features').type}, not lists.")
+    whole = pc.sum(pc.equal(pc.list_value_length(rows["features"]), FEATURES)).as_py()
+    if not rows.num_rows == pc.count_distinct(rows["source"]).as_py() == whole == expected:
+        raise JobIncomplete(f"{rows.num_rows} rows, {whole} of them whole, for {expected} photos.")
+    return rows.num_rows, pc.max(rows["worker_peak_mb"]).as_py()

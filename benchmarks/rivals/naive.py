@@ -1,0 +1,95 @@
+"""The usual notebook: Spark's binaryFile reader and a pandas UDF around Keras."""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as sql
+from pyspark.sql.pandas.functions import pandas_udf
+
+from benchmarks.rivals.job import CORES, Run, compete, own_peak_mb, photo_files
+from bootstrap import network, weights
+from bootstrap.java import use_java
+from features.featurizer import INPUT_PX
+
+# Rows that Spark hands to Python at once. Its default of 10000 would be 40 GB of 12 MP photos; Keras gains nothing
+# beyond some dozens. TensorFlow keeps its threads: one thread for each worker was no faster.
+ROWS_AT_ONCE = 32
+
+
+@contextmanager
+def opened(source: str) -> Iterator[Run]:
+    """Spark on all cores, and the weights of `source` (spelled as the `weights` setting is) in a broadcast."""
+    use_java()
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    session = (
+        SparkSession.builder.master("local[*]")
+        .appName("naive")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.memory", "4g")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(ROWS_AT_ONCE))
+        .config("spark.sql.files.openCostInBytes", "0")
+        .config("spark.sql.files.minPartitionNum", "1")
+        .getOrCreate()
+    )
+    try:
+        yield partial(_run, session, _arrays(source))
+    finally:
+        session.stop()
+
+
+def _run(session: SparkSession, arrays: list[NDArray[np.float32]], photos: Path, out: Path) -> None:
+    # One task for each core, since each task loads the network anew: by default a file counts for 4 MB more than it
+    # has, and 500 small photos become 16 tasks.
+    sizes = [path.stat().st_size for path in photo_files(photos)]
+    session.conf.set("spark.sql.files.maxPartitionBytes", sum(sizes) // CORES + max(sizes))
+    held = session.sparkContext.broadcast(arrays)
+
+    @pandas_udf("features array<float>, worker_peak_mb float")  # type: ignore[call-overload, untyped-decorator]
+    def featurize(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        model = network.build()
+        model.set_weights(held.value)
+        for contents in batches:
+            pixels = np.stack([_pixels(content) for content in contents])
+            vectors = model.predict(network.preprocess(pixels), verbose=0)
+            yield pd.DataFrame({"features": list(vectors), "worker_peak_mb": own_peak_mb()})
+
+    files = session.read.format("binaryFile").option("pathGlobFilter", "*.jpg").option("recursiveFileLookup", "true")
+    (
+        files.load(str(photos))
+        .select(
+            sql.col("path").alias("source"),
+            sql.sha2("content", 256).alias("image_id"),
+            sql.element_at(sql.split("path", "/"), -2).alias("label"),
+            featurize("content").alias("seen"),
+        )
+        .select("source", "image_id", "label", "seen.*")
+        .write.parquet(str(out))
+    )
+
+
+def _pixels(content: bytes) -> NDArray[np.float32]:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB").resize((INPUT_PX, INPUT_PX)), np.float32)
+
+
+def _arrays(source: str) -> list[NDArray[np.float32]]:
+    model = network.build()
+    weights._fetch(source, lambda said: print(said), None, None).load_into(model)
+    arrays: list[NDArray[np.float32]] = model.get_weights()
+    return arrays
+
+
+if __name__ == "__main__":
+    compete("naive", opened, "--weights", usual="untrained:7")

@@ -1,0 +1,108 @@
+"""The running service under measurement: `fruits stream` as a user starts it, followed by what it prints."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rivals.job import CORES
+from features.errors import FruitsError
+from features.registry import publish_featurizer
+from features.settings import Settings
+
+STAGES = ("fetch", "decode", "infer", "write", "commit", "idle")
+STOP_S = 120.0
+
+
+class ServiceEnded(FruitsError):
+    """The stream ended by itself while it was measured."""
+
+
+@dataclass(frozen=True)
+class SteadyState:
+    """What the service did after its first batch: `shares` of the cores' time by stage, together 1."""
+
+    batches: int
+    photos: int
+    seconds: float
+    shares: dict[str, float]
+    peak_worker_mb: float
+
+    @property
+    def photos_per_s(self) -> float:
+        return self.photos / self.seconds
+
+
+def steady_state(settings: Settings, network: bytes, count: int) -> SteadyState:
+    """Let the service work off `count` waiting photos, and measure from the end of its first batch to that of its last.
+
+    The home must be new. What happens between batches counts: planning, listing, commits, Spark's own work.
+    Raises ServiceEnded with the service's last words.
+    """
+    batches, done, peak_mb = [], 0, 0.0
+    with running_stream(settings, network) as process:
+        for batch in reports(process):
+            batches.append(batch)
+            peak_mb = max([peak_mb, *_worker_peaks_mb(process.pid)])
+            done += batch["photos"] + sum(batch["rejects"].values())
+            if done >= count:
+                break
+    return _steady(batches, peak_mb)
+
+
+@contextmanager
+def running_stream(settings: Settings, network: bytes, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    """`fruits stream` on a home that gets this featurizer; told to stop at the end, as by Ctrl-C."""
+    publish_featurizer(settings.places(), network, "benchmark", "benchmark")
+    command = [sys.executable, "-m", "ops.cli", "stream", "--home", settings.home, "--master", settings.master]
+    for name in ("landing", "s3_endpoint", "s3_region"):
+        if (value := getattr(settings, name)) is not None:
+            command += [f"--{name.replace('_', '-')}", value]
+    command += flags
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=STOP_S)
+
+
+def reports(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
+    """The batches as the service prints them. Raises ServiceEnded when it ends."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield json.loads(line)
+    raise ServiceEnded(f"The stream ended with {process.wait()}; what it said is above.")
+
+
+def _steady(batches: list[dict[str, Any]], peak_mb: float) -> SteadyState:
+    ends = [datetime.fromisoformat(batch["at"]) for batch in batches]
+    seconds = (ends[-1] - ends[0]).total_seconds()
+    counted = batches[1:]
+    stages = {name: sum(batch["counters"][f"{name}_s"] for batch in counted) for name in STAGES[:4]}
+    # The cores wait for the driver meanwhile.
+    stages["commit"] = CORES * sum(batch["plan_s"] + batch["commit_s"] + batch["clean_s"] for batch in counted)
+    shares = {name: spent_s / (CORES * seconds) for name, spent_s in stages.items()}
+    shares["idle"] = 1 - sum(shares.values())
+    return SteadyState(len(counted), sum(batch["photos"] for batch in counted), seconds, shares, peak_mb)
+
+
+def _worker_peaks_mb(leader: int) -> list[float]:
+    """The peak memory of each Python worker below a process, as Linux counts it."""
+    peaks = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
+            command = (process / "cmdline").read_bytes()
+            session = int((process / "stat").read_text().rpartition(")")[2].split()[3])
+        except (OSError, ValueError):
+            continue
+        if session == leader and b"pyspark.daemon" in command and "VmHWM" in fields:
+            peaks.append(int(fields["VmHWM"].split()[0]) * 1024 / 1e6)
+    return peaks
