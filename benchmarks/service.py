@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rivals.job import CORES
-from features.errors import FruitsError
+from features.errors import FruitsError, InvalidSetting
 from features.registry import publish_featurizer
 from features.settings import Settings
 
-STAGES = ("fetch", "decode", "infer", "write", "commit", "idle")
 STOP_S = 120.0
 
 
@@ -26,12 +25,17 @@ class ServiceEnded(FruitsError):
 
 @dataclass(frozen=True)
 class SteadyState:
-    """What the service did after its first batch: `shares` of the cores' time by stage, together 1."""
+    """What the service did after its first batch.
+
+    shares: of the cores' time by stage, together 1; `idle` is all that tasks do not count, Spark's own work included.
+    commit_share: of the time on the clock, in which the driver read plans and committed; tasks run meanwhile.
+    """
 
     batches: int
     photos: int
     seconds: float
     shares: dict[str, float]
+    commit_share: float
     peak_worker_mb: float
 
     @property
@@ -84,13 +88,18 @@ def reports(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
 def _steady(batches: list[dict[str, Any]], peak_mb: float) -> SteadyState:
     ends = [datetime.fromisoformat(batch["at"]) for batch in batches]
     seconds = (ends[-1] - ends[0]).total_seconds()
+    if len(batches) < 2:
+        raise InvalidSetting("A single batch shows no steady state; measure with more photos.")
     counted = batches[1:]
-    stages = {name: sum(batch["counters"][f"{name}_s"] for batch in counted) for name in STAGES[:4]}
-    # The cores wait for the driver meanwhile.
-    stages["commit"] = CORES * sum(batch["plan_s"] + batch["commit_s"] + batch["clean_s"] for batch in counted)
-    shares = {name: spent_s / (CORES * seconds) for name, spent_s in stages.items()}
+    shares = {
+        name: sum(batch["counters"][f"{name}_s"] for batch in counted) / (CORES * seconds)
+        for name in ("fetch", "decode", "infer", "write")
+    }
     shares["idle"] = 1 - sum(shares.values())
-    return SteadyState(len(counted), sum(batch["photos"] for batch in counted), seconds, shares, peak_mb)
+    driver_s = sum(batch["plan_s"] + batch["commit_s"] + batch["clean_s"] for batch in counted)
+    return SteadyState(
+        len(counted), sum(batch["photos"] for batch in counted), seconds, shares, driver_s / seconds, peak_mb
+    )
 
 
 def _worker_peaks_mb(leader: int) -> list[float]:

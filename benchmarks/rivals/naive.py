@@ -86,7 +86,7 @@ def _pixels(content: bytes) -> NDArray[np.float32]:
 
 def _arrays(source: str) -> list[NDArray[np.float32]]:
     model = network.build()
-    weights._fetch(source, lambda said: print(said), None, None).load_into(model)
+    weights.fetch(source, print).load_into(model)
     arrays: list[NDArray[np.float32]] = model.get_weights()
     return arrays
 
