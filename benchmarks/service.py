@@ -17,6 +17,7 @@ from features.registry import publish_featurizer
 from features.settings import Settings
 
 STOP_S = 120.0
+RAMP_UP_BATCHES = 2
 
 
 class ServiceEnded(FruitsError):
@@ -25,7 +26,7 @@ class ServiceEnded(FruitsError):
 
 @dataclass(frozen=True)
 class SteadyState:
-    """What the service did after its first batch.
+    """What the service did after its first two batches, when batches have reached their full size.
 
     shares: of the cores' time by stage, together 1; `idle` is all that tasks do not count, Spark's own work included.
     commit_share: of the time on the clock, in which the driver read plans and committed; tasks run meanwhile.
@@ -44,7 +45,7 @@ class SteadyState:
 
 
 def steady_state(settings: Settings, network: bytes, count: int) -> SteadyState:
-    """Let the service work off `count` waiting photos, and measure from the end of its first batch to that of its last.
+    """Let the service work off `count` waiting photos, and measure from the end of its second batch to that of its last.
 
     The home must be new. What happens between batches counts: planning, listing, commits, Spark's own work.
     Raises ServiceEnded with the service's last words.
@@ -86,11 +87,11 @@ def reports(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
 
 
 def _steady(batches: list[dict[str, Any]], peak_mb: float) -> SteadyState:
+    if len(batches) <= RAMP_UP_BATCHES:
+        raise InvalidSetting(f"{len(batches)} batches show no steady state; measure with more photos.")
     ends = [datetime.fromisoformat(batch["at"]) for batch in batches]
-    seconds = (ends[-1] - ends[0]).total_seconds()
-    if len(batches) < 2:
-        raise InvalidSetting("A single batch shows no steady state; measure with more photos.")
-    counted = batches[1:]
+    seconds = (ends[-1] - ends[RAMP_UP_BATCHES - 1]).total_seconds()
+    counted = batches[RAMP_UP_BATCHES:]
     shares = {
         name: sum(batch["counters"][f"{name}_s"] for batch in counted) / (CORES * seconds)
         for name in ("fetch", "decode", "infer", "write")

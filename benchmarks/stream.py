@@ -96,11 +96,11 @@ def _service(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
 
 def _service_from_s3(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
     with _s3_server(folder) as endpoint:
-        _upload(corpora.some, endpoint)
+        _upload(corpora.many, endpoint)
         settings = load_settings(
             home="s3://benchmark/home", s3_endpoint=endpoint, s3_region=_REGION, master=f"local[{CORES},4]"
         )
-        return steady_state(settings, network.read_bytes(), corpora.some.count)
+        return steady_state(settings, network.read_bytes(), corpora.many.count)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from PIL.TiffImagePlugin import IFDRational
+from pillow_heif import register_heif_opener
 
 # Colours are planar, (3, height, width): with the colour axis last, mixing takes three times as long.
 Plane: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -19,6 +20,8 @@ Rng: TypeAlias = np.random.Generator
 _Vector: TypeAlias = tuple[float, float, float]
 
 FEWEST_FILES = 12
+
+register_heif_opener()
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class _Shot:
 
 
 _FLAWS = ("empty", "truncated", "text", "corrupt")
-_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "HEIF": "heic"}
 # Names that trip URL decoding, Unicode normalisation, three-byte encodings and one-level listings.
 _ODD_NAMES = {1: "{} market+stall", 2: "{}_été", 3: "{}_🍓", 4: "2026/10/{}"}
 _PHONES = (
@@ -76,7 +79,8 @@ def _plan(count: int, seed: int) -> list[_Shot]:
         label = list(_FRUITS)[i % len(_FRUITS)]
         flaw = _FLAWS[i - photos] if i >= photos else ""
         # Periods prime to the ten labels, so that no label owns a format or an orientation.
-        format_ = "PNG" if flaw == "corrupt" else "JPEG" if flaw else {5: "PNG", 6: "WEBP"}.get(i % 19, "JPEG")
+        sound = {4: "HEIF", 5: "PNG", 6: "WEBP"}.get(i % 19, "JPEG")
+        format_ = "PNG" if flaw == "corrupt" else "JPEG" if flaw else sound
         turn = (6, 1, 8, 3, 1, 6, 1)[i % 7]
         name = _ODD_NAMES.get(i, "{}").format(taken.strftime(_phone(taken)[2]))
         shot = _Shot(
@@ -125,6 +129,8 @@ def _photo(shot: _Shot) -> bytes:
         picture.save(buffer, "PNG", compress_level=1, compress_type=2)
     elif shot.format == "WEBP":
         picture.save(buffer, "WEBP", quality=85, method=0)
+    elif shot.format == "HEIF":
+        picture.save(buffer, "HEIF", quality=80, enc_params={"preset": "ultrafast"})
     else:
         picture.save(buffer, "JPEG", quality=int(rng.integers(85, 93)), exif=_exif(shot, rng))
     return buffer.getvalue()

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from streaming.micro_batch import BatchReport, MicroBatches
 
 IN_FLIGHT = 2
-POLL_S = 0.1
+POLL_S = 0.5
 
 
 class Pipeline:

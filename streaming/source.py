@@ -48,13 +48,14 @@ class PlanningRequest:
 
 @dataclass(frozen=True)
 class News:
-    """What the reader last told the service.
+    """What the reader last told the service; `planned` is the number of the newest plan that Spark was given.
 
     Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
     By the time a watcher hears of it, they are committed.
     """
 
     backlog: Backlog
+    planned: int = 0
     caught_up_to: datetime | None = None
     error: str | None = None
     message: str = ""
@@ -145,15 +146,17 @@ class Planner:
         self._pacer.ended()
         if Path(self._request.hold_file).exists():
             return self._position
+        caught_up_to = None
         if self._unfinished:
             self._position = self._unfinished.pop(0)
-            return self._position
-        self._look()
-        batch = self._pacer.fill(self._next_waiting())
-        if batch:
-            self._plan(batch)
-        caught_up_to = None if batch else self._discovery.listed_at
-        tell(self._request.news_file, News(self._discovery.backlog, caught_up_to))
+        else:
+            self._look()
+            batch = self._pacer.fill(self._next_waiting())
+            if batch:
+                self._plan(batch)
+            else:
+                caught_up_to = self._discovery.listed_at
+        tell(self._request.news_file, News(self._discovery.backlog, self._position, caught_up_to))
         return self._position
 
     def _look(self) -> None:

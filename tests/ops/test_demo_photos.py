@@ -58,7 +58,7 @@ def test_keys_differ_start_with_a_label_and_include_awkward_names(files: list[De
 
 
 def test_photos_come_in_every_format_size_and_orientation(photos: list[Image.Image]) -> None:
-    assert {photo.format for photo in photos} == {"JPEG", "PNG", "WEBP"}
+    assert {photo.format for photo in photos} == {"JPEG", "PNG", "WEBP", "HEIF"}
     assert {tuple(sorted(photo.size)) for photo in photos} == {(1200, 1600), (3024, 4032)}
     assert {photo.getexif()[0x0112] for photo in photos if photo.format == "JPEG"} == {1, 3, 6, 8}
 
@@ -92,7 +92,7 @@ def test_default_plan_mixes_labels_formats_and_sizes() -> None:
     assert min(Counter(shot.label for shot in shots).values()) >= 7
     assert Counter(shot.long_side_px for shot in shots)[4032] == 3
     formats = Counter(shot.format for shot in shots)
-    assert formats["PNG"] == formats["WEBP"] == 4
+    assert formats["PNG"] == formats["WEBP"] == formats["HEIF"] == 4
 
 
 def test_seed_alone_decides_every_byte(files: list[DemoFile]) -> None:
