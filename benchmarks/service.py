@@ -45,7 +45,7 @@ class SteadyState:
 
 
 def steady_state(settings: Settings, network: bytes, count: int) -> SteadyState:
-    """Let the service work off `count` waiting photos, and measure from the end of its second batch to that of its last.
+    """Let the service work off `count` waiting photos, and measure from its second batch's end to its last one's.
 
     The home must be new. What happens between batches counts: planning, listing, commits, Spark's own work.
     Raises ServiceEnded with the service's last words.

@@ -82,6 +82,7 @@ class _Stream:
             hold_file=str(scratch / "hold"),
         )
         self._batches = MicroBatches(session.sparkContext, home, settings.limits, settings.clean, nonce)
+        self._begun: int | None = None
         self._pipeline = Pipeline(self._batches, watcher.on_batch)
 
     def run_until(self, stop: threading.Event) -> None:
@@ -123,10 +124,11 @@ class _Stream:
 
     def _on_batch(self, _: DataFrame, __: int) -> None:
         # The batch's one row says no more than the news, which Spark's next look at the source will be the first to
-        # change; and reading it would take a job and a third Python process.
+        # change; and reading it would take a job and a third Python process. Spark's first batch may be empty.
         news = hear(self._news_file)
-        assert news is not None
-        self._pipeline.begin(news.planned)
+        if news is not None and news.planned is not None and news.planned != self._begun:
+            self._begun = news.planned
+            self._pipeline.begin(news.planned)
 
     def _let_begin(self, query: StreamingQuery) -> None:
         # What is planned already is begun rather than left to the next start; a listing that hangs is not waited for.

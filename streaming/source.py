@@ -48,14 +48,14 @@ class PlanningRequest:
 
 @dataclass(frozen=True)
 class News:
-    """What the reader last told the service; `planned` is the number of the newest plan that Spark was given.
+    """What the reader last told the service; `planned` is the number of the newest plan that Spark was told of.
 
     Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
     By the time a watcher hears of it, they are committed.
     """
 
     backlog: Backlog
-    planned: int = 0
+    planned: int | None = None
     caught_up_to: datetime | None = None
     error: str | None = None
     message: str = ""
@@ -134,6 +134,7 @@ class Planner:
         self._unfinished = [batch for batch in existing if batch > min(committed)]
         self.started_after = self._unfinished[0] - 1 if self._unfinished else max(committed)
         self._position = self.started_after
+        self._told: int | None = None
         self._last = max([*committed, *existing])
 
         self._discovery.start(lambda listed: planned_before(home, listed, self._unfinished))
@@ -148,7 +149,7 @@ class Planner:
             return self._position
         caught_up_to = None
         if self._unfinished:
-            self._position = self._unfinished.pop(0)
+            self._told = self._position = self._unfinished.pop(0)
         else:
             self._look()
             batch = self._pacer.fill(self._next_waiting())
@@ -156,7 +157,7 @@ class Planner:
                 self._plan(batch)
             else:
                 caught_up_to = self._discovery.listed_at
-        tell(self._request.news_file, News(self._discovery.backlog, self._position, caught_up_to))
+        tell(self._request.news_file, News(self._discovery.backlog, self._told, caught_up_to))
         return self._position
 
     def _look(self) -> None:
@@ -187,7 +188,7 @@ class Planner:
         )
         write_plan(self._home, plan)
         self._discovery.planned(objects)
-        self._last = self._position = plan.batch
+        self._last = self._told = self._position = plan.batch
         self._pacer.started(objects, len(self._discovery.waiting))
         if not self._request.drain:
             self._discovery.begin_listing()
