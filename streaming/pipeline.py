@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from streaming.micro_batch import BatchReport, MicroBatches
 
 IN_FLIGHT = 2
-POLL_S = 0.5
+SHORTEST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.5
 
 
 class Pipeline:
@@ -44,8 +45,10 @@ class Pipeline:
         before = self._in_flight[-1] if self._in_flight else None
         run = self._threads.submit(self._run, batch, before)
         self._in_flight.append(run)
+        pause_s = SHORTEST_PAUSE_S
         while not run.done() and not self._hurried.is_set() and not self._batches.nearly_done(batch):
-            self._hurried.wait(POLL_S)
+            wait([run], pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         if run.done():
             run.result()
 
