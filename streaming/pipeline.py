@@ -23,6 +23,8 @@ class Pipeline:
         self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="batch")
         self._in_flight: list[Future[None]] = []
         self._hurried = threading.Event()
+        self._closing = threading.Lock()
+        self._closed = False
 
     @property
     def idle(self) -> bool:
@@ -37,14 +39,18 @@ class Pipeline:
     def begin(self, batch: int) -> None:
         """Begin a batch; returns when it will soon leave cores idle, or is finished, or at `hurry`.
 
+        After `close` it does nothing: the plan is durable, and the next start takes it up.
         Raises what this batch or one before failed of.
         """
         if len(self._in_flight) == IN_FLIGHT:
             self._in_flight[0].result()
             self._in_flight.pop(0)
         before = self._in_flight[-1] if self._in_flight else None
-        run = self._threads.submit(self._run, batch, before)
-        self._in_flight.append(run)
+        with self._closing:
+            if self._closed:
+                return
+            run = self._threads.submit(self._run, batch, before)
+            self._in_flight.append(run)
         pause_s = SHORTEST_PAUSE_S
         while not run.done() and not self._hurried.is_set() and not self._batches.nearly_done(batch):
             wait([run], pause_s)
@@ -57,7 +63,9 @@ class Pipeline:
         self._hurried.set()
 
     def close(self) -> None:
-        """Finish what is in flight; after a failure, give up what follows it. No batch can begin any more."""
+        """Finish what is in flight; after a failure, give up what follows it. No batch begins any more."""
+        with self._closing:
+            self._closed = True
         if self.failure is not None:
             self._batches.give_up()
         self._threads.shutdown()
