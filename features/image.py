@@ -110,7 +110,7 @@ def _photo(image: Image.Image, limits: Limits) -> Photo:
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     image.draft(None, (DRAFT_PX, DRAFT_PX))
     image.load()
-    # All that follows is done on the small picture: resizing commutes with it but for rounding, and costs the least.
+    # What follows the resizing commutes with it but for rounding, and costs least on the small picture.
     small = _plain(image).resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC, reducing_gap=3.0)
     seen = _in_srgb(_on_white(small), image.info.get("icc_profile"))
     orientation = _orientation(image)
@@ -153,7 +153,7 @@ def _to_srgb(icc_profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
     except (ImageCms.PyCMSError, OSError):
-        # Viewers show a photo whose profile is damaged, in sRGB, and so does the label it was given.
+        # As viewers do: a damaged profile is no profile, and the colours are taken for sRGB.
         return None
 
 

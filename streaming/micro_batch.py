@@ -24,7 +24,8 @@ from streaming.session import last_words
 from streaming.task import Task, TaskMessage, run_tasks
 
 ATTEMPT_LIMIT = timedelta(hours=12)
-# From the moment a batch may begin to its first task: Spark's trigger, the plan, one small job. 0.4 to 1 s was seen.
+# Estimated work that covers the time from one batch's leave to the next one's first task (Spark's trigger, the plan):
+# 0.4 to 1 s was seen, and photos may take half of the estimate.
 BEGIN_S = 2.5
 
 _CLEANING_THREADS = 16
@@ -82,6 +83,7 @@ class MicroBatches:
             write_result(self._home, result)
         work_s = clock.lap_s()
         in_turn()
+        # Waiting for the batch before is no stage of this one.
         clock.lap_s()
         for table in TABLES:
             commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()))
