@@ -7,7 +7,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 BENCHMARKS := .venv-benchmarks
 BENCHMARKS_READY := $(BENCHMARKS)/ready
-PACKAGES := features streaming bootstrap ops
 
 .PHONY: help demo test lint benchmark java lock clean
 

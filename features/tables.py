@@ -4,7 +4,7 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 from obstore.exceptions import BaseError
 
@@ -25,6 +27,8 @@ from features.objects import Place, backoff_s, reason
 from features.plan import AddedFile
 
 APPLICATION = "fruits"
+
+READ_ROWS = 2048
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 _HISTORY_SEARCHED = 200
@@ -109,6 +113,17 @@ REJECT_ROWS = Table(
     ),
     ("ingest_date",),
 )
+@dataclass(frozen=True)
+class DataFile:
+    """One parquet file of a table as its log knows it; `batches` are the lowest and the highest number inside."""
+
+    path: str
+    size_bytes: int
+    rows: int
+    partition: Mapping[str, Any]
+    batches: tuple[int, int]
+
+
 # In the order in which a batch is committed to them.
 TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
 
@@ -135,6 +150,37 @@ def open_table(home: Home, table: Table) -> DeltaTable | None:
 def committed_batch(handle: DeltaTable | None) -> int:
     """The number of the last batch committed to a table; 0 before the first."""
     return 0 if handle is None else handle.transaction_version(APPLICATION) or 0
+
+
+def data_files(handle: DeltaTable) -> list[DataFile]:
+    """The files of a table as the handle knows it, by path; partition values have their column's type."""
+    files = pa.table(handle.get_add_actions(flatten=True)).sort_by("path").to_pylist()
+    prefix = "partition."
+    return [
+        DataFile(
+            path=file["path"],
+            size_bytes=file["size_bytes"],
+            rows=file["num_records"],
+            partition={name.removeprefix(prefix): value for name, value in file.items() if name.startswith(prefix)},
+            batches=(file["min.batch"], file["max.batch"]),
+        )
+        for file in files
+    ]
+
+
+def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of one file of a table, in the file's order, at most 2048 rows at a time.
+
+    Only the bytes of those columns are fetched, and memory holds one row group of them.
+    Raises StorageUnavailable, also when the file is gone: a snapshot's files stay for 24 hours after their removal.
+    """
+    place = _place(home, table)
+    files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.table_location, place.table_options()))
+    try:
+        with files.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches(READ_ROWS, columns=list(columns), use_threads=False)
+    except (DeltaError, OSError) as error:
+        raise StorageUnavailable(f"Cannot read {place.uri_of(path)}: {reason(error)}.") from error
 
 
 def write_file(
