@@ -1,5 +1,6 @@
 """What can go wrong, and whether trying again can help."""
 
+import re
 from typing import ClassVar
 
 
@@ -7,6 +8,14 @@ class FruitsError(Exception):
     """A failure the program can explain in one sentence; the message says what to do."""
 
     retryable: ClassVar[bool] = False
+
+
+def last_words(error: Exception) -> str:
+    """The sentence that matters in what Spark raises: our own error's, else the last one of a Python traceback."""
+    text = str(getattr(error, "java_exception", error))
+    ours = re.findall(r"^features\.\w+\.\w+: (.+)$", text, flags=re.MULTILINE)
+    pythons = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*$", text, flags=re.MULTILINE)
+    return str((ours or pythons or text.strip().splitlines()[:1] or [type(error).__name__])[-1]).rstrip(".")
 
 
 class InvalidSetting(FruitsError):
@@ -35,6 +44,22 @@ class AnotherStreamRunning(FruitsError):
     """A second stream works on this home; this one has stopped without changing anything."""
 
 
+class HomeInUse(FruitsError):
+    """Other work on the tables is under way; this one has changed nothing."""
+
+    retryable = True
+
+
+class UnknownModel(FruitsError):
+    """No PCA model has this version, or it cannot be used as asked."""
+
+
+class AnotherRefit(FruitsError):
+    """Another refit published first, or another version took the place of this one; nothing of this one is left."""
+
+    retryable = True
+
+
 class DecoderUnavailable(FruitsError):
     """A process that should decode a suspect photo could not do its work; the photo's outcome is open."""
 
@@ -43,6 +68,12 @@ class DecoderUnavailable(FruitsError):
 
 class BatchFailed(FruitsError):
     """A micro-batch could not be finished; its plan stays, and the next start takes it up."""
+
+    retryable = True
+
+
+class JobFailed(FruitsError):
+    """A job over the tables could not be finished; what it had committed stays, and a replay does the rest."""
 
     retryable = True
 

@@ -30,6 +30,14 @@ class Home:
         return self.root.child("models/featurizer")
 
     @property
+    def pca_models(self) -> Place:
+        return self.root.child("models/pca")
+
+    @property
+    def state(self) -> Place:
+        return self.root.child("state")
+
+    @property
     def batches(self) -> Place:
         return self.root.child("state/batches")
 

@@ -1,10 +1,12 @@
-"""Objects in storage: one way to reach `s3://` and `file://`, and the write that happens only once."""
+"""Objects in storage: one way to reach `s3://` and `file://`, the write that happens once, the atomic change."""
 
+import fcntl
 import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
@@ -18,6 +20,7 @@ from obstore.exceptions import (
     BaseError,
     NotFoundError,
     PermissionDeniedError,
+    PreconditionError,
     UnauthenticatedError,
 )
 from obstore.store import LocalStore, ObjectStore, S3Store
@@ -25,6 +28,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 from features.errors import InvalidSetting, StorageUnavailable
 
 if TYPE_CHECKING:
+    from obstore import UpdateVersion
     from obstore.store import S3Config
 
 RETRY_DEADLINE_S = 120.0
@@ -164,6 +168,57 @@ def overwrite(place: Place, key: str, body: bytes) -> None:
         obstore.put(place.store, key, body)
     except (BaseError, OSError) as error:
         raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(error)}.") from error
+
+
+def change(place: Place, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
+    """Replace an object by what `edit` makes of it (None: it is not there), as if nobody else wrote, and return that.
+
+    `edit` is called again when somebody did, and when the answer to a write was lost; it must find its own work done
+    then. What `edit` raises leaves the object as it is. Raises StorageUnavailable at the deadline.
+    Protocol: `If-Match` and `If-None-Match` (Amazon S3 conditional writes); a lock on the directory on disk.
+    """
+    place.create()
+    failure: Exception | None = None
+    for wait_s in backoff_s():
+        try:
+            with _locked(place):
+                return _change_once(place, key, edit)
+        except (AlreadyExistsError, PreconditionError) as error:
+            failure = error
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(error)}.") from error
+        except (BaseError, OSError) as error:
+            failure = error
+        time.sleep(wait_s)
+    raise StorageUnavailable(f"Cannot change {place.uri_of(key)}: {failure and reason(failure)}.") from failure
+
+
+def _change_once(place: Place, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
+    try:
+        found = obstore.get(place.store, key)
+    except (NotFoundError, FileNotFoundError):
+        body = edit(None)
+        obstore.put(place.store, key, body, mode="create")
+        return body
+    before = bytes(found.bytes())
+    body = edit(before)
+    if body != before:
+        unless_changed: UpdateVersion = {"e_tag": found.meta["e_tag"] or ""}
+        obstore.put(place.store, key, body, mode="overwrite" if place.is_local else unless_changed)
+    return body
+
+
+@contextmanager
+def _locked(place: Place) -> Iterator[None]:
+    if not place.is_local:
+        yield
+        return
+    directory = os.open(place.directory, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def keys_below(place: Place) -> Iterator[str]:

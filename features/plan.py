@@ -28,6 +28,7 @@ class Plan:
     key_pattern: str
     featurizer: str
     objects: tuple[Landed, ...]
+    pca_versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

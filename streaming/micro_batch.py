@@ -12,15 +12,15 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkContext
 
-from features.errors import BatchFailed, StateDamaged
+from features.errors import BatchFailed, StateDamaged, last_words
 from features.home import Home
 from features.image import Limits
 from features.landing import Cleaning, clear_away
+from features.pca_models import versions_to_project
 from features.plan import AddedFile, Counters, Plan, Result, read_plan, read_result, write_result
 from features.registry import load_network
-from features.tables import TABLES, commit, committed_batch, open_table
+from features.tables import PROJECTION_ROWS, TABLES, commit, committed_batch, open_table
 from streaming.pacing import cut, estimated_work_s
-from streaming.session import last_words
 from streaming.task import Task, TaskMessage, run_tasks
 
 ATTEMPT_LIMIT = timedelta(hours=12)
@@ -129,6 +129,9 @@ class MicroBatches:
 
     def _work(self, plan: Plan) -> Result:
         self._refuse_half_committed(plan)
+        # The plan's versions and those that stand now. Whoever switches versions waits for every plan it can see; a
+        # plan made from an older pointer after that look is begun after it too, and finds the new version here.
+        pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizer)}))
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_at(plan.landing)
         tasks = [
@@ -138,6 +141,7 @@ class MicroBatches:
                 batch=plan.batch,
                 ingest_date=plan.ingest_date,
                 featurizer=plan.featurizer,
+                pca_versions=pca_versions,
                 key_pattern=plan.key_pattern,
                 limits=self._limits,
                 objects=objects,
@@ -153,8 +157,12 @@ class MicroBatches:
         outcomes = counters.photos + sum(counters.rejects.values())
         if outcomes != len(plan.objects):
             raise StateDamaged(f"Batch {plan.batch} has {len(plan.objects)} objects but {outcomes} outcomes.")
+        adds = _added(messages)
+        projections = sum(added.rows for added in adds[PROJECTION_ROWS.name])
+        if projections != counters.photos * len(pca_versions):
+            raise StateDamaged(f"Batch {plan.batch} has {counters.photos} photos but {projections} projections.")
         rejected_keys = tuple(key for message in messages for key in message.rejected_keys)
-        return Result(plan.batch, self._nonce, datetime.now(UTC), _added(messages), rejected_keys, counters)
+        return Result(plan.batch, self._nonce, datetime.now(UTC), adds, rejected_keys, counters)
 
     def _refuse_half_committed(self, plan: Plan) -> None:
         for table in TABLES:

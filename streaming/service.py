@@ -1,6 +1,5 @@
 """The long-running stream: starts the query, reports every batch, stops between batches."""
 
-import tempfile
 import threading
 import time
 import uuid
@@ -14,14 +13,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from features import errors
-from features.errors import BatchFailed, FruitsError
+from features.errors import BatchFailed, FruitsError, last_words
 from features.home import Home
 from features.settings import Settings
 from features.tables import create_tables
 from streaming.micro_batch import BatchReport, MicroBatches
 from streaming.pacing import Caps
 from streaming.pipeline import Pipeline
-from streaming.session import SparkUnavailable, close_session, last_words, open_session
+from streaming.session import SparkUnavailable, spark_session
 from streaming.source import SOURCE_NAME, LandingSource, News, PlanningRequest, hear, request_option
 
 POLL_S = 0.2
@@ -42,12 +41,8 @@ def run_stream(settings: Settings, drain: bool, stop: threading.Event, watcher: 
     Finishes the batches in hand. Killed at any point, the next run takes up where this one was.
     Raises AnotherStreamRunning, BatchFailed, StorageUnavailable or StateDamaged; nothing is half-done then.
     """
-    with tempfile.TemporaryDirectory(prefix="fruits-stream-") as scratch:
-        session = open_session(settings.master, Path(scratch))
-        try:
-            stream_in(session, settings, drain, stop, watcher, Path(scratch))
-        finally:
-            close_session(session)
+    with spark_session(settings.master, "fruits-stream") as (session, scratch):
+        stream_in(session, settings, drain, stop, watcher, scratch)
 
 
 def stream_in(

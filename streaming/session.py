@@ -1,15 +1,14 @@
 """The Spark session the stream runs in."""
 
 import os
-import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -21,14 +20,25 @@ class SparkUnavailable(FruitsError):
     """Spark could not be started."""
 
 
-def open_session(master: str, scratch: Path) -> SparkSession:
+@contextmanager
+def spark_session(master: str, name: str) -> Iterator[tuple[SparkSession, Path]]:
+    """A session and a directory, both for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
+        session = open_session(master, Path(scratch), name)
+        try:
+            yield session, Path(scratch)
+        finally:
+            close_session(session)
+
+
+def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSession:
     """A session on `master`; what Spark keeps on disk, and what it says, goes below `scratch`.
 
     Executors run this interpreter, so that they find the same packages. On YARN the cluster's own settings stand.
     Raises SparkUnavailable with Spark's last words.
     """
     builder = (
-        SparkSession.builder.appName("fruits-stream")
+        SparkSession.builder.appName(name)
         .config("spark.sql.warehouse.dir", f"{scratch}/warehouse")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.streaming.metricsEnabled", "false")
@@ -62,14 +72,6 @@ def close_session(session: SparkSession) -> None:
     if gateway is not None:
         gateway.shutdown()
         SparkContext._gateway = SparkContext._jvm = None
-
-
-def last_words(error: Exception) -> str:
-    """The sentence that matters in what Spark raises: our own error's, else the last one of a Python traceback."""
-    text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
-    ours = re.findall(r"^features\.errors\.\w+: (.+)$", text, flags=re.MULTILINE)
-    pythons = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*$", text, flags=re.MULTILINE)
-    return str((ours or pythons or text.strip().splitlines()[:1] or [type(error).__name__])[-1]).rstrip(".")
 
 
 @contextmanager

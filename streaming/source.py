@@ -20,6 +20,7 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from features.errors import FruitsError, StateDamaged
 from features.home import Home
 from features.landing import Landed
+from features.pca_models import versions_to_project
 from features.plan import Plan, planned_batches, write_plan
 from features.registry import current_featurizer
 from features.tables import TABLES, committed_batch, open_table
@@ -185,6 +186,7 @@ class Planner:
             key_pattern=self._request.key_pattern,
             featurizer=featurizer,
             objects=objects,
+            pca_versions=versions_to_project(self._home, featurizer),
         )
         write_plan(self._home, plan)
         self._discovery.planned(objects)

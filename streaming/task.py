@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from zipimport import zipimporter
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import Broadcast, TaskContext
 
@@ -24,9 +23,12 @@ from features.image import Limits, Photo
 from features.isolation import decode_isolated, decode_or_die
 from features.landing import Landed, fetch
 from features.objects import Place, printable
+from features.pca import project
+from features.pca_models import cached_model
 from features.plan import AddedFile, Counters
+from features.projections import write_projections
 from features.rejects import Reason, Rejected
-from features.tables import FEATURE_ROWS, REJECT_ROWS, features_column, write_file
+from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, vectors_column, write_file
 
 AHEAD_FILES = 8
 AHEAD_BYTES = 96 * 2**20
@@ -44,6 +46,7 @@ class Task:
     batch: int
     ingest_date: date
     featurizer: str
+    pca_versions: tuple[int, ...]
     key_pattern: str
     limits: Limits
     objects: tuple[Landed, ...]
@@ -203,15 +206,23 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
     ingested_at = datetime.now(UTC)
     adds: dict[str, tuple[AddedFile, ...]] = {}
     if outcome.rows:
-        rows = _columns(outcome.rows) | {
-            "features": features_column(pa.array(np.concatenate(outcome.vectors).ravel(), pa.float32())),
-            "ingested_at": [ingested_at] * len(outcome.rows),
-        }
-        adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, rows, partition),)
+        vectors = np.concatenate(outcome.vectors)
+        rows = _columns(outcome.rows) | {"ingested_at": [ingested_at] * len(outcome.rows)}
+        features = rows | {"features": vectors_column(vectors)}
+        adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)
+        adds[PROJECTION_ROWS.name] = tuple(
+            _projections_written(task, version, rows, vectors) for version in task.pca_versions
+        )
     if outcome.rejects:
         rows = _columns(outcome.rejects) | {"ingested_at": [ingested_at] * len(outcome.rejects)}
         adds[REJECT_ROWS.name] = (write_file(task.home, REJECT_ROWS, rows, partition),)
     return adds
+
+
+def _projections_written(task: Task, version: int, rows: Mapping[str, Any], vectors: NDArray[np.float32]) -> AddedFile:
+    model = cached_model(task.home, version)
+    projected = project(model.pca.mean, model.pca.components, vectors)
+    return write_projections(task.home, model.meta, rows, projected, task.ingest_date)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,399 @@
+"""The moments of all feature rows of one featurizer, summed by Spark tasks: rows never come to the driver.
+
+Sums are taken in one order: files by path within a day, days within a month (the finished ones, then the others), and
+months. What is stored are the bytes that summing gives, so stored moments and those computed anew lead to the same
+result to the last bit while the files are the same, and to about 1e-12 when they were compacted in between.
+"""
+
+import re
+import uuid
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from py4j.protocol import Py4JJavaError
+from pyspark import SparkContext
+
+from batch.days import Day, Share, count_rows, cut, digest_of_paths, digest_of_rows, list_days, sum_share
+from batch.moments_store import (
+    StoredDay,
+    StoredMonth,
+    StoredSum,
+    read_month,
+    read_sum,
+    store_of,
+    sweep,
+    write_day_sum,
+    write_month,
+    write_month_sum,
+)
+from features.errors import FruitsError
+from features.featurizer import FEATURES
+from features.home import Home
+from features.objects import Place
+from features.pca import Moments, merged, packed, unpacked
+
+if TYPE_CHECKING:
+    from pyspark import RDD, Accumulator
+
+_T = TypeVar("_T")
+
+# A month ends in one task that adds up its days; another month keeps the other slots busy. Each one in flight can
+# hold 13 MB of the driver.
+FEWEST_MONTHS_AT_ONCE = 2
+MOST_MONTHS_AT_ONCE = 8
+SLOTS_PER_MONTH = 16
+FILES_COUNTED_PER_TASK = 32
+LOOK_S = 0.2
+
+
+class SumFailed(FruitsError):
+    """A task could not sum up its rows on any try; nothing was published."""
+
+    retryable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Summed:
+    """The moments of every row of a featurizer, and what of it was read or came out of stored moments."""
+
+    moments: Moments
+    rows_read: int
+    rows_stored: int
+    days_read: tuple[date, ...]
+    days_stored: tuple[date, ...]
+
+
+def sum_moments(
+    spark: SparkContext,
+    home: Home,
+    featurizer: str,
+    *,
+    full: bool,
+    keep: bool,
+    on_progress: Callable[[int, int], None],
+) -> Summed:
+    """Sum up the moments of all rows of a featurizer, reading features only of days whose stored moments do not hold.
+
+    `full` trusts nothing stored; `keep` stores the moments of finished days, each month's as soon as it is summed, and
+    removes what replaced ones left. `on_progress` gets bytes done and bytes in all from time to time, in this thread.
+    Replay, also after a kill, gives the same moments. The driver holds moments of a few months, however many rows,
+    days and months there are. Raises NotFinite and StateDamaged for features that are no 1280 finite numbers,
+    SumFailed, StorageUnavailable.
+    """
+    days = list_days(home)
+    months = {month: list(its_days) for month, its_days in groupby(days, key=lambda day: f"{day.date:%Y-%m}")}
+    total_bytes = sum(day.size_bytes for day in days)
+    work = _Work(spark, home, featurizer, full, keep, f"fruits-moments-{uuid.uuid4().hex}", spark.accumulator(0))
+    rows_read: dict[date, int] = {}
+    rows_stored: dict[date, int] = {}
+
+    def tell() -> None:
+        stored_bytes = sum(day.size_bytes for day in days if day.date in rows_stored)
+        # A task that is run again counts again.
+        on_progress(min(work.read_bytes.value + stored_bytes, total_bytes), total_bytes)
+
+    def parts() -> Iterator[Moments]:
+        for month in _in_order(work, months, tell):
+            rows_read.update(month.read)
+            rows_stored.update(month.stored)
+            yield from map(unpacked, month.parts)
+
+    moments = merged(parts(), FEATURES)
+    if keep:
+        sweep(work.store, months)
+    on_progress(total_bytes, total_bytes)
+    return Summed(
+        moments,
+        sum(rows_read.values()),
+        sum(rows_stored.values()),
+        tuple(sorted(rows_read)),
+        tuple(sorted(rows_stored)),
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one call of `sum_moments` is about, on the driver."""
+
+    spark: SparkContext
+    home: Home
+    featurizer: str
+    full: bool
+    keep: bool
+    group: str
+    read_bytes: "Accumulator[int]"
+
+    @property
+    def store(self) -> Place:
+        return store_of(self.home, self.featurizer)
+
+
+@dataclass(frozen=True)
+class _MonthSum:
+    """Packed moments of a month, of the finished days and of the others where there are rows; rows by day."""
+
+    parts: tuple[bytes, ...]
+    read: Mapping[date, int]
+    stored: Mapping[date, int]
+
+
+@dataclass(frozen=True)
+class _ShareSum:
+    """What a task read: packed moments, or None without rows, and the rows of each batch."""
+
+    number: int
+    body: bytes | None
+    rows_by_batch: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class _DaySum:
+    """The sum of a day's shares; `stored` once it was written to the store."""
+
+    date: date
+    body: bytes | None
+    rows: int
+    rows_digest: str
+    stored: StoredSum | None
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """How the last task of a month adds up its days: which are finished, and where those not read are stored.
+
+    `finished` is None when the sum of the finished days is stored itself.
+    """
+
+    month: str
+    finished: tuple[date, ...] | None
+    others: tuple[date, ...]
+    stored: Mapping[date, StoredSum]
+    keep: bool
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """What the last task of a month found; with `lost` objects, which were missing or damaged, it has no sums."""
+
+    finished: bytes | None = None
+    others: bytes | None = None
+    read: tuple[_DaySum, ...] = ()
+    sum: StoredSum | None = None
+    lost: frozenset[str] = frozenset()
+
+
+def _in_order(work: _Work, months: Mapping[str, list[Day]], tell: Callable[[], None]) -> Iterator[_MonthSum]:
+    """Sums of months, oldest first, while a few later ones are under way."""
+    at_once = work.spark.defaultParallelism // SLOTS_PER_MONTH
+    at_once = min(max(at_once, FEWEST_MONTHS_AT_ONCE), MOST_MONTHS_AT_ONCE)
+    waiting = deque(months.items())
+    running: deque[Future[_MonthSum]] = deque()
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="moments")
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append(pool.submit(_sum_month, work, *waiting.popleft()))
+            while not running[0].done():
+                wait([running[0]], LOOK_S)
+                tell()
+            yield running.popleft().result()
+            tell()
+    finally:
+        # After a failure there are some; a thread between two jobs begins another one.
+        while wait(running, 0).not_done:
+            work.spark.cancelJobGroup(work.group)
+            wait(running, LOOK_S)
+        pool.shutdown()
+
+
+def _sum_month(work: _Work, month: str, days: list[Day]) -> _MonthSum:
+    work.spark.setJobGroup(work.group, f"moments of {month}")
+    standing = read_month(work.store, month)
+    trusted = StoredMonth() if work.full else standing
+    lost: frozenset[str] = frozenset()
+    while True:
+        known = _known(work, [day for day in days if day.finished], _without(trusted, lost))
+        summed = tuple(day.sum.key for day in known.values() if day.sum)
+        whole = all(day.date in known for day in days if day.finished) and summed == trusted.summed
+        stored_sum = trusted.sum if whole and trusted.sum and trusted.sum.key not in lost else None
+        body = read_sum(work.store, stored_sum) if stored_sum else None
+        if stored_sum and body is None:
+            lost |= {stored_sum.key}
+            continue
+        folded = _fold(work, month, days, known, is_stored=body is not None)
+        if not folded.lost:
+            break
+        lost |= folded.lost
+    if work.keep:
+        after = _after(days, known, folded, stored_sum)
+        if after != standing:
+            write_month(work.store, month, after)
+    return _MonthSum(
+        parts=tuple(part for part in (body or folded.finished, folded.others) if part is not None),
+        read={day.date: day.rows for day in folded.read},
+        stored={day: stored.rows for day, stored in known.items()},
+    )
+
+
+def _without(month: StoredMonth, lost: frozenset[str]) -> StoredMonth:
+    days = {day: stored for day, stored in month.days.items() if not stored.sum or stored.sum.key not in lost}
+    return replace(month, days=days)
+
+
+def _known(work: _Work, finished: Sequence[Day], month: StoredMonth) -> dict[date, StoredDay]:
+    """The stored days that hold, in order, each with the paths its files have now."""
+    known = [day for day in finished if day.date in month.days]
+    paths_digests = {day.date: digest_of_paths(day.paths) for day in known}
+    moved = [day for day in known if month.days[day.date].paths_digest != paths_digests[day.date]]
+    rows_digests = _counted(work, moved)
+    return {
+        day: replace(month.days[day], paths_digest=paths_digest)
+        for day, paths_digest in paths_digests.items()
+        if rows_digests.get(day, month.days[day].rows_digest) == month.days[day].rows_digest
+    }
+
+
+def _counted(work: _Work, days: Sequence[Day]) -> dict[date, str]:
+    step = FILES_COUNTED_PER_TASK
+    tasks = [(day.date, day.paths[at : at + step]) for day in days for at in range(0, len(day.paths), step)]
+    rows_by_batch: dict[date, Counter[int]] = {day.date: Counter() for day in days}
+    if tasks:
+        counting = partial(_count_files, work.home, work.featurizer)
+        for day, counted in _collected(work.spark.parallelize(tasks, len(tasks)).map(counting)):
+            rows_by_batch[day].update(counted)
+    return {day: digest_of_rows(counted) for day, counted in rows_by_batch.items()}
+
+
+def _fold(work: _Work, month: str, days: Sequence[Day], known: Mapping[date, StoredDay], is_stored: bool) -> _Folded:
+    to_read = [day for day in days if day.date not in known]
+    fold = _Fold(
+        month=month,
+        finished=None if is_stored else tuple(day.date for day in days if day.finished),
+        others=tuple(day.date for day in days if not day.finished),
+        stored={day: stored.sum for day, stored in known.items() if stored.sum},
+        keep=work.keep,
+    )
+    if not to_read and not (fold.finished and fold.stored):
+        return _Folded()
+    tasks = [(at, number, share) for at, day in enumerate(to_read) for number, share in enumerate(cut(day))]
+    storing = frozenset(day.date for day in to_read if day.finished and work.keep)
+    reading = partial(_read_share, work.home, work.featurizer, work.read_bytes)
+    adding_shares = partial(_add_shares, work.store, tuple(day.date for day in to_read), storing)
+    adding_days = partial(_add_days, work.store, fold)
+    share_sums = work.spark.parallelize(tasks, max(1, len(tasks))).map(reading)
+    day_sums = share_sums.partitionBy(max(1, len(to_read)), int).mapPartitions(adding_shares)
+    return _collected(day_sums.partitionBy(1, int).mapPartitions(adding_days))[0]
+
+
+def _after(
+    days: Sequence[Day], known: Mapping[date, StoredDay], folded: _Folded, stored_sum: StoredSum | None
+) -> StoredMonth:
+    read = {day.date: day for day in folded.read}
+    stored = dict(known)
+    for day in days:
+        if day.finished and day.date in read:
+            new = read[day.date]
+            stored[day.date] = StoredDay(digest_of_paths(day.paths), new.rows_digest, new.rows, new.stored)
+    in_order = {day.date: stored[day.date] for day in days if day.finished}
+    summed = tuple(day.sum.key for day in in_order.values() if day.sum)
+    return StoredMonth(in_order, folded.sum or stored_sum, summed)
+
+
+def _count_files(home: Home, featurizer: str, task: tuple[date, Sequence[str]]) -> tuple[date, Counter[int]]:
+    day, paths = task
+    return day, count_rows(home, featurizer, paths)
+
+
+def _read_share(
+    home: Home, featurizer: str, read_bytes: "Accumulator[int]", task: tuple[int, int, Share]
+) -> tuple[int, _ShareSum]:
+    at, number, share = task
+    moments, rows_by_batch = sum_share(home, featurizer, share)
+    read_bytes.add(share.size_bytes)
+    return at, _ShareSum(number, packed(moments) if moments.rows else None, rows_by_batch)
+
+
+def _add_shares(
+    store: Place, dates: Sequence[date], storing: frozenset[date], part: Iterable[tuple[int, _ShareSum]]
+) -> Iterator[tuple[int, _DaySum]]:
+    """The days of a partition, stored when they are to be; all of them for the one partition that comes next."""
+    shares_of: dict[int, list[_ShareSum]] = defaultdict(list)
+    for at, share in part:
+        shares_of[at].append(share)
+    for at, shares in shares_of.items():
+        day, body = dates[at], _added(share.body for share in sorted(shares, key=lambda share: share.number))
+        rows_by_batch: Counter[int] = Counter()
+        for share in shares:
+            rows_by_batch.update(share.rows_by_batch)
+        stored = write_day_sum(store, day, body) if body and day in storing else None
+        yield 0, _DaySum(day, body, rows_by_batch.total(), digest_of_rows(rows_by_batch), stored)
+
+
+def _add_days(store: Place, fold: _Fold, part: Iterable[tuple[int, _DaySum]]) -> Iterator[_Folded]:
+    """The one answer of a month's last task."""
+    read = {day.date: day for _, day in part}
+    lost: set[str] = set()
+
+    def bodies(days: Sequence[date]) -> Iterator[bytes | None]:
+        for day in days:
+            if day in read:
+                yield read[day].body
+            elif day in fold.stored:
+                body = read_sum(store, fold.stored[day])
+                if body is None:
+                    lost.add(fold.stored[day].key)
+                yield body
+
+    finished, others = _added(bodies(fold.finished or ())), _added(bodies(fold.others))
+    if lost:
+        yield _Folded(lost=frozenset(lost))
+        return
+    stored = write_month_sum(store, fold.month, finished) if fold.keep and finished else None
+    yield _Folded(finished, others, tuple(replace(read[day], body=None) for day in sorted(read)), stored)
+
+
+def _added(bodies: Iterable[bytes | None]) -> bytes | None:
+    """Packed moments added up in this order; None without any."""
+    there = (body for body in bodies if body is not None)
+    first = next(there, None)
+    second = next(there, None)
+    if first is None or second is None:
+        return first
+
+    def parts() -> Iterator[Moments]:
+        yield unpacked(first)
+        yield unpacked(second)
+        yield from map(unpacked, there)
+
+    return packed(merged(parts(), FEATURES))
+
+
+def _collected(results: "RDD[_T]") -> list[_T]:
+    try:
+        return results.collect()
+    except Py4JJavaError as error:
+        raise _original(str(error.java_exception)) from error
+
+
+def _original(said: str) -> FruitsError:
+    """The error of ours that a task raised, from the text of what Spark raises; else one that quotes the last words."""
+    ours = re.findall(r"^(?:features|batch)\.[\w.]+\.(\w+): (.+)$", said, flags=re.MULTILINE)
+    kinds = {kind.__name__: kind for kind in _kinds_below(FruitsError)}
+    if ours and ours[-1][0] in kinds:
+        name, sentence = ours[-1]
+        return kinds[name](sentence)
+    pythons = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*$", said, flags=re.MULTILINE)
+    words = (pythons or said.strip().splitlines() or ["nothing is known"])[-1].rstrip(".")
+    return SumFailed(f"The moments could not be summed up, a task failed on every try: {words}. Nothing was published.")
+
+
+def _kinds_below(kind: type[FruitsError]) -> Iterator[type[FruitsError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds_below(below)

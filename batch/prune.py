@@ -1,0 +1,58 @@
+"""Drop the projections of old PCA versions; their models stay, so each can be projected again."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from features.errors import HomeInUse
+from features.home import Home
+from features.lease import held
+from features.pca_models import current_models
+from features.plan import planned_batches, read_plan
+from features.tables import PROJECTION_ROWS, TABLES, committed_batch, data_files, delete_rows, open_table
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The versions whose projections were dropped, and how many rows that were."""
+
+    versions: tuple[int, ...]
+    rows: int
+
+
+def projected_rows(home: Home) -> dict[int, int]:
+    """How many projections there are of each PCA version that has any, ascending."""
+    handle = open_table(home, PROJECTION_ROWS)
+    rows: Counter[int] = Counter()
+    for file in data_files(handle) if handle else []:
+        rows[file.partition["pca_version"]] += file.rows
+    return dict(sorted(rows.items()))
+
+
+def prune(home: Home, keep: int, say: Callable[[str], None]) -> Pruned:
+    """Drop the projections of all versions but the newest `keep` that have some, the served and the next one.
+
+    The files go when the tables are next cleaned up; until then, queries that have begun can read them.
+    Replay drops nothing more. Raises HomeInUse when a batch under way is to be projected with one of them, or other
+    work holds the tables, and StorageUnavailable; nothing is dropped then.
+    """
+    with held(home, "fruits models prune", say):
+        rows = projected_rows(home)
+        stay = {*sorted(rows)[-keep:], *current_models(home).versions}
+        dropped = tuple(version for version in rows if version not in stay)
+        _refuse_pinned(home, dropped)
+        if dropped:
+            delete_rows(home, PROJECTION_ROWS, f"pca_version IN ({', '.join(map(str, dropped))})")
+    return Pruned(dropped, sum(rows[version] for version in dropped))
+
+
+def _refuse_pinned(home: Home, dropped: tuple[int, ...]) -> None:
+    committed = min(committed_batch(open_table(home, table)) for table in TABLES)
+    for batch in planned_batches(home):
+        plan = read_plan(home, batch) if batch > committed else None
+        pinned = set(dropped) & set(plan.pca_versions if plan else ())
+        if pinned:
+            raise HomeInUse(
+                f"Batch {batch} is planned with version {min(pinned)} and not committed yet; "
+                "let `fruits stream` finish it, and run this again."
+            )

@@ -1,0 +1,124 @@
+"""Fit the PCA anew on every feature row of the home's featurizer, and publish it as the next version."""
+
+import math
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import SparkContext
+
+from batch.moments_job import sum_moments
+from batch.scree import ScreeMarks, marks, scree_png
+from features.errors import FruitsError
+from features.home import Home
+from features.pca import Pca, TooFewRows, fit, principal_angles_rad
+from features.pca_models import (
+    PcaMeta,
+    PcaModel,
+    begin_switch,
+    describe_model,
+    load_model,
+    next_version,
+    publish_model,
+    versions,
+)
+from features.registry import current_featurizer
+
+
+class NothingToFit(FruitsError):
+    """The home has no rows to fit a model on."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many components to keep: that many, or as few as explain a share of the variance; and from how many rows."""
+
+    components: int | None
+    variance: float | None
+    min_rows: int
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A new model, what it was fitted on, and how far its subspace turned from the parent's (ascending, radians)."""
+
+    meta: PcaMeta
+    published: bool
+    rows_read: int
+    rows_stored: int
+    angles_rad: tuple[float, ...]
+    marks: ScreeMarks
+
+
+def refit(
+    spark: SparkContext,
+    home: Home,
+    wanted: Wanted,
+    dry_run: bool,
+    full: bool,
+    on_progress: Callable[[int, int], None],
+) -> Refit:
+    """Fit on the exact second moments of all rows and have the new version follow the served one.
+
+    Only new and changed days are read; `full` reads all of them. A dry run stores nothing. Replay fits another
+    version. Raises NothingToFit, TooFewRows, NotFinite, InvalidSetting, AnotherRefit when another refit published
+    first, JobFailed, StorageUnavailable; nothing is published then.
+    """
+    featurizer = current_featurizer(home)
+    if featurizer is None:
+        raise NothingToFit(f"{home.root.uri} has no featurizer, so no features; run `fruits stream` first.")
+    version, parent = next_version(home), _parent(home, featurizer)
+    summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
+    rows = summed.moments.rows
+    if rows == 0:
+        raise NothingToFit(f"{home.root.uri} has no feature rows of featurizer {featurizer} yet; run `fruits stream`.")
+    if rows < wanted.min_rows:
+        raise TooFewRows(f"There are {rows:,} rows and {wanted.min_rows:,} are asked for; wait, or lower --min-rows.")
+    pca = fit(summed.moments, wanted.components, wanted.variance, parent.pca.components if parent else None)
+    angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
+    meta = _meta(version, featurizer, pca, parent, angles_rad)
+    if not dry_run:
+        model = PcaModel(meta, pca)
+        publish_model(home, model, picture(model))
+        begin_switch(home, version, newer_only=True)
+    return Refit(
+        meta=meta,
+        published=not dry_run,
+        rows_read=summed.rows_read,
+        rows_stored=summed.rows_stored,
+        angles_rad=tuple(map(float, angles_rad)),
+        marks=marks(pca.explained_variance_ratio),
+    )
+
+
+def picture(model: PcaModel) -> bytes:
+    """The scree plot of a model, a PNG."""
+    meta = model.meta
+    title = f"PCA version {meta.version}: {meta.rows:,} rows of featurizer {meta.featurizer}, {meta.fitted_at:%Y-%m-%d}"
+    return scree_png(model.pca.explained_variance_ratio, meta.components, title)
+
+
+def _parent(home: Home, featurizer: str) -> PcaModel | None:
+    """The newest version of the same featurizer: between others, directions mean nothing."""
+    for version in reversed(versions(home)):
+        if describe_model(home, version).featurizer == featurizer:
+            return load_model(home, version)
+    return None
+
+
+def _meta(version: int, featurizer: str, pca: Pca, parent: PcaModel | None, angles_rad: NDArray[np.float64]) -> PcaMeta:
+    components = len(pca.components)
+    return PcaMeta(
+        version=version,
+        featurizer=featurizer,
+        rows=pca.rows,
+        components=components,
+        explained=math.fsum(pca.explained_variance_ratio[:components]),
+        fitted_at=datetime.now(UTC),
+        parent=parent.meta.version if parent else None,
+        drift_rad=float(angles_rad[-1]) if parent else None,
+        nonce=uuid.uuid4().hex,
+    )

