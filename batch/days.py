@@ -121,7 +121,7 @@ def count_rows(home: Home, featurizer: str, paths: Sequence[str]) -> Counter[int
     """How many rows of one featurizer each batch has in some files; their features are not fetched."""
     rows_by_batch: Counter[int] = Counter()
     for path in paths:
-        for rows in _rows(home, featurizer, path, ("batch", "featurizer")):
+        for rows in _rows(home, featurizer, path, ["batch"]):
             rows_by_batch.update(rows["batch"].to_pylist())
     return rows_by_batch
 
@@ -140,7 +140,7 @@ def _blocks(home: Home, featurizer: str, share: Share, rows_by_batch: Counter[in
     # Small files are put together: a block costs a product of 1280 x 1280, however few rows it has.
     waiting: list[NDArray[np.float32]] = []
     for path in share.paths:
-        for rows in _rows(home, featurizer, path, ("features", "batch", "featurizer")):
+        for rows in _rows(home, featurizer, path, ["features", "batch"]):
             rows_by_batch.update(rows["batch"].to_pylist())
             waiting.append(_vectors(home, share.date, path, rows))
             if sum(map(len, waiting)) >= READ_ROWS:
@@ -151,8 +151,10 @@ def _blocks(home: Home, featurizer: str, share: Share, rows_by_batch: Counter[in
 
 
 def _rows(home: Home, featurizer: str, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    for rows in read_file(home, FEATURE_ROWS, path, columns):
-        ours = rows.filter(pc.equal(rows["featurizer"], featurizer))
+    for rows in read_file(home, FEATURE_ROWS, path, (*columns, "featurizer")):
+        # Files that Delta has rewritten hold string views, which compute functions do not take.
+        is_ours = pc.equal(rows["featurizer"].cast(pa.string()), featurizer)
+        ours = rows.select(list(columns)).filter(is_ours)
         if ours.num_rows:
             yield ours
 

@@ -194,8 +194,7 @@ def _reproject(spark: "SparkContext", home: Home) -> None:
         console.print(f"No version is on its way; {served}.", highlight=False)
         return
     console.print(
-        f"Version {done.version} is served. Projected {done.rows:,} rows of {_counted(done.days, 'day')}; "
-        "the stream had done the rest.",
+        f"Version {done.version} is served. Projected {done.rows:,} rows of {_counted(done.days, 'day')}.",
         highlight=False,
     )
 

@@ -214,8 +214,9 @@ _CHECKS = (
         "{count} photos have more than one projection in one PCA version: doubled.",
     ),
     (
-        f"SELECT p.pca_version, p.batch FROM {PROJECTION_ROWS.name} p GROUP BY ALL HAVING count(*) <> "
-        f"(SELECT count(*) FROM {FEATURE_ROWS.name} f WHERE f.batch = p.batch)",
+        f"SELECT * FROM (SELECT pca_version, batch, count(*) AS n FROM {PROJECTION_ROWS.name} GROUP BY ALL) p "
+        f"LEFT JOIN (SELECT batch, count(*) AS n FROM {FEATURE_ROWS.name} GROUP BY ALL) f USING (batch) "
+        "WHERE p.n IS DISTINCT FROM f.n",
         "{count} times a batch and a PCA version have other numbers of projections than of photos.",
     ),
     (

@@ -1,0 +1,359 @@
+"""Moments of all rows, whatever was stored of them before, deleted, compacted or damaged since."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from batch import days
+from batch.days import Day, cut, digest_of_paths, list_days
+from batch.moments_job import SumFailed, Summed, sum_moments
+from batch.moments_store import read_month, store_of
+from features.errors import StateDamaged, StorageUnavailable
+from features.featurizer import FEATURES
+from features.home import Home
+from features.objects import keys_below, overwrite, read
+from features.pca import Moments, NotFinite, moments_of
+from features.plan import Plan, write_plan
+from features.settings import load_settings
+from features.tables import (
+    FEATURE_ROWS,
+    TABLES,
+    DataFile,
+    commit,
+    create_tables,
+    open_table,
+    vectors_column,
+    write_file,
+)
+from tests.conftest import REGION
+
+OURS = "ours"
+# Two months, so that sums of months add up too.
+DAYS = (date(2024, 2, 28), date(2024, 2, 29), date(2024, 3, 1), date(2024, 3, 2))
+ROWS = 40
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = load_settings(home=str(tmp_path / "home")).places()
+    create_tables(home)
+    return home
+
+
+def _vectors(batch: int, rows: int = ROWS) -> NDArray[np.float32]:
+    return np.random.default_rng(batch).uniform(0, 6, (rows, FEATURES)).astype(np.float32)
+
+
+def _write(
+    home: Home,
+    batch: int,
+    day: date,
+    featurizer: str = OURS,
+    vectors: Sequence[Sequence[float] | None] | None = None,
+    files: int = 2,
+) -> None:
+    """Commit a batch to a home, in a few files: row n of batch b is image `b-n`."""
+    made = _vectors(batch)
+    adds = []
+    for numbers in np.array_split(np.arange(len(made if vectors is None else vectors)), files):
+        rows: dict[str, Any] = {name: [None] * len(numbers) for name in FEATURE_ROWS.file_schema.names}
+        rows |= {
+            "image_id": [f"{batch}-{number}" for number in numbers],
+            "featurizer": [featurizer] * len(numbers),
+            "batch": [batch] * len(numbers),
+            "features": vectors_column(made[numbers]) if vectors is None else [vectors[at] for at in numbers],
+        }
+        adds.append(write_file(home, FEATURE_ROWS, rows, {"ingest_date": f"{day}"}))
+    for table in TABLES:
+        commit(home, table, batch, "a run", adds if table is FEATURE_ROWS else [])
+
+
+def _sum(spark: SparkSession, home: Home, featurizer: str = OURS, full: bool = False, keep: bool = True) -> Summed:
+    return sum_moments(spark.sparkContext, home, featurizer, full=full, keep=keep, on_progress=lambda done, total: None)
+
+
+def _telling(told: list[tuple[int, int]]) -> Callable[[int, int], None]:
+    return lambda done, total: told.append((done, total))
+
+
+def _delete(home: Home, deleted: str) -> None:
+    handle = open_table(home, FEATURE_ROWS)
+    assert handle is not None
+    handle.delete(deleted)
+
+
+def _compact(home: Home) -> None:
+    handle = open_table(home, FEATURE_ROWS)
+    assert handle is not None
+    assert handle.optimize.compact()["numFilesRemoved"] > 0
+
+
+def _stored_bytes(home: Home) -> dict[str, bytes]:
+    store = store_of(home, OURS)
+    return {key: read(store, key) for key in keys_below(store)}
+
+
+def _assert_near(moments: Moments, rows: NDArray[np.float32]) -> None:
+    expected = moments_of([rows], FEATURES)
+    assert moments.rows == expected.rows
+    np.testing.assert_allclose(moments.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(
+        moments.scatter, expected.scatter, rtol=1e-11, atol=1e-11 * np.abs(expected.scatter).max()
+    )
+
+
+def _assert_same_bits(one: Moments, other: Moments) -> None:
+    assert one.rows == other.rows
+    assert one.mean.tobytes() == other.mean.tobytes()
+    assert one.scatter.tobytes() == other.scatter.tobytes()
+
+
+def test_the_second_time_no_finished_day_is_read_and_the_moments_are_those_of_all_rows(
+    spark: SparkSession, home: Home
+) -> None:
+    for batch, day in enumerate(DAYS, 1):
+        _write(home, batch, day)
+    told: list[tuple[int, int]] = []
+    first = sum_moments(
+        spark.sparkContext,
+        home,
+        OURS,
+        full=False,
+        keep=True,
+        on_progress=_telling(told),
+    )
+    again = _sum(spark, home)
+    _assert_near(first.moments, np.concatenate([_vectors(batch) for batch in range(1, 5)]))
+    _assert_same_bits(first.moments, again.moments)
+    assert (first.rows_read, first.days_read, first.rows_stored, first.days_stored) == (4 * ROWS, DAYS, 0, ())
+    assert (again.rows_read, again.days_read, again.rows_stored, again.days_stored) == (0, (), 4 * ROWS, DAYS)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len({total for _, total in told}) == 1
+    assert told[-1][0] == told[-1][1] > 0
+
+
+def test_a_new_day_or_a_late_batch_is_all_that_is_read_and_a_full_run_gives_the_same_bits(
+    spark: SparkSession, home: Home
+) -> None:
+    for batch, day in enumerate(DAYS[:3], 1):
+        _write(home, batch, day)
+    _sum(spark, home)
+    _write(home, 4, DAYS[3])
+    assert _sum(spark, home).days_read == DAYS[3:]
+    _write(home, 5, DAYS[0])
+    late = _sum(spark, home)
+    assert (late.days_read, late.rows_read, late.rows_stored) == (DAYS[:1], 2 * ROWS, 3 * ROWS)
+    _assert_near(late.moments, np.concatenate([_vectors(batch) for batch in range(1, 6)]))
+    before = _stored_bytes(home)
+    dry = _sum(spark, home, full=True, keep=False)
+    assert (dry.days_read, dry.rows_stored) == (DAYS, 0)
+    assert _stored_bytes(home) == before
+    for moments in (dry.moments, _sum(spark, home, full=True).moments, _sum(spark, home).moments):
+        _assert_same_bits(moments, late.moments)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "touched", "left"),
+    [
+        ("batch = 2", DAYS[1:2], [(1, 0), (3, 0), (4, 0)]),
+        ("image_id in ('1-0', '4-0')", (DAYS[0], DAYS[3]), [(1, 1), (2, 0), (3, 0), (4, 1)]),
+    ],
+)
+def test_deleted_rows_make_exactly_their_days_be_read_again(
+    spark: SparkSession, home: Home, deleted: str, touched: tuple[date, ...], left: list[tuple[int, int]]
+) -> None:
+    for batch, day in enumerate(DAYS, 1):
+        _write(home, batch, day)
+    # So that the day of a deleted batch stays.
+    _write(home, 5, DAYS[1])
+    _sum(spark, home)
+    _delete(home, deleted)
+    after = _sum(spark, home)
+    assert after.days_read == touched
+    _assert_near(after.moments, np.concatenate([*(_vectors(batch)[first:] for batch, first in left), _vectors(5)]))
+
+
+def test_compaction_makes_nothing_be_read_and_its_files_are_remembered(spark: SparkSession, home: Home) -> None:
+    for batch, day in enumerate((*DAYS[:3], DAYS[0]), 1):
+        _write(home, batch, day)
+    before = _sum(spark, home)
+    _compact(home)
+    after = _sum(spark, home)
+    assert (after.days_read, after.rows_stored) == ((), 4 * ROWS)
+    _assert_same_bits(after.moments, before.moments)
+    stored = {day: known for month in ("2024-02", "2024-03") for day, known in _days_of(home, month).items()}
+    assert stored == {day.date: digest_of_paths(day.paths) for day in list_days(home)}
+    assert _sum(spark, home).days_read == ()
+    full = _sum(spark, home, full=True).moments
+    np.testing.assert_allclose(full.scatter, before.moments.scatter, atol=1e-12 * np.abs(full.scatter).max())
+
+
+def _days_of(home: Home, month: str) -> dict[date, str]:
+    return {day: stored.paths_digest for day, stored in read_month(store_of(home, OURS), month).days.items()}
+
+
+def test_rows_of_another_featurizer_on_the_same_days_change_nothing(spark: SparkSession, home: Home) -> None:
+    _write(home, 1, DAYS[0])
+    _write(home, 2, DAYS[0], featurizer="theirs")
+    _write(home, 3, DAYS[1], featurizer="theirs")
+    ours, theirs = _sum(spark, home), _sum(spark, home, "theirs")
+    _assert_near(ours.moments, _vectors(1))
+    _assert_near(theirs.moments, np.concatenate([_vectors(2), _vectors(3)]))
+    _write(home, 4, DAYS[0], featurizer="theirs")
+    assert (_sum(spark, home).days_read, _sum(spark, home, "theirs").days_read) == ((), DAYS[:1])
+    assert _sum(spark, home, "nobody's").moments.rows == 0
+
+
+def test_a_home_without_rows_has_moments_of_no_rows(spark: SparkSession, tmp_path: Path, home: Home) -> None:
+    for empty in (home, load_settings(home=str(tmp_path / "nothing")).places()):
+        told: list[tuple[int, int]] = []
+        summed = sum_moments(spark.sparkContext, empty, OURS, full=False, keep=True, on_progress=_telling(told))
+        assert (summed.moments.rows, told) == (0, [(0, 0)])
+
+
+def test_today_and_a_day_that_a_plan_waits_for_are_read_but_not_stored(spark: SparkSession, home: Home) -> None:
+    today = datetime.now(UTC).date()
+    for batch, day in enumerate((*DAYS, today), 1):
+        _write(home, batch, day)
+    plan = Plan(6, "nonce", datetime.now(UTC), DAYS[0], "file:///landing", "", OURS, ())
+    write_plan(home, plan)
+    first, again = _sum(spark, home), _sum(spark, home)
+    assert (again.days_read, again.days_stored) == ((DAYS[0], today), DAYS[1:])
+    _assert_same_bits(first.moments, again.moments)
+    _write(home, 6, DAYS[0])
+    _sum(spark, home)
+    assert _sum(spark, home).days_stored == DAYS
+
+
+@pytest.mark.parametrize("cut_short", [True, False])
+@pytest.mark.parametrize(
+    ("damaged", "reread"),
+    [(("months/",), ()), (("days/2024-02-28", "months/"), DAYS[:1]), (("index/2024-02",), DAYS[:2])],
+)
+def test_what_is_damaged_or_gone_is_computed_again(
+    spark: SparkSession, home: Home, damaged: tuple[str, ...], reread: tuple[date, ...], cut_short: bool
+) -> None:
+    for batch, day in enumerate(DAYS[:3], 1):
+        _write(home, batch, day)
+    first = _sum(spark, home)
+    store = store_of(home, OURS)
+    for key in [key for key in keys_below(store) if key.startswith(damaged)]:
+        if cut_short:
+            overwrite(store, key, read(store, key)[:-9])
+        else:
+            (store.directory / key).unlink()
+    # Another day of the month is new, so that the others' objects are needed.
+    _write(home, 9, date(2024, 2, 1))
+    again = _sum(spark, home)
+    assert again.days_read == (date(2024, 2, 1), *reread)
+    _assert_same_bits(again.moments, _sum(spark, home, full=True, keep=False).moments)
+    assert again.moments.rows == first.moments.rows + ROWS
+    assert _sum(spark, home).days_read == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ([float("nan")] * FEATURES, NotFinite),
+        ([1.0, float("inf")] * (FEATURES // 2), NotFinite),
+        ([1.0] * 3, StateDamaged),
+        (None, StateDamaged),
+    ],
+)
+def test_features_that_are_no_numbers_are_refused_by_day_and_nothing_is_stored_of_it(
+    spark: SparkSession, home: Home, wrong: list[float] | None, error: type[Exception]
+) -> None:
+    _write(home, 1, DAYS[0])
+    _write(home, 2, DAYS[3])
+    _write(home, 3, DAYS[3], vectors=[[1.0] * FEATURES, wrong])
+    with pytest.raises(error, match=r"2024-03-02.*; nothing was published\. Delete .*refit\.$"):
+        _sum(spark, home)
+    assert _days_of(home, "2024-03") == {}
+    _delete(home, "batch = 3")
+    assert _sum(spark, home).moments.rows == 2 * ROWS
+
+
+def test_storage_that_fails_in_a_task_is_told_in_its_own_sentence(spark: SparkSession, home: Home) -> None:
+    _write(home, 1, DAYS[0])
+    file = home.features.directory / list_days(home)[0].files[0].path
+    content = file.read_bytes()
+    file.unlink()
+    with pytest.raises(StorageUnavailable, match=rf"^Cannot read file://.*{file.name}"):
+        _sum(spark, home)
+    file.write_bytes(content[:-100])
+    with pytest.raises((SumFailed, StorageUnavailable)):
+        _sum(spark, home)
+    file.write_bytes(content)
+    assert _sum(spark, home).moments.rows == ROWS
+
+
+def test_of_two_runs_at_once_both_are_right_and_so_is_what_they_store(spark: SparkSession, home: Home) -> None:
+    for batch, day in enumerate(DAYS, 1):
+        _write(home, batch, day)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda full: _sum(spark, home, full=full), (True, False))
+    _assert_same_bits(one.moments, other.moments)
+    after = _sum(spark, home)
+    assert after.days_read == ()
+    _assert_same_bits(after.moments, one.moments)
+
+
+def test_a_day_in_many_shares_has_the_moments_of_all_of_them(
+    spark: SparkSession, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(days, "SHARE_BYTES", 1)
+    _write(home, 1, DAYS[0], files=7)
+    assert len(cut(list_days(home)[0])) == 7
+    first = _sum(spark, home, keep=False)
+    _assert_near(first.moments, _vectors(1))
+    _assert_same_bits(first.moments, _sum(spark, home, keep=False).moments)
+
+
+@pytest.mark.parametrize("sizes_mb", [[1] * 10_000, [200, 1, 1], [1] * 70, [5000] * 3, [0, 0]])
+def test_shares_are_neighbouring_files_of_64_mb_or_more_and_at_most_32(sizes_mb: list[int]) -> None:
+    files = tuple(DataFile(f"{number:05}", size_mb * 2**20, 1, {}, (1, 1)) for number, size_mb in enumerate(sizes_mb))
+    shares = cut(Day(DAYS[0], files, finished=True))
+    assert [path for share in shares for path in share.paths] == [file.path for file in files]
+    assert sum(share.size_bytes for share in shares) == sum(sizes_mb) * 2**20
+    assert all(share.size_bytes >= 64 * 2**20 for share in shares[:-1])
+    assert len(shares) <= 32
+
+
+def test_objects_that_nothing_names_are_removed_after_a_day_and_a_month_without_rows_at_once(
+    spark: SparkSession, home: Home
+) -> None:
+    for batch, day in enumerate(DAYS, 1):
+        _write(home, batch, day)
+    _sum(spark, home)
+    store, now = store_of(home, OURS), datetime.now(UTC)
+    old, young = (
+        f"days/2024-03-01.{at}.{uuid.uuid4().hex}.npz" for at in ("20240305T000000Z", f"{now:%Y%m%dT%H%M%SZ}")
+    )
+    for key in (old, young):
+        overwrite(store, key, b"left by a killed refit")
+    _delete(home, "batch in (1, 2)")
+    assert _sum(spark, home).moments.rows == 2 * ROWS
+    keys = set(keys_below(store))
+    assert young in keys
+    assert not keys & {old, "index/2024-02.json"}
+    assert _sum(spark, home).days_stored == DAYS[2:]
+
+
+def test_a_home_on_s3_stores_moments_too(spark: SparkSession, bucket: str, s3_server: str) -> None:
+    home = load_settings(home=f"s3://{bucket}/home", s3_endpoint=s3_server, s3_region=REGION).places()
+    create_tables(home)
+    for batch, day in enumerate(DAYS[1:3], 1):
+        _write(home, batch, day)
+    first = _sum(spark, home)
+    _delete(home, "image_id = '2-0'")
+    again = _sum(spark, home)
+    assert (first.days_read, again.days_read, again.days_stored) == (DAYS[1:3], DAYS[2:3], DAYS[1:2])
+    _assert_near(again.moments, np.concatenate([_vectors(1), _vectors(2)[1:]]))
