@@ -5,21 +5,21 @@ months. What is stored are the bytes that summing gives, so stored moments and t
 result to the last bit while the files are the same, and to about 1e-12 when they were compacted in between.
 """
 
-import re
 import uuid
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
-from batch.days import Day, Share, count_rows, cut, digest_of_paths, digest_of_rows, list_days, sum_share
+from batch.days import SHARE_BYTES, Day, Share, count_rows, cut, digest_of_paths, digest_of_rows, list_days, sum_share
 from batch.moments_store import (
     StoredDay,
     StoredMonth,
@@ -32,28 +32,27 @@ from batch.moments_store import (
     write_month,
     write_month_sum,
 )
-from features.errors import FruitsError
+from features.errors import FruitsError, StateDamaged, last_words
 from features.featurizer import FEATURES
 from features.home import Home
 from features.objects import Place
-from features.pca import Moments, merged, packed, unpacked
+from features.pca import Moments, NotFinite, merged, packed, unpacked
 
 if TYPE_CHECKING:
     from pyspark import RDD, Accumulator
 
 _T = TypeVar("_T")
 
-# A month ends in one task that adds up its days; another month keeps the other slots busy. Each one in flight can
-# hold 13 MB of the driver.
+# A month ends in one task that adds up its days; other months keep the other slots busy. Each one can hold 13 MB of
+# the driver.
 FEWEST_MONTHS_AT_ONCE = 2
-MOST_MONTHS_AT_ONCE = 8
-SLOTS_PER_MONTH = 16
+MOST_MONTHS_AT_ONCE = 4
 FILES_COUNTED_PER_TASK = 32
 LOOK_S = 0.2
 
 
 class SumFailed(FruitsError):
-    """A task could not sum up its rows on any try; nothing was published."""
+    """A task could not read its rows, or storage failed it, on every try; nothing was published."""
 
     retryable: ClassVar[bool] = True
 
@@ -82,9 +81,9 @@ def sum_moments(
 
     `full` trusts nothing stored; `keep` stores the moments of finished days, each month's as soon as it is summed, and
     removes what replaced ones left. `on_progress` gets bytes done and bytes in all from time to time, in this thread.
-    Replay, also after a kill, gives the same moments. The driver holds moments of a few months, however many rows,
-    days and months there are. Raises NotFinite and StateDamaged for features that are no 1280 finite numbers,
-    SumFailed, StorageUnavailable.
+    Replay gives the same moments; a kill costs the months under way. The driver holds moments of a few months, however
+    many rows, days and months there are. Raises NotFinite and StateDamaged, which name the day, for features that are
+    no 1280 finite numbers, and keeps what it summed of other days; SumFailed, StorageUnavailable.
     """
     days = list_days(home)
     months = {month: list(its_days) for month, its_days in groupby(days, key=lambda day: f"{day.date:%Y-%m}")}
@@ -145,11 +144,12 @@ class _MonthSum:
 
 @dataclass(frozen=True)
 class _ShareSum:
-    """What a task read: packed moments, or None without rows, and the rows of each batch."""
+    """What a task read: packed moments, or None without rows, and the rows of each batch; or why it refuses them."""
 
     number: int
-    body: bytes | None
-    rows_by_batch: Mapping[int, int]
+    body: bytes | None = None
+    rows_by_batch: Mapping[int, int] = field(default_factory=dict)
+    refused: FruitsError | None = None
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,11 @@ class _DaySum:
     """The sum of a day's shares; `stored` once it was written to the store."""
 
     date: date
-    body: bytes | None
-    rows: int
-    rows_digest: str
-    stored: StoredSum | None
+    body: bytes | None = None
+    rows: int = 0
+    rows_digest: str = ""
+    stored: StoredSum | None = None
+    refused: FruitsError | None = None
 
 
 @dataclass(frozen=True)
@@ -179,19 +180,22 @@ class _Fold:
 
 @dataclass(frozen=True)
 class _Folded:
-    """What the last task of a month found; with `lost` objects, which were missing or damaged, it has no sums."""
+    """What the last task of a month found; it has no sums when objects are `lost` (missing or damaged) or days refused.
 
+    `read` are the days that were read, without their moments and without the refused ones.
+    """
+
+    read: tuple[_DaySum, ...] = ()
     finished: bytes | None = None
     others: bytes | None = None
-    read: tuple[_DaySum, ...] = ()
     sum: StoredSum | None = None
     lost: frozenset[str] = frozenset()
+    refused: FruitsError | None = None
 
 
 def _in_order(work: _Work, months: Mapping[str, list[Day]], tell: Callable[[], None]) -> Iterator[_MonthSum]:
     """Sums of months, oldest first, while a few later ones are under way."""
-    at_once = work.spark.defaultParallelism // SLOTS_PER_MONTH
-    at_once = min(max(at_once, FEWEST_MONTHS_AT_ONCE), MOST_MONTHS_AT_ONCE)
+    at_once = min(max(work.spark.defaultParallelism, FEWEST_MONTHS_AT_ONCE), MOST_MONTHS_AT_ONCE)
     waiting = deque(months.items())
     running: deque[Future[_MonthSum]] = deque()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="moments")
@@ -219,8 +223,7 @@ def _sum_month(work: _Work, month: str, days: list[Day]) -> _MonthSum:
     lost: frozenset[str] = frozenset()
     while True:
         known = _known(work, [day for day in days if day.finished], _without(trusted, lost))
-        summed = tuple(day.sum.key for day in known.values() if day.sum)
-        whole = all(day.date in known for day in days if day.finished) and summed == trusted.summed
+        whole = all(day.date in known for day in days if day.finished) and _keys(known.values()) == trusted.summed
         stored_sum = trusted.sum if whole and trusted.sum and trusted.sum.key not in lost else None
         body = read_sum(work.store, stored_sum) if stored_sum else None
         if stored_sum and body is None:
@@ -234,6 +237,8 @@ def _sum_month(work: _Work, month: str, days: list[Day]) -> _MonthSum:
         after = _after(days, known, folded, stored_sum)
         if after != standing:
             write_month(work.store, month, after)
+    if folded.refused is not None:
+        raise folded.refused
     return _MonthSum(
         parts=tuple(part for part in (body or folded.finished, folded.others) if part is not None),
         read={day.date: day.rows for day in folded.read},
@@ -286,9 +291,13 @@ def _fold(work: _Work, month: str, days: Sequence[Day], known: Mapping[date, Sto
     reading = partial(_read_share, work.home, work.featurizer, work.read_bytes)
     adding_shares = partial(_add_shares, work.store, tuple(day.date for day in to_read), storing)
     adding_days = partial(_add_days, work.store, fold)
-    share_sums = work.spark.parallelize(tasks, max(1, len(tasks))).map(reading)
-    day_sums = share_sums.partitionBy(max(1, len(to_read)), int).mapPartitions(adding_shares)
-    return _collected(day_sums.partitionBy(1, int).mapPartitions(adding_days))[0]
+    if sum(day.size_bytes for day in to_read) <= SHARE_BYTES:
+        # A day's few new rows: three stages would take longer to begin than the work takes.
+        day_sums = work.spark.parallelize(tasks, 1).map(reading).mapPartitions(adding_shares)
+    else:
+        share_sums = work.spark.parallelize(tasks, len(tasks)).map(reading)
+        day_sums = share_sums.partitionBy(len(to_read), int).mapPartitions(adding_shares).partitionBy(1, int)
+    return _collected(day_sums.mapPartitions(adding_days))[0]
 
 
 def _after(
@@ -300,9 +309,13 @@ def _after(
         if day.finished and day.date in read:
             new = read[day.date]
             stored[day.date] = StoredDay(digest_of_paths(day.paths), new.rows_digest, new.rows, new.stored)
-    in_order = {day.date: stored[day.date] for day in days if day.finished}
-    summed = tuple(day.sum.key for day in in_order.values() if day.sum)
-    return StoredMonth(in_order, folded.sum or stored_sum, summed)
+    in_order = {day.date: stored[day.date] for day in days if day.date in stored}
+    month_sum = folded.sum or stored_sum
+    return StoredMonth(in_order, month_sum, _keys(in_order.values()) if month_sum else ())
+
+
+def _keys(days: Iterable[StoredDay]) -> tuple[str, ...]:
+    return tuple(day.sum.key for day in days if day.sum)
 
 
 def _count_files(home: Home, featurizer: str, task: tuple[date, Sequence[str]]) -> tuple[date, Counter[int]]:
@@ -314,7 +327,11 @@ def _read_share(
     home: Home, featurizer: str, read_bytes: "Accumulator[int]", task: tuple[int, int, Share]
 ) -> tuple[int, _ShareSum]:
     at, number, share = task
-    moments, rows_by_batch = sum_share(home, featurizer, share)
+    try:
+        moments, rows_by_batch = sum_share(home, featurizer, share)
+    except (NotFinite, StateDamaged) as error:
+        # Raised, it would be tried again, and would take along what else the month's tasks have read.
+        return at, _ShareSum(number, refused=error)
     read_bytes.add(share.size_bytes)
     return at, _ShareSum(number, packed(moments) if moments.rows else None, rows_by_batch)
 
@@ -322,12 +339,14 @@ def _read_share(
 def _add_shares(
     store: Place, dates: Sequence[date], storing: frozenset[date], part: Iterable[tuple[int, _ShareSum]]
 ) -> Iterator[tuple[int, _DaySum]]:
-    """The days of a partition, stored when they are to be; all of them for the one partition that comes next."""
-    shares_of: dict[int, list[_ShareSum]] = defaultdict(list)
-    for at, share in part:
-        shares_of[at].append(share)
-    for at, shares in shares_of.items():
-        day, body = dates[at], _added(share.body for share in sorted(shares, key=lambda share: share.number))
+    """The days whose shares are in a partition, stored when they are to be, for the one partition that comes next."""
+    for at, group in groupby(part, key=itemgetter(0)):
+        shares = sorted((share for _, share in group), key=attrgetter("number"))
+        refused = next((share.refused for share in shares if share.refused), None)
+        if refused is not None:
+            yield 0, _DaySum(dates[at], refused=refused)
+            continue
+        day, body = dates[at], _added(share.body for share in shares)
         rows_by_batch: Counter[int] = Counter()
         for share in shares:
             rows_by_batch.update(share.rows_by_batch)
@@ -337,13 +356,18 @@ def _add_shares(
 
 def _add_days(store: Place, fold: _Fold, part: Iterable[tuple[int, _DaySum]]) -> Iterator[_Folded]:
     """The one answer of a month's last task."""
-    read = {day.date: day for _, day in part}
+    days = {day.date: day for _, day in sorted(part, key=lambda pair: pair[1].date)}
+    read = tuple(replace(day, body=None) for day in days.values() if day.refused is None)
+    refused = next((day.refused for day in days.values() if day.refused), None)
+    if refused is not None:
+        yield _Folded(read, refused=refused)
+        return
     lost: set[str] = set()
 
-    def bodies(days: Sequence[date]) -> Iterator[bytes | None]:
-        for day in days:
-            if day in read:
-                yield read[day].body
+    def bodies(dates: Sequence[date]) -> Iterator[bytes | None]:
+        for day in dates:
+            if day in days:
+                yield days[day].body
             elif day in fold.stored:
                 body = read_sum(store, fold.stored[day])
                 if body is None:
@@ -355,7 +379,7 @@ def _add_days(store: Place, fold: _Fold, part: Iterable[tuple[int, _DaySum]]) ->
         yield _Folded(lost=frozenset(lost))
         return
     stored = write_month_sum(store, fold.month, finished) if fold.keep and finished else None
-    yield _Folded(finished, others, tuple(replace(read[day], body=None) for day in sorted(read)), stored)
+    yield _Folded(read, finished, others, stored)
 
 
 def _added(bodies: Iterable[bytes | None]) -> bytes | None:
@@ -378,22 +402,4 @@ def _collected(results: "RDD[_T]") -> list[_T]:
     try:
         return results.collect()
     except Py4JJavaError as error:
-        raise _original(str(error.java_exception)) from error
-
-
-def _original(said: str) -> FruitsError:
-    """The error of ours that a task raised, from the text of what Spark raises; else one that quotes the last words."""
-    ours = re.findall(r"^(?:features|batch)\.[\w.]+\.(\w+): (.+)$", said, flags=re.MULTILINE)
-    kinds = {kind.__name__: kind for kind in _kinds_below(FruitsError)}
-    if ours and ours[-1][0] in kinds:
-        name, sentence = ours[-1]
-        return kinds[name](sentence)
-    pythons = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*$", said, flags=re.MULTILINE)
-    words = (pythons or said.strip().splitlines() or ["nothing is known"])[-1].rstrip(".")
-    return SumFailed(f"The moments could not be summed up, a task failed on every try: {words}. Nothing was published.")
-
-
-def _kinds_below(kind: type[FruitsError]) -> Iterator[type[FruitsError]]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _kinds_below(below)
+        raise SumFailed(f"A task failed on every try: {last_words(error)}. Nothing was published; refit.") from error

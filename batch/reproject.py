@@ -178,11 +178,11 @@ class _Filling:
         return day
 
     def _refuse_another_next(self) -> None:
-        following = current_models(self._home).next
-        if following != self.meta.version:
+        models = current_models(self._home)
+        if self.meta.version not in models.versions:
             raise AnotherRefit(
-                f"Version {following} took the place of version {self.meta.version} as the next one; what was "
-                "projected stays. Run `fruits reproject` again."
+                f"Version {models.next or models.serving} took the place of version {self.meta.version} as the next "
+                "one; what was projected stays. Run `fruits reproject` again."
             )
 
     def _projected(self, day: _Day) -> list[tuple[AddedFile, frozenset[int]]]:

@@ -1,22 +1,27 @@
-"""The tour: photos are dropped while the stream runs, and the tables are queried at the end."""
+"""The tour: photos dropped while the stream runs, a refit that it follows, and queries at the end."""
 
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
-from features.errors import InvalidSetting
+from features.errors import FruitsError, InvalidSetting
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
 from streaming.micro_batch import BatchReport
 from streaming.service import Watcher, run_stream
 from streaming.source import News
+
+
+class DemoFailed(FruitsError):
+    """A command of the tour failed."""
 
 
 class Progress(AbstractContextManager["Progress"], Protocol):
@@ -27,51 +32,85 @@ class Progress(AbstractContextManager["Progress"], Protocol):
 
 
 def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Progress, console: Console) -> None:
-    """Drop `count` drawn photos into the landing directory while the stream runs, then query what became of them.
+    """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, and query what became of them.
 
-    Replay drops only what is not there yet, so a second run, or one after a kill, doubles nothing.
-    Raises InvalidSetting when the landing is not on this machine's disk.
+    Replay drops only what is not there yet, so a second run, or one after a kill, doubles nothing; it refits again.
+    Raises InvalidSetting when the landing is not on this machine's disk, DemoFailed when a command fails.
     """
     home = settings.places()
     if not home.landing.is_local:
         raise InvalidSetting("The demo drops photos on this machine's disk; use a local landing.")
-    dropper = _Dropper(home.landing.directory, count)
+    tour = _Tour(settings, count, console)
     with progress:
-        run_stream(settings, drain=False, stop=stop, watcher=_stop_when_done(progress.watcher, dropper, stop))
-    dropper.finish()
-    console.print(f"\nDropped {dropper.dropped} files; {count - dropper.dropped} of the {count} were there already.\n")
+        run_stream(settings, drain=False, stop=stop, watcher=_touring(progress.watcher, tour, stop))
+    tour.finish()
     show_results(settings, console)
 
 
-class _Dropper:
-    """Draws and drops files from a thread of its own, once told that the stream is up."""
+class _Tour:
+    """What a user would do beside the running stream, in a thread of its own, once told that the stream is up."""
 
-    def __init__(self, landing: Path, count: int) -> None:
-        self._landing = landing
+    def __init__(self, settings: Settings, count: int, console: Console) -> None:
+        self._settings = settings
+        self._landing = settings.places().landing.directory
         self._count = count
-        self._thread = threading.Thread(target=self._drop_all, name="dropper", daemon=True)
+        self._console = console
+        self._thread = threading.Thread(target=self._take, name="tour", daemon=True)
         self._started = False
+        self._caught_up = threading.Condition()
+        self._caught_up_to: datetime | None = None
         self._failure: Exception | None = None
-        self.dropped = 0
-        self.finished_at: datetime | None = None
+        self.is_over = threading.Event()
 
     def start(self) -> None:
         if not self._started:
             self._started = True
             self._thread.start()
 
+    def hear(self, news: News) -> None:
+        with self._caught_up:
+            self._caught_up_to = news.caught_up_to
+            self._caught_up.notify_all()
+
     def finish(self) -> None:
-        """Raises what went wrong while dropping."""
+        """Raises what went wrong on the way."""
         if self._failure is not None:
             raise self._failure
 
-    def _drop_all(self) -> None:
+    def _take(self) -> None:
         try:
-            for file in demo_files(self._count):
-                self.dropped += _drop(self._landing, file)
+            files, later = demo_files(self._count), self._count // 5
+            self._drop(islice(files, self._count - later))
+            self._run("refit", "--components", "16", "--min-rows", "2")
+            self._drop(files)
+            self._run("query", _FOLLOWED)
+            self._run("reproject")
+            self._run("models")
         except Exception as error:
             self._failure = error
-        self.finished_at = datetime.now(UTC)
+        self.is_over.set()
+
+    def _drop(self, files: Iterable[DemoFile]) -> None:
+        # Drawing them takes a while, so they arrive one by one.
+        dropped = [_drop(self._landing, file) for file in files]
+        self._console.print(f"\nDropped {sum(dropped)} files; {dropped.count(False)} were there already.\n")
+        done_at = datetime.now(UTC)
+        with self._caught_up:
+            self._caught_up.wait_for(lambda: self._caught_up_to is not None and self._caught_up_to > done_at)
+
+    def _run(self, *arguments: str) -> None:
+        run_command(self._settings, self._console, *arguments)
+
+
+def run_command(settings: Settings, console: Console, *arguments: str) -> None:
+    """Run what a person would type, and show it with its answer. Raises DemoFailed with the command's last words."""
+    shown = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
+    console.print(f"[dim]fruits {shown}[/dim]", highlight=False, soft_wrap=True)
+    command = [sys.executable, "-m", "ops.cli", *arguments, "--home", settings.home]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise DemoFailed(f"`fruits {arguments[0]}` failed: {done.stderr.strip()}")
+    console.print(done.stdout, markup=False, highlight=False, soft_wrap=True)
 
 
 def _drop(landing: Path, file: DemoFile) -> bool:
@@ -85,12 +124,12 @@ def _drop(landing: Path, file: DemoFile) -> bool:
     return True
 
 
-def _stop_when_done(inner: Watcher, dropper: _Dropper, stop: threading.Event) -> Watcher:
+def _touring(inner: Watcher, tour: _Tour, stop: threading.Event) -> Watcher:
     def on_news(news: News) -> None:
         inner.on_news(news)
-        dropper.start()
-        dropped, done = dropper.finished_at, news.caught_up_to
-        if dropped is not None and done is not None and done > dropped:
+        tour.hear(news)
+        tour.start()
+        if tour.is_over.is_set():
             stop.set()
 
     on_batch: Callable[[BatchReport], None] = inner.on_batch
@@ -98,14 +137,16 @@ def _stop_when_done(inner: Watcher, dropper: _Dropper, stop: threading.Event) ->
 
 
 def show_results(settings: Settings, console: Console) -> None:
-    """Ask the tables three things, with the command a person would type."""
+    """Ask the tables four things, with the command a person would type."""
     for title, sql in _QUESTIONS.items():
         console.print(f"[bold]{title}[/bold]")
-        console.print(f'[dim]fruits query "{sql}"[/dim]', highlight=False, soft_wrap=True)
-        subprocess.run([sys.executable, "-m", "ops.cli", "query", "--home", settings.home, sql], check=True)
-        console.print()
+        run_command(settings, console, "query", sql)
 
 
+_FOLLOWED = (
+    "SELECT pca_version, count(*) AS photos, min(batch) AS first_batch, max(batch) AS last_batch FROM projections "
+    "GROUP BY pca_version ORDER BY pca_version"
+)
 _QUESTIONS = {
     "Photos per label": (
         "SELECT label, count(*) AS photos, round(avg(width * height) / 1e6, 1) AS megapixels, "
@@ -119,5 +160,11 @@ _QUESTIONS = {
         "SELECT one.label AS photo, f.label AS neighbour, "
         "round(list_cosine_similarity(one.features, f.features), 4) AS cosine, split_part(f.source, '/landing/', 2) "
         "AS file FROM one, features f WHERE f.image_id <> one.image_id ORDER BY cosine DESC LIMIT 5"
+    ),
+    "The same in PCA space: the 16 directions in which these photos differ most": (
+        "WITH one AS (SELECT image_id, label, pca FROM current_projections ORDER BY image_id LIMIT 1) "
+        "SELECT one.label AS photo, p.label AS neighbour, "
+        "round(list_distance(one.pca, p.pca), 3) AS distance, split_part(p.source, '/landing/', 2) "
+        "AS file FROM one, current_projections p WHERE p.image_id <> one.image_id ORDER BY distance LIMIT 5"
     ),
 }

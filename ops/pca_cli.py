@@ -15,9 +15,8 @@ from features.settings import Settings, load_settings
 from ops.options import Debug, Endpoint, HomeUri, Master, Region, console, messages
 
 if TYPE_CHECKING:
-    from pyspark import SparkContext
-
     from batch.refit import Refit
+    from streaming.session import Spark
 
 models_app = typer.Typer(help="List, show, use and prune the PCA models.", invoke_without_command=True)
 
@@ -182,7 +181,7 @@ def prune(
         console.print("Nothing to drop.")
 
 
-def _reproject(spark: "SparkContext", home: Home) -> None:
+def _reproject(spark: "Spark", home: Home) -> None:
     from batch.reproject import Watcher
     from batch.reproject import reproject as run_reproject
 
@@ -200,7 +199,7 @@ def _reproject(spark: "SparkContext", home: Home) -> None:
 
 
 @contextmanager
-def _spark(settings: Settings, name: str) -> Iterator["SparkContext"]:
+def _spark(settings: Settings, name: str) -> Iterator["Spark"]:
     from bootstrap.java import use_java
     from streaming.session import spark_session
 

@@ -62,7 +62,7 @@ def take_snapshot(home: Home) -> Snapshot:
 def _opened(home: Home, table: Table) -> DeltaTable:
     handle = open_table(home, table)
     if handle is None:
-        raise InvalidQuery(f"{home.root.uri} has no table {table.name} yet; check --home, or run `fruits stream`.")
+        raise InvalidQuery(f"{home.root.uri} has no tables yet; check --home, or run `fruits stream`.")
     return handle
 
 

@@ -8,12 +8,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from features.errors import FruitsError
+
+# What jobs are given to, for those who hand it on.
+Spark: TypeAlias = SparkContext
 
 
 class SparkUnavailable(FruitsError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from features.errors import InvalidSetting, StorageUnavailable
-from features.objects import Place, keys_below, read, read_if_there, write_once
+from features.objects import Place, change, keys_below, read, read_if_there, write_once
 from tests.conftest import REGION
 from tests.fault_proxy import Rule, set_rules
 
@@ -64,3 +64,38 @@ def test_a_place_has_one_spelling(location: str, uri: str) -> None:
 def test_other_places_are_refused(location: str) -> None:
     with pytest.raises(InvalidSetting):
         Place.at(location)
+
+
+def test_no_change_is_lost_when_many_change_an_object_at_once(place: Place) -> None:
+    def count(_: int) -> None:
+        change(place, "count", lambda body: str(int(body or b"0") + 1).encode())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, range(12)))
+    assert read(place, "count") == b"12"
+
+
+def test_a_refused_change_leaves_the_object_as_it_is(place: Place) -> None:
+    change(place, "word", lambda _: b"before")
+
+    def refuse(_: bytes | None) -> bytes:
+        raise InvalidSetting("no")
+
+    with pytest.raises(InvalidSetting):
+        change(place, "word", refuse)
+    assert read(place, "word") == b"before"
+
+
+def test_a_change_whose_answer_was_lost_is_found_done(proxy: str, bucket: str) -> None:
+    place = Place.at(f"s3://{bucket}", proxy, REGION)
+    change(place, "word", lambda _: b"before")
+    set_rules(proxy, Rule("PUT", "/word", answer=500))
+    seen: list[bytes | None] = []
+
+    def edit(body: bytes | None) -> bytes:
+        seen.append(body)
+        return b"after"
+
+    assert change(place, "word", edit) == b"after"
+    assert read(place, "word") == b"after"
+    assert seen[0] == b"before"

@@ -36,6 +36,8 @@ Rows = NDArray[np.floating[Any]]
 
 EPSILON = float(np.finfo(np.float64).eps)
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:

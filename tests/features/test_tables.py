@@ -6,13 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 
 from features.errors import AnotherStreamRunning, InvalidSetting
 from features.home import Home
 from features.plan import AddedFile
 from features.settings import Settings, load_settings
-from features.tables import REJECT_ROWS, _append, commit, committed_batch, create_tables, open_table, write_file
+from features.tables import (
+    APPLICATION,
+    REJECT_ROWS,
+    _append,
+    append_once,
+    commit,
+    committed_batch,
+    create_tables,
+    open_table,
+    write_file,
+)
 
 MakeSettings = Callable[..., Settings]
 
@@ -67,7 +78,7 @@ def test_a_handle_from_before_a_rivals_commit_is_refused(home: Home) -> None:
     assert handle is not None
     commit(home, REJECT_ROWS, 1, "a rival", [_file(home, "the rival's")])
     with pytest.raises(CommitFailedError):
-        _append(handle, REJECT_ROWS, 1, "ours", [_file(home, "ours")])
+        _append(handle, REJECT_ROWS, Transaction(APPLICATION, 1), {}, [_file(home, "ours")])
     assert _details(home) == ["the rival's"]
 
 
@@ -89,3 +100,21 @@ def test_of_rivals_that_commit_at_once_one_wins_and_the_others_stop_or_skip(home
             stopped += sum(pool.map(race, "abcd"))
     assert sorted(int(detail[0]) for detail in _details(home)) == [1, 2, 3, 4, 5]
     assert stopped > 0
+
+
+def test_of_appends_that_are_begun_at_once_one_is_made(home: Home) -> None:
+    start = threading.Barrier(4)
+
+    def race(name: str) -> bool:
+        added = _file(home, name)
+        start.wait()
+        return append_once(home, REJECT_ROWS, "a test", [added], {}, _has_rows)
+
+    with ThreadPoolExecutor(4) as pool:
+        appended = list(pool.map(race, "abcd"))
+    assert sum(appended) == 1
+    assert len(_details(home)) == 1
+
+
+def _has_rows(handle: DeltaTable) -> bool:
+    return bool(handle.file_uris())

@@ -40,7 +40,7 @@ def test_every_command_shows_examples(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("query", "SELECT 1"), "has no table features yet"),
+        (("query", "SELECT 1"), "has no tables yet"),
         (("stream", "--trigger", "soon"), "trigger: write a number and a unit"),
         (("stream", "--key-pattern", "(?P<fruit>.)"), "named groups are label and subject"),
         (("stream", "--key-pattern", "("), "not a regular expression"),

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from features.home import Home
 from features.settings import Settings, load_settings
-from features.tables import FEATURE_ROWS, commit, create_tables, features_column, open_table, write_file
+from features.tables import FEATURE_ROWS, commit, create_tables, open_table, vectors_column, write_file
 from ops.query import InvalidQuery, connect, run_query
 from ops.rows import show
 
@@ -44,7 +44,7 @@ def home(request: pytest.FixtureRequest) -> Home:
             "format": ["JPEG"] * 4,
             "width": [640] * 4,
             "height": [480] * 4,
-            "features": features_column(pa.array(np.full(4 * 1280, batch, np.float32))),
+            "features": vectors_column(np.full((4, 1280), batch, np.float32)),
             "featurizer": ["abc"] * 4,
             "batch": [batch] * 4,
             "ingested_at": [datetime(day.year, day.month, day.day, 13, tzinfo=UTC)] * 4,
@@ -120,6 +120,6 @@ def test_a_wrong_query_says_so(home: Home, sql: str) -> None:
 
 def test_a_home_without_tables_says_so_and_is_not_created(tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path / "typo")).places()
-    with pytest.raises(InvalidQuery, match="has no table features yet"):
+    with pytest.raises(InvalidQuery, match="has no tables yet"):
         connect(home)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,263 @@
+"""Reprojection gives every row the next version once, and serves it only then."""
+
+import json
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import SparkSession
+from sklearn.decomposition import PCA
+from typer.testing import CliRunner
+
+from batch.prune import prune
+from batch.reproject import Reprojection, Watcher, reproject
+from features.errors import AnotherRefit, HomeInUse, InvalidSetting, UnknownModel
+from features.home import Home
+from features.pca import Pca, fit, moments_of
+from features.pca_models import (
+    Current,
+    PcaMeta,
+    PcaModel,
+    begin_switch,
+    current_models,
+    next_version,
+    publish_model,
+)
+from features.plan import Plan, write_plan
+from features.registry import publish_featurizer
+from features.settings import load_settings
+from features.tables import PROJECTION_ROWS, committed_batch, data_files, open_table
+from ops.cli import app
+from ops.query import connect, run_query
+from ops.status import look
+from tests.feature_rows import commit_features, feature_vectors
+
+DAYS = [date(2026, 10, 3), date(2026, 10, 4), date(2026, 10, 6)]
+SILENT = Watcher(lambda _: None, lambda _, __: None)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home with three days of features, two batches on the first."""
+    home = load_settings(home=str(tmp_path / "home")).places()
+    publish_featurizer(home, b"a network", "a test", "a test")
+    for batch, day in enumerate([DAYS[0], *DAYS], start=1):
+        commit_features(home, batch, day, feature_vectors(30, batch), _featurizer(home))
+    return home
+
+
+def _featurizer(home: Home) -> str:
+    return str(json.loads((home.featurizers.directory / "CURRENT.json").read_text())["serving"])
+
+
+@cache
+def _pca() -> Pca:
+    vectors = [feature_vectors(30, batch) for batch in range(1, 5)]
+    return fit(moments_of(vectors, 1280), 4, None)
+
+
+def _publish(home: Home) -> None:
+    """Publish another version, as a refit does."""
+    meta = PcaMeta(next_version(home), _featurizer(home), 120, 4, 0.9, datetime.now(UTC), None, None, "a test")
+    publish_model(home, PcaModel(meta, _pca()), b"a picture")
+    begin_switch(home, meta.version)
+
+
+def _reproject(spark: SparkSession, home: Home, **options: Any) -> Reprojection | None:
+    return reproject(spark.sparkContext, home, SILENT, **options)
+
+
+def _rows(home: Home, sql: str) -> list[dict[str, Any]]:
+    return list(run_query(connect(home), sql).to_pylist())
+
+
+def _counts(home: Home) -> dict[int, int]:
+    rows = _rows(home, "SELECT pca_version, count(*) AS n FROM projections GROUP BY pca_version")
+    return {row["pca_version"]: row["n"] for row in rows}
+
+
+def _plan(home: Home, batch: int, featurizer: str, versions: tuple[int, ...]) -> None:
+    now = datetime.now(UTC)
+    plan = Plan(batch, "a test", now, now.date(), home.landing.uri, "", featurizer, (), versions)
+    write_plan(home, plan)
+
+
+def test_every_row_is_projected_as_scikit_learn_does_and_the_version_served(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    assert _rows(home, "SELECT * FROM current_projections") == []
+    assert _reproject(spark, home) == Reprojection(version=1, rows=120, days=3)
+
+    features = _rows(home, "SELECT * FROM features ORDER BY image_id")
+    projections = _rows(home, "SELECT * FROM current_projections ORDER BY image_id")
+    kept = ("image_id", "source", "label", "subject", "arrived_at", "featurizer", "batch", "ingest_date")
+    assert [{name: row[name] for name in kept} for row in projections] == [
+        {name: row[name] for name in kept} for row in features
+    ]
+    vectors = np.array([row["features"] for row in features], np.float64)
+    expected = PCA(4, svd_solver="full").fit_transform(vectors)
+    ours = np.array([row["pca"] for row in projections])
+    signs = np.sign((ours * expected).sum(axis=0))
+    np.testing.assert_allclose(ours, expected * signs, atol=1e-4 * np.abs(expected).max())
+    assert look(home, verify=True).broken == []
+
+
+def test_a_replay_has_nothing_to_do(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    _reproject(spark, home)
+    assert _reproject(spark, home) is None
+    begin_switch(home, 1)
+    assert _reproject(spark, home) is None
+    assert _counts(home) == {1: 120}
+
+
+def test_only_what_lacks_the_version_is_projected_also_after_compaction(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    _reproject(spark, home)
+    _publish(home)
+    commit_features(home, 5, DAYS[0], feature_vectors(7, 5), _featurizer(home))
+    DeltaTable(str(home.features.directory)).optimize.compact()
+    DeltaTable(str(home.projections.directory)).optimize.compact()
+    # Served already, but a batch came without it: going to another version and back completes it.
+    begin_switch(home, 2)
+    assert _reproject(spark, home) == Reprojection(version=2, rows=127, days=3)
+    begin_switch(home, 1)
+    assert _reproject(spark, home) == Reprojection(version=1, rows=7, days=1)
+    assert _counts(home) == {1: 127, 2: 127}
+    assert look(home, verify=True).broken == []
+
+
+def test_rows_of_another_featurizer_stay_without_it(spark: SparkSession, home: Home) -> None:
+    commit_features(home, 5, DAYS[1], feature_vectors(9, 5), "another")
+    _publish(home)
+    assert _reproject(spark, home) == Reprojection(version=1, rows=120, days=3)
+    assert look(home, verify=True).broken == []
+
+
+def test_a_version_is_not_served_while_a_plan_lacks_it(spark: SparkSession, home: Home) -> None:
+    _plan(home, 5, _featurizer(home), ())
+    _publish(home)
+    with pytest.raises(HomeInUse, match="Batch 5 was planned before version 1 and is not committed yet"):
+        _reproject(spark, home, patience_s=0)
+    assert current_models(home) == Current(None, 1)
+    commit_features(home, 5, DAYS[1], feature_vectors(9, 5), _featurizer(home))
+    assert _reproject(spark, home) == Reprojection(version=1, rows=9, days=1)
+
+
+@pytest.mark.parametrize("pins_it", [True, False], ids=["pins the version", "another featurizer"])
+def test_a_plan_that_has_the_version_or_another_featurizer_is_not_waited_for(
+    spark: SparkSession, home: Home, pins_it: bool
+) -> None:
+    _publish(home)
+    _plan(home, 5, _featurizer(home) if pins_it else "another", (1,) if pins_it else ())
+    _reproject(spark, home, patience_s=0)
+    assert current_models(home) == Current(1, None)
+
+
+def test_a_version_that_is_overtaken_is_not_served(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    _publish(home)
+    begin_switch(home, 1)
+
+    def overtake(_: int, __: int) -> None:
+        begin_switch(home, 2)
+
+    with pytest.raises(AnotherRefit, match="Version 2 took the place of version 1"):
+        reproject(spark.sparkContext, home, Watcher(lambda _: None, overtake))
+    assert current_models(home) == Current(None, 2)
+    assert _reproject(spark, home) == Reprojection(version=2, rows=120, days=3)
+    assert look(home, verify=True).broken == []
+
+
+def test_what_a_rival_did_meanwhile_is_not_done_again(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    rivals: list[Reprojection | None] = []
+
+    def overtake(_: int, __: int) -> None:
+        # As if this process had slept past its lease just after it had looked what is lacking.
+        if not rivals:
+            rivals.append(None)
+            (home.state.directory / "lease.json").unlink()
+            rivals[0] = _reproject(spark, home)
+
+    with suppress(HomeInUse):
+        reproject(spark.sparkContext, home, Watcher(lambda _: None, overtake))
+    assert rivals == [Reprojection(version=1, rows=120, days=3)]
+    assert _counts(home) == {1: 120}
+
+
+def test_prune_drops_old_versions_and_they_can_be_projected_again(spark: SparkSession, home: Home) -> None:
+    for _ in range(3):
+        _publish(home)
+        _reproject(spark, home)
+    begin_switch(home, 1)
+    assert prune(home, 1, print).versions == (2,)
+    begin_switch(home, 3)
+    pruned = prune(home, 1, print)
+    assert (pruned.versions, pruned.rows) == ((1,), 120)
+    assert prune(home, 1, print).versions == ()
+    assert _counts(home) == {3: 120}
+    begin_switch(home, 1)
+    assert _reproject(spark, home) == Reprojection(version=1, rows=120, days=3)
+    assert look(home, verify=True).broken == []
+
+
+def test_prune_refuses_a_version_that_a_plan_pins(spark: SparkSession, home: Home) -> None:
+    for _ in range(2):
+        _publish(home)
+        _reproject(spark, home)
+    _plan(home, 5, _featurizer(home), (1,))
+    with pytest.raises(HomeInUse, match="Batch 5 is planned with version 1"):
+        prune(home, 1, print)
+    assert _counts(home) == {1: 120, 2: 120}
+
+
+def test_each_day_is_one_transaction_of_few_files(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    handle = open_table(home, PROJECTION_ROWS)
+    assert handle is not None
+    before = handle.version()
+    _reproject(spark, home)
+    handle.update_incremental()
+    assert handle.version() == before + 3
+    assert sorted(file.partition["ingest_date"] for file in data_files(handle)) == DAYS
+    assert committed_batch(handle) == 4
+
+
+def test_the_commands_say_what_they_did(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    _reproject(spark, home)
+    _publish(home)
+    root = str(home.root.directory)
+    listed = _fruits("models", "--home", root)
+    assert "served" in listed
+    assert "next" in listed
+    assert "no other is on its way" in _fruits("models", "use", "1", "--home", root)
+    assert "Version 2 is the next one" in _fruits("models", "use", "2", "--home", root)
+    (home.pca_models.directory / "v000002/scree.png").unlink()
+    assert "v000002/scree.png" in _fruits("models", "show", "2", "--home", root)
+    assert (home.pca_models.directory / "v000002/scree.png").exists()
+    assert "4 batches lack version 2" in _fruits("status", "--home", root)
+    assert "Nothing to drop." in _fruits("models", "prune", "--home", root)
+
+
+def _fruits(*arguments: str) -> str:
+    answer = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert answer.exit_code == 0
+    return answer.stdout
+
+
+def test_a_model_of_another_featurizer_cannot_be_used(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    publish_featurizer(home, b"another network", "a test", "a test")
+    with pytest.raises(UnknownModel, match="Version 1 is for featurizer"):
+        _fruits("models", "use", "1", "--home", str(home.root.directory))
+
+
+def test_the_settings_of_the_refit_exclude_each_other() -> None:
+    with pytest.raises(InvalidSetting, match="components and variance exclude each other; set one"):
+        _fruits("refit", "--components", "3", "--variance", "0.9")

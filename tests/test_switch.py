@@ -1,0 +1,203 @@
+"""The stream follows a refit without a stop, and a query sees one PCA version, complete, at every moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from batch.refit import Wanted, refit
+from batch.reproject import Reprojection, Watcher, reproject
+from features.home import Home
+from features.pca_models import Current, current_models
+from features.registry import current_featurizer
+from features.settings import Settings
+from ops.query import connect_to, run_query, take_snapshot
+from ops.status import look
+from tests.feature_rows import commit_features, feature_vectors
+from tests.pictures import jpeg
+from tests.stream_run import Run, rows, stream_process
+
+Drain = Callable[[Settings], Run]
+MakeSettings = Callable[..., Settings]
+
+OLD_DAYS = [date(2026, 10, 3), date(2026, 10, 4), date(2026, 10, 6)]
+ROWS_A_DAY = 20
+_COMPLETE = """
+    SELECT count(*) AS projected, count(DISTINCT pca_version) AS versions, count(DISTINCT (batch, source)) AS photos,
+           (SELECT count(*) FROM features WHERE batch <= (SELECT max(batch) FROM current_projections)) AS expected
+    FROM current_projections
+"""
+
+
+class Arrivals:
+    """Photos that land one after the other until the block ends."""
+
+    def __init__(self, landing: Path) -> None:
+        self.count = 0
+        self._landing = landing
+        self._stop = threading.Event()
+
+    @contextmanager
+    def landing(self) -> Iterator["Arrivals"]:
+        thread = threading.Thread(target=self._land)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _land(self) -> None:
+        while not self._stop.wait(0.4):
+            unfinished = self._landing / f".{self.count}.jpg"
+            unfinished.write_bytes(jpeg(seed=self.count))
+            unfinished.rename(self._landing / f"{self.count}.jpg")
+            self.count += 1
+
+
+class Looks:
+    """What a query and `status --verify` saw again and again."""
+
+    def __init__(self, home: Home) -> None:
+        self.served: list[int | None] = []
+        self.wrong: list[Any] = []
+        self._home = home
+        self._stop = threading.Event()
+
+    @contextmanager
+    def looking(self) -> Iterator["Looks"]:
+        thread = threading.Thread(target=self._look)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def wait_for(self, version: int) -> None:
+        while version not in self.served:
+            time.sleep(0.1)
+
+    def _look(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._look_once()
+            except Exception as error:
+                self.wrong.append(error)
+            time.sleep(1.0)
+
+    def _look_once(self) -> None:
+        snapshot = take_snapshot(self._home)
+        [seen] = run_query(connect_to(snapshot), _COMPLETE).to_pylist()
+        self.served.append(snapshot.models.serving)
+        complete = seen["versions"] == 1 and seen["projected"] == seen["photos"] == seen["expected"]
+        if snapshot.models.serving is not None and not complete:
+            self.wrong.append((snapshot.models, seen))
+        self.wrong += look(self._home, verify=True).broken or []
+
+
+def _refit(spark: SparkSession, home: Home, components: int) -> int:
+    done = refit(spark.sparkContext, home, Wanted(components, None, 2), False, False, lambda _, __: None)
+    return done.meta.version
+
+
+def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are_killed(
+    spark: SparkSession, drain: Drain, local_settings: MakeSettings
+) -> None:
+    settings = local_settings()
+    home = settings.places()
+    home.landing.create()
+    featurizer = str(current_featurizer(home))
+    for batch, day in enumerate(OLD_DAYS, start=1):
+        commit_features(home, batch, day, feature_vectors(ROWS_A_DAY, batch), featurizer)
+    silent = Watcher(lambda _: None, lambda _, __: None)
+
+    with Arrivals(home.landing.directory).landing() as arrivals, Looks(home).looking() as looks:
+        with stream_process(settings) as stream:
+            assert _refit(spark, home, 3) == 1
+            reproject(spark.sparkContext, home, silent)
+            assert current_models(home) == Current(1, None)
+            _wait_for_photos(settings, more=1)
+
+            assert _refit(spark, home, 4) == 2
+            _kill_a_reprojection_after_its_first_day(settings)
+            _wait_for_photos(settings, more=2)
+            os.killpg(stream.pid, signal.SIGKILL)
+        assert current_models(home) == Current(1, 2)
+        _let_the_lease_end(home)
+        drain(settings)
+        done = reproject(spark.sparkContext, home, silent)
+        assert done is not None
+        assert 0 < done.days <= len(OLD_DAYS)
+        assert current_models(home) == Current(2, None)
+        looks.wait_for(2)
+
+    drain(settings)
+    assert looks.wrong == []
+    assert looks.served == sorted(looks.served, key=lambda version: version or 0)
+    assert set(looks.served) == {None, 1, 2}
+    photos = len(OLD_DAYS) * ROWS_A_DAY + arrivals.count
+    counted = rows(
+        settings, "SELECT count(*) AS n, any_value(pca_version) AS v, min(len(pca)) AS k FROM current_projections"
+    )
+    assert counted == [{"n": photos, "v": 2, "k": 4}]
+    assert look(home, verify=True).broken == []
+
+
+def _wait_for_photos(settings: Settings, more: int) -> None:
+    """Until that many more batches are committed: the stream is up, and goes on."""
+    sql = "SELECT coalesce(max(batch), 0) AS last FROM features"
+    until = rows(settings, sql)[0]["last"] + more
+    while rows(settings, sql)[0]["last"] < until:
+        time.sleep(0.2)
+
+
+def _kill_a_reprojection_after_its_first_day(settings: Settings) -> None:
+    command = [sys.executable, "-m", "ops.cli", "reproject", "--home", settings.home, "--master", "local[1,4]"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        log = settings.places().projections.directory / "_delta_log"
+        while not any('"fruits.pca_version":"2"' in entry.read_text() for entry in log.glob("*.json")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def _let_the_lease_end(home: Home) -> None:
+    lease = home.state.directory / "lease.json"
+    left = json.loads(lease.read_text())
+    assert datetime.fromisoformat(left["until"]) > datetime.now(UTC) - timedelta(minutes=5)
+    lease.write_text(json.dumps(left | {"until": "2026-01-01T00:00:00Z"}))
+
+
+def test_a_batch_planned_before_a_switch_began_is_projected_with_the_next_version_too(
+    spark: SparkSession, drain: Drain, local_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = local_settings()
+    home = settings.places()
+    commit_features(home, 1, OLD_DAYS[0], feature_vectors(ROWS_A_DAY, 1), str(current_featurizer(home)))
+    landing = home.landing.directory
+    landing.mkdir(parents=True)
+    (landing / "kiwi.jpg").write_bytes(jpeg(seed=1))
+    # The planner looks at the pointer, sleeps while a refit and a reprojection run to their end, and then plans.
+    monkeypatch.setattr("streaming.source.versions_to_project", lambda *_: ())
+    _refit(spark, home, 3)
+    silent = Watcher(lambda _: None, lambda _, __: None)
+    assert reproject(spark.sparkContext, home, silent) == Reprojection(1, ROWS_A_DAY, 1)
+
+    [report] = drain(settings).reports
+
+    assert report.photos == 1
+    assert rows(settings, "SELECT count(*) AS n FROM current_projections") == [{"n": ROWS_A_DAY + 1}]
+    assert look(home, verify=True).broken == []
