@@ -152,9 +152,7 @@ def _blocks(home: Home, featurizer: str, share: Share, rows_by_batch: Counter[in
 
 def _rows(home: Home, featurizer: str, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     for rows in read_file(home, FEATURE_ROWS, path, (*columns, "featurizer")):
-        # Files that Delta has rewritten hold string views, which compute functions do not take.
-        is_ours = pc.equal(rows["featurizer"].cast(pa.string()), featurizer)
-        ours = rows.select(list(columns)).filter(is_ours)
+        ours = rows.select(list(columns)).filter(pc.equal(rows["featurizer"], featurizer))
         if ours.num_rows:
             yield ours
 

@@ -14,7 +14,7 @@ from datetime import date
 from functools import partial
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
@@ -32,9 +32,10 @@ from batch.moments_store import (
     write_month,
     write_month_sum,
 )
-from features.errors import FruitsError, StateDamaged, last_words
+from features.errors import FruitsError, JobFailed, StateDamaged, last_words
 from features.featurizer import FEATURES
 from features.home import Home
+from features.launch import make_the_next_launch_light
 from features.objects import Place
 from features.pca import Moments, NotFinite, merged, packed, unpacked
 
@@ -49,12 +50,6 @@ FEWEST_MONTHS_AT_ONCE = 2
 MOST_MONTHS_AT_ONCE = 4
 FILES_COUNTED_PER_TASK = 32
 LOOK_S = 0.2
-
-
-class SumFailed(FruitsError):
-    """A task could not read its rows, or storage failed it, on every try; nothing was published."""
-
-    retryable: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ def sum_moments(
     removes what replaced ones left. `on_progress` gets bytes done and bytes in all from time to time, in this thread.
     Replay gives the same moments; a kill costs the months under way. The driver holds moments of a few months, however
     many rows, days and months there are. Raises NotFinite and StateDamaged, which name the day, for features that are
-    no 1280 finite numbers, and keeps what it summed of other days; SumFailed, StorageUnavailable.
+    no 1280 finite numbers, and keeps what it summed of other days; JobFailed, StorageUnavailable.
     """
     days = list_days(home)
     months = {month: list(its_days) for month, its_days in groupby(days, key=lambda day: f"{day.date:%Y-%m}")}
@@ -296,7 +291,9 @@ def _fold(work: _Work, month: str, days: Sequence[Day], known: Mapping[date, Sto
         day_sums = work.spark.parallelize(tasks, 1).map(reading).mapPartitions(adding_shares)
     else:
         share_sums = work.spark.parallelize(tasks, len(tasks)).map(reading)
-        day_sums = share_sums.partitionBy(len(to_read), int).mapPartitions(adding_shares).partitionBy(1, int)
+        # Days of one share each are whole where they were read.
+        its_days = share_sums if len(tasks) == len(to_read) else share_sums.partitionBy(len(to_read), int)
+        day_sums = its_days.mapPartitions(adding_shares).partitionBy(1, int)
     return _collected(day_sums.mapPartitions(adding_days))[0]
 
 
@@ -333,6 +330,7 @@ def _read_share(
         # Raised, it would be tried again, and would take along what else the month's tasks have read.
         return at, _ShareSum(number, refused=error)
     read_bytes.add(share.size_bytes)
+    make_the_next_launch_light()
     return at, _ShareSum(number, packed(moments) if moments.rows else None, rows_by_batch)
 
 
@@ -352,6 +350,7 @@ def _add_shares(
             rows_by_batch.update(share.rows_by_batch)
         stored = write_day_sum(store, day, body) if body and day in storing else None
         yield 0, _DaySum(day, body, rows_by_batch.total(), digest_of_rows(rows_by_batch), stored)
+    make_the_next_launch_light()
 
 
 def _add_days(store: Place, fold: _Fold, part: Iterable[tuple[int, _DaySum]]) -> Iterator[_Folded]:
@@ -402,4 +401,4 @@ def _collected(results: "RDD[_T]") -> list[_T]:
     try:
         return results.collect()
     except Py4JJavaError as error:
-        raise SumFailed(f"A task failed on every try: {last_words(error)}. Nothing was published; refit.") from error
+        raise JobFailed(f"A task failed on every try: {last_words(error)}. Nothing was published; refit.") from error

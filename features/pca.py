@@ -113,7 +113,7 @@ def _met(
 def packed(moments: Moments) -> bytes:
     """Moments as bytes of an npz file: float64, of the scatter only the triangle; the same moments, the same bytes."""
     body = io.BytesIO()
-    triangle = moments.scatter[np.triu_indices(len(moments.mean))]
+    triangle = np.concatenate([row[place:] for place, row in enumerate(moments.scatter)])
     np.savez(body, rows=np.int64(moments.rows), mean=moments.mean, triangle=triangle)
     return body.getvalue()
 
@@ -124,9 +124,9 @@ def unpacked(body: bytes) -> Moments:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
             rows, mean, triangle = int(archive["rows"]), archive["mean"], archive["triangle"]
         scatter = np.empty((len(mean), len(mean)))
-        upper = np.triu_indices(len(mean))
-        scatter[upper] = triangle
-        scatter.T[upper] = triangle
+        ends = np.cumsum(range(len(mean), 0, -1))
+        for place, part in enumerate(np.split(triangle, ends[:-1])):
+            scatter[place, place:] = scatter[place:, place] = part
     # Depending on where bytes are damaged, NumPy and zipfile raise a dozen unrelated kinds.
     except Exception as error:
         raise ValueError(f"these {len(body)} bytes are not packed moments: {error}") from error

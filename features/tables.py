@@ -22,7 +22,7 @@ from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 from obstore.exceptions import BaseError
 
-from features.errors import AnotherStreamRunning, StorageUnavailable
+from features.errors import AnotherStreamRunning, StateDamaged, StorageUnavailable
 from features.home import Home
 from features.objects import Place, backoff_s, reason
 from features.plan import AddedFile
@@ -175,13 +175,19 @@ def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> It
     """Some columns of one file of a table, in the file's order, at most 2048 rows at a time.
 
     Only the bytes of those columns are fetched, and memory holds one row group of them.
-    Raises StorageUnavailable, also when the file is gone: a snapshot's files stay for 24 hours after their removal.
+    Raises StorageUnavailable, also when the file is gone: a snapshot's files stay for 24 hours after their removal;
+    and StateDamaged when it is no parquet file.
     """
     place = _place(home, table)
     files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.table_location, place.table_options()))
+    # What Delta has rewritten holds views of strings, which compute functions do not take.
+    schema = pa.schema([table.schema.field(column) for column in columns])
     try:
         with files.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
-            yield from parquet.iter_batches(READ_ROWS, columns=list(columns), use_threads=False)
+            for rows in parquet.iter_batches(READ_ROWS, columns=list(columns), use_threads=False):
+                yield rows.select(list(columns)).cast(schema)
+    except pa.ArrowInvalid as error:
+        raise StateDamaged(f"{place.uri_of(path)} cannot be read; restore it. {reason(error)}.") from error
     except (DeltaError, OSError) as error:
         raise StorageUnavailable(f"Cannot read {place.uri_of(path)}: {reason(error)}.") from error
 

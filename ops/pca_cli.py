@@ -6,7 +6,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from features.home import Home
@@ -62,7 +70,7 @@ def refit(
     kept = settings.components or (None if settings.variance else USUAL_COMPONENTS)
     wanted = Wanted(kept, settings.variance, settings.min_rows)
     with _spark(settings, "fruits-refit") as spark:
-        with _progress("Reading features") as on_progress:
+        with _progress("Reading features", DownloadColumn()) as on_progress:
             done = run_refit(spark, places, wanted, dry_run, full, on_progress)
         _show_refit(places, done)
         if then_reproject and done.published:
@@ -185,7 +193,7 @@ def _reproject(spark: "Spark", home: Home) -> None:
     from batch.reproject import Watcher
     from batch.reproject import reproject as run_reproject
 
-    with _progress("Projecting") as on_progress:
+    with _progress("Projecting rows", MofNCompleteColumn()) as on_progress:
         done = run_reproject(spark, home, Watcher(_say, on_progress))
     if done is None:
         serving = current_models(home).serving
@@ -209,14 +217,8 @@ def _spark(settings: Settings, name: str) -> Iterator["Spark"]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeElapsedColumn(),
-    )
+def _progress(what: str, amount: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+    columns = TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn()
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
         bar = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)

@@ -1,9 +1,7 @@
 """What one executor task does: fetch, decode, featurize, write files nobody sees until the batch is committed."""
 
-import gc
 import hashlib
 import re
-import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, TypeVar
-from zipimport import zipimporter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +19,7 @@ from features.home import Home
 from features.image import Limits, Photo
 from features.isolation import decode_isolated, decode_or_die
 from features.landing import Landed, fetch
+from features.launch import make_the_next_launch_light
 from features.objects import Place, printable
 from features.pca import project
 from features.pca_models import cached_model
@@ -95,7 +93,7 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     tried_before = context is not None and context.attemptNumber() > 0
     for task in tasks:
         yield _run(task, network, decode_isolated if tried_before else decode_or_die)
-    _make_the_next_launch_light()
+    make_the_next_launch_light()
 
 
 def _run(task: Task, network: "Broadcast[bytes]", decode: Decode) -> TaskMessage:
@@ -108,21 +106,6 @@ def _run(task: Task, network: "Broadcast[bytes]", decode: Decode) -> TaskMessage
             _reject(fetched, task, rejected, outcome)
     adds = outcome.timed("write", lambda: _written(task, outcome))
     return TaskMessage(adds, tuple(outcome.rejected_keys), _counters(task, outcome))
-
-
-def _make_the_next_launch_light() -> None:
-    """Spare the worker most of what Spark does in it before each task, 0.14 s of a core where it was measured.
-
-    Spark collects garbage, which need not look at modules again and again; and it has every finder of modules forget
-    what it knows, for which those of zip files (Spark ships itself in one) read the whole file's directory anew.
-    """
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
-    for path, finder in list(sys.path_importer_cache.items()):
-        if isinstance(finder, zipimporter):
-            # Made again by the next import that has to look there.
-            del sys.path_importer_cache[path]
 
 
 _featurizers: dict[str, Featurizer] = {}

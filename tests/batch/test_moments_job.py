@@ -14,9 +14,9 @@ from pyspark.sql import SparkSession
 
 from batch import days, moments_job
 from batch.days import Day, cut, digest_of_paths, list_days, sum_share
-from batch.moments_job import SumFailed, Summed, sum_moments
+from batch.moments_job import Summed, sum_moments
 from batch.moments_store import read_month, store_of
-from features.errors import StateDamaged
+from features.errors import JobFailed, StateDamaged
 from features.featurizer import FEATURES
 from features.home import Home
 from features.objects import keys_below, overwrite, read
@@ -278,7 +278,7 @@ def test_a_task_that_fails_on_every_try_is_told_in_one_sentence(spark: SparkSess
     _write(home, 1, DAYS[0])
     file = home.features.directory / list_days(home)[0].files[0].path
     file.unlink()
-    with pytest.raises(SumFailed, match=rf"^A task failed .*: Cannot read file://.*{file.name}: .*; refit\.$"):
+    with pytest.raises(JobFailed, match=rf"^A task failed .*: Cannot read file://.*{file.name}: .*; refit\.$"):
         _sum(spark, home)
 
 
