@@ -19,6 +19,7 @@ from pyspark import SparkContext
 from features.errors import AnotherRefit, HomeInUse, JobFailed, StateDamaged, last_words
 from features.featurizer import FEATURES
 from features.home import Home
+from features.launch import make_the_next_launch_light
 from features.lease import held
 from features.pca import project
 from features.pca_models import PcaMeta, cached_model, current_models, describe_model, finish_switch
@@ -260,6 +261,7 @@ def _project_shares(shares: Iterable[_Share]) -> Iterator[tuple[AddedFile, froze
             projected = np.concatenate([projected for _, projected in parts])
             added = write_projections(share.home, share.meta, columns, projected, share.ingest_date)
             yield added, frozenset(pc.unique(rows["batch"]).to_pylist())
+    make_the_next_launch_light()
 
 
 def _projected_parts(

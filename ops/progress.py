@@ -30,6 +30,7 @@ class LivePanel:
         self._rejects: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()
         self._last: BatchReport | None = None
+        self._pca_versions: tuple[int, ...] = ()
         self._news: News | None = None
         self._up_since: float | None = None
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
@@ -51,6 +52,8 @@ class LivePanel:
         self._rejects.update(report.rejects)
         self._recent.append((time.monotonic(), report.photos))
         self._last = report
+        if report.photos:
+            self._pca_versions = report.pca_versions
 
     def _on_news(self, news: News) -> None:
         self._up_since = self._up_since or time.monotonic()
@@ -63,8 +66,12 @@ class LivePanel:
             _figure("photos", f"{self._photos:,}"),
             _figure("photos/s", f"{self._rate():.1f}"),
             _figure("rejects", f"{sum(self._rejects.values())}"),
+            _figure("PCA", self._versions()),
         )
         return Panel(Group(totals, self._backlog(), self._stages()), title=self._title, title_align="left")
+
+    def _versions(self) -> str:
+        return "not yet" if not self._pca_versions else " and ".join(f"v{version}" for version in self._pca_versions)
 
     def _rate(self) -> float:
         now = time.monotonic()

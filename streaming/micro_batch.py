@@ -33,10 +33,11 @@ _CLEANING_THREADS = 16
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What a finished batch was: counts, and its duration by stage in seconds on the clock."""
+    """What a finished batch was: counts, PCA versions, and its duration by stage in seconds on the clock."""
 
     batch: int
     photos: int
+    pca_versions: tuple[int, ...]
     rejects: dict[str, int]
     landed_bytes: int
     replayed: bool
@@ -92,6 +93,7 @@ class MicroBatches:
         return BatchReport(
             batch=batch,
             photos=result.counters.photos,
+            pca_versions=_versions(result),
             rejects=dict(result.counters.rejects),
             landed_bytes=result.counters.landed_bytes,
             replayed=replayed,
@@ -202,6 +204,11 @@ class MicroBatches:
 
 def _group(batch: int) -> str:
     return f"fruits-batch-{batch}"
+
+
+def _versions(result: Result) -> tuple[int, ...]:
+    added = result.adds.get(PROJECTION_ROWS.name, ())
+    return tuple(sorted({int(file.partition["pca_version"]) for file in added}))
 
 
 class _Clock:

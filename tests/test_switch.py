@@ -13,13 +13,14 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
 from batch.refit import Wanted, refit
 from batch.reproject import Reprojection, Watcher, reproject
 from features.home import Home
-from features.pca_models import Current, current_models
+from features.pca_models import Current, current_models, load_model
 from features.registry import current_featurizer
 from features.settings import Settings
 from ops.query import connect_to, run_query, take_snapshot
@@ -188,8 +189,8 @@ def test_a_batch_planned_before_a_switch_began_is_projected_with_the_next_versio
     home = settings.places()
     commit_features(home, 1, OLD_DAYS[0], feature_vectors(ROWS_A_DAY, 1), str(current_featurizer(home)))
     landing = home.landing.directory
-    landing.mkdir(parents=True)
-    (landing / "kiwi.jpg").write_bytes(jpeg(seed=1))
+    (landing / "pear").mkdir(parents=True)
+    (landing / "pear/1.jpg").write_bytes(jpeg(seed=1))
     # The planner looks at the pointer, sleeps while a refit and a reprojection run to their end, and then plans.
     monkeypatch.setattr("streaming.source.versions_to_project", lambda *_: ())
     _refit(spark, home, 3)
@@ -198,6 +199,12 @@ def test_a_batch_planned_before_a_switch_began_is_projected_with_the_next_versio
 
     [report] = drain(settings).reports
 
-    assert report.photos == 1
+    assert (report.photos, report.pca_versions) == (1, (1,))
     assert rows(settings, "SELECT count(*) AS n FROM current_projections") == [{"n": ROWS_A_DAY + 1}]
+    [photo] = rows(
+        settings, "SELECT features, pca FROM features JOIN current_projections USING (source) WHERE label = 'pear'"
+    )
+    model = load_model(home, 1).pca
+    expected = (np.array(photo["features"]) - model.mean) @ model.components.T
+    np.testing.assert_allclose(photo["pca"], expected, rtol=1e-5)
     assert look(home, verify=True).broken == []
