@@ -54,6 +54,14 @@ def test_a_batch_is_the_longest_head_within_the_caps(sizes: list[int], max_files
     assert len(batch) == 1 or sum(landed.size_bytes for landed in batch) <= max_bytes
 
 
+def test_photos_in_a_format_that_is_slow_to_decode_fill_a_batch_and_a_task_sooner() -> None:
+    quick = _landed([2**21] * 2000)
+    slow = [Landed(f"{number}.HEIC", 2**21, "e", ARRIVED_AT) for number in range(2000)]
+    caps = Caps(10_000, 2**40)
+    assert len(Pacer(caps).fill(quick)) > 8 * len(Pacer(caps).fill(slow))
+    assert len(cut(slow, 2)) > 8 * len(cut(quick, 2))
+
+
 def test_a_batch_that_was_quick_is_followed_by_a_larger_one() -> None:
     waiting = _landed([2**22] * 5000)
     pacer = Pacer(Caps(10_000, 2**40))
