@@ -19,7 +19,7 @@ from tests.pictures import jpeg
 from tests.stream_run import Run
 
 MakeSettings = Callable[..., Settings]
-COMMANDS = ["stream", "weights", "query", "status", "demo"]
+COMMANDS = ["stream", "weights", "query", "status", "demo", "refit", "reproject", "models"]
 
 
 def _fruits(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +49,10 @@ def test_every_command_shows_examples(command: str) -> None:
         (("stream", "--home", "ftp://x/y"), "is not supported; use a directory, file:// or s3://"),
         (("stream", "--home", "s3://"), "names no bucket"),
         (("weights", "nonsense"), "nonsense"),
+        (("refit", "--components", "0"), "components: "),
+        (("refit", "--variance", "1.5"), "variance: "),
+        (("models", "show", "3"), "has no PCA model 3; it has none"),
+        (("models", "use", "3"), "has no PCA model 3; it has none"),
         (("weights", "untrained:x"), "seed"),
     ],
 )

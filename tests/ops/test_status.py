@@ -1,32 +1,47 @@
 """`status --verify` finds every way in which a promise can be broken."""
 
 import shutil
-from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from deltalake import DeltaTable
+from pyspark.sql import SparkSession
 
+from bootstrap.weights import CompiledNetwork
+from features.home import Home
+from features.pca import fit, moments_of
+from features.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, publish_model
+from features.projections import KEPT_COLUMNS, write_projections
+from features.registry import publish_featurizer
 from features.settings import Settings, load_settings
-from features.tables import FEATURE_ROWS, commit, write_file
-from ops.status import look
+from features.tables import FEATURE_ROWS, PROJECTION_ROWS, append_once, commit, write_file
+from ops.status import Switch, look
 from tests.pictures import jpeg, text_file
-from tests.stream_run import Run
-
-Drain = Callable[[Settings], Run]
-MakeSettings = Callable[..., Settings]
+from tests.stream_run import run_here
 
 
-@pytest.fixture
-def drained(local_settings: MakeSettings, drain: Drain) -> Settings:
-    settings = local_settings()
+@pytest.fixture(scope="module")
+def finished(spark: SparkSession, untrained: CompiledNetwork, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home of three photos and a reject, its landing beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = load_settings(home=str(folder / "home"), landing=str(folder / "landing"), trigger="100ms")
+    publish_featurizer(settings.places(), untrained.network, untrained.source, untrained.fingerprint)
     landing = settings.places().landing.directory
     landing.mkdir(parents=True)
     for number in range(3):
         (landing / f"{number}.jpg").write_bytes(jpeg(seed=number))
     (landing / "notes.jpg").write_bytes(text_file())
-    drain(settings)
+    run_here(spark, settings, tmp_path_factory.mktemp("scratch"))
     return settings
+
+
+@pytest.fixture
+def drained(finished: Settings, tmp_path: Path) -> Settings:
+    """A copy of it to break."""
+    shutil.copytree(finished.home, tmp_path / "home")
+    return finished.model_copy(update={"home": str(tmp_path / "home")})
 
 
 def test_a_sound_home(drained: Settings) -> None:
@@ -42,7 +57,9 @@ def test_the_backlog_is_what_no_batch_holds(drained: Settings) -> None:
     late = drained.places().landing.directory / "late.jpg"
     late.write_bytes(jpeg(seed=9))
     backlog = look(drained.places(), verify=False).backlog
-    assert (backlog.files, backlog.bytes) == (1, late.stat().st_size)
+    late_bytes = late.stat().st_size
+    late.unlink()
+    assert (backlog.files, backlog.bytes) == (1, late_bytes)
     assert backlog.oldest_arrived_at is not None
 
 
@@ -76,3 +93,80 @@ def test_rows_missing_from_a_committed_batch_are_found(drained: Settings) -> Non
     broken = look(drained.places(), verify=True).broken
     assert broken is not None
     assert any("3 planned objects have no row" in sentence for sentence in broken)
+
+
+@pytest.fixture
+def served(drained: Settings) -> Home:
+    """A home whose three photos have a projection in the version that is served."""
+    home = drained.places()
+    _publish(home, 1)
+    _project(home, 1)
+    return home
+
+
+def _publish(home: Home, version: int) -> None:
+    pca = fit(moments_of([_vectors(home)], 1280), 2, None)
+    featurizer = DeltaTable(home.features.uri).to_pyarrow_table()["featurizer"][0].as_py()
+    meta = PcaMeta(version, featurizer, 3, 2, 1.0, datetime.now(UTC), None, None, "a test")
+    publish_model(home, PcaModel(meta, pca), b"a picture")
+    begin_switch(home, version)
+    finish_switch(home, version)
+
+
+def _vectors(home: Home) -> "np.typing.NDArray[np.float32]":
+    return np.array(DeltaTable(home.features.uri).to_pyarrow_table()["features"].to_pylist(), np.float32)
+
+
+def _project(home: Home, version: int, source: str | None = None) -> None:
+    rows = DeltaTable(home.features.uri).to_pyarrow_table()
+    columns = {name: rows[name].combine_chunks() for name in (*KEPT_COLUMNS, "ingested_at")}
+    if source is not None:
+        columns["source"] = [source] * rows.num_rows
+    meta = PcaMeta(version, "", 3, 2, 1.0, datetime.now(UTC), None, None, "a test")
+    added = write_projections(
+        home, meta, columns, np.zeros((rows.num_rows, 2), np.float32), rows["ingest_date"][0].as_py()
+    )
+    assert append_once(home, PROJECTION_ROWS, "a test", [added], {}, lambda _: False)
+
+
+def _broken(home: Home) -> list[str]:
+    broken = look(home, verify=True).broken
+    assert broken is not None
+    return broken
+
+
+def test_a_home_whose_rows_have_their_projections_is_sound(served: Home) -> None:
+    assert _broken(served) == []
+    assert look(served, verify=False).pca == Switch(1, None, 0)
+
+
+def test_a_served_version_that_rows_lack_is_found(served: Home) -> None:
+    _publish(served, 2)
+    assert _broken(served) == ["3 feature rows have no projection in the served PCA version."]
+
+
+def test_a_missing_projection_is_found(served: Home) -> None:
+    first = DeltaTable(served.features.uri).to_pyarrow_table()["image_id"][0]
+    DeltaTable(served.projections.uri).delete(f"image_id = '{first}'")
+    assert _broken(served) == [
+        "1 feature rows have no projection in the served PCA version.",
+        "1 times a batch and a PCA version have other numbers of projections than of photos.",
+    ]
+
+
+def test_doubled_projections_are_found(served: Home) -> None:
+    _project(served, 1)
+    assert "3 photos have more than one projection in one PCA version: doubled." in _broken(served)
+
+
+def test_projections_of_no_feature_row_are_found_in_every_version(served: Home) -> None:
+    _project(served, 7, source="s3://elsewhere/a.jpg")
+    assert "3 projections belong to no feature row." in _broken(served)
+
+
+def test_a_switch_under_way_says_how_many_batches_lack_the_next_version(served: Home) -> None:
+    _publish(served, 2)
+    begin_switch(served, 1)
+    finish_switch(served, 1)
+    begin_switch(served, 2)
+    assert look(served, verify=False).pca == Switch(1, 2, 1)

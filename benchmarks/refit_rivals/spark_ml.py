@@ -1,0 +1,52 @@
+"""Spark ML's PCA on the same rows, read by Spark from the same files; prints one JSON line.
+
+python -m benchmarks.refit_rivals.spark_ml --home DIR --out FILE.npy [--components 64] [--memory 8g]
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from pyspark.ml.feature import PCA
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import SparkSession
+
+from benchmarks.rivals.job import answering
+from bootstrap.java import use_java
+
+
+def main() -> None:
+    """Fit on all rows, with the session there before the clock starts, and keep the components (k, 1280) in a file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--home", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--components", type=int, default=64)
+    parser.add_argument("--memory", default="8g")
+    asked = parser.parse_args()
+    use_java()
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    with answering() as answer:
+        session = (
+            SparkSession.builder.master("local[*]")
+            .appName("spark-ml")
+            .config("spark.driver.host", "127.0.0.1")
+            .config("spark.driver.memory", asked.memory)
+            .config("spark.driver.maxResultSize", "0")
+            .config("spark.ui.enabled", "false")
+            .config("spark.ui.showConsoleProgress", "false")
+            .getOrCreate()
+        )
+        started_s = time.perf_counter()
+        features = session.read.parquet(f"{asked.home}/features").select(array_to_vector("features").alias("features"))
+        model = PCA(k=asked.components, inputCol="features").fit(features)
+        seconds = time.perf_counter() - started_s
+        np.save(asked.out, model.pc.toArray().T)
+        answer({"rows": features.count(), "seconds": seconds})
+        session.stop()
+
+
+if __name__ == "__main__":
+    main()
