@@ -31,6 +31,7 @@ lint: $(READY)
 
 benchmark: $(BENCHMARKS_READY) java
 	@$(BENCHMARKS)/bin/python -m benchmarks.stream
+	@$(BENCHMARKS)/bin/python -m benchmarks.refit
 
 # The build tools are locked too, so nothing is installed that was not checked against its hash.
 $(READY): requirements.lock requirements-build.lock pyproject.toml

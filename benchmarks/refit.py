@@ -100,6 +100,7 @@ def _fits(home: Home, folder: Path, rounds: int, rivals: bool, memory: str) -> l
         table.add_row(*row)
     console.print(table)
     if rivals:
+        console.print(f"Spark ML's arithmetic is {theirs['blas']}.")
         _print_incremental_pca(home, folder, fits)
     return fits
 
@@ -145,10 +146,12 @@ def _print_reprojection(turns: list[dict[str, Any]]) -> None:
 
 
 def _print_peaks(peaks: list[dict[str, Any]]) -> None:
-    table = Table("rows", "moments, s", "whole refit, s", "driver's Python, peak MB", "its Java, peak MB")
+    table = Table("rows", "moments, s", "whole refit, s", "driver's Python, peak MB", "x", "its Java, peak MB", "x")
     for peak in peaks:
-        seconds = [f"{peak[phase]:.2f}" for phase in ("moments_s", "seconds")]
-        table.add_row(f"{peak['rows']:,}", *seconds, f"{peak['python_mb']:.0f}", f"{peak['java_mb']:.0f}")
+        row = [f"{peak['rows']:,}", *(f"{peak[phase]:.2f}" for phase in ("moments_s", "seconds"))]
+        for memory in ("python_mb", "java_mb"):
+            row += [f"{peak[memory]:.0f}", f"{peak[memory] / peaks[0][memory]:.2f}"]
+        table.add_row(*row)
     console.print(table)
 
 

@@ -84,6 +84,8 @@ def _increment(spark: SparkContext, home: Home, asked: argparse.Namespace) -> di
 
 def _reproject(spark: SparkContext, home: Home, asked: argparse.Namespace) -> dict[str, Any]:
     """All rows projected with a new version, and all of them only read, by turns."""
+    # Workers have started and know their modules.
+    _read(spark, home)
     turns = []
     for _ in range(asked.turns):
         refit(spark, home, _wanted(asked), False, False, lambda *_: None)

@@ -8,11 +8,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pyspark.ml.feature import PCA
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as sql
 
 from benchmarks.rivals.job import answering
 from bootstrap.java import use_java
@@ -40,11 +42,15 @@ def main() -> None:
             .getOrCreate()
         )
         started_s = time.perf_counter()
-        features = session.read.parquet(f"{asked.home}/features").select(array_to_vector("features").alias("features"))
+        features = session.read.parquet(f"{asked.home}/features").select(
+            array_to_vector(sql.col("features")).alias("features")
+        )
         model = PCA(k=asked.components, inputCol="features").fit(features)
         seconds = time.perf_counter() - started_s
         np.save(asked.out, model.pc.toArray().T)
-        answer({"rows": features.count(), "seconds": seconds})
+        java: Any = session._jvm
+        blas = java.dev.ludovic.netlib.blas.BLAS.getInstance().getClass().getSimpleName()
+        answer({"rows": features.count(), "seconds": seconds, "blas": blas})
         session.stop()
 
 
