@@ -113,7 +113,8 @@ def sum_share(home: Home, featurizer: str, share: Share) -> tuple[Moments, Count
     except NotFinite as error:
         raise NotFinite(
             f"Features of {share.date} hold a NaN or an infinity, in one of {len(share.paths)} files from "
-            f"{home.features.uri_of(share.paths[0])}; nothing was published. Delete those rows, then refit."
+            f"{home.features.uri_of(share.paths[0])}; nothing was published. Delete those rows and their photos, "
+            "then refit."
         ) from error
 
 
@@ -124,6 +125,22 @@ def count_rows(home: Home, featurizer: str, paths: Sequence[str]) -> Counter[int
         for rows in _rows(home, featurizer, path, ["batch"]):
             rows_by_batch.update(rows["batch"].to_pylist())
     return rows_by_batch
+
+
+def vectors_of(home: Home, day: date, path: str, rows: pa.RecordBatch) -> NDArray[np.float32]:
+    """The features of some rows of a file, (n, 1280) float32; a missing number is NaN.
+
+    Raises StateDamaged, which names the day and the batch, for a row that has not 1280 of them.
+    """
+    lengths = pc.fill_null(pc.list_value_length(rows["features"]), 0)
+    wrong = pc.index(pc.not_equal(lengths, FEATURES), True).as_py()
+    if wrong >= 0:
+        raise StateDamaged(
+            f"A row of {day}, of batch {rows['batch'][wrong]}, has {lengths[wrong]} features instead of {FEATURES} in "
+            f"{home.features.uri_of(path)}; nothing was published. Delete that row, and try again."
+        )
+    vectors: NDArray[np.float32] = rows["features"].flatten().to_numpy(zero_copy_only=False)
+    return vectors.reshape(-1, FEATURES)
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:
@@ -142,7 +159,7 @@ def _blocks(home: Home, featurizer: str, share: Share, rows_by_batch: Counter[in
     for path in share.paths:
         for rows in _rows(home, featurizer, path, ["features", "batch"]):
             rows_by_batch.update(rows["batch"].to_pylist())
-            waiting.append(_vectors(home, share.date, path, rows))
+            waiting.append(vectors_of(home, share.date, path, rows))
             if sum(map(len, waiting)) >= READ_ROWS:
                 yield np.concatenate(waiting)
                 waiting = []
@@ -155,16 +172,3 @@ def _rows(home: Home, featurizer: str, path: str, columns: Sequence[str]) -> Ite
         ours = rows.select(list(columns)).filter(pc.equal(rows["featurizer"], featurizer))
         if ours.num_rows:
             yield ours
-
-
-def _vectors(home: Home, day: date, path: str, rows: pa.RecordBatch) -> NDArray[np.float32]:
-    lengths = pc.fill_null(pc.list_value_length(rows["features"]), 0)
-    wrong = pc.index(pc.not_equal(lengths, FEATURES), True).as_py()
-    if wrong >= 0:
-        raise StateDamaged(
-            f"A row of {day}, of batch {rows['batch'][wrong]}, has {lengths[wrong]} features instead of {FEATURES} in "
-            f"{home.features.uri_of(path)}; nothing was published. Delete that row, then refit."
-        )
-    # A missing number becomes NaN here, which is refused later.
-    vectors: NDArray[np.float32] = rows["features"].flatten().to_numpy(zero_copy_only=False)
-    return vectors.reshape(-1, FEATURES)

@@ -47,7 +47,8 @@ class StoredDay:
     """What a day's moments are the sum of: digests of the files' paths and of {batch: rows}; no object for no rows.
 
     The same files hold the same rows. So do other files with the same number of rows in every batch: a batch's rows
-    are appended once, and after that they can only be deleted.
+    are appended once, and after that they can only be deleted. Whoever restores or updates rows by hand refits with
+    `--full`.
     """
 
     paths_digest: str

@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deltalake import DeltaTable
+
 from features.errors import HomeInUse
 from features.home import Home
 from features.lease import held
 from features.pca_models import current_models
 from features.plan import planned_batches, read_plan
+from features.projections import SWITCHING
 from features.tables import PROJECTION_ROWS, TABLES, committed_batch, data_files, delete_rows, open_table
 
 
@@ -22,28 +25,34 @@ class Pruned:
 
 def projected_rows(home: Home) -> dict[int, int]:
     """How many projections there are of each PCA version that has any, ascending."""
-    handle = open_table(home, PROJECTION_ROWS)
-    rows: Counter[int] = Counter()
-    for file in data_files(handle) if handle else []:
-        rows[file.partition["pca_version"]] += file.rows
-    return dict(sorted(rows.items()))
+    return _rows_by_version(open_table(home, PROJECTION_ROWS))
 
 
 def prune(home: Home, keep: int, say: Callable[[str], None]) -> Pruned:
     """Drop the projections of all versions but the newest `keep` that have some, the served and the next one.
 
-    The files go when the tables are next cleaned up; until then, queries that have begun can read them.
-    Replay drops nothing more. Raises HomeInUse when a batch under way is to be projected with one of them, or other
-    work holds the tables, and StorageUnavailable; nothing is dropped then.
+    Their files stay, so that queries which have begun can read them. Replay drops nothing more. Raises HomeInUse when
+    a batch under way is to be projected with one of them, or other work holds or has changed the tables, and
+    StorageUnavailable; nothing is dropped then.
     """
     with held(home, "fruits models prune", say):
-        rows = projected_rows(home)
+        # Opened before the pointer is read: a reprojection that has begun since makes the deletion fail.
+        handle = open_table(home, PROJECTION_ROWS)
+        rows = _rows_by_version(handle)
         stay = {*sorted(rows)[-keep:], *current_models(home).versions}
         dropped = tuple(version for version in rows if version not in stay)
         _refuse_pinned(home, dropped)
-        if dropped:
-            delete_rows(home, PROJECTION_ROWS, f"pca_version IN ({', '.join(map(str, dropped))})")
+        if handle is not None and dropped:
+            chosen = f"pca_version IN ({', '.join(map(str, dropped))})"
+            delete_rows(home, PROJECTION_ROWS, handle, chosen, SWITCHING)
     return Pruned(dropped, sum(rows[version] for version in dropped))
+
+
+def _rows_by_version(handle: DeltaTable | None) -> dict[int, int]:
+    rows: Counter[int] = Counter()
+    for file in data_files(handle) if handle else []:
+        rows[file.partition["pca_version"]] += file.rows
+    return dict(sorted(rows.items()))
 
 
 def _refuse_pinned(home: Home, dropped: tuple[int, ...]) -> None:

@@ -12,18 +12,20 @@ from pyspark import SparkContext
 
 from batch.moments_job import sum_moments
 from batch.scree import ScreeMarks, marks, scree_png
-from features.errors import FruitsError
+from features.errors import FruitsError, StateDamaged, StorageUnavailable
 from features.home import Home
 from features.pca import Pca, TooFewRows, fit, principal_angles_rad
 from features.pca_models import (
     PcaMeta,
     PcaModel,
     begin_switch,
+    current_models,
     describe_model,
     load_model,
     next_version,
     publish_model,
     versions,
+    write_copies,
 )
 from features.registry import current_featurizer
 
@@ -43,10 +45,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Refit:
-    """A new model, what it was fitted on, and how far its subspace turned from the parent's (ascending, radians)."""
+    """A new model, what it was fitted on, and how far its subspace turned from the parent's (ascending, radians).
+
+    `next` is the version that is on its way to be served now: this one, unless a newer one is.
+    """
 
     meta: PcaMeta
     published: bool
+    next: int | None
     rows_read: int
     rows_stored: int
     angles_rad: tuple[float, ...]
@@ -65,7 +71,7 @@ def refit(
 
     Only new and changed days are read; `full` reads all of them. A dry run stores nothing. Replay fits another
     version. Raises NothingToFit, TooFewRows, NotFinite, InvalidSetting, AnotherRefit when another refit published
-    first, JobFailed, StorageUnavailable; nothing is published then.
+    first, JobFailed, StorageUnavailable; nothing is published then, unless the message names the version that was.
     """
     featurizer = current_featurizer(home)
     if featurizer is None:
@@ -81,12 +87,11 @@ def refit(
     angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
     meta = _meta(version, featurizer, pca, parent, angles_rad)
     if not dry_run:
-        model = PcaModel(meta, pca)
-        publish_model(home, model, picture(model))
-        begin_switch(home, version, newer_only=True)
+        _publish(home, PcaModel(meta, pca))
     return Refit(
         meta=meta,
         published=not dry_run,
+        next=current_models(home).next,
         rows_read=summed.rows_read,
         rows_stored=summed.rows_stored,
         angles_rad=tuple(map(float, angles_rad)),
@@ -101,11 +106,25 @@ def picture(model: PcaModel) -> bytes:
     return scree_png(model.pca.explained_variance_ratio, meta.components, title)
 
 
+def _publish(home: Home, model: PcaModel) -> None:
+    publish_model(home, model)
+    try:
+        begin_switch(home, model.meta.version, newer_only=True)
+        write_copies(home, model.meta, picture(model))
+    except StorageUnavailable as error:
+        version = model.meta.version
+        raise StorageUnavailable(f"Version {version} is published, see `fruits models`, but: {error}") from error
+
+
 def _parent(home: Home, featurizer: str) -> PcaModel | None:
     """The newest version of the same featurizer: between others, directions mean nothing."""
     for version in reversed(versions(home)):
-        if describe_model(home, version).featurizer == featurizer:
-            return load_model(home, version)
+        try:
+            if describe_model(home, version).featurizer == featurizer:
+                return load_model(home, version)
+        except StateDamaged:
+            # A damaged version is nobody's parent; whoever asks for itself is told.
+            continue
     return None
 
 

@@ -16,15 +16,23 @@ from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
-from features.errors import AnotherRefit, HomeInUse, JobFailed, StateDamaged, last_words
-from features.featurizer import FEATURES
+from batch.days import vectors_of
+from features.errors import HomeInUse, JobFailed, StateDamaged, last_words
 from features.home import Home
 from features.launch import make_the_next_launch_light
 from features.lease import held
 from features.pca import project
-from features.pca_models import PcaMeta, cached_model, current_models, describe_model, finish_switch
+from features.pca_models import (
+    Current,
+    PcaMeta,
+    cached_model,
+    current_models,
+    describe_model,
+    finish_switch,
+    refuse_another_switch,
+)
 from features.plan import AddedFile, planned_batches, read_plan
-from features.projections import KEPT_COLUMNS, write_projections
+from features.projections import KEPT_COLUMNS, SWITCHING, write_projections
 from features.tables import (
     FEATURE_ROWS,
     PROJECTION_ROWS,
@@ -38,7 +46,6 @@ from features.tables import (
     read_file,
 )
 
-APPLICATION = "fruits-reproject"
 TASK_BYTES = 64 * 2**20
 # How long a batch that was planned without the version may take to be committed.
 PATIENCE_S = 120.0
@@ -63,23 +70,26 @@ class Watcher:
 
 
 def reproject(spark: SparkContext, home: Home, watcher: Watcher, patience_s: float = PATIENCE_S) -> Reprojection | None:
-    """Append what lacks the next version, day by day, and serve it when nothing lacks it; None without a next one.
+    """Append what lacks the next version, day by day, and serve it when nothing lacks it; None without any version.
 
-    Each day is one transaction. Killed at any point, a replay does the days that are left; run twice at once, the
-    second one is refused. Photos may arrive meanwhile: the stream projects them with the next version itself.
+    Without a next version, what lacks the served one is appended: nothing does, unless state was lost or rows were
+    deleted by hand. Each day is one transaction. Killed at any point, a replay does the days that are left; run twice
+    at once, the second one is refused. Photos may arrive meanwhile: the stream projects them with both versions.
     Raises HomeInUse, AnotherRefit when another version became the next one, JobFailed, StorageUnavailable.
     """
-    if current_models(home).next is None:
+    if not current_models(home).versions:
         return None
     with held(home, "fruits reproject", watcher.say) as check:
-        version = current_models(home).next
-        if version is None:
-            return None
-        filling = _Filling(spark, home, describe_model(home, version), watcher, check)
+        # From here on, what a paused `prune` decided by an older look at the table is refused.
+        append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
+        begun = current_models(home)
+        version = begun.versions[-1]
+        filling = _Filling(spark, home, describe_model(home, version), begun, watcher, check)
         filling.fill()
         _wait_for_plans(home, filling.meta, watcher, patience_s, check)
         filling.fill()
-        finish_switch(home, version)
+        if begun.next is not None:
+            finish_switch(home, begun)
     return Reprojection(version, filling.rows, filling.days)
 
 
@@ -109,13 +119,20 @@ class _Filling:
     """Brings the projections of one version up to what the features hold."""
 
     def __init__(
-        self, spark: SparkContext, home: Home, meta: PcaMeta, watcher: Watcher, check: Callable[[], None]
+        self,
+        spark: SparkContext,
+        home: Home,
+        meta: PcaMeta,
+        begun: Current,
+        watcher: Watcher,
+        check: Callable[[], None],
     ) -> None:
         self.meta = meta
         self.rows = 0
         self.days = 0
         self._spark = spark
         self._home = home
+        self._begun = begun
         self._watcher = watcher
         self._check = check
         self._counting = Lock()
@@ -151,9 +168,8 @@ class _Filling:
         return [_Day(day, tuple(files)) for day, files in sorted(lacking.items(), reverse=True)]
 
     def _pairs(self, table: Table, file: DataFile) -> set[tuple[date, int]]:
-        lowest, highest = file.batches
-        if lowest == highest:
-            batches = frozenset({lowest})
+        if file.batches is not None and file.batches[0] == file.batches[1]:
+            batches = frozenset({file.batches[0]})
         else:
             key = f"{table.name}/{file.path}"
             if key not in self._known_batches:
@@ -165,8 +181,7 @@ class _Filling:
         return {(file.partition["ingest_date"], batch) for batch in batches}
 
     def _fill_day(self, day: _Day) -> _Day:
-        self._check()
-        self._refuse_another_next()
+        self._refuse_to_go_on()
         adds = self._projected(day)
         rows = sum(added.rows for added, _ in adds)
         pairs = {(day.ingest_date, batch) for _, batches in adds for batch in batches}
@@ -178,13 +193,9 @@ class _Filling:
                 self.days += 1
         return day
 
-    def _refuse_another_next(self) -> None:
-        models = current_models(self._home)
-        if self.meta.version not in models.versions:
-            raise AnotherRefit(
-                f"Version {models.next or models.serving} took the place of version {self.meta.version} as the next "
-                "one; what was projected stays. Run `fruits reproject` again."
-            )
+    def _refuse_to_go_on(self) -> None:
+        self._check()
+        refuse_another_switch(self._begun, current_models(self._home))
 
     def _projected(self, day: _Day) -> list[tuple[AddedFile, frozenset[int]]]:
         shares = [_Share(self._home, self.meta, day.ingest_date, files) for files in _cut(day.files)]
@@ -198,8 +209,9 @@ class _Filling:
             files = [file for file in data_files(handle) if file.partition["pca_version"] == self.meta.version]
             return any(pairs & self._pairs(PROJECTION_ROWS, file) for file in files)
 
+        self._refuse_to_go_on()
         metadata = {"fruits.pca_version": str(self.meta.version)}
-        return append_once(self._home, PROJECTION_ROWS, APPLICATION, adds, metadata, there_already)
+        return append_once(self._home, PROJECTION_ROWS, SWITCHING, adds, metadata, there_already)
 
 
 def _opened(home: Home, table: Table) -> DeltaTable:
@@ -211,12 +223,12 @@ def _opened(home: Home, table: Table) -> DeltaTable:
 
 def _wait_for_plans(home: Home, meta: PcaMeta, watcher: Watcher, patience_s: float, check: Callable[[], None]) -> None:
     """Return when every plan that lacks the version is committed: its running tasks may not know the version."""
-    deadline_s = time.monotonic() + patience_s
-    said = False
+    waited_for: list[int] = []
     while batches := _planned_without(home, meta):
-        if not said:
+        if batches != waited_for:
+            # As long as the stream gets on, it is waited for.
+            waited_for, deadline_s = batches, time.monotonic() + patience_s
             watcher.say(f"Waiting for batch {batches[0]}, planned before version {meta.version}, to be committed …")
-            said = True
         if time.monotonic() > deadline_s:
             raise HomeInUse(
                 f"Batch {batches[0]} was planned before version {meta.version} and is not committed yet; "
@@ -273,8 +285,10 @@ def _projected_parts(
     for part in _columns(share, path, [*KEPT_COLUMNS, "features"]):
         chosen = part.filter(_wanted(part, share, batches))
         if chosen.num_rows:
-            vectors = chosen["features"].flatten().to_numpy().reshape(chosen.num_rows, FEATURES)
+            vectors = vectors_of(share.home, share.ingest_date, path, chosen)
             projected = project(model.pca.mean, model.pca.components, vectors)
+            if not np.isfinite(projected).all():
+                raise StateDamaged(f"Features in {path} hold a NaN or an infinity. Delete those rows and their photos.")
             yield chosen.select(list(KEPT_COLUMNS)), projected
 
 

@@ -6,13 +6,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydantic import TypeAdapter, ValidationError
 
-from features.errors import FruitsError, HomeInUse, StateDamaged
+from features.errors import FruitsError, HomeInUse, StateDamaged, StorageUnavailable
 from features.home import Home
 from features.objects import change
 
@@ -40,8 +41,8 @@ def held(home: Home, work: str, say: Callable[[str], None]) -> Iterator[Callable
     """Hold the home's lease; yields a check that raises HomeInUse once it was lost.
 
     A lease that a killed process left is waited for, 22 seconds at most, and `say` is told so. Work under a lease
-    must be safe without it too, since a process can be paused past its end: the lease only keeps two from doing the
-    same at once. Raises HomeInUse when another process holds it and is alive, StorageUnavailable.
+    must be safe without it too, since a process can be paused past its end right after a check: the lease only keeps
+    two from doing the same at once. Raises HomeInUse when another process holds it and is alive, StorageUnavailable.
     """
     now = datetime.now(UTC)
     holder = f"{socket.gethostname()}, process {os.getpid()}"
@@ -52,13 +53,18 @@ def held(home: Home, work: str, say: Callable[[str], None]) -> Iterator[Callable
         yield renewal.check
     finally:
         renewal.stop()
-        _release(home, lease)
+        # What was done is done: a lease that cannot be given back ends by itself.
+        with suppress(StorageUnavailable):
+            _release(home, lease)
 
 
 def _taken(home: Home, lease: Lease, say: Callable[[str], None]) -> Lease:
     first: Lease | None = None
+    # Whatever the holder's clock says, it is dead when it renews nothing for as long as this.
+    dead_at_s = time.monotonic() + (LASTS + CLOCK_SKEW).total_seconds()
     while True:
-        standing = _put(home, lambda other: _ours_if_free(lease, other))
+        dead = first if time.monotonic() > dead_at_s else None
+        standing = _put(home, partial(_ours_if_free, lease, dead))
         if standing.nonce == lease.nonce:
             return standing
         if first is None:
@@ -72,9 +78,9 @@ def _taken(home: Home, lease: Lease, say: Callable[[str], None]) -> Lease:
         time.sleep(LOOK_S)
 
 
-def _ours_if_free(lease: Lease, other: Lease | None) -> Lease:
+def _ours_if_free(lease: Lease, dead: Lease | None, other: Lease | None) -> Lease:
     now = datetime.now(UTC)
-    if other is not None and other.nonce != lease.nonce and other.until + CLOCK_SKEW > now:
+    if other is not None and other != dead and other.nonce != lease.nonce and other.until + CLOCK_SKEW > now:
         return other
     return replace(lease, since=now, until=now + LASTS)
 
@@ -90,6 +96,7 @@ class _Renewal:
     def __init__(self, home: Home, lease: Lease) -> None:
         self._home = home
         self._lease = lease
+        self._until = lease.until
         self._lost: FruitsError | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -104,6 +111,8 @@ class _Renewal:
     def check(self) -> None:
         if self._lost is not None:
             raise self._lost
+        if datetime.now(UTC) > self._until:
+            raise HomeInUse("This process slept past the end of its lease; run this again.")
 
     def _renew(self) -> None:
         while not self._stopped.wait(RENEWED_EVERY_S):
@@ -115,6 +124,7 @@ class _Renewal:
             if standing.nonce != self._lease.nonce:
                 self._lost = HomeInUse(f"{standing.work} ({standing.holder}) took over the lease; run this again.")
                 return
+            self._until = standing.until
 
     def _renewed(self, other: Lease | None) -> Lease:
         if other is not None and other.nonce != self._lease.nonce:

@@ -215,7 +215,8 @@ def _locked(place: Place) -> Iterator[None]:
         return
     directory = os.open(place.directory, os.O_RDONLY)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+        # Not waiting here, so that a process that was stopped with the lock is waited for to the deadline only.
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(directory)

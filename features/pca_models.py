@@ -1,13 +1,12 @@
 """The PCA models of a home: immutable versions, and the pointer that says which one is served and which comes next."""
 
 import io
-import json
 import re
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +15,7 @@ from features.errors import AnotherRefit, StateDamaged, UnknownModel
 from features.home import Home
 from features.objects import change, keys_below, overwrite, read_if_there, write_once
 from features.pca import Pca
+from features.tables import PROJECTION_ROWS, data_files, open_table
 
 _ARRAYS = "model.npz"
 _META = "meta.json"
@@ -54,10 +54,14 @@ class PcaModel:
 
 @dataclass(frozen=True)
 class Current:
-    """The version that `current_projections` shows, and the one that takes its place once every row has it."""
+    """The version that `current_projections` shows, and the one that takes its place once every row has it.
+
+    `nonce` tells one switch from another to the same version: a batch between them may lack it.
+    """
 
     serving: int | None = None
     next: int | None = None
+    nonce: str | None = None
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -65,15 +69,17 @@ class Current:
 
 
 def next_version(home: Home) -> int:
-    """The number after the highest that was ever begun; the first is 1."""
+    """The number after the highest that was ever begun, even if its model is gone; the first is 1."""
     begun = (_ANY_KEY.fullmatch(key) for key in keys_below(home.pca_models))
-    return max((int(match[1]) for match in begun if match), default=0) + 1
+    handle = open_table(home, PROJECTION_ROWS)
+    projected = (file.partition["pca_version"] for file in (data_files(handle) if handle else ()))
+    numbers = (*(int(match[1]) for match in begun if match), *projected, *current_models(home).versions)
+    return max(numbers, default=0) + 1
 
 
-def publish_model(home: Home, model: PcaModel, scree_png: bytes) -> None:
+def publish_model(home: Home, model: PcaModel) -> None:
     """Store a new version, once; its arrays and what is known of it are one object, so that there is no half model.
 
-    `meta.json` and `scree.png` are copies for people. Killed before them, the model is whole; a replay adds them.
     Raises AnotherRefit when another refit has taken the version, StorageUnavailable.
     """
     standing = write_once(home.pca_models, f"{_folder(model.meta.version)}/{_ARRAYS}", _packed(model))
@@ -82,11 +88,10 @@ def publish_model(home: Home, model: PcaModel, scree_png: bytes) -> None:
             f"Another refit published version {model.meta.version} while this one was at work; nothing of this one is "
             "left. Run it again if rows came since."
         )
-    write_copies(home, model.meta, scree_png)
 
 
 def write_copies(home: Home, meta: PcaMeta, scree_png: bytes) -> None:
-    """Put what a person can read of a version beside its arrays. Replay puts the same."""
+    """Put what a person can read of a version beside its arrays; nothing depends on it. Replay puts the same."""
     overwrite(home.pca_models, f"{_folder(meta.version)}/{_META}", _META_JSON.dump_json(meta, indent=1))
     overwrite(home.pca_models, f"{_folder(meta.version)}/{_SCREE}", scree_png)
 
@@ -109,12 +114,11 @@ def versions(home: Home) -> list[int]:
 def describe_model(home: Home, version: int) -> PcaMeta:
     """What is known of a version. Raises UnknownModel when there is none, StateDamaged when it cannot be read."""
     body = read_if_there(home.pca_models, f"{_folder(version)}/{_META}")
-    if body is None:
-        return load_model(home, version).meta
     try:
-        return _META_JSON.validate_json(body)
-    except ValidationError as error:
-        raise StateDamaged(f"{home.pca_models.uri_of(_folder(version))}/{_META} cannot be read; delete it.") from error
+        return load_model(home, version).meta if body is None else _META_JSON.validate_json(body)
+    except ValidationError:
+        # Only a copy: what it was made from is asked.
+        return load_model(home, version).meta
 
 
 def load_model(home: Home, version: int) -> PcaModel:
@@ -150,32 +154,43 @@ def _featurizer_of(home: Home, version: int) -> str:
 def begin_switch(home: Home, version: int, newer_only: bool = False) -> Current:
     """Have new batches projected with a version too, on its way to be served; the served one itself ends any switch.
 
-    With `newer_only` a switch to a higher version goes on undisturbed. Replay changes nothing.
+    With `newer_only` a higher version stays the next or the served one. Replay changes nothing.
     """
+    nonce = uuid.uuid4().hex
 
     def edit(current: Current) -> Current:
-        if newer_only and current.next is not None and current.next > version:
+        if version == current.next or (newer_only and max(current.versions, default=0) > version):
             return current
-        return replace(current, next=None if version == current.serving else version)
+        if version == current.serving:
+            return Current(serving=version)
+        return Current(current.serving, version, nonce)
 
     return _change(home, edit)
 
 
-def finish_switch(home: Home, version: int) -> Current:
-    """Serve a version, now that every row has it. Replay changes nothing.
+def finish_switch(home: Home, begun: Current) -> Current:
+    """Serve the next version of the switch that was read as `begun`, now that every row has it.
 
-    Raises AnotherRefit when another version became the next one meanwhile.
+    Replay changes nothing. Raises AnotherRefit when that switch has given way to another one.
     """
 
     def edit(current: Current) -> Current:
-        if current.next not in (version, None) or (current.next is None and current.serving != version):
-            raise AnotherRefit(
-                f"Version {version} is not the next one any more ({current.next} is); nothing was switched. "
-                "Run `fruits reproject` for the one that is."
-            )
-        return Current(serving=version)
+        refuse_another_switch(begun, current)
+        return Current(serving=begun.next)
 
     return _change(home, edit)
+
+
+def refuse_another_switch(begun: Current, current: Current) -> None:
+    """Raises AnotherRefit unless the switch that was read as `begun` is still under way, or has reached its end."""
+    if current in (begun, Current(serving=begun.next)):
+        return
+    if current.next is None:
+        raise AnotherRefit(f"Version {begun.next} is not on its way any more: version {current.serving} is served.")
+    raise AnotherRefit(
+        f"The switch to version {begun.next} gave way to a later one, to version {current.next}; what was projected "
+        "stays. Run `fruits reproject` again."
+    )
 
 
 def _change(home: Home, edit: Callable[[Current], Current]) -> Current:
@@ -220,9 +235,10 @@ def _unpacked(body: bytes, home: Home, version: int) -> PcaModel:
                 explained_variance=arrays["explained_variance"],
                 explained_variance_ratio=arrays["explained_variance_ratio"],
             )
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile, ValidationError, json.JSONDecodeError) as error:
+    # Depending on where bytes are damaged, NumPy and zipfile raise a dozen unrelated kinds.
+    except Exception as error:
         uri = home.pca_models.uri_of(f"{_folder(version)}/{_ARRAYS}")
-        raise StateDamaged(f"{uri} cannot be read; restore it, or refit.") from error
+        raise StateDamaged(f"{uri} cannot be read; restore it, or refit and use the new version.") from error
     return PcaModel(meta, pca)
 
 

@@ -13,6 +13,9 @@ from features.pca_models import PcaMeta
 from features.plan import AddedFile
 from features.tables import PROJECTION_ROWS, vectors_column, write_file
 
+# Who adds projections outside the stream. Each of its commits has a number, so that what was decided by an older look
+# at the table is refused.
+SWITCHING = "fruits-reproject"
 # What a projection takes over from its feature row.
 KEPT_COLUMNS = tuple(name for name in PROJECTION_ROWS.file_schema.names if name not in ("pca", "ingested_at"))
 

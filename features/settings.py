@@ -108,13 +108,20 @@ class Settings(BaseSettings):
         return Limits(self.max_image_bytes, self.max_pixels, self.max_decode_time.total_seconds())
 
 
+_ALTERNATIVES = ("components", "variance")
+
+
 def load_settings(**flags: Any) -> Settings:
     """The settings in force, given the flags that were used (None means: not used).
 
     Raises InvalidSetting with one line for each setting that is unusable.
     """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if len(given.keys() & _ALTERNATIVES) == 1:
+        # A flag beats what the environment or the file say of its alternative, too.
+        given = dict.fromkeys(_ALTERNATIVES) | given
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return Settings(**given)
     except tomllib.TOMLDecodeError as error:
         raise InvalidSetting(f"fruits.toml is not valid TOML: {error}") from error
     except ValidationError as error:

@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 from obstore.exceptions import BaseError
 
-from features.errors import AnotherStreamRunning, StateDamaged, StorageUnavailable
+from features.errors import AnotherStreamRunning, HomeInUse, StateDamaged, StorageUnavailable
 from features.home import Home
 from features.objects import Place, backoff_s, reason
 from features.plan import AddedFile
@@ -31,6 +31,7 @@ APPLICATION = "fruits"
 
 READ_ROWS = 2048
 
+_HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 _INSTANT = pa.timestamp("us", tz="UTC")
 _HISTORY_SEARCHED = 200
 
@@ -118,13 +119,16 @@ REJECT_ROWS = Table(
 
 @dataclass(frozen=True)
 class DataFile:
-    """One parquet file of a table as its log knows it; `batches` are the lowest and the highest number inside."""
+    """One parquet file of a table as its log knows it.
+
+    `batches` are the lowest and the highest number inside; None when whoever wrote the file left no statistics.
+    """
 
     path: str
     size_bytes: int
     rows: int
     partition: Mapping[str, Any]
-    batches: tuple[int, int]
+    batches: tuple[int, int] | None
 
 
 # In the order in which a batch is committed to them.
@@ -165,7 +169,7 @@ def data_files(handle: DeltaTable) -> list[DataFile]:
             size_bytes=file["size_bytes"],
             rows=file["num_records"],
             partition={name.removeprefix(prefix): value for name, value in file.items() if name.startswith(prefix)},
-            batches=(file["min.batch"], file["max.batch"]),
+            batches=None if file["min.batch"] is None else (file["min.batch"], file["max.batch"]),
         )
         for file in files
     ]
@@ -175,8 +179,7 @@ def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> It
     """Some columns of one file of a table, in the file's order, at most 2048 rows at a time.
 
     Only the bytes of those columns are fetched, and memory holds one row group of them.
-    Raises StorageUnavailable, also when the file is gone: a snapshot's files stay for 24 hours after their removal;
-    and StateDamaged when it is no parquet file.
+    Raises StorageUnavailable, also when the file is gone, and StateDamaged when it is no parquet file.
     """
     place = _place(home, table)
     files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.table_location, place.table_options()))
@@ -243,18 +246,24 @@ def commit(home: Home, table: Table, batch: int, nonce: str, adds: Sequence[Adde
     ) from failure
 
 
-def delete_rows(home: Home, table: Table, predicate: str) -> None:
-    """Delete the rows that a predicate chooses; of whole partitions only their files' names go.
+def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, application: str) -> None:
+    """Delete the rows that a predicate chooses, unless `application` has committed since the handle was opened.
 
-    Replay finds nothing left to do. Raises StorageUnavailable; nothing is deleted then, or its answer was lost.
+    Of whole partitions only their files' names go. Replay finds nothing left to do. Raises HomeInUse when it has,
+    and StorageUnavailable.
+    Protocol: Delta Lake `txn` actions, through the handle that the decision was made by.
     """
-    place = _place(home, table)
+    number = (handle.transaction_version(application) or 0) + 1
     try:
-        handle = open_table(home, table)
-        if handle is not None:
-            handle.delete(predicate)
+        handle.delete(
+            predicate,
+            commit_properties=CommitProperties(app_transactions=[Transaction(application, number)]),
+            post_commithook_properties=_HOOKS,
+        )
+    except CommitFailedError as error:
+        raise HomeInUse(f"{_place(home, table).uri} was changed meanwhile; nothing was deleted. Try again.") from error
     except (DeltaError, OSError) as error:
-        raise StorageUnavailable(f"Cannot delete from {place.uri}: {reason(error)}.") from error
+        raise StorageUnavailable(f"Cannot delete from {_place(home, table).uri}: {reason(error)}.") from error
 
 
 def append_once(
@@ -299,7 +308,7 @@ def _append(
             custom_metadata=dict(metadata),
             app_transactions=[transaction],
         ),
-        post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
+        post_commithook_properties=_HOOKS,
     )
 
 

@@ -143,7 +143,7 @@ def install_weights(
     "[bold]fruits query --format csv \"SELECT * FROM rejects WHERE ingest_date = DATE '2026-10-03'\"[/]"
 )
 def query(
-    sql: Annotated[str, typer.Argument(help="SQL over features, projections and rejects.")],
+    sql: Annotated[str, typer.Argument(help="SQL over features, current_projections, projections and rejects.")],
     form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = "table",
     home: HomeUri = None,
     s3_endpoint: Endpoint = None,
@@ -283,9 +283,8 @@ def _print_status(found: "Status") -> None:
         for sentence in found.broken:
             console.print(f"[bold red]broken:[/] {sentence}", highlight=False)
         if not found.broken:
-            console.print(
-                "Verified: every planned object has exactly one row, every row its projection.", style="green"
-            )
+            projected = ", every row its projection" if found.pca.serving is not None else ""
+            console.print(f"Verified: every planned object has exactly one row{projected}.", style="green")
 
 
 def _pca_sentence(pca: "Switch") -> str:

@@ -1,5 +1,6 @@
 """The tour: photos dropped while the stream runs, a refit that it follows, and queries at the end."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -44,7 +45,8 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
     with progress:
         run_stream(settings, drain=False, stop=stop, watcher=_touring(progress.watcher, tour, stop))
     tour.finish()
-    show_results(settings, console)
+    if tour.is_over.is_set():
+        show_results(settings, console)
 
 
 class _Tour:
@@ -107,7 +109,8 @@ def run_command(settings: Settings, console: Console, *arguments: str) -> None:
     shown = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
     console.print(f"[dim]fruits {shown}[/dim]", highlight=False, soft_wrap=True)
     command = [sys.executable, "-m", "ops.cli", *arguments, "--home", settings.home]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, "FRUITS_MASTER": settings.master}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise DemoFailed(f"`fruits {arguments[0]}` failed: {done.stderr.strip()}")
     console.print(done.stdout, markup=False, highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from features.errors import InvalidSetting
 from features.home import Home
 from features.pca_models import Current, PcaMeta, begin_switch, current_models, describe_model, scree_uri, versions
 from features.settings import Settings, load_settings
@@ -54,6 +55,8 @@ def refit(
     debug: Debug = False,
 ) -> None:
     """Fit the PCA on all features and make it the next version; a running stream follows."""
+    if dry_run and then_reproject:
+        raise InvalidSetting("A dry run publishes nothing to reproject with; leave out --dry-run or --reproject.")
     from batch.refit import Wanted
     from batch.refit import refit as run_refit
 
@@ -73,7 +76,7 @@ def refit(
         with _progress("Reading features", DownloadColumn()) as on_progress:
             done = run_refit(spark, places, wanted, dry_run, full, on_progress)
         _show_refit(places, done)
-        if then_reproject and done.published:
+        if then_reproject and done.next == done.meta.version:
             _reproject(spark, places)
 
 
@@ -86,8 +89,12 @@ def reproject(
 ) -> None:
     """Project every row with the next PCA version, then serve that version."""
     settings = load_settings(home=home, master=master, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    places = settings.places()
+    if not current_models(places).versions:
+        console.print("There is no version to project with; run `fruits refit` first.")
+        return
     with _spark(settings, "fruits-reproject") as spark:
-        _reproject(spark, settings.places())
+        _reproject(spark, places)
 
 
 @models_app.callback()
@@ -99,7 +106,11 @@ def list_models(
     debug: Debug = False,
 ) -> None:
     """List, show, use and prune the PCA models; without a command: list."""
-    if context.invoked_subcommand is None:
+    command = context.invoked_subcommand
+    if command is not None:
+        if (home, s3_endpoint, s3_region) != (None, None, None):
+            raise InvalidSetting(f"Write --home and the like after `{command}`: fruits models {command} … --home URI.")
+    else:
         _list(load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region).places())
 
 
@@ -111,7 +122,7 @@ def list_command(
     _list(load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region).places())
 
 
-@models_app.command()
+@models_app.command(epilog="Example:  [bold]fruits models show 7[/]")
 def show(
     version: Annotated[int, typer.Argument(help="A version that `fruits models` lists.")],
     home: HomeUri = None,
@@ -127,6 +138,7 @@ def show(
     places = load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region).places()
     model = load_model(places, version)
     if not has_scree(places, version):
+        # A refit that was killed has not come to it.
         write_copies(places, model.meta, picture(model))
     found = marks(model.pca.explained_variance_ratio)
     console.print(_table([model.meta], current_models(places), _rows(places)))
@@ -138,7 +150,7 @@ def show(
     console.print(f"Scree plot: {scree_uri(places, version)}", highlight=False, soft_wrap=True)
 
 
-@models_app.command()
+@models_app.command(epilog="Examples:  [bold]fruits models use 6[/]  ·  [bold]fruits models use 6 --reproject[/]")
 def use(
     version: Annotated[int, typer.Argument(help="A version that `fruits models` lists, older or newer.")],
     then_reproject: ThenReproject = False,
@@ -160,7 +172,11 @@ def use(
             f"Version {version} is for featurizer {meta.featurizer}, but {places.root.uri} uses {featurizer}; "
             "choose another version, or refit."
         )
-    if begin_switch(places, version).next is None:
+    given_up = current_models(places).next
+    after = begin_switch(places, version)
+    if given_up not in (None, version):
+        console.print(f"The switch to version {given_up} is given up.", highlight=False)
+    if after.next is None:
         console.print(f"Version {version} is served; no other is on its way.", highlight=False)
         return
     _say_next(version)
@@ -169,7 +185,7 @@ def use(
             _reproject(spark, places)
 
 
-@models_app.command()
+@models_app.command(epilog="Example:  [bold]fruits models prune --keep 2[/]")
 def prune(
     keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest versions keep projections.")] = 2,
     home: HomeUri = None,
@@ -196,9 +212,6 @@ def _reproject(spark: "Spark", home: Home) -> None:
     with _progress("Projecting rows", MofNCompleteColumn()) as on_progress:
         done = run_reproject(spark, home, Watcher(_say, on_progress))
     if done is None:
-        serving = current_models(home).serving
-        served = "no version is served yet; run `fruits refit`" if serving is None else f"version {serving} is served"
-        console.print(f"No version is on its way; {served}.", highlight=False)
         return
     console.print(
         f"Version {done.version} is served. Projected {done.rows:,} rows of {_counted(done.days, 'day')}.",
@@ -247,7 +260,10 @@ def _show_refit(home: Home, done: "Refit") -> None:
     )
     if done.published:
         console.print(f"Scree plot: {scree_uri(home, meta.version)}", highlight=False, soft_wrap=True)
-        _say_next(meta.version)
+        if done.next == meta.version:
+            _say_next(meta.version)
+        else:
+            console.print(f"A newer version than {meta.version} was there first and stays.", highlight=False)
     else:
         console.print("A dry run: nothing was stored.")
 

@@ -172,7 +172,7 @@ class MicroBatches:
                 raise StateDamaged(
                     f"The table {table.name} holds batch {plan.batch}, but the batch's result is gone. "
                     f"Delete {self._home.batches.uri_of(f'{plan.batch}.plan.json')} and start again: "
-                    "what the tables lack is found by listing."
+                    "what the tables lack is found by listing. Then run `fruits reproject`."
                 )
 
     def _collect(self, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:

@@ -52,10 +52,10 @@ def outcomes(settings: Settings) -> list[dict[str, Any]]:
     return rows(
         settings,
         """
-        SELECT split_part(source, '/landing/', 2) AS key, image_id, label, format, width, height, features,
-               NULL AS reason, NULL AS detail FROM features
+        SELECT split_part(source, '/landing/', 2) AS key, f.image_id, f.label, format, width, height, features, pca,
+               NULL AS reason, NULL AS detail FROM features f LEFT JOIN current_projections USING (batch, source)
         UNION ALL
-        SELECT split_part(source, '/landing/', 2), NULL, NULL, NULL, NULL, NULL, NULL, reason, detail FROM rejects
+        SELECT split_part(source, '/landing/', 2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, reason, detail FROM rejects
         ORDER BY key, image_id
         """,
     )

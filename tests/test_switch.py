@@ -23,6 +23,7 @@ from features.home import Home
 from features.pca_models import Current, current_models, load_model
 from features.registry import current_featurizer
 from features.settings import Settings
+from features.tables import committed_batch
 from ops.query import connect_to, run_query, take_snapshot
 from ops.status import look
 from tests.feature_rows import commit_features, feature_vectors
@@ -36,7 +37,7 @@ OLD_DAYS = [date(2026, 10, 3), date(2026, 10, 4), date(2026, 10, 6)]
 ROWS_A_DAY = 20
 _COMPLETE = """
     SELECT count(*) AS projected, count(DISTINCT pca_version) AS versions, count(DISTINCT (batch, source)) AS photos,
-           (SELECT count(*) FROM features WHERE batch <= (SELECT max(batch) FROM current_projections)) AS expected
+           (SELECT count(*) FROM features WHERE batch <= {committed}) AS expected
     FROM current_projections
 """
 
@@ -87,8 +88,7 @@ class Looks:
             thread.join()
 
     def wait_for(self, version: int) -> None:
-        while version not in self.served:
-            time.sleep(0.1)
+        _wait_until(lambda: version in self.served)
 
     def _look(self) -> None:
         while not self._stop.is_set():
@@ -100,7 +100,8 @@ class Looks:
 
     def _look_once(self) -> None:
         snapshot = take_snapshot(self._home)
-        [seen] = run_query(connect_to(snapshot), _COMPLETE).to_pylist()
+        committed = committed_batch(snapshot.tables["projections"])
+        [seen] = run_query(connect_to(snapshot), _COMPLETE.format(committed=committed)).to_pylist()
         self.served.append(snapshot.models.serving)
         complete = seen["versions"] == 1 and seen["projected"] == seen["photos"] == seen["expected"]
         if snapshot.models.serving is not None and not complete:
@@ -128,20 +129,20 @@ def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are
         with stream_process(settings) as stream:
             assert _refit(spark, home, 3) == 1
             reproject(spark.sparkContext, home, silent)
-            assert current_models(home) == Current(1, None)
+            assert current_models(home) == Current(1)
             _wait_for_photos(settings, more=1)
 
             assert _refit(spark, home, 4) == 2
             _kill_a_reprojection_after_its_first_day(settings)
             _wait_for_photos(settings, more=2)
             os.killpg(stream.pid, signal.SIGKILL)
-        assert current_models(home) == Current(1, 2)
+        assert current_models(home).versions == (1, 2)
         _let_the_lease_end(home)
         drain(settings)
         done = reproject(spark.sparkContext, home, silent)
         assert done is not None
         assert 0 < done.days <= len(OLD_DAYS)
-        assert current_models(home) == Current(2, None)
+        assert current_models(home) == Current(2)
         looks.wait_for(2)
 
     drain(settings)
@@ -160,7 +161,13 @@ def _wait_for_photos(settings: Settings, more: int) -> None:
     """Until that many more batches are committed: the stream is up, and goes on."""
     sql = "SELECT coalesce(max(batch), 0) AS last FROM features"
     until = rows(settings, sql)[0]["last"] + more
-    while rows(settings, sql)[0]["last"] < until:
+    _wait_until(lambda: rows(settings, sql)[0]["last"] >= until)
+
+
+def _wait_until(so: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + 120
+    while not so():
+        assert time.monotonic() < give_up_s
         time.sleep(0.2)
 
 
@@ -169,6 +176,7 @@ def _kill_a_reprojection_after_its_first_day(settings: Settings) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
         log = settings.places().projections.directory / "_delta_log"
         while not any('"fruits.pca_version":"2"' in entry.read_text() for entry in log.glob("*.json")):
+            assert process.poll() is None
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -56,7 +56,7 @@ def test_the_model_is_scikit_learns_and_its_meta_says_where_it_comes_from(spark:
     assert model.meta == done.meta
     assert (model.meta.rows, model.meta.featurizer, model.meta.parent) == (80, current_featurizer(home), None)
     assert model.meta.explained == pytest.approx(oracle.explained_variance_ratio_.sum())
-    assert current_models(home) == Current(None, 1)
+    assert (current_models(home).serving, current_models(home).next, done.next) == (None, 1, 1)
     assert "v000001/scree.png" in set(keys_below(home.pca_models))
 
 
@@ -148,4 +148,14 @@ def test_of_two_refits_at_once_one_wins_and_the_other_says_so(spark: SparkSessio
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(run, range(2)), key=str) == [1, None]
-    assert (versions(home), current_models(home)) == ([1], Current(None, 1))
+    assert (versions(home), current_models(home).next) == ([1], 1)
+
+
+def test_a_refit_goes_on_from_the_newest_version_that_is_whole(spark: SparkSession, home: Home) -> None:
+    _commit(home, 1)
+    _refit(spark, home)
+    _refit(spark, home)
+    (home.pca_models.directory / "v000002/model.npz").write_bytes(b"damaged")
+    (home.pca_models.directory / "v000002/meta.json").unlink()
+    assert _refit(spark, home).meta.parent == 1
+    assert versions(home) == [1, 2, 3]

@@ -64,7 +64,7 @@ def _pca() -> Pca:
 def _publish(home: Home) -> None:
     """Publish another version, as a refit does."""
     meta = PcaMeta(next_version(home), _featurizer(home), 120, 4, 0.9, datetime.now(UTC), None, None, "a test")
-    publish_model(home, PcaModel(meta, _pca()), b"a picture")
+    publish_model(home, PcaModel(meta, _pca()))
     begin_switch(home, meta.version)
 
 
@@ -109,10 +109,23 @@ def test_every_row_is_projected_as_scikit_learn_does_and_the_version_served(spar
 def test_a_replay_has_nothing_to_do(spark: SparkSession, home: Home) -> None:
     _publish(home)
     _reproject(spark, home)
-    assert _reproject(spark, home) is None
-    begin_switch(home, 1)
-    assert _reproject(spark, home) is None
+    for _ in range(2):
+        assert _reproject(spark, home) == Reprojection(version=1, rows=0, days=0)
+        begin_switch(home, 1)
     assert _counts(home) == {1: 120}
+
+
+def test_without_any_version_there_is_nothing_to_do(spark: SparkSession, home: Home) -> None:
+    assert _reproject(spark, home) is None
+
+
+def test_what_the_served_version_lacks_is_given_to_it(spark: SparkSession, home: Home) -> None:
+    _publish(home)
+    _reproject(spark, home)
+    DeltaTable(str(home.projections.directory)).delete("batch = 2")
+    assert look(home, verify=True).broken != []
+    assert _reproject(spark, home) == Reprojection(version=1, rows=30, days=1)
+    assert look(home, verify=True).broken == []
 
 
 def test_only_what_lacks_the_version_is_projected_also_after_compaction(spark: SparkSession, home: Home) -> None:
@@ -122,7 +135,7 @@ def test_only_what_lacks_the_version_is_projected_also_after_compaction(spark: S
     commit_features(home, 5, DAYS[0], feature_vectors(7, 5), _featurizer(home))
     DeltaTable(str(home.features.directory)).optimize.compact()
     DeltaTable(str(home.projections.directory)).optimize.compact()
-    # Served already, but a batch came without it: going to another version and back completes it.
+    # A batch has come without either version: each switch completes its own.
     begin_switch(home, 2)
     assert _reproject(spark, home) == Reprojection(version=2, rows=127, days=3)
     begin_switch(home, 1)
@@ -143,7 +156,8 @@ def test_a_version_is_not_served_while_a_plan_lacks_it(spark: SparkSession, home
     _publish(home)
     with pytest.raises(HomeInUse, match="Batch 5 was planned before version 1 and is not committed yet"):
         _reproject(spark, home, patience_s=0)
-    assert current_models(home) == Current(None, 1)
+    assert current_models(home).versions == (1,)
+    assert current_models(home).serving is None
     commit_features(home, 5, DAYS[1], feature_vectors(9, 5), _featurizer(home))
     assert _reproject(spark, home) == Reprojection(version=1, rows=9, days=1)
 
@@ -155,7 +169,7 @@ def test_a_plan_that_has_the_version_or_another_featurizer_is_not_waited_for(
     _publish(home)
     _plan(home, 5, _featurizer(home) if pins_it else "another", (1,) if pins_it else ())
     _reproject(spark, home, patience_s=0)
-    assert current_models(home) == Current(1, None)
+    assert current_models(home) == Current(1)
 
 
 def test_a_version_that_is_overtaken_is_not_served(spark: SparkSession, home: Home) -> None:
@@ -166,9 +180,9 @@ def test_a_version_that_is_overtaken_is_not_served(spark: SparkSession, home: Ho
     def overtake(_: int, __: int) -> None:
         begin_switch(home, 2)
 
-    with pytest.raises(AnotherRefit, match="Version 2 took the place of version 1"):
+    with pytest.raises(AnotherRefit, match="The switch to version 1 gave way to a later one, to version 2"):
         reproject(spark.sparkContext, home, Watcher(lambda _: None, overtake))
-    assert current_models(home) == Current(None, 2)
+    assert current_models(home).next == 2
     assert _reproject(spark, home) == Reprojection(version=2, rows=120, days=3)
     assert look(home, verify=True).broken == []
 
@@ -206,6 +220,26 @@ def test_prune_drops_old_versions_and_they_can_be_projected_again(spark: SparkSe
     assert look(home, verify=True).broken == []
 
 
+def test_a_prune_that_slept_while_a_version_came_into_use_again_drops_nothing(
+    spark: SparkSession, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        _publish(home)
+        _reproject(spark, home)
+
+    def sleep(*_: object) -> None:
+        # Past the end of the lease, which another process takes.
+        (home.state.directory / "lease.json").unlink()
+        begin_switch(home, 1)
+        _reproject(spark, home)
+
+    monkeypatch.setattr("batch.prune._refuse_pinned", sleep)
+    with pytest.raises(HomeInUse, match="was changed meanwhile; nothing was deleted"):
+        prune(home, 1, print)
+    assert _counts(home) == {1: 120, 2: 120}
+    assert look(home, verify=True).broken == []
+
+
 def test_prune_refuses_a_version_that_a_plan_pins(spark: SparkSession, home: Home) -> None:
     for _ in range(2):
         _publish(home)
@@ -223,7 +257,8 @@ def test_each_day_is_one_transaction_of_few_files(spark: SparkSession, home: Hom
     before = handle.version()
     _reproject(spark, home)
     handle.update_incremental()
-    assert handle.version() == before + 3
+    # The first one only says that a reprojection has begun.
+    assert handle.version() == before + 1 + 3
     assert sorted(file.partition["ingest_date"] for file in data_files(handle)) == DAYS
     assert committed_batch(handle) == 4
 
@@ -238,7 +273,7 @@ def test_the_commands_say_what_they_did(spark: SparkSession, home: Home) -> None
     assert "next" in listed
     assert "no other is on its way" in _fruits("models", "use", "1", "--home", root)
     assert "Version 2 is the next one" in _fruits("models", "use", "2", "--home", root)
-    (home.pca_models.directory / "v000002/scree.png").unlink()
+    assert not (home.pca_models.directory / "v000002/scree.png").exists()
     assert "v000002/scree.png" in _fruits("models", "show", "2", "--home", root)
     assert (home.pca_models.directory / "v000002/scree.png").exists()
     assert "4 batches lack version 2" in _fruits("status", "--home", root)
@@ -256,6 +291,22 @@ def test_a_model_of_another_featurizer_cannot_be_used(spark: SparkSession, home:
     publish_featurizer(home, b"another network", "a test", "a test")
     with pytest.raises(UnknownModel, match="Version 1 is for featurizer"):
         _fruits("models", "use", "1", "--home", str(home.root.directory))
+
+
+def test_a_home_that_the_command_would_not_act_on_is_refused(home: Home) -> None:
+    with pytest.raises(InvalidSetting, match="after `prune`: fruits models prune"):
+        _fruits("models", "--home", str(home.root.directory), "prune")
+
+
+def test_a_flag_beats_the_alternative_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRUITS_COMPONENTS", "32")
+    settings = load_settings(variance=0.9)
+    assert (settings.components, settings.variance) == (None, 0.9)
+
+
+def test_a_dry_run_cannot_be_reprojected_with() -> None:
+    with pytest.raises(InvalidSetting, match="leave out --dry-run or --reproject"):
+        _fruits("refit", "--dry-run", "--reproject")
 
 
 def test_the_settings_of_the_refit_exclude_each_other() -> None:

@@ -78,6 +78,26 @@ def test_a_lease_of_a_killed_process_is_waited_for(home: Home) -> None:
     assert said == ["Waiting for a lease of fruits reproject (elsewhere, process 7) to be renewed or to end …"]
 
 
+def test_a_dead_process_whose_clock_was_ahead_is_waited_for_no_longer(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _left_by_a_killed_process(home, -timedelta(hours=1))
+    monkeypatch.setattr(lease, "LASTS", timedelta(seconds=0.5))
+    monkeypatch.setattr(lease, "CLOCK_SKEW", timedelta(seconds=0.5))
+    with held(home, "a test", lambda _: None):
+        assert json.loads(read(home.state, LEASE_KEY))["work"] == "a test"
+
+
+def test_a_process_that_wakes_up_after_its_lease_is_told_so_before_it_could_renew_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LASTS", timedelta(seconds=0.2))
+    with held(home, "a test", print) as check:
+        threading.Event().wait(0.4)
+        with pytest.raises(HomeInUse, match="slept past the end of its lease"):
+            check()
+
+
 def test_a_process_that_slept_past_its_lease_is_told_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.1)
     with held(home, "a test", print) as check:

@@ -1,5 +1,7 @@
 """Objects are created once, whoever asks, and what storage refuses is one sentence."""
 
+import fcntl
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -99,3 +101,16 @@ def test_a_change_whose_answer_was_lost_is_found_done(proxy: str, bucket: str) -
     assert change(place, "word", edit) == b"after"
     assert read(place, "word") == b"after"
     assert seen[0] == b"before"
+
+
+def test_a_stopped_process_that_holds_the_lock_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.objects.backoff_s", lambda: iter([0.01] * 3))
+    place = Place.at(str(tmp_path))
+    directory = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    with pytest.raises(StorageUnavailable, match="Cannot change"):
+        change(place, "word", lambda _: b"after")
+    os.close(directory)
+    assert change(place, "word", lambda _: b"after") == b"after"

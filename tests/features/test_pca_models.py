@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from features.errors import AnotherRefit, FruitsError, StateDamaged, UnknownModel
 from features.home import Home
-from features.objects import keys_below, overwrite
+from features.objects import keys_below, overwrite, read
 from features.pca import Pca, fit, moments_of
 from features.pca_models import (
     Current,
@@ -27,11 +28,11 @@ from features.pca_models import (
     publish_model,
     versions,
     versions_to_project,
+    write_copies,
 )
 from features.settings import Settings
 
 MakeSettings = Callable[..., Settings]
-PICTURE = b"a picture"
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -53,7 +54,7 @@ def _model(pca: Pca, version: int, nonce: str = "ours", featurizer: str = "abc")
 
 def test_a_published_model_is_read_back_to_the_bit(home: Home, pca: Pca) -> None:
     model = _model(pca, next_version(home))
-    publish_model(home, model, PICTURE)
+    publish_model(home, model)
     there = load_model(home, 1)
     assert there.meta == model.meta == describe_model(home, 1)
     for name in ("mean", "components", "explained_variance", "explained_variance_ratio"):
@@ -63,10 +64,11 @@ def test_a_published_model_is_read_back_to_the_bit(home: Home, pca: Pca) -> None
 
 def test_people_can_read_what_is_known_of_a_model(local_settings: MakeSettings, pca: Pca) -> None:
     home = local_settings().places()
-    publish_model(home, _model(pca, 7), PICTURE)
+    publish_model(home, _model(pca, 7))
+    write_copies(home, _model(pca, 7).meta, b"a picture")
     folder = home.pca_models.directory / "v000007"
     assert json.loads((folder / "meta.json").read_text())["components"] == 3
-    assert (folder / "scree.png").read_bytes() == PICTURE
+    assert (folder / "scree.png").read_bytes() == b"a picture"
 
 
 def test_of_refits_that_publish_at_once_one_wins_and_the_others_say_so(home: Home, pca: Pca) -> None:
@@ -75,7 +77,7 @@ def test_of_refits_that_publish_at_once_one_wins_and_the_others_say_so(home: Hom
     def race(name: str) -> str | None:
         start.wait()
         try:
-            publish_model(home, _model(pca, 1, name), name.encode())
+            publish_model(home, _model(pca, 1, name))
         except AnotherRefit as error:
             assert "Another refit published version 1" in str(error)
             return None
@@ -84,20 +86,32 @@ def test_of_refits_that_publish_at_once_one_wins_and_the_others_say_so(home: Hom
     with ThreadPoolExecutor(4) as pool:
         [winner] = filter(None, pool.map(race, "abcd"))
     assert load_model(home, 1).meta.nonce == winner
-    assert sorted(keys_below(home.pca_models)) == ["v000001/meta.json", "v000001/model.npz", "v000001/scree.png"]
+    assert list(keys_below(home.pca_models)) == ["v000001/model.npz"]
 
 
 def test_a_replayed_publication_is_recognised(home: Home, pca: Pca) -> None:
-    publish_model(home, _model(pca, 1), PICTURE)
-    publish_model(home, _model(pca, 1), PICTURE)
+    publish_model(home, _model(pca, 1))
+    publish_model(home, _model(pca, 1))
     assert versions(home) == [1]
 
 
-def test_a_model_whose_copies_a_kill_left_out_is_whole(local_settings: MakeSettings, pca: Pca) -> None:
-    home = local_settings().places()
-    publish_model(home, _model(pca, 1), PICTURE)
-    (home.pca_models.directory / "v000001/meta.json").unlink()
+@pytest.mark.parametrize("copy", [None, b"", b"{}"])
+def test_a_model_is_whole_whatever_became_of_its_copies(home: Home, pca: Pca, copy: bytes | None) -> None:
+    publish_model(home, _model(pca, 1))
+    if copy is not None:
+        overwrite(home.pca_models, "v000001/meta.json", copy)
     assert describe_model(home, 1).nonce == "ours"
+
+
+def test_every_damaged_byte_of_a_model_is_noticed_or_harmless(local_settings: MakeSettings, pca: Pca) -> None:
+    home = local_settings().places()
+    publish_model(home, _model(pca, 1))
+    body = read(home.pca_models, "v000001/model.npz")
+    for place in range(0, len(body), 7):
+        damaged = body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :]
+        overwrite(home.pca_models, "v000001/model.npz", damaged)
+        with suppress(StateDamaged):
+            np.testing.assert_array_equal(load_model(home, 1).pca.components, pca.components)
 
 
 @pytest.mark.parametrize("body", [b"", b"PK\x03\x04", b"no arrays at all"])
@@ -108,39 +122,68 @@ def test_a_damaged_model_is_refused(home: Home, body: bytes) -> None:
 
 
 def test_an_unknown_model_is_refused_with_those_there_are(home: Home, pca: Pca) -> None:
-    publish_model(home, _model(pca, 2), PICTURE)
+    publish_model(home, _model(pca, 2))
     with pytest.raises(UnknownModel, match=r"has no PCA model 5; it has 2\."):
         describe_model(home, 5)
 
 
 def test_a_switch_goes_from_next_to_served(home: Home, pca: Pca) -> None:
     assert current_models(home) == Current()
-    assert begin_switch(home, 1) == Current(None, 1)
-    assert finish_switch(home, 1) == finish_switch(home, 1) == Current(1, None)
-    assert begin_switch(home, 2) == begin_switch(home, 2) == Current(1, 2)
+    first = begin_switch(home, 1)
+    assert (first.serving, first.next) == (None, 1)
+    assert finish_switch(home, first) == finish_switch(home, first) == Current(1)
+    second = begin_switch(home, 2)
+    assert begin_switch(home, 2) == second
     assert current_models(home).versions == (1, 2)
-    assert begin_switch(home, 1) == Current(1, None)
+    assert begin_switch(home, 1) == Current(1)
 
 
 def test_a_version_that_was_overtaken_is_not_served(home: Home) -> None:
+    first = begin_switch(home, 1)
+    second = begin_switch(home, 2)
+    with pytest.raises(AnotherRefit, match="The switch to version 1 gave way to a later one, to version 2"):
+        finish_switch(home, first)
+    assert current_models(home) == second
+
+
+def test_a_switch_that_was_given_up_and_begun_again_is_not_finished_by_the_first_one(home: Home) -> None:
     begin_switch(home, 1)
-    begin_switch(home, 2)
-    with pytest.raises(AnotherRefit, match=r"Version 1 is not the next one any more \(2 is\)"):
-        finish_switch(home, 1)
-    assert current_models(home) == Current(None, 2)
+    paused = begin_switch(home, 2)
+    # In between, rows arrived that have version 3 only.
+    finish_switch(home, begin_switch(home, 3))
+    again = begin_switch(home, 2)
+    with pytest.raises(AnotherRefit, match="gave way to a later one"):
+        finish_switch(home, paused)
+    assert current_models(home) == again
+    assert finish_switch(home, again) == Current(2)
+
+
+def test_a_switch_that_was_called_off_says_what_is_served(home: Home) -> None:
+    finish_switch(home, begin_switch(home, 1))
+    called_off = begin_switch(home, 2)
+    begin_switch(home, 1)
+    with pytest.raises(AnotherRefit, match=r"Version 2 is not on its way any more: version 1 is served\."):
+        finish_switch(home, called_off)
 
 
 def test_a_slow_refit_does_not_undo_the_switch_to_a_newer_version(home: Home) -> None:
-    begin_switch(home, 9, newer_only=True)
-    assert begin_switch(home, 8, newer_only=True) == Current(None, 9)
-    assert begin_switch(home, 10, newer_only=True) == Current(None, 10)
+    newer = begin_switch(home, 9, newer_only=True)
+    assert begin_switch(home, 8, newer_only=True) == newer
+    finish_switch(home, newer)
+    assert begin_switch(home, 8, newer_only=True) == Current(9)
+    assert begin_switch(home, 10, newer_only=True).next == 10
+
+
+def test_a_number_is_never_given_twice(home: Home, pca: Pca) -> None:
+    publish_model(home, _model(pca, 1))
+    finish_switch(home, begin_switch(home, 4))
+    assert next_version(home) == 5
 
 
 def test_rows_are_projected_with_the_versions_of_their_featurizer_only(home: Home, pca: Pca) -> None:
-    publish_model(home, _model(pca, 1, featurizer="abc"), PICTURE)
-    publish_model(home, _model(pca, 2, featurizer="xyz"), PICTURE)
-    begin_switch(home, 1)
-    finish_switch(home, 1)
+    publish_model(home, _model(pca, 1, featurizer="abc"))
+    publish_model(home, _model(pca, 2, featurizer="xyz"))
+    finish_switch(home, begin_switch(home, 1))
     begin_switch(home, 2)
     assert versions_to_project(home, "abc") == (1,)
     assert versions_to_project(home, "xyz") == (2,)
@@ -159,9 +202,9 @@ def test_no_change_of_the_pointer_is_lost_when_many_change_it_at_once(home: Home
 
     def switch(version: int) -> Current | FruitsError:
         start.wait()
-        begin_switch(home, version)
+        begun = begin_switch(home, version)
         try:
-            return finish_switch(home, version)
+            return finish_switch(home, begun)
         except AnotherRefit as error:
             return error
 

@@ -108,23 +108,22 @@ def _publish(home: Home, version: int) -> None:
     pca = fit(moments_of([_vectors(home)], 1280), 2, None)
     featurizer = DeltaTable(home.features.uri).to_pyarrow_table()["featurizer"][0].as_py()
     meta = PcaMeta(version, featurizer, 3, 2, 1.0, datetime.now(UTC), None, None, "a test")
-    publish_model(home, PcaModel(meta, pca), b"a picture")
-    begin_switch(home, version)
-    finish_switch(home, version)
+    publish_model(home, PcaModel(meta, pca))
+    finish_switch(home, begin_switch(home, version))
 
 
 def _vectors(home: Home) -> "np.typing.NDArray[np.float32]":
     return np.array(DeltaTable(home.features.uri).to_pyarrow_table()["features"].to_pylist(), np.float32)
 
 
-def _project(home: Home, version: int, source: str | None = None) -> None:
+def _project(home: Home, version: int, source: str | None = None, value: float = 0.0) -> None:
     rows = DeltaTable(home.features.uri).to_pyarrow_table()
     columns = {name: rows[name].combine_chunks() for name in (*KEPT_COLUMNS, "ingested_at")}
     if source is not None:
         columns["source"] = [source] * rows.num_rows
     meta = PcaMeta(version, "", 3, 2, 1.0, datetime.now(UTC), None, None, "a test")
     added = write_projections(
-        home, meta, columns, np.zeros((rows.num_rows, 2), np.float32), rows["ingest_date"][0].as_py()
+        home, meta, columns, np.full((rows.num_rows, 2), value, np.float32), rows["ingest_date"][0].as_py()
     )
     assert append_once(home, PROJECTION_ROWS, "a test", [added], {}, lambda _: False)
 
@@ -164,9 +163,13 @@ def test_projections_of_no_feature_row_are_found_in_every_version(served: Home) 
     assert "3 projections belong to no feature row." in _broken(served)
 
 
+def test_projections_that_are_no_numbers_are_found(served: Home) -> None:
+    _project(served, 7, value=np.nan)
+    assert _broken(served) == ["3 projections are not finite numbers."]
+
+
 def test_a_switch_under_way_says_how_many_batches_lack_the_next_version(served: Home) -> None:
     _publish(served, 2)
-    begin_switch(served, 1)
-    finish_switch(served, 1)
+    finish_switch(served, begin_switch(served, 1))
     begin_switch(served, 2)
     assert look(served, verify=False).pca == Switch(1, 2, 1)
