@@ -169,6 +169,12 @@ def _blocks(home: Home, featurizer: str, share: Share, rows_by_batch: Counter[in
 
 def _rows(home: Home, featurizer: str, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     for rows in read_file(home, FEATURE_ROWS, path, (*columns, "featurizer")):
-        ours = rows.select(list(columns)).filter(pc.equal(rows["featurizer"], featurizer))
+        is_ours = pc.equal(rows["featurizer"], featurizer)
+        ours = chosen(rows.select(list(columns)), is_ours)
         if ours.num_rows:
             yield ours
+
+
+def chosen(rows: pa.RecordBatch, wanted: pa.BooleanArray) -> pa.RecordBatch:
+    """The wanted rows of a batch. All of them are the usual case, in which nothing is copied."""
+    return rows if wanted.true_count == len(wanted) else rows.filter(wanted)

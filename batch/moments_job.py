@@ -163,10 +163,11 @@ class _DaySum:
 class _Fold:
     """How the last task of a month adds up its days: which are finished, and where those not read are stored.
 
-    `finished` is None when the sum of the finished days is stored itself.
+    `base` is the sum of the finished days before those; `finished` is None when it is the sum of all.
     """
 
     month: str
+    base: StoredSum | None
     finished: tuple[date, ...] | None
     others: tuple[date, ...]
     stored: Mapping[date, StoredSum]
@@ -217,14 +218,17 @@ def _sum_month(work: _Work, month: str, days: list[Day]) -> _MonthSum:
     trusted = StoredMonth() if work.full else standing
     lost: frozenset[str] = frozenset()
     while True:
-        known = _known(work, [day for day in days if day.finished], _without(trusted, lost))
-        whole = all(day.date in known for day in days if day.finished) and _keys(known.values()) == trusted.summed
-        stored_sum = trusted.sum if whole and trusted.sum and trusted.sum.key not in lost else None
+        trusted = _without(trusted, lost)
+        known = _known(work, [day for day in days if day.finished], trusted)
+        finished = [day.date for day in days if day.finished]
+        covered = _covered(trusted, finished, known)
+        base, rest = trusted.sum if covered else None, finished[covered:]
+        stored_sum = base if not any(day not in known or known[day].sum for day in rest) else None
         body = read_sum(work.store, stored_sum) if stored_sum else None
         if stored_sum and body is None:
             lost |= {stored_sum.key}
             continue
-        folded = _fold(work, month, days, known, is_stored=body is not None)
+        folded = _fold(work, month, days, known, base, None if body else tuple(rest))
         if not folded.lost:
             break
         lost |= folded.lost
@@ -243,7 +247,22 @@ def _sum_month(work: _Work, month: str, days: list[Day]) -> _MonthSum:
 
 def _without(month: StoredMonth, lost: frozenset[str]) -> StoredMonth:
     days = {day: stored for day, stored in month.days.items() if not stored.sum or stored.sum.key not in lost}
-    return replace(month, days=days)
+    is_lost = month.sum is not None and month.sum.key in lost
+    return replace(month, days=days, sum=None, summed=()) if is_lost else replace(month, days=days)
+
+
+def _covered(month: StoredMonth, finished: Sequence[date], known: Mapping[date, StoredDay]) -> int:
+    """How many of the finished days, from the first on, the month's stored sum adds up; 0 when it adds up others."""
+    summed = deque(month.summed)
+    for at, day in enumerate(finished):
+        if not summed:
+            return at
+        if day not in known:
+            return 0
+        stored = known[day].sum
+        if stored is not None and stored.key != summed.popleft():
+            return 0
+    return 0 if summed else len(finished)
 
 
 def _known(work: _Work, finished: Sequence[Day], month: StoredMonth) -> dict[date, StoredDay]:
@@ -270,11 +289,19 @@ def _counted(work: _Work, days: Sequence[Day]) -> dict[date, str]:
     return {day: digest_of_rows(counted) for day, counted in rows_by_batch.items()}
 
 
-def _fold(work: _Work, month: str, days: Sequence[Day], known: Mapping[date, StoredDay], is_stored: bool) -> _Folded:
+def _fold(
+    work: _Work,
+    month: str,
+    days: Sequence[Day],
+    known: Mapping[date, StoredDay],
+    base: StoredSum | None,
+    finished: tuple[date, ...] | None,
+) -> _Folded:
     to_read = [day for day in days if day.date not in known]
     fold = _Fold(
         month=month,
-        finished=None if is_stored else tuple(day.date for day in days if day.finished),
+        base=base,
+        finished=finished,
         others=tuple(day.date for day in days if not day.finished),
         stored={day: stored.sum for day, stored in known.items() if stored.sum},
         keep=work.keep,
@@ -373,7 +400,17 @@ def _add_days(store: Place, fold: _Fold, part: Iterable[tuple[int, _DaySum]]) ->
                     lost.add(fold.stored[day].key)
                 yield body
 
-    finished, others = _added(bodies(fold.finished or ())), _added(bodies(fold.others))
+    def finished_bodies() -> Iterator[bytes | None]:
+        # Added in the same order as ever, so that its bits are those of adding up all days again.
+        if fold.base is not None:
+            body = read_sum(store, fold.base)
+            if body is None:
+                lost.add(fold.base.key)
+            yield body
+        yield from bodies(fold.finished or ())
+
+    finished = _added(finished_bodies()) if fold.finished is not None else None
+    others = _added(bodies(fold.others))
     if lost:
         yield _Folded(lost=frozenset(lost))
         return

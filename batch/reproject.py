@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
-from batch.days import vectors_of
+from batch.days import chosen, vectors_of
 from features.errors import HomeInUse, JobFailed, StateDamaged, last_words
 from features.home import Home
 from features.launch import make_the_next_launch_light
@@ -283,13 +283,13 @@ def _projected_parts(
     if not any(_wanted(part, share, batches).true_count for part in _columns(share, path, ["batch", "featurizer"])):
         return
     for part in _columns(share, path, [*KEPT_COLUMNS, "features"]):
-        chosen = part.filter(_wanted(part, share, batches))
-        if chosen.num_rows:
-            vectors = vectors_of(share.home, share.ingest_date, path, chosen)
+        rows = chosen(part, _wanted(part, share, batches))
+        if rows.num_rows:
+            vectors = vectors_of(share.home, share.ingest_date, path, rows)
             projected = project(model.pca.mean, model.pca.components, vectors)
             if not np.isfinite(projected).all():
                 raise StateDamaged(f"Features in {path} hold a NaN or an infinity. Delete those rows and their photos.")
-            yield chosen.select(list(KEPT_COLUMNS)), projected
+            yield rows.select(list(KEPT_COLUMNS)), projected
 
 
 def _columns(share: _Share, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

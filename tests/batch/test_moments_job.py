@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +242,26 @@ def test_what_is_damaged_or_gone_is_computed_again(spark: SparkSession, home: Ho
         _assert_same_bits(again.moments, first.moments)
 
 
+@pytest.mark.parametrize("sum_is_damaged", [False, True])
+def test_a_new_last_day_is_added_to_the_sum_of_its_month(
+    spark: SparkSession, home: Home, sum_is_damaged: bool
+) -> None:
+    _filled(home)
+    _sum(spark, home)
+    store = store_of(home, OURS)
+    for key in list(keys_below(store)):
+        if key.startswith("months/") and sum_is_damaged:
+            overwrite(store, key, read(store, key)[:-9])
+        if key.startswith("days/2024-03-01") and not sum_is_damaged:
+            # Were it needed, it would be missed.
+            (store.directory / key).unlink()
+    new_day = DAYS[-1] + timedelta(days=1)
+    _write(home, 4, new_day)
+    new = _sum(spark, home)
+    assert new.days_read == (new_day,)
+    _assert_same_bits(new.moments, _sum(spark, home, full=True, keep=False).moments)
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
@@ -256,7 +276,7 @@ def test_features_that_are_no_1280_numbers_are_refused_by_day(
     home: Home, wrong: list[float | None] | None, error: type[Exception]
 ) -> None:
     _write(home, 1, DAYS[0], vectors=[[1.0] * FEATURES, wrong])
-    with pytest.raises(error, match=r"2024-03-01.*; nothing was published\. Delete .*refit\.$"):
+    with pytest.raises(error, match=r"2024-03-01.*; nothing was published\. Delete .*(refit|try again)\.$"):
         sum_share(home, OURS, cut(list_days(home)[0])[0])
 
 
