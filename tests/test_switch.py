@@ -209,9 +209,8 @@ def test_a_batch_planned_before_a_switch_began_is_projected_with_the_next_versio
 
     assert (report.photos, report.pca_versions) == (1, (1,))
     assert rows(settings, "SELECT count(*) AS n FROM current_projections") == [{"n": ROWS_A_DAY + 1}]
-    [photo] = rows(
-        settings, "SELECT features, pca FROM features JOIN current_projections USING (source) WHERE label = 'pear'"
-    )
+    one = "SELECT features, pca FROM features f JOIN current_projections USING (source) WHERE f.label = 'pear'"
+    [photo] = rows(settings, one)
     model = load_model(home, 1).pca
     expected = (np.array(photo["features"]) - model.mean) @ model.components.T
     np.testing.assert_allclose(photo["pca"], expected, rtol=1e-5)

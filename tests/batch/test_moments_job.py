@@ -243,9 +243,7 @@ def test_what_is_damaged_or_gone_is_computed_again(spark: SparkSession, home: Ho
 
 
 @pytest.mark.parametrize("sum_is_damaged", [False, True])
-def test_a_new_last_day_is_added_to_the_sum_of_its_month(
-    spark: SparkSession, home: Home, sum_is_damaged: bool
-) -> None:
+def test_a_new_last_day_is_added_to_the_sum_of_its_month(spark: SparkSession, home: Home, sum_is_damaged: bool) -> None:
     _filled(home)
     _sum(spark, home)
     store = store_of(home, OURS)
