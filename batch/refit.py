@@ -1,6 +1,7 @@
 """Fit the PCA anew on every feature row of the home's featurizer, and publish it as the next version."""
 
 import math
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from pyspark import SparkContext
 
 from batch.moments_job import sum_moments
-from batch.scree import ScreeMarks, marks, scree_png
+from batch.scree import ScreeMarks, marks, prepare, scree_png
 from features.errors import FruitsError, StateDamaged, StorageUnavailable
 from features.home import Home
 from features.pca import Pca, TooFewRows, fit, principal_angles_rad
@@ -76,6 +77,9 @@ def refit(
     featurizer = current_featurizer(home)
     if featurizer is None:
         raise NothingToFit(f"{home.root.uri} has no featurizer, so no features; run `fruits stream` first.")
+    if not dry_run:
+        # While tasks run, there is time for it.
+        threading.Thread(target=prepare, name="scree", daemon=True).start()
     version, parent = next_version(home), _parent(home, featurizer)
     summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
     rows = summed.moments.rows

@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +69,11 @@ def scree_png(explained_variance_ratio: NDArray[np.float64], components: int, ti
     png = io.BytesIO()
     _drawn(explained_variance_ratio, components, title).savefig(png, format="png", dpi=_DPI, backend="agg")
     return png.getvalue()
+
+
+def prepare() -> None:
+    """Import what drawing needs, which takes over half a second, for whoever has the time before it draws."""
+    import_module("matplotlib.figure")
 
 
 def _drawn(ratios: NDArray[np.float64], components: int, title: str) -> "Figure":

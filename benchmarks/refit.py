@@ -85,7 +85,7 @@ def _fits(home: Home, folder: Path, rounds: int, rivals: bool, memory: str) -> l
     table = Table(
         "rows", "moments, s", "whole refit, s", "Spark ML, s", "ratio", "angle of 64, rad", f"angle of {LEADING}, rad"
     )
-    fits = []
+    fits, theirs_s = [], []
     for _ in range(rounds):
         fit = _ours(home, folder, "full")
         fits.append(fit)
@@ -95,14 +95,31 @@ def _fits(home: Home, folder: Path, rounds: int, rivals: bool, memory: str) -> l
             theirs = _answer(folder, "spark_ml", "--home", home.root.uri, "--out", str(components), "--memory", memory)
             if theirs["rows"] != fit["rows"]:
                 raise JobFailed(f"Spark ML read {theirs['rows']} rows and the refit {fit['rows']}; keep the two alike.")
+            theirs_s.append(theirs["seconds"])
             row += [f"{theirs['seconds']:.1f}", f"{theirs['seconds'] / fit['seconds']:.1f}"]
             row += _angles(load_model(home, fit["version"]).pca.components, np.load(components))
         table.add_row(*row)
     console.print(table)
     if rivals:
         console.print(f"Spark ML's arithmetic is {theirs['blas']}.")
+        _print_nights(home, folder, theirs_s)
         _print_incremental_pca(home, folder, fits)
     return fits
+
+
+def _print_nights(home: Home, folder: Path, theirs_s: list[float]) -> None:
+    """The refit as it is run every night beside Spark ML, which has to read everything each time."""
+    table = Table("rows read", "rows stored", "moments, s", "whole refit, s", "Spark ML of all rows, s", "ratio")
+    for seconds in theirs_s:
+        night = _ours(home, folder, "night")
+        row = [
+            f"{night['rows']:,}",
+            f"{night['rows_stored']:,}",
+            f"{night['moments_s']:.2f}",
+            f"{night['seconds']:.2f}",
+        ]
+        table.add_row(*row, f"{seconds:.1f}", f"{seconds / night['seconds']:.1f}")
+    console.print(table)
 
 
 def _angles(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from features.home import Home
 from features.pca_models import Current, current_models, load_model
 from features.registry import current_featurizer
 from features.settings import Settings
-from features.tables import committed_batch
+from features.tables import FEATURE_ROWS, committed_batch, open_table
 from ops.query import connect_to, run_query, take_snapshot
 from ops.status import look
 from tests.feature_rows import commit_features, feature_vectors
@@ -96,7 +96,7 @@ class Looks:
                 self._look_once()
             except Exception as error:
                 self.wrong.append(error)
-            time.sleep(1.0)
+            time.sleep(1.5)
 
     def _look_once(self) -> None:
         snapshot = take_snapshot(self._home)
@@ -159,9 +159,9 @@ def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are
 
 def _wait_for_photos(settings: Settings, more: int) -> None:
     """Until that many more batches are committed: the stream is up, and goes on."""
-    sql = "SELECT coalesce(max(batch), 0) AS last FROM features"
-    until = rows(settings, sql)[0]["last"] + more
-    _wait_until(lambda: rows(settings, sql)[0]["last"] >= until)
+    home = settings.places()
+    until = committed_batch(open_table(home, FEATURE_ROWS)) + more
+    _wait_until(lambda: committed_batch(open_table(home, FEATURE_ROWS)) >= until)
 
 
 def _wait_until(so: Callable[[], bool]) -> None:

@@ -17,6 +17,7 @@ from bootstrap.weights import CompiledNetwork
 from features.featurizer import Featurizer
 from features.image import decode
 from features.settings import Settings
+from features.tables import FEATURE_ROWS, data_files, open_table
 from ops.status import look
 from tests.crashing_decoder.sitecustomize import SEGFAULT, STUCK
 from tests.pictures import encoded, jpeg, pixels, scan_bomb, text_file
@@ -187,7 +188,12 @@ def _files(settings: Settings) -> int:
 
 
 def _wait_for_photos(settings: Settings, count: int, process: "subprocess.Popen[str]") -> None:
-    _wait_until(lambda: look(settings.places(), verify=False).tables[0].rows == count, process, 90)
+    _wait_until(lambda: _photos(settings) == count, process, 90)
+
+
+def _photos(settings: Settings) -> int:
+    handle = open_table(settings.places(), FEATURE_ROWS)
+    return sum(file.rows for file in data_files(handle)) if handle else 0
 
 
 def _wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", timeout_s: float) -> None:
