@@ -240,8 +240,6 @@ def test_of_two_streams_on_one_home_one_stops(landed: Settings, spark: SparkSess
     stop = threading.Event()
     run = Run()
     with ThreadPoolExecutor(1) as pool, stream_process(landed) as process:
-        # Two that start at once would only slow each other down.
-        _wait_until(lambda: read_plan(landed.places(), 1) is not None, timeout_s=90)
         here = pool.submit(stream_in, spark, landed, False, stop, run.watcher, tmp_path)
         try:
             # Photos keep coming, so that both have something to plan, until one of the two ends.
