@@ -236,7 +236,9 @@ def test_a_write_that_landed_though_its_answer_was_an_error_is_our_own(
     assert read_plan(settings.places(), 2) is None
 
 
-def test_of_two_streams_on_one_home_one_stops(landed: Settings, spark: SparkSession, tmp_path: Path) -> None:
+def test_of_two_streams_on_one_home_at_least_one_stops_and_nothing_is_lost_or_doubled(
+    landed: Settings, spark: SparkSession, tmp_path: Path
+) -> None:
     stop = threading.Event()
     run = Run()
     with ThreadPoolExecutor(1) as pool, stream_process(landed) as process:
@@ -257,7 +259,9 @@ def test_of_two_streams_on_one_home_one_stops(landed: Settings, spark: SparkSess
         else:
             assert isinstance(here.exception(), AnotherStreamRunning)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            _, message = process.communicate(timeout=60)
+            # With batches in flight on both, each may lose one to the other.
+            assert process.returncode == 0 or "Another stream works on this home" in message
     assert look(landed.places(), verify=True).broken == []
 
 
