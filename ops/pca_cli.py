@@ -25,6 +25,7 @@ from ops.options import Debug, Endpoint, HomeUri, Master, Region, console, messa
 
 if TYPE_CHECKING:
     from batch.refit import Refit
+    from batch.scree import ScreeMarks
     from streaming.session import Spark
 
 models_app = typer.Typer(help="List, show, use and prune the PCA models.", invoke_without_command=True)
@@ -142,11 +143,7 @@ def show(
         write_copies(places, model.meta, picture(model))
     found = marks(model.pca.explained_variance_ratio)
     console.print(_table([model.meta], current_models(places), _rows(places)))
-    console.print(
-        f"80, 90 and 95 % of the variance take {found.at_80}, {found.at_90} and {found.at_95} components; "
-        f"{found.above_mean} explain more than the average one.",
-        highlight=False,
-    )
+    _say_marks(found)
     console.print(f"Scree plot: {scree_uri(places, version)}", highlight=False, soft_wrap=True)
 
 
@@ -250,11 +247,7 @@ def _show_refit(home: Home, done: "Refit") -> None:
         _drift(meta, done.angles_rad),
     )
     console.print(shown)
-    console.print(
-        f"80, 90 and 95 % of the variance take {found.at_80}, {found.at_90} and {found.at_95} components; "
-        f"{found.above_mean} explain more than the average one.",
-        highlight=False,
-    )
+    _say_marks(found)
     console.print(
         f"Read {done.rows_read:,} rows; the moments of {done.rows_stored:,} were stored before.", highlight=False
     )
@@ -266,6 +259,14 @@ def _show_refit(home: Home, done: "Refit") -> None:
             console.print(f"A newer version than {meta.version} was there first and stays.", highlight=False)
     else:
         console.print("A dry run: nothing was stored.")
+
+
+def _say_marks(found: "ScreeMarks") -> None:
+    console.print(
+        f"80, 90 and 95 % of the variance take {found.at_80}, {found.at_90} and {found.at_95} components; "
+        f"{found.above_mean} explain more than the average one.",
+        highlight=False,
+    )
 
 
 def _drift(meta: PcaMeta, angles_rad: tuple[float, ...]) -> str:
