@@ -183,12 +183,13 @@ def finish_switch(home: Home, begun: Current) -> Current:
 
 def refuse_another_switch(begun: Current, current: Current) -> None:
     """Raises AnotherRefit unless the switch that was read as `begun` is still under way, or has reached its end."""
-    if current in (begun, Current(serving=begun.next)):
+    version = begun.versions[-1]
+    if current in (begun, Current(serving=version)):
         return
     if current.next is None:
-        raise AnotherRefit(f"Version {begun.next} is not on its way any more: version {current.serving} is served.")
+        raise AnotherRefit(f"Version {version} is not on its way any more: version {current.serving} is served.")
     raise AnotherRefit(
-        f"The switch to version {begun.next} gave way to a later one, to version {current.next}; what was projected "
+        f"The switch to version {version} gave way to a later one, to version {current.next}; what was projected "
         "stays. Run `fruits reproject` again."
     )
 

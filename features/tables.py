@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -182,17 +183,22 @@ def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> It
     Raises StorageUnavailable, also when the file is gone, and StateDamaged when it is no parquet file.
     """
     place = _place(home, table)
-    files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.table_location, place.table_options()))
     # What Delta has rewritten holds views of strings, which compute functions do not take.
     schema = pa.schema([table.schema.field(column) for column in columns])
     try:
-        with files.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+        with _files_of(place).open_input_file(path) as file, pq.ParquetFile(file) as parquet:
             for rows in parquet.iter_batches(READ_ROWS, columns=list(columns), use_threads=False):
                 yield rows.select(list(columns)).cast(schema)
     except pa.ArrowInvalid as error:
         raise StateDamaged(f"{place.uri_of(path)} cannot be read; restore it. {reason(error)}.") from error
     except (DeltaError, OSError) as error:
         raise StorageUnavailable(f"Cannot read {place.uri_of(path)}: {reason(error)}.") from error
+
+
+@lru_cache(maxsize=8)
+def _files_of(place: Place) -> pyarrow.fs.FileSystem:
+    """One connection for all files of a table that this process reads."""
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.table_location, place.table_options()))
 
 
 def write_file(

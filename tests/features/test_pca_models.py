@@ -26,6 +26,7 @@ from features.pca_models import (
     load_model,
     next_version,
     publish_model,
+    refuse_another_switch,
     versions,
     versions_to_project,
     write_copies,
@@ -164,6 +165,13 @@ def test_a_switch_that_was_called_off_says_what_is_served(home: Home) -> None:
     begin_switch(home, 1)
     with pytest.raises(AnotherRefit, match=r"Version 2 is not on its way any more: version 1 is served\."):
         finish_switch(home, called_off)
+
+
+def test_a_switch_that_begins_while_the_served_version_is_completed_says_so(home: Home) -> None:
+    completing = finish_switch(home, begin_switch(home, 1))
+    refuse_another_switch(completing, current_models(home))
+    with pytest.raises(AnotherRefit, match="The switch to version 1 gave way to a later one, to version 2"):
+        refuse_another_switch(completing, begin_switch(home, 2))
 
 
 def test_a_slow_refit_does_not_undo_the_switch_to_a_newer_version(home: Home) -> None:
