@@ -42,30 +42,36 @@ _COMPLETE = """
 """
 
 
+@contextmanager
+def _again_and_again(step: Callable[[], None], pause_s: float) -> Iterator[None]:
+    """Repeat a step in a thread of its own for as long as the block lasts."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(pause_s):
+            step()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 class Arrivals:
-    """Photos that land one after the other until the block ends."""
+    """Photos that land one after the other."""
 
     def __init__(self, landing: Path) -> None:
         self.count = 0
         self._landing = landing
-        self._stop = threading.Event()
 
-    @contextmanager
-    def landing(self) -> Iterator["Arrivals"]:
-        thread = threading.Thread(target=self._land)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            thread.join()
-
-    def _land(self) -> None:
-        while not self._stop.wait(0.4):
-            unfinished = self._landing / f".{self.count}.jpg"
-            unfinished.write_bytes(jpeg(seed=self.count))
-            unfinished.rename(self._landing / f"{self.count}.jpg")
-            self.count += 1
+    def land(self) -> None:
+        unfinished = self._landing / f".{self.count}.jpg"
+        unfinished.write_bytes(jpeg(seed=self.count))
+        unfinished.rename(self._landing / f"{self.count}.jpg")
+        self.count += 1
 
 
 class Looks:
@@ -75,28 +81,15 @@ class Looks:
         self.served: list[int | None] = []
         self.wrong: list[Any] = []
         self._home = home
-        self._stop = threading.Event()
-
-    @contextmanager
-    def looking(self) -> Iterator["Looks"]:
-        thread = threading.Thread(target=self._look)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            thread.join()
 
     def wait_for(self, version: int) -> None:
         _wait_until(lambda: version in self.served)
 
-    def _look(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._look_once()
-            except Exception as error:
-                self.wrong.append(error)
-            time.sleep(1.5)
+    def look(self) -> None:
+        try:
+            self._look_once()
+        except Exception as error:
+            self.wrong.append(error)
 
     def _look_once(self) -> None:
         snapshot = take_snapshot(self._home)
@@ -125,7 +118,8 @@ def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are
         commit_features(home, batch, day, feature_vectors(ROWS_A_DAY, batch), featurizer)
     silent = Watcher(lambda _: None, lambda _, __: None)
 
-    with Arrivals(home.landing.directory).landing() as arrivals, Looks(home).looking() as looks:
+    arrivals, looks = Arrivals(home.landing.directory), Looks(home)
+    with _again_and_again(arrivals.land, 0.4), _again_and_again(looks.look, 1.5):
         with stream_process(settings) as stream:
             assert _refit(spark, home, 3) == 1
             reproject(spark.sparkContext, home, silent)
