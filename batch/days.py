@@ -79,7 +79,7 @@ def list_days(home: Home) -> list[Day]:
 
 
 def _days_of_plans_after(home: Home, committed: int) -> set[date]:
-    plans = (read_plan(home, batch) for batch in planned_batches(home) if batch > committed)
+    plans = (read_plan(home, batch) for batch in planned_batches(home, after=committed))
     return {plan.ingest_date for plan in plans if plan is not None}
 
 

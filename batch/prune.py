@@ -57,8 +57,8 @@ def _rows_by_version(handle: DeltaTable | None) -> dict[int, int]:
 
 def _refuse_pinned(home: Home, dropped: tuple[int, ...]) -> None:
     committed = min(committed_batch(open_table(home, table)) for table in TABLES)
-    for batch in planned_batches(home):
-        plan = read_plan(home, batch) if batch > committed else None
+    for batch in planned_batches(home, after=committed):
+        plan = read_plan(home, batch)
         pinned = set(dropped) & set(plan.pca_versions if plan else ())
         if pinned:
             raise HomeInUse(

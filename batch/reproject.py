@@ -240,7 +240,7 @@ def _wait_for_plans(home: Home, meta: PcaMeta, watcher: Watcher, patience_s: flo
 
 def _planned_without(home: Home, meta: PcaMeta) -> list[int]:
     committed = min(committed_batch(_opened(home, table)) for table in TABLES)
-    plans = (read_plan(home, batch) for batch in planned_batches(home) if batch > committed)
+    plans = (read_plan(home, batch) for batch in planned_batches(home, after=committed))
     return [
         plan.batch
         for plan in plans

@@ -97,7 +97,7 @@ def _steady(batches: list[dict[str, Any]], peak_mb: float) -> SteadyState:
         for name in ("fetch", "decode", "infer", "write")
     }
     shares["idle"] = 1 - sum(shares.values())
-    driver_s = sum(batch["plan_s"] + batch["commit_s"] + batch["clean_s"] for batch in counted)
+    driver_s = sum(batch["plan_s"] + batch["commit_s"] for batch in counted)
     return SteadyState(
         len(counted), sum(batch["photos"] for batch in counted), seconds, shares, driver_s / seconds, peak_mb
     )

@@ -41,6 +41,10 @@ class Home:
     def batches(self) -> Place:
         return self.root.child("state/batches")
 
+    @property
+    def snapshots(self) -> Place:
+        return self.root.child("state/snapshots")
+
     def landing_at(self, uri: str) -> Place:
         """The landing prefix a plan was made for, reached the way this home is reached."""
         return Place.at(uri, self.landing.s3_endpoint, self.landing.s3_region)

@@ -1,5 +1,6 @@
 """Landed objects: what lies below the landing prefix, how to fetch exactly one version of it, how to clear it away."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 Cleaning = Literal["keep", "archive", "delete"]
 
+_PAGE_FILES = 10_000
 _ESCAPED_BYTE = printable("\udcff")[:4]
 _UNFINISHED_ENDINGS = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".download", ".swp", "~", "._COPYING_")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Landed:
     """One version of one object below the landing prefix."""
 
@@ -41,8 +43,19 @@ def list_landed(landing: Place) -> Iterator[Landed]:
     Names that begin with a dot or an underscore (the file's or a folder's), end like an unfinished download, or
     stand for a folder are left out. Raises StorageUnavailable when the listing cannot be completed.
     """
-    listed = _list_directory(landing.directory) if landing.is_local else _list_bucket(landing)
-    return (landed for landed in listed if _is_meant(landed.key))
+    return itertools.chain.from_iterable(list_pages(landing))
+
+
+def list_pages(landing: Place) -> Iterator[list[Landed]]:
+    """The same, a page at a time as storage gives them: up to 1,000 objects on S3, 10,000 on disk."""
+    pages = _pages_of_directory(landing.directory) if landing.is_local else _pages_of_bucket(landing)
+    return ([landed for landed in page if is_meant(landed.key)] for page in pages)
+
+
+def is_meant(key: str) -> bool:
+    """Whether a key is a photo's: not hidden, no folder, no unfinished download."""
+    hidden = any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in key.split("/"))
+    return not (hidden or key.endswith("/") or key.endswith(_UNFINISHED_ENDINGS))
 
 
 def look_again(landing: Place, landed: Landed) -> bool:
@@ -83,12 +96,13 @@ def archived_name(landed: Landed) -> str:
     return f"{path}.{landed.etag}.{ending}" if dot and "/" not in ending else f"{landed.key}.{landed.etag}"
 
 
-def _is_meant(key: str) -> bool:
-    hidden = any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in key.split("/"))
-    return not (hidden or key.endswith("/") or key.endswith(_UNFINISHED_ENDINGS))
+def _pages_of_directory(directory: Path) -> Iterator[list[Landed]]:
+    files = _files_below(directory)
+    while page := list(itertools.islice(files, _PAGE_FILES)):
+        yield page
 
 
-def _list_directory(directory: Path) -> Iterator[Landed]:
+def _files_below(directory: Path) -> Iterator[Landed]:
     def unreadable(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             raise StorageUnavailable(f"Cannot list {error.filename}: {error.strerror}.") from error
@@ -110,7 +124,7 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
-def _list_bucket(landing: Place) -> Iterator[Landed]:
+def _pages_of_bucket(landing: Place) -> Iterator[list[Landed]]:
     # Not obstore: one key with an empty or dotted segment, which anybody may upload, fails its whole listing.
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -118,9 +132,15 @@ def _list_bucket(landing: Place) -> Iterator[Landed]:
     below = f"{prefix}/" if prefix else ""
     try:
         for page in _s3_client(landing).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below):
-            for entry in page.get("Contents", []):
-                key = entry["Key"].removeprefix(below)
-                yield Landed(key, entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].astimezone(UTC))
+            yield [
+                Landed(
+                    entry["Key"].removeprefix(below),
+                    entry["Size"],
+                    entry["ETag"].strip('"'),
+                    entry["LastModified"].astimezone(UTC),
+                )
+                for entry in page.get("Contents", [])
+            ]
     except (BotoCoreError, ClientError) as error:
         raise StorageUnavailable(f"Cannot list {landing.uri}: {reason(error)}.") from error
 
@@ -204,4 +224,17 @@ def _s3_client(place: Place) -> "S3Client":
 
     options: dict[str, Any] = {"endpoint_url": place.s3_endpoint, "region_name": place.s3_region}
     retries = Config(retries={"mode": "standard", "max_attempts": 8}, max_pool_connections=32)
-    return boto3.client("s3", config=retries, **options)
+    session = boto3.session.Session()
+    parsers = session._session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=_timestamp)
+    return session.client("s3", config=retries, **options)
+
+
+def _timestamp(value: Any) -> datetime:
+    # What botocore does with a listing's thousand times takes three quarters of the time that a page of it takes.
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return parse_timestamp(value)

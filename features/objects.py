@@ -1,14 +1,15 @@
 """Objects in storage: one way to reach `s3://` and `file://`, the write that happens once, the atomic change."""
 
 import fcntl
+import itertools
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 from features.errors import InvalidSetting, StorageUnavailable
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion
+    from obstore import ObjectMeta, UpdateVersion
     from obstore.store import S3Config
 
 RETRY_DEADLINE_S = 120.0
@@ -222,15 +223,52 @@ def _locked(place: Place) -> Iterator[None]:
         os.close(directory)
 
 
-def keys_below(place: Place) -> Iterator[str]:
-    """Every key below a place, in no promised order; nothing when the place does not exist."""
+def keys_below(place: Place, after: str | None = None) -> Iterator[str]:
+    """Every key below a place, or every key that sorts behind `after`; nothing when the place does not exist."""
+    return (meta["path"] for meta in _listed(place, after))
+
+
+def old_keys(place: Place, age: timedelta) -> Iterator[str]:
+    """Every key below a place whose object was written longer ago than `age`, by the clock of this machine."""
+    before = datetime.now(UTC) - age
+    return (meta["path"] for meta in _listed(place) if meta["last_modified"] < before)
+
+
+def delete_all(place: Place, keys: Iterable[str]) -> int:
+    """Delete objects, a thousand a request on S3, and say how many; those that are gone already count too."""
+    deleted = 0
+    remaining = iter(keys)
+    while batch := list(itertools.islice(remaining, _DELETED_AT_ONCE)):
+        try:
+            obstore.delete(place.store, batch)
+        except (NotFoundError, FileNotFoundError):
+            # On disk the first one that is gone ends the call.
+            _delete_each(place, batch)
+        except (BaseError, OSError) as error:
+            raise StorageUnavailable(f"Cannot delete from {place.uri}: {reason(error)}.") from error
+        deleted += len(batch)
+    return deleted
+
+
+def _listed(place: Place, after: str | None = None) -> "Iterator[ObjectMeta]":
     try:
-        for page in obstore.list(place.store):
-            yield from (meta["path"] for meta in page)
+        for page in obstore.list(place.store, offset=after):
+            yield from page
     except (NotFoundError, FileNotFoundError):
         return
     except (BaseError, OSError) as error:
         raise StorageUnavailable(f"Cannot list {place.uri}: {reason(error)}.") from error
+
+
+def _delete_each(place: Place, keys: Iterable[str]) -> None:
+    """Delete objects one by one, whether or not they are there."""
+    for key in keys:
+        try:
+            obstore.delete(place.store, key)
+        except (NotFoundError, FileNotFoundError):
+            continue
+        except (BaseError, OSError) as error:
+            raise StorageUnavailable(f"Cannot delete {place.uri_of(key)}: {reason(error)}.") from error
 
 
 def backoff_s(deadline_s: float = RETRY_DEADLINE_S) -> Iterator[float]:
@@ -259,6 +297,7 @@ def reason(error: BaseException) -> str:
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _REASON_CHARACTERS = 400
+_DELETED_AT_ONCE = 1000
 
 
 @lru_cache(maxsize=64)

@@ -1,9 +1,9 @@
 """What a batch is (its plan) and what became of it (its result): two write-once objects each."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,9 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 from features.errors import AnotherStreamRunning, StateDamaged
 from features.home import Home
 from features.landing import Landed
-from features.objects import Place, keys_below, read_if_there, write_once
+from features.objects import Place, delete_all, keys_below, old_keys, read_if_there, write_once
 
-_PLAN_NAME = re.compile(r"(\d+)\.plan\.json")
+# An attempt at a batch gives up after this, and until twice as long its plan and its result stay: whoever was paused
+# meanwhile finds them, and is refused.
+ATTEMPT_LIMIT = timedelta(hours=12)
+
+_NAME = re.compile(r"(\d{12,})\.(plan|result)\.json")
 
 
 @dataclass(frozen=True)
@@ -74,28 +78,53 @@ def write_plan(home: Home, plan: Plan) -> None:
     Raises AnotherStreamRunning when another stream has planned this batch; a write that landed though its answer was
     lost is recognised by its nonce.
     """
-    _write(home.batches, f"{plan.batch}.plan.json", plan, _PLAN)
+    _write(home.batches, plan_key(plan.batch), plan, _PLAN)
 
 
 def write_result(home: Home, result: Result) -> None:
     """Commit a batch's outcome, once. Raises AnotherStreamRunning when another stream has finished this batch."""
-    _write(home.batches, f"{result.batch}.result.json", result, _RESULT)
+    _write(home.batches, result_key(result.batch), result, _RESULT)
 
 
 def read_plan(home: Home, batch: int) -> Plan | None:
     """The plan of a batch, or None when there is none."""
-    return _read(home.batches, f"{batch}.plan.json", _PLAN)
+    return _read(home.batches, plan_key(batch), _PLAN)
 
 
 def read_result(home: Home, batch: int) -> Result | None:
     """The result of a batch, or None while it has none."""
-    return _read(home.batches, f"{batch}.result.json", _RESULT)
+    return _read(home.batches, result_key(batch), _RESULT)
 
 
-def planned_batches(home: Home) -> list[int]:
-    """The numbers of all batches that have a plan, ascending."""
-    matches = (_PLAN_NAME.fullmatch(key) for key in keys_below(home.batches))
-    return sorted(int(match[1]) for match in matches if match)
+def planned_batches(home: Home, after: int = 0) -> list[int]:
+    """The numbers of the batches beyond `after` that have a plan, ascending; only their names are listed."""
+    names = (_NAME.fullmatch(key) for key in keys_below(home.batches, after=f"{after:012d}.~"))
+    return sorted(int(name[1]) for name in names if name and name[2] == "plan")
+
+
+def forget_batches(home: Home, through: int) -> int:
+    """Delete the plans and results of batches up to `through` that nobody can be at work on, and say how many.
+
+    Replay deletes what is left. Raises StorageUnavailable.
+    """
+
+    def folded(keys: Iterator[str]) -> Iterator[str]:
+        for key in keys:
+            name = _NAME.fullmatch(key)
+            if name and int(name[1]) <= through:
+                yield key
+
+    return delete_all(home.batches, folded(old_keys(home.batches, 2 * ATTEMPT_LIMIT)))
+
+
+def plan_key(batch: int) -> str:
+    """The name of a batch's plan below the batches; names sort as the numbers do."""
+    return f"{batch:012d}.plan.json"
+
+
+def result_key(batch: int) -> str:
+    """The name of a batch's result below the batches."""
+    return f"{batch:012d}.result.json"
 
 
 _PLAN = TypeAdapter(Plan)

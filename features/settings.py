@@ -44,7 +44,11 @@ class Settings(BaseSettings):
     max_files: int = Field(default=10_000, ge=1)
     max_bytes: ByteSize = Field(default=ByteSize(16 * 2**30), ge=1)
     key_pattern: str = r"^(?P<label>[^/]+)/"
+    queue: str | None = None
+    backfill: Duration = Field(default=timedelta(hours=6), gt=timedelta(0))
+    only_new: bool = False
     clean: Cleaning = "keep"
+    clean_after: Duration = timedelta(0)
     components: int | None = Field(default=None, ge=1, le=FEATURES)
     variance: float | None = Field(default=None, gt=0, le=1)
     min_rows: int = Field(default=1000, ge=2)
@@ -99,6 +103,10 @@ class Settings(BaseSettings):
                 raise InvalidSetting(
                     f"The {name} lies in the landing, so its files would be taken for photos; move it."
                 )
+        if self.queue is not None and home.landing.is_local:
+            raise InvalidSetting(
+                f"A queue tells of objects on S3, and {home.landing.uri} is a directory; drop --queue."
+            )
         if self.clean == "archive" and home.landing.is_local != home.archive.is_local:
             raise InvalidSetting("clean=archive needs the landing and the archive on the same kind of storage.")
         return home

@@ -17,8 +17,8 @@ from features.errors import FruitsError, InvalidSetting
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
 from streaming.micro_batch import BatchReport
+from streaming.news import News
 from streaming.service import Watcher, run_stream
-from streaming.source import News
 
 
 class DemoFailed(FruitsError):

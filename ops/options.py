@@ -62,6 +62,19 @@ KeyPattern = Annotated[
 Clean = Annotated[
     str | None, typer.Option("--clean", metavar="HOW", help="Photos after their commit: keep, archive or delete.")
 ]
+CleanAfter = Annotated[
+    str | None, typer.Option("--clean-after", metavar="DURATION", help="How long after their commit, like 1h.")
+]
+QueueUrl = Annotated[
+    str | None, typer.Option("--queue", metavar="URL", help="An SQS queue that S3 notifies of new objects.")
+]
+Backfill = Annotated[
+    str | None,
+    typer.Option("--backfill", metavar="DURATION", help="With a queue: how often to list what no message told of."),
+]
+OnlyNew = Annotated[
+    bool | None, typer.Option("--only-new", help="At a home's first start: pass over what is there already.")
+]
 Archive = Annotated[
     str | None, typer.Option("--archive", metavar="URI", help="Where --clean archive moves them; default: archive/.")
 ]

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from streaming.micro_batch import BatchReport
+from streaming.news import News
 from streaming.service import Watcher
-from streaming.source import News
 
 RATE_WINDOW_S = 60.0
 
@@ -87,7 +87,8 @@ class LivePanel:
         if backlog.oldest_arrived_at is None:
             return Text("backlog  none", style="dim")
         waited_s = (datetime.now(UTC) - backlog.oldest_arrived_at).total_seconds()
-        return Text(f"backlog  {backlog.files:,} files  {backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s")
+        more = " or more" if backlog.at_least else ""
+        return Text(f"backlog  {backlog.files:,}{more} files  {backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s")
 
     def _stages(self) -> Text:
         if self._last is None:
@@ -95,7 +96,7 @@ class LivePanel:
         last = self._last
         return Text(
             f"batch {last.batch}  photos {last.photos}  in {last.total_s:.2f} s"
-            f"  ·  plan {last.plan_s:.2f}  work {last.work_s:.2f}  commit {last.commit_s:.2f}  clean {last.clean_s:.2f}"
+            f"  ·  plan {last.plan_s:.2f}  work {last.work_s:.2f}  commit {last.commit_s:.2f}"
             f"\nin its tasks  ·  fetch {last.counters.fetch_s:.2f}  decode {last.counters.decode_s:.2f}"
             f"  infer {last.counters.infer_s:.2f}  write {last.counters.write_s:.2f}",
             style="dim",

@@ -1,20 +1,25 @@
 """How a home stands: its last batch, what waits, its tables, and whether its promises hold."""
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from features.home import Home
-from features.landing import list_landed
+from features.landing import Landed, list_pages
 from features.pca_models import Current, current_models, describe_model
 from features.plan import Result, planned_batches, read_plan, read_result
 from features.registry import current_featurizer
 from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table, committed_batch, open_table
 from ops.query import CURRENT_PROJECTIONS, connect, connect_to, take_snapshot
-from streaming.discovery import Backlog, planned_before
+from streaming.arrivals import Backlog
+from streaming.seen import Day, Facts, Seen, identity
+from streaming.snapshot import recall
+from streaming.source import only_new_since
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,20 @@ def look(home: Home, verify: bool) -> Status:
     committed = min(table.last_batch for table in tables)
     planned = planned_batches(home)
     unfinished = [batch for batch in planned if batch > committed]
+    with tempfile.TemporaryDirectory() as folder:
+        seen = recall(home, Path(folder, "seen.sqlite"))
+        backlog, facts, days = _backlog(home, seen, unfinished), seen.facts, seen.days
+        seen.close()
+    kept = [batch for batch in planned if facts.snapshot < batch <= committed]
     return Status(
         home=home.root.uri,
         featurizer=current_featurizer(home),
         pca=_switch(home, committed),
         last_batch=_last_batch(home, planned),
         unfinished_batches=unfinished,
-        backlog=_backlog(home, unfinished),
+        backlog=backlog,
         tables=tables,
-        broken=_broken(home, committed, [batch for batch in planned if batch <= committed]) if verify else None,
+        broken=_broken(home, committed, kept, _days(days, facts)) if verify else None,
     )
 
 
@@ -112,24 +122,36 @@ def _last_batch(home: Home, planned: Iterable[int]) -> LastBatch | None:
     return None
 
 
-def _backlog(home: Home, unfinished: list[int]) -> Backlog:
-    listed = {landed.key: landed for landed in list_landed(home.landing)}
-    seen = planned_before(home, listed, unfinished)
-    waiting = [landed for key, landed in listed.items() if seen.get(key) != landed.etag]
-    for batch in unfinished:
-        plan = read_plan(home, batch)
-        waiting.extend(plan.objects if plan else ())
-    oldest = min((landed.arrived_at for landed in waiting), default=None)
-    return Backlog(len(waiting), sum(landed.size_bytes for landed in waiting), oldest)
+def _backlog(home: Home, seen: Seen, unfinished: list[int]) -> Backlog:
+    files = size_bytes = 0
+    oldest: datetime | None = None
+    plans = (read_plan(home, batch) for batch in unfinished)
+    for some in (*(plan.objects for plan in plans if plan), *_never_planned(home, seen)):
+        files += len(some)
+        size_bytes += sum(landed.size_bytes for landed in some)
+        oldest = min(filter(None, (oldest, *(landed.arrived_at for landed in some))), default=None)
+    return Backlog(files, size_bytes, oldest)
 
 
-def _broken(home: Home, last: int, committed: list[int]) -> list[str]:
+def _never_planned(home: Home, seen: Seen) -> Iterator[list[Landed]]:
+    since = only_new_since(home)
+    for page in list_pages(home.landing):
+        known = seen.known([identity(home.landing, landed) for landed in page])
+        yield [
+            landed
+            for landed in page
+            if identity(home.landing, landed) not in known and (since is None or landed.arrived_at >= since)
+        ]
+
+
+def _broken(home: Home, last: int, committed: list[int], days: pa.Table) -> list[str]:
     if any(open_table(home, table) is None for table in TABLES):
         return []
     planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
     snapshot = take_snapshot(home)
     connection = connect_to(snapshot)
     connection.register("planned", planned)
+    connection.register("days", days)
     connection.register("counted", _counted([result for result in results if result is not None]))
     connection.register("models", _models(home, snapshot.models, last))
     missing_results = [batch for batch, result in zip(committed, results, strict=True) if result is None]
@@ -161,6 +183,17 @@ def _models(home: Home, models: Current, last: int) -> pa.Table:
     rows = [{"pca_version": meta.version, "featurizer": meta.featurizer, "last": last} for meta in served]
     schema = pa.schema([("pca_version", pa.int32()), ("featurizer", pa.string()), ("last", pa.int64())])
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _days(days: Iterable[Day], facts: Facts) -> pa.Table:
+    """What the batches of each day should hold, as far back as that is known."""
+    rows = [
+        {"ingest_date": day.ingest_date, "photos": day.photos, "rejects": day.rejects}
+        | {"after": facts.days_since, "through": facts.through}
+        for day in days
+    ]
+    numbers = [(name, pa.int64()) for name in ("photos", "rejects", "after", "through")]
+    return pa.Table.from_pylist(rows, schema=pa.schema([("ingest_date", pa.date32()), *numbers]))
 
 
 def _counted(results: Iterable[Result]) -> pa.Table:
@@ -198,6 +231,13 @@ _CHECKS = (
         "WHERE f.batch = counted.batch) OR rejects <> (SELECT count(*) FROM "
         f"{REJECT_ROWS.name} r WHERE r.batch = counted.batch)",
         "{count} batches hold other numbers of rows than their results counted.",
+    ),
+    (
+        f"SELECT ingest_date FROM days WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
+        "WHERE f.ingest_date = days.ingest_date AND f.batch > days.after AND f.batch <= days.through) "
+        f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
+        "WHERE r.ingest_date = days.ingest_date AND r.batch > days.after AND r.batch <= days.through)",
+        "{count} days hold other numbers of rows than their batches counted.",
     ),
     (
         f"SELECT image_id FROM {FEATURE_ROWS.name} WHERE len(features) <> 1280 "

@@ -1,151 +1,131 @@
-"""What lies below the landing prefix and was never planned."""
+"""What arrived and was never planned: by listing, or from a queue with a listing every so often."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
-import pyarrow.compute as pc
-
-from features.errors import StorageUnavailable
 from features.home import Home
-from features.landing import Landed, list_landed, look_again
-from features.objects import Place, backoff_s
-from features.plan import read_plan
-from features.tables import FEATURE_ROWS, REJECT_ROWS, open_table
+from features.landing import Landed
+from features.plan import Plan
+from streaming.arrivals import Arrivals, Backlog
+from streaming.cleaning import CleaningRule, clear_leftovers
+from streaming.listing import Listing
+from streaming.news import QueueNews
+from streaming.queue import Queue
+from streaming.seen import Seen
 
-SETTLE_S = 0.25
-LISTING_DEADLINE_S = 120.0
+# A listing that takes longer gives what it has found so far; a shorter one lets the oldest come first.
+PATIENCE_S = 2.0
+# Spark's thread is not kept longer, so that it can be stopped.
+LONGEST_WAIT_S = 5.0
+
+_TAKEN_AT_ONCE = 10_000
+_DEPTH_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
-class Backlog:
-    """What waits to be planned."""
+class Watched:
+    """How arrivals are found: by listing, or, with a queue, from its messages and a listing every `backfill`.
 
-    files: int
-    bytes: int
-    oldest_arrived_at: datetime | None
+    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is passed over.
+    """
 
-
-@dataclass(frozen=True)
-class Listing:
-    """One complete listing by key; `growing` are keys on disk that were still being written."""
-
-    began_at: datetime
-    objects: Mapping[str, Landed]
-    growing: frozenset[str]
+    queue: str | None
+    backfill: timedelta
+    drain: bool
+    only_since: datetime | None
 
 
 class Discovery:
-    """The difference between the landing prefix and what was planned from it, by complete listings.
+    """Finds arrivals; what it found waits until it is planned."""
 
-    Memory is bounded by what the prefix holds: a key is forgotten once a complete listing no longer shows it.
-    """
+    def __init__(self, home: Home, seen: Seen, watched: Watched, cleaning: CleaningRule, started_after: int) -> None:
+        self._watched = watched
+        self._arrivals = Arrivals(home, seen)
+        clear = clear_leftovers(home, cleaning, started_after)
+        self._listing = Listing(home.landing, seen, self._arrivals, clear, watched.only_since)
+        self._queue = Queue(watched.queue, home.landing, home.landing.s3_region) if watched.queue else None
+        self._queue_news: QueueNews | None = None
+        self._asked_depth_s = float("-inf")
+        self._began_s = float("-inf")
 
-    def __init__(self, landing: Place) -> None:
-        self._landing = landing
-        self._seen: dict[str, str] = {}
-        self._waiting: deque[Landed] = deque()
-        self._lister = ThreadPoolExecutor(1, thread_name_prefix="listing")
-        self._listing: Future[Listing] | None = None
-        self._listed_at: datetime | None = None
+    def start(self) -> None:
+        """Begin to find: with the queue, and with one listing of what is there already."""
+        if self._queue is not None:
+            self._queue.start()
+        self._begin_listing()
 
-    @property
-    def waiting(self) -> deque[Landed]:
-        """Never planned, oldest first."""
-        return self._waiting
+    def look(self) -> None:
+        """Take in what has been found; when nothing waits, wait for a short while.
 
-    @property
-    def listed_at(self) -> datetime | None:
-        """When the newest complete listing began."""
-        return self._listed_at
+        Raises StorageUnavailable when a listing or the queue failed until the deadline; nothing is forgotten then.
+        """
+        if self._queue is not None:
+            self._take_messages(self._queue)
+        if self._is_due and self._listing.may_begin:
+            self._begin_listing()
+        if self._queue is None:
+            self._wait_for_listing()
+
+    def first(self, most: int) -> list[Landed]:
+        """The oldest that wait."""
+        return self._arrivals.first(most)
+
+    def planned(self, plan: Plan) -> None:
+        """These are in a durable plan; their messages are deleted in the background."""
+        settled = self._arrivals.planned(plan)
+        if self._queue is not None:
+            self._queue.settled(settled)
+
+    def close(self) -> None:
+        """Stop finding; messages that were not settled go back to the queue."""
+        self._listing.close()
+        if self._queue is not None:
+            self._queue.close()
 
     @property
     def backlog(self) -> Backlog:
-        oldest = self._waiting[0].arrived_at if self._waiting else None
-        return Backlog(len(self._waiting), sum(landed.size_bytes for landed in self._waiting), oldest)
+        return self._arrivals.backlog(at_least=self._listing.active or self._listing.last is None)
 
-    def start(self, planned_before: Callable[[Mapping[str, Landed]], dict[str, str]]) -> None:
-        """Begin from one complete listing; `planned_before` gives the newest planned etag of the keys in it.
+    @property
+    def caught_up_to(self) -> datetime | None:
+        """Everything that had settled in the landing by then was planned, if nothing waits now."""
+        last = self._listing.last
+        if last is None or self._listing.active or len(self._arrivals):
+            return None
+        if self._queue is not None and self._watched.drain and self._queue.found_empty_at is None:
+            return None
+        return last.began_at
 
-        Raises StorageUnavailable when the listing fails until the deadline.
-        """
-        began_at, listed = self._list()
-        self._seen = planned_before(listed)
-        self._compare(self._settle(began_at, listed))
+    @property
+    def queue_news(self) -> QueueNews | None:
+        """How the queue stands, asked anew every 30 s."""
+        if self._queue is not None and time.monotonic() - self._asked_depth_s > _DEPTH_EVERY_S:
+            self._asked_depth_s = time.monotonic()
+            self._queue_news = QueueNews(self._queue.depth(), self._queue.held, self._queue.unknown)
+        return self._queue_news
 
-    def begin_listing(self) -> None:
-        """Start a listing in the background unless one is under way."""
-        if self._listing is None:
-            self._listing = self._lister.submit(lambda: self._settle(*self._list()))
+    @property
+    def _is_due(self) -> bool:
+        if self._watched.drain:
+            return False
+        return self._queue is None or time.monotonic() - self._began_s >= self._watched.backfill.total_seconds()
 
-    def finish_listing(self, wait: bool) -> None:
-        """Take in the listing under way, if it is complete or `wait` says to wait for it.
+    def _begin_listing(self) -> None:
+        self._began_s = time.monotonic()
+        self._listing.begin()
 
-        Raises StorageUnavailable when it failed until the deadline; nothing is forgotten then.
-        """
-        if self._listing is not None and (wait or self._listing.done()):
-            listing, self._listing = self._listing, None
-            self._compare(listing.result())
+    def _take_messages(self, queue: Queue) -> None:
+        while arrivals := queue.take(_TAKEN_AT_ONCE):
+            queue.settled(self._arrivals.told(arrivals))
 
-    def planned(self, objects: Iterable[Landed]) -> None:
-        """These objects, the first that waited, are in a durable plan now."""
-        for landed in objects:
-            self._seen[landed.key] = landed.etag
-            self._waiting.popleft()
-
-    def _list(self) -> tuple[datetime, dict[str, Landed]]:
-        for wait_s in backoff_s(LISTING_DEADLINE_S):
-            began_at = datetime.now(UTC)
-            try:
-                return began_at, {landed.key: landed for landed in list_landed(self._landing)}
-            except StorageUnavailable as error:
-                failure = error
-            time.sleep(wait_s)
-        raise failure
-
-    def _settle(self, began_at: datetime, listed: Mapping[str, Landed]) -> Listing:
-        fresh = self._fresh(listed) if self._landing.is_local else []
-        if fresh:
-            time.sleep(SETTLE_S)
-        growing = frozenset(landed.key for landed in fresh if not look_again(self._landing, landed))
-        return Listing(began_at, listed, growing)
-
-    def _compare(self, listing: Listing) -> None:
-        self._listed_at = listing.began_at
-        self._seen = {key: etag for key, etag in self._seen.items() if key in listing.objects}
-        settled = (landed for landed in self._fresh(listing.objects) if landed.key not in listing.growing)
-        self._waiting = deque(sorted(settled, key=lambda landed: (landed.arrived_at, landed.key)))
-
-    def _fresh(self, listed: Mapping[str, Landed]) -> list[Landed]:
-        return [landed for key, landed in listed.items() if self._seen.get(key) != landed.etag]
-
-
-def planned_before(home: Home, listed: Mapping[str, Landed], unfinished: Iterable[int]) -> dict[str, str]:
-    """The newest planned etag of every listed key, from the tables and from plans not yet in them."""
-    newest: dict[str, tuple[int, str]] = {}
-    by_source = {home.landing.uri_of(key): key for key in listed}
-
-    def note(source: str, etag: str, batch: int) -> None:
-        key = by_source.get(source)
-        if key is not None and batch >= newest.get(key, (0, ""))[0]:
-            newest[key] = (batch, etag)
-
-    for table in (FEATURE_ROWS, REJECT_ROWS):
-        handle = open_table(home, table)
-        if handle is None:
-            continue
-        below = pc.starts_with(pc.field("source"), home.landing.uri + "/")
-        scan = handle.to_pyarrow_dataset().scanner(["source", "etag", "batch"], filter=below)
-        for rows in scan.to_batches():
-            for row in zip(*(rows[name].to_pylist() for name in ("source", "etag", "batch")), strict=True):
-                note(*row)
-    for batch in unfinished:
-        plan = read_plan(home, batch)
-        if plan is not None:
-            landing = home.landing_at(plan.landing)
-            for landed in plan.objects:
-                note(landing.uri_of(landed.key), landed.etag, batch)
-    return {key: etag for key, (_, etag) in newest.items()}
+    def _wait_for_listing(self) -> None:
+        began_s = time.monotonic()
+        # Under backlog the listing goes on beside the batch; only when nothing waited is it worth waiting for.
+        if len(self._arrivals):
+            return
+        while self._listing.active:
+            waited_s = time.monotonic() - began_s
+            if waited_s > LONGEST_WAIT_S or (waited_s > PATIENCE_S and len(self._arrivals)):
+                return
+            self._arrivals.wait(PATIENCE_S / 20)

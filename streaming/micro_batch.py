@@ -4,9 +4,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -15,20 +14,26 @@ from pyspark import Broadcast, SparkContext
 from features.errors import BatchFailed, StateDamaged, last_words
 from features.home import Home
 from features.image import Limits
-from features.landing import Cleaning, clear_away
 from features.pca_models import versions_to_project
-from features.plan import AddedFile, Counters, Plan, Result, read_plan, read_result, write_result
+from features.plan import (
+    ATTEMPT_LIMIT,
+    AddedFile,
+    Counters,
+    Plan,
+    Result,
+    plan_key,
+    read_plan,
+    read_result,
+    write_result,
+)
 from features.registry import load_network
 from features.tables import PROJECTION_ROWS, TABLES, commit, committed_batch, open_table
 from streaming.pacing import cut, estimated_work_s
 from streaming.task import Task, TaskMessage, run_tasks
 
-ATTEMPT_LIMIT = timedelta(hours=12)
 # Estimated work that covers the time from one batch's leave to the next one's first task (Spark's trigger, the plan):
 # 0.4 to 1 s was seen, and photos may take half of the estimate.
 BEGIN_S = 2.5
-
-_CLEANING_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,25 @@ class BatchReport:
     plan_s: float
     work_s: float
     commit_s: float
-    clean_s: float
     counters: Counters
     oldest_waited_s: float
 
     @property
     def total_s(self) -> float:
-        return self.plan_s + self.work_s + self.commit_s + self.clean_s
+        return self.plan_s + self.work_s + self.commit_s
 
 
 class MicroBatches:
     """Runs batches, also two at a time; keeps the networks that were broadcast."""
 
-    def __init__(self, spark: SparkContext, home: Home, limits: Limits, cleaning: Cleaning, nonce: str) -> None:
+    def __init__(
+        self, spark: SparkContext, home: Home, limits: Limits, nonce: str, on_commit: Callable[[Plan, Result], None]
+    ) -> None:
         self._spark = spark
         self._home = home
         self._limits = limits
-        self._cleaning = cleaning
         self._nonce = nonce
+        self._on_commit = on_commit
         self._networks: dict[str, Broadcast[bytes]] = {}
         self._broadcasting = threading.Lock()
         self._tasks_s: dict[int, list[float]] = {}
@@ -75,7 +81,7 @@ class MicroBatches:
         clock = _Clock()
         plan = read_plan(self._home, batch)
         if plan is None:
-            raise StateDamaged(f"{self._home.batches.uri_of(f'{batch}.plan.json')} is gone; start the stream again.")
+            raise StateDamaged(f"{self._home.batches.uri_of(plan_key(batch))} is gone; start the stream again.")
         result = read_result(self._home, batch)
         replayed = result is not None
         plan_s = clock.lap_s()
@@ -89,7 +95,7 @@ class MicroBatches:
         for table in TABLES:
             commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()))
         commit_s = clock.lap_s()
-        self._clean(plan, result)
+        self._on_commit(plan, result)
         return BatchReport(
             batch=batch,
             photos=result.counters.photos,
@@ -100,7 +106,6 @@ class MicroBatches:
             plan_s=plan_s,
             work_s=work_s,
             commit_s=commit_s,
-            clean_s=clock.lap_s(),
             counters=result.counters,
             oldest_waited_s=(datetime.now(UTC) - min(o.arrived_at for o in plan.objects)).total_seconds(),
         )
@@ -119,15 +124,6 @@ class MicroBatches:
     def give_up(self) -> None:
         """Stop the tasks that run for any batch; their plans stay."""
         self._spark.cancelAllJobs()
-
-    def finish_cleaning(self) -> None:
-        """Clear away what a killed run left of the last committed batch; only that one can be half-cleaned."""
-        if self._cleaning == "keep":
-            return
-        last = min(committed_batch(open_table(self._home, table)) for table in TABLES)
-        plan, result = read_plan(self._home, last), read_result(self._home, last)
-        if plan is not None and result is not None:
-            self._clean(plan, result)
 
     def _work(self, plan: Plan) -> Result:
         self._refuse_half_committed(plan)
@@ -171,7 +167,7 @@ class MicroBatches:
             if committed_batch(open_table(self._home, table)) >= plan.batch:
                 raise StateDamaged(
                     f"The table {table.name} holds batch {plan.batch}, but the batch's result is gone. "
-                    f"Delete {self._home.batches.uri_of(f'{plan.batch}.plan.json')} and start again: "
+                    f"Delete {self._home.batches.uri_of(plan_key(plan.batch))} and start again: "
                     "what the tables lack is found by listing. Then run `fruits reproject`."
                 )
 
@@ -190,16 +186,6 @@ class MicroBatches:
                     old.unpersist()
                 self._networks = {featurizer: self._spark.broadcast(load_network(self._home, featurizer))}
             return self._networks[featurizer]
-
-    def _clean(self, plan: Plan, result: Result) -> None:
-        if self._cleaning == "keep":
-            return
-        landing = self._home.landing_at(plan.landing)
-        # What was rejected has no other copy: it is archived with the rest, but never deleted.
-        kept = set(result.rejected_keys) if self._cleaning == "delete" else set()
-        processed = [landed for landed in plan.objects if landed.key not in kept]
-        with ThreadPoolExecutor(_CLEANING_THREADS) as pool:
-            list(pool.map(lambda landed: clear_away(landing, self._home.archive, landed, self._cleaning), processed))
 
 
 def _group(batch: int) -> str:

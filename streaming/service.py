@@ -15,13 +15,17 @@ from pyspark.sql.streaming.query import StreamingQuery
 from features import errors
 from features.errors import BatchFailed, FruitsError, last_words
 from features.home import Home
+from features.plan import Plan, Result
 from features.settings import Settings
 from features.tables import create_tables
+from streaming.cleaning import Cleaner, CleaningRule
 from streaming.micro_batch import BatchReport, MicroBatches
+from streaming.news import Channel, News
 from streaming.pacing import Caps
 from streaming.pipeline import Pipeline
 from streaming.session import SparkUnavailable, spark_session
-from streaming.source import SOURCE_NAME, LandingSource, News, PlanningRequest, hear, request_option
+from streaming.snapshot import outcome_of
+from streaming.source import SOURCE_NAME, LandingSource, PlanningRequest, request_option
 
 POLL_S = 0.2
 GRACE_S = 10.0
@@ -61,34 +65,42 @@ class _Stream:
         self, session: SparkSession, home: Home, settings: Settings, drain: bool, watcher: Watcher, scratch: Path
     ) -> None:
         nonce = uuid.uuid4().hex
+        self._home = home
         self._session = session
         self._settings = settings
         self._drain = drain
         self._watcher = watcher
         self._scratch = scratch
-        self._news_file = str(scratch / "news.json")
+        folder = scratch / "channel"
+        folder.mkdir()
+        self._channel = Channel(folder)
+        rule = CleaningRule(settings.clean, settings.clean_after)
+        self._cleaner = Cleaner(home, rule)
         self._request = PlanningRequest(
             home=home,
             caps=Caps(settings.max_files, settings.max_bytes),
             key_pattern=settings.key_pattern,
+            queue=settings.queue,
+            backfill=settings.backfill,
+            only_new=settings.only_new,
             drain=drain,
+            cleaning=rule,
             nonce=nonce,
-            news_file=self._news_file,
-            hold_file=str(scratch / "hold"),
+            folder=folder,
         )
-        self._batches = MicroBatches(session.sparkContext, home, settings.limits, settings.clean, nonce)
+        self._batches = MicroBatches(session.sparkContext, home, settings.limits, nonce, self._on_commit)
         self._begun: int | None = None
         self._pipeline = Pipeline(self._batches, watcher.on_batch)
 
     def run_until(self, stop: threading.Event) -> None:
-        self._batches.finish_cleaning()
         try:
             query = self._start()
         except (Py4JJavaError, PySparkException) as error:
             raise SparkUnavailable(f"Spark cannot start the stream: {last_words(error)}.") from error
+        self._cleaner.start()
         try:
-            while not stop.wait(POLL_S) and query.isActive and self._pipeline.failure is None:
-                news = hear(self._news_file)
+            while not stop.wait(POLL_S) and query.isActive and self._failure is None:
+                news = self._channel.hear()
                 if news is not None and news.error is None:
                     # What was planned before this news and is still in flight is not committed yet.
                     news = news if self._pipeline.idle else replace(news, caught_up_to=None)
@@ -96,14 +108,15 @@ class _Stream:
                     if self._drain and news.caught_up_to is not None:
                         break
         finally:
-            Path(self._request.hold_file).touch()
+            self._channel.hold()
             self._pipeline.hurry()
             self._let_begin(query)
             self._pipeline.close()
+            self._cleaner.close()
             failure = query.exception()
             query.stop()
-        if self._pipeline.failure is not None:
-            raise self._pipeline.failure
+        if self._failure is not None:
+            raise self._failure
         if failure is not None:
             raise self._explained(failure) from failure
 
@@ -117,10 +130,18 @@ class _Stream:
             .start()
         )
 
+    @property
+    def _failure(self) -> BaseException | None:
+        return self._pipeline.failure or self._cleaner.failure
+
+    def _on_commit(self, plan: Plan, result: Result) -> None:
+        self._channel.committed(plan.batch, outcome_of(self._home, plan, result))
+        self._cleaner.committed(plan, result)
+
     def _on_batch(self, _: DataFrame, __: int) -> None:
         # The batch's one row says no more than the news, which Spark's next look at the source will be the first to
         # change; and reading it would take a job and a third Python process. Spark's first batch may be empty.
-        news = hear(self._news_file)
+        news = self._channel.hear()
         if news is not None and news.planned is not None and news.planned != self._begun:
             self._begun = news.planned
             self._pipeline.begin(news.planned)
@@ -132,7 +153,7 @@ class _Stream:
             time.sleep(POLL_S)
 
     def _explained(self, failure: StreamingQueryException) -> Exception:
-        news = hear(self._news_file)
+        news = self._channel.hear()
         if news is not None and news.error is not None:
             kind = getattr(errors, news.error, FruitsError)
             return kind(news.message)

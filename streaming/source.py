@@ -7,59 +7,55 @@
 Spark runs the reader in a Python process of its own beside the driver. It yields one row a batch, `(batch long)`.
 """
 
-import itertools
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
 
-from features.errors import FruitsError, StateDamaged
+from features.errors import FruitsError, InvalidSetting, StateDamaged
 from features.home import Home
 from features.landing import Landed
+from features.objects import read_if_there, write_once
 from features.pca_models import versions_to_project
 from features.plan import Plan, planned_batches, write_plan
 from features.registry import current_featurizer
 from features.tables import TABLES, committed_batch, open_table
-from streaming.discovery import Backlog, Discovery, planned_before
+from streaming.arrivals import NOTHING_WAITS
+from streaming.cleaning import CleaningRule
+from streaming.discovery import Discovery, Watched
+from streaming.news import Channel, News
 from streaming.pacing import Caps, Pacer
+from streaming.snapshot import Snapshots, recall
 
 SOURCE_NAME = "fruits_landing"
+ONLY_NEW_KEY = "only_new.json"
+HOLD_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
 class PlanningRequest:
-    """What the reader needs.
-
-    `news_file` is where it tells the service of the backlog and of its own failure; once `hold_file` exists, it plans
-    nothing more.
-    """
+    """What the planner needs; `folder` is where it and the service tell each other things."""
 
     home: Home
     caps: Caps
     key_pattern: str
+    queue: str | None
+    backfill: timedelta
+    only_new: bool
     drain: bool
+    cleaning: CleaningRule
     nonce: str
-    news_file: str
-    hold_file: str
+    folder: Path
 
-
-@dataclass(frozen=True)
-class News:
-    """What the reader last told the service; `planned` is the number of the newest plan that Spark was told of.
-
-    Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
-    By the time a watcher hears of it, they are committed.
-    """
-
-    backlog: Backlog
-    planned: int | None = None
-    caught_up_to: datetime | None = None
-    error: str | None = None
-    message: str = ""
+    @property
+    def channel(self) -> Channel:
+        return Channel(self.folder)
 
 
 class LandingSource(DataSource):
@@ -101,8 +97,8 @@ class LandingReader(DataSourceStreamReader):
         try:
             return {"batch": self._planning().next_batch()}
         except FruitsError as error:
-            news = News(Backlog(0, 0, None), error=type(error).__name__, message=str(error))
-            tell(self._request.news_file, news)
+            news = News(NOTHING_WAITS, error=type(error).__name__, message=str(error))
+            self._request.channel.tell(news)
             raise
 
     def partitions(self, start: dict[str, int], end: dict[str, int]) -> Sequence[InputPartition]:
@@ -125,20 +121,26 @@ class Planner:
         home = request.home
         self._request = request
         self._home = home
+        self._channel = request.channel
         self._pacer = Pacer(request.caps)
-        self._discovery = Discovery(home.landing)
 
-        existing = planned_batches(home)
         committed = [committed_batch(open_table(home, table)) for table in TABLES]
         # A table behind the others is rolled forward from the result; without one (a lost state/) there is nothing
         # to roll forward, and whatever the table lacks is found again by the listing.
-        self._unfinished = [batch for batch in existing if batch > min(committed)]
+        self._unfinished = planned_batches(home, after=min(committed))
         self.started_after = self._unfinished[0] - 1 if self._unfinished else max(committed)
         self._position = self.started_after
         self._told: int | None = None
-        self._last = max([*committed, *existing])
+        self._last = max([*committed, *self._unfinished])
 
-        self._discovery.start(lambda listed: planned_before(home, listed, self._unfinished))
+        if request.only_new:
+            _pass_over_what_is_there(home, self._last)
+        self._seen = recall(home, request.folder / "seen.sqlite")
+        self._snapshots = Snapshots(home, self._seen)
+        watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home))
+        self._discovery = Discovery(home, self._seen, watched, request.cleaning, self.started_after)
+        self._discovery.start()
+        threading.Thread(target=self._close_when_held, name="hold", daemon=True).start()
 
     def next_batch(self) -> int:
         """The number of the newest plan, after making one if anything waits.
@@ -146,31 +148,24 @@ class Planner:
         Raises AnotherStreamRunning when a rival planned the same number first.
         """
         self._pacer.ended()
-        if Path(self._request.hold_file).exists():
+        for batch, outcome in self._channel.take_committed():
+            self._seen.committed(batch, outcome)
+            self._snapshots.committed(outcome.photos + len(outcome.rejected))
+        if self._channel.is_held:
             return self._position
         caught_up_to = None
         if self._unfinished:
             self._told = self._position = self._unfinished.pop(0)
         else:
-            self._look()
-            batch = self._pacer.fill(self._next_waiting())
-            if batch:
-                self._plan(batch)
+            self._discovery.look()
+            objects = self._pacer.fill(self._discovery.first(self._request.caps.max_files + 1))
+            if objects:
+                self._plan(objects)
             else:
-                caught_up_to = self._discovery.listed_at
-        tell(self._request.news_file, News(self._discovery.backlog, self._told, caught_up_to))
+                caught_up_to = self._discovery.caught_up_to
+        discovery = self._discovery
+        self._channel.tell(News(discovery.backlog, self._told, caught_up_to, discovery.queue_news))
         return self._position
-
-    def _look(self) -> None:
-        if self._request.drain:
-            return
-        self._discovery.finish_listing(wait=False)
-        self._discovery.begin_listing()
-        # Under backlog the listing goes on beside the batch; only when nothing waits is it worth waiting for.
-        self._discovery.finish_listing(wait=not self._discovery.waiting)
-
-    def _next_waiting(self) -> list[Landed]:
-        return list(itertools.islice(self._discovery.waiting, self._request.caps.max_files + 1))
 
     def _plan(self, objects: tuple[Landed, ...]) -> None:
         featurizer = current_featurizer(self._home)
@@ -189,25 +184,21 @@ class Planner:
             pca_versions=versions_to_project(self._home, featurizer),
         )
         write_plan(self._home, plan)
-        self._discovery.planned(objects)
+        self._discovery.planned(plan)
         self._last = self._told = self._position = plan.batch
-        self._pacer.started(objects, len(self._discovery.waiting))
-        if not self._request.drain:
-            self._discovery.begin_listing()
+        self._pacer.started(objects, self._discovery.backlog.files)
+
+    def _close_when_held(self) -> None:
+        # Spark ends this process without a word.
+        while not self._channel.is_held:
+            time.sleep(HOLD_LOOK_S)
+        self._discovery.close()
 
 
-def tell(news_file: str, news: News) -> None:
-    """Replace what the service reads."""
-    path = Path(news_file)
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(_NEWS.dump_json(news))
-    fresh.replace(path)
-
-
-def hear(news_file: str) -> News | None:
-    """What the reader last told, or None before it told anything."""
-    path = Path(news_file)
-    return _NEWS.validate_json(path.read_bytes()) if path.exists() else None
+def only_new_since(home: Home) -> datetime | None:
+    """What arrived before this is passed over; None when everything counts."""
+    standing = read_if_there(home.state, ONLY_NEW_KEY)
+    return None if standing is None else _ONLY_NEW.validate_json(standing)["since"]
 
 
 def request_option(request: PlanningRequest) -> str:
@@ -215,5 +206,15 @@ def request_option(request: PlanningRequest) -> str:
     return _REQUEST.dump_json(request).decode()
 
 
+def _pass_over_what_is_there(home: Home, last_batch: int) -> None:
+    if only_new_since(home) is not None:
+        return
+    if last_batch:
+        raise InvalidSetting(
+            f"{home.root.uri} has taken what was there before; --only-new works at a home's first start only."
+        )
+    write_once(home.state, ONLY_NEW_KEY, _ONLY_NEW.dump_json({"since": datetime.now(UTC)}))
+
+
 _REQUEST = TypeAdapter(PlanningRequest)
-_NEWS = TypeAdapter(News)
+_ONLY_NEW = TypeAdapter(dict[str, datetime])

@@ -16,8 +16,8 @@ from pyspark.sql import SparkSession
 from features.settings import Settings
 from ops.query import connect, run_query
 from streaming.micro_batch import BatchReport
+from streaming.news import News
 from streaming.service import Watcher, stream_in
-from streaming.source import News
 
 
 @dataclass

@@ -3,8 +3,10 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,12 @@ import pytest
 
 from features.errors import StorageUnavailable
 from features.objects import Place
-from features.settings import Settings
+from features.plan import Plan
+from features.settings import Settings, load_settings
 from ops.status import look
-from streaming.discovery import Discovery
+from streaming.cleaning import CleaningRule
+from streaming.discovery import Discovery, Watched
+from streaming.seen import Seen
 from tests.conftest import REGION
 from tests.pictures import jpeg
 from tests.stream_run import Run, outcomes, rows
@@ -55,16 +60,37 @@ def _drop(landing: Path, key: str, body: bytes, mtime_s: float | None = None) ->
     return path
 
 
-def _discovery(landing: Path) -> Discovery:
-    discovery = Discovery(Place.at(str(landing)))
-    discovery.start(lambda listed: {})
-    return discovery
+@pytest.fixture
+def discover(tmp_path: Path) -> Iterator[Callable[..., Discovery]]:
+    """Makes a discovery over a landing, with nothing planned before unless `seen` says so."""
+    begun: list[Discovery] = []
+
+    def discovery(landing: Place, queue: str | None = None, **watched: object) -> Discovery:
+        home = replace(load_settings(home=str(tmp_path / "home")).places(), landing=landing)
+        seen = Seen(tmp_path / f"seen-{len(begun)}.sqlite")
+        rules = {"backfill": timedelta(hours=6), "drain": False, "only_since": None} | watched
+        found = Discovery(home, seen, Watched(queue, **rules), CleaningRule("keep", timedelta(0)), started_after=0)
+        begun.append(found)
+        found.start()
+        return found
+
+    yield discovery
+    for found in begun:
+        found.close()
 
 
 def _waiting(discovery: Discovery) -> list[str]:
-    discovery.begin_listing()
-    discovery.finish_listing(wait=True)
-    return [landed.key for landed in discovery.waiting]
+    """The keys that wait after the listing under way and, if one may begin, one more."""
+    discovery.look()
+    discovery.look()
+    assert discovery.caught_up_to is not None or discovery.backlog.files
+    return [landed.key for landed in discovery.first(100_000)]
+
+
+def _plan_all(discovery: Discovery) -> None:
+    objects = tuple(discovery.first(100_000))
+    now = datetime.now(UTC)
+    discovery.planned(Plan(1, "nonce", now, now.date(), "unused", "", "unused", objects))
 
 
 def test_odd_names_on_disk_become_rows_under_their_own_names(local_settings: MakeSettings, drain: Drain) -> None:
@@ -106,25 +132,28 @@ def test_odd_keys_on_s3_become_rows_and_none_stops_the_stream(
     assert drain(settings).reports == []
 
 
-def test_an_s3_listing_of_several_pages_is_complete(s3: "S3Client", bucket: str, s3_server: str) -> None:
+def test_an_s3_listing_of_several_pages_is_complete(
+    s3: "S3Client", bucket: str, s3_server: str, discover: Callable[..., Discovery]
+) -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = [f"landing/{number}.jpg" for number in range(1050)]
         list(pool.map(lambda key: s3.put_object(Bucket=bucket, Key=key, Body=b"x"), keys))
-    discovery = Discovery(Place.at(f"s3://{bucket}/landing", s3_server, REGION))
-    discovery.start(lambda listed: {})
+    discovery = discover(Place.at(f"s3://{bucket}/landing", s3_server, REGION))
+    assert len(_waiting(discovery)) == 1050
     assert discovery.backlog.files == 1050
 
 
-def test_oldest_first(tmp_path: Path) -> None:
+def test_oldest_first(tmp_path: Path, discover: Callable[..., Discovery]) -> None:
     now_s = time.time()
     for age_s in (10, 3000, 200, 40):
-        _drop(tmp_path, f"{age_s}.jpg", b"x", now_s - age_s)
-    assert _waiting(_discovery(tmp_path)) == ["3000.jpg", "200.jpg", "40.jpg", "10.jpg"]
+        _drop(tmp_path / "landing", f"{age_s}.jpg", b"x", now_s - age_s)
+    assert _waiting(discover(Place.at(str(tmp_path / "landing")))) == ["3000.jpg", "200.jpg", "40.jpg", "10.jpg"]
 
 
-def test_a_file_still_being_written_is_not_taken(tmp_path: Path) -> None:
-    _drop(tmp_path, "done.jpg", b"x")
-    growing = _drop(tmp_path, "growing.jpg", b"x")
+def test_a_file_still_being_written_is_not_taken(tmp_path: Path, discover: Callable[..., Discovery]) -> None:
+    landing = tmp_path / "landing"
+    _drop(landing, "done.jpg", b"x")
+    growing = _drop(landing, "growing.jpg", b"x")
     stop = threading.Event()
 
     def write() -> None:
@@ -135,49 +164,55 @@ def test_a_file_still_being_written_is_not_taken(tmp_path: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        discovery = _discovery(tmp_path)
+        discovery = discover(Place.at(str(landing)))
         assert _waiting(discovery) == ["done.jpg"]
     finally:
         stop.set()
         writer.join()
-    assert sorted(_waiting(discovery)) == ["done.jpg", "growing.jpg"]
+    _plan_all(discovery)
+    assert _waiting(discovery) == ["growing.jpg"]
 
 
-def test_only_a_new_version_is_a_new_arrival(tmp_path: Path) -> None:
-    photo = _drop(tmp_path, "a.jpg", b"one")
-    discovery = _discovery(tmp_path)
-    discovery.planned(list(discovery.waiting))
+def test_only_a_new_version_is_a_new_arrival(tmp_path: Path, discover: Callable[..., Discovery]) -> None:
+    photo = _drop(tmp_path / "landing", "a.jpg", b"one")
+    discovery = discover(Place.at(str(tmp_path / "landing")))
+    assert _waiting(discovery) == ["a.jpg"]
+    _plan_all(discovery)
     assert _waiting(discovery) == []
     photo.write_bytes(b"another")
     assert _waiting(discovery) == ["a.jpg"]
 
 
-def test_what_is_gone_from_a_complete_listing_is_forgotten_and_only_then(tmp_path: Path) -> None:
-    photo = _drop(tmp_path, "a.jpg", b"one", mtime_s=1_000_000)
-    discovery = _discovery(tmp_path)
-    discovery.planned(list(discovery.waiting))
-    photo.unlink()
-    assert _waiting(discovery) == []
-    _drop(tmp_path, "a.jpg", b"one", mtime_s=1_000_000)
-    assert _waiting(discovery) == ["a.jpg"]
-
-
-def test_a_failed_listing_forgets_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, s3: "S3Client", s3_server: str
+def test_of_a_photo_that_is_replaced_before_it_is_planned_only_the_new_version_waits(
+    tmp_path: Path, discover: Callable[..., Discovery]
 ) -> None:
-    monkeypatch.setattr("features.objects.RETRY_DEADLINE_S", 0.5)
-    monkeypatch.setattr("streaming.discovery.LISTING_DEADLINE_S", 0.5)
+    photo = _drop(tmp_path / "landing", "a.jpg", b"one")
+    discovery = discover(Place.at(str(tmp_path / "landing")))
+    _waiting(discovery)
+    photo.write_bytes(b"another")
+    _wait_until(lambda: (discovery.look(), [one.size_bytes for one in discovery.first(10)] == [7])[1])
+    photo.unlink()
+    _wait_until(lambda: (discovery.look(), discovery.backlog.files == 0)[1])
+
+
+def test_a_failed_listing_stops_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, bucket: str, s3: "S3Client", s3_server: str, discover: Callable[..., Discovery]
+) -> None:
     s3.put_object(Bucket=bucket, Key="landing/a.jpg", Body=b"x")
-    discovery = Discovery(Place.at(f"s3://{bucket}/landing", s3_server, REGION))
-    discovery.start(lambda listed: {})
-    discovery.planned(list(discovery.waiting))
+    discovery = discover(Place.at(f"s3://{bucket}/landing", s3_server, REGION))
+    assert _waiting(discovery) == ["a.jpg"]
+    _plan_all(discovery)
     s3.delete_object(Bucket=bucket, Key="landing/a.jpg")
     s3.delete_bucket(Bucket=bucket)
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(StorageUnavailable, match=r"Cannot list .*NoSuchBucket"):
         _waiting(discovery)
-    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-    s3.put_object(Bucket=bucket, Key="landing/a.jpg", Body=b"x")
-    assert _waiting(discovery) == []
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
 
 
 def test_a_restart_and_a_changed_landing_take_nothing_twice(

@@ -61,7 +61,7 @@ def _drop_all(settings: Settings) -> None:
 def _as_after_the_plan(home: Path) -> None:
     for table in TABLES:
         shutil.rmtree(home / table.name)
-    (home / "state/batches/1.result.json").unlink()
+    (home / "state/batches/000000000001.result.json").unlink()
 
 
 def _as_after_the_result(home: Path) -> None:
@@ -129,11 +129,11 @@ def test_a_result_that_is_gone_while_a_table_holds_its_batch_stops_the_stream_an
     shutil.copytree(settings.home, damaged.home)
     _as_between_commits(Path(damaged.home))
     state = Path(damaged.home) / "state/batches"
-    (state / "1.result.json").unlink()
+    (state / "000000000001.result.json").unlink()
 
     with pytest.raises(StateDamaged, match=r"Delete .*1\.plan\.json and start again.*Then run `fruits reproject`"):
         drain(damaged)
-    (state / "1.plan.json").unlink()
+    (state / "000000000001.plan.json").unlink()
     drain(damaged)
     reproject(spark.sparkContext, damaged.places(), SILENT)
 
@@ -160,7 +160,7 @@ def test_a_batch_whose_result_came_first_waits_for_the_one_before(landed: Settin
     home = landed.places().root.directory
     for table in TABLES:
         shutil.rmtree(home / table.name / "_delta_log")
-    (home / "state/batches/1.result.json").unlink()
+    (home / "state/batches/000000000001.result.json").unlink()
 
     reports = drain(in_two).reports
 
@@ -216,7 +216,7 @@ def test_sigkill_at_steps_that_leave_work_half_done_on_s3(
 
 
 @pytest.mark.parametrize(
-    "path", [r"/state/batches/1\.plan\.json", r"/state/batches/1\.result\.json", r"/_delta_log/0+1\.json"]
+    "path", [r"/state/batches/0+1\.plan\.json", r"/state/batches/0+1\.result\.json", r"/_delta_log/0+1\.json"]
 )
 def test_a_write_that_landed_though_its_answer_was_an_error_is_our_own(
     s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client", path: str
@@ -307,5 +307,5 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
 
 def test_the_plan_names_what_its_batch_is(landed: Settings, drain: Drain) -> None:
     drain(landed)
-    plan = json.loads((landed.places().root.directory / "state/batches/1.plan.json").read_bytes())
+    plan = json.loads((landed.places().root.directory / "state/batches/000000000001.plan.json").read_bytes())
     assert {entry["key"] for entry in plan["objects"]} == set(DROPPED)

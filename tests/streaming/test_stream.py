@@ -130,7 +130,7 @@ def test_photos_deleted_before_they_are_fetched_are_missing_on_s3(
     drain(settings)
     for table in ("features", "projections", "rejects"):
         s3.delete_object(Bucket=bucket, Key=f"home/{table}/_delta_log/00000000000000000001.json")
-    s3.delete_object(Bucket=bucket, Key="home/state/batches/1.result.json")
+    s3.delete_object(Bucket=bucket, Key="home/state/batches/000000000001.result.json")
     s3.delete_object(Bucket=bucket, Key="home/landing/a.jpg")
 
     drain(settings)

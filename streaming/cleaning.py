@@ -1,0 +1,123 @@
+"""Clearing away photos that have their rows: after each commit, and whatever a listing shows of earlier ones."""
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from features.home import Home
+from features.landing import Cleaning, Landed, clear_away
+from features.objects import Place
+from features.plan import Plan, Result
+from streaming.seen import Known
+
+CLEARED_AT_ONCE = 16
+# Photos of this run's batches are the cleaner's; a listing leaves them to it for so long.
+LEFT_TO_CLEANER = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class CleaningRule:
+    """What happens to photos that have their rows, and how long after their commit.
+
+    `delete` keeps what was rejected: it exists nowhere else.
+    """
+
+    how: Cleaning
+    after: timedelta
+
+    def covers(self, featurized: bool) -> bool:
+        """Whether an object with this outcome is cleared away."""
+        return self.how == "archive" or (self.how == "delete" and featurized)
+
+
+class Cleaner:
+    """Clears away the photos of the batches of this run, each once it is due, in a thread of its own.
+
+    It keeps no record: what a killed process leaves is found by the next listing.
+    """
+
+    def __init__(self, home: Home, rule: CleaningRule) -> None:
+        self._home = home
+        self._rule = rule
+        self._due: list[tuple[float, int, Place, tuple[Landed, ...]]] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="cleaner", daemon=True)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What it failed of; it does nothing more then."""
+        return self._failure
+
+    def start(self) -> None:
+        """Begin; with `keep` there is nothing to do."""
+        if self._rule.how != "keep":
+            self._thread.start()
+
+    def committed(self, plan: Plan, result: Result) -> None:
+        """A batch is committed: its photos will be cleared away."""
+        if self._rule.how == "keep":
+            return
+        rejected = set(result.rejected_keys)
+        covered = tuple(landed for landed in plan.objects if self._rule.covers(landed.key not in rejected))
+        due_s = time.monotonic() + self._rule.after.total_seconds()
+        with self._changed:
+            heapq.heappush(self._due, (due_s, plan.batch, self._home.landing_at(plan.landing), covered))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Clear away what is due already and end; the rest is left to a later start."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
+                while work := self._next():
+                    _clear(pool, self._home, self._rule, *work)
+        except BaseException as error:
+            # The stream looks for it, and stops.
+            self._failure = error
+
+    def _next(self) -> tuple[Place, tuple[Landed, ...]] | None:
+        with self._changed:
+            while True:
+                wait_s = self._due[0][0] - time.monotonic() if self._due else None
+                if wait_s is not None and wait_s <= 0:
+                    return heapq.heappop(self._due)[2:]
+                if self._closed:
+                    return None
+                self._changed.wait(wait_s)
+
+
+def clear_leftovers(
+    home: Home, rule: CleaningRule, started_after: int
+) -> Callable[[Sequence[tuple[Landed, Known]]], None]:
+    """For a listing: clears away what has had its rows for long enough and is no business of this run's cleaner."""
+
+    def is_left(known: Known, now_s: float) -> bool:
+        if known.featurized is None or not rule.covers(known.featurized):
+            return False
+        patience = rule.after if known.batch <= started_after else rule.after + LEFT_TO_CLEANER
+        return known.at_s + patience.total_seconds() <= now_s
+
+    def clear(shown: Iterable[tuple[Landed, Known]]) -> None:
+        now_s = datetime.now(UTC).timestamp()
+        left = [landed for landed, known in shown if is_left(known, now_s)]
+        if left:
+            with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
+                _clear(pool, home, rule, home.landing, left)
+
+    return clear
+
+
+def _clear(pool: ThreadPoolExecutor, home: Home, rule: CleaningRule, landing: Place, objects: Iterable[Landed]) -> None:
+    list(pool.map(lambda landed: clear_away(landing, home.archive, landed, rule.how), objects))

@@ -1,0 +1,126 @@
+"""Complete listings of the landing prefix, in the background."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from features.landing import Landed, list_pages, look_again
+from features.objects import Place
+from streaming.arrivals import MOST_WAITING, Arrivals
+from streaming.seen import REMEMBERED_FOR, Known, Seen, identity
+
+SETTLE_S = 0.25
+# A long listing is followed by a pause of this many times as long: its requests, and the core that reads the answers,
+# cost. A short one may follow the other.
+PAUSES = 4.0
+SHORT_PAGES = 10
+_LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A complete listing: when it began, how long it took, how many objects it showed in how many pages."""
+
+    began_at: datetime
+    took_s: float
+    objects: int
+    pages: int
+
+
+class Listing:
+    """Lists the landing prefix when told to, one listing at a time, in a thread of its own.
+
+    What was never planned goes to `arrivals` page by page; `planned_before` is given what was, with what is known of
+    it. What arrived before `only_since` is passed over.
+    """
+
+    def __init__(
+        self,
+        landing: Place,
+        seen: Seen,
+        arrivals: Arrivals,
+        planned_before: Callable[[Sequence[tuple[Landed, Known]]], None],
+        only_since: datetime | None,
+    ) -> None:
+        self._landing = landing
+        self._seen = seen
+        self._arrivals = arrivals
+        self._planned_before = planned_before
+        self._only_since = only_since
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._ended_s = float("-inf")
+        self._closed = threading.Event()
+        self._number = seen.facts.listing
+        self.last: Listed | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether a listing is under way. Raises what it failed of."""
+        if self._failure is not None:
+            raise self._failure
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether none is under way and the last one has been over for long enough."""
+        long = self.last is not None and self.last.pages > SHORT_PAGES
+        pause_s = self.last.took_s * PAUSES if self.last is not None and long else 0.0
+        return not self.active and time.monotonic() >= self._ended_s + pause_s
+
+    def begin(self) -> None:
+        """Begin one."""
+        self._thread = threading.Thread(target=self._run, name="listing", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give up the one under way."""
+        self._closed.set()
+        self._arrivals.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._list()
+        except BaseException as error:
+            # It is raised to whoever looks next.
+            self._failure = error
+        finally:
+            self._ended_s = time.monotonic()
+            self._arrivals.notify()
+
+    def _list(self) -> None:
+        began_at, began_s = datetime.now(UTC), time.monotonic()
+        self._number += 1
+        self._seen.set_facts(listing=self._number)
+        objects = pages = 0
+        for page in list_pages(self._landing):
+            if not self._take(page):
+                return
+            objects += len(page)
+            pages += 1
+        self._arrivals.listing_is_complete(self._number)
+        self._seen.forget(self._number, began_at - REMEMBERED_FOR)
+        self.last = Listed(began_at, time.monotonic() - began_s, objects, pages)
+
+    def _take(self, page: list[Landed]) -> bool:
+        known = self._arrivals.known(page)
+        before = [(landed, what) for landed, what in zip(page, known, strict=True) if what is not None]
+        self._seen.shown([identity(self._landing, landed) for landed, _ in before], self._number)
+        self._planned_before(before)
+        fresh = [landed for landed, what in zip(page, known, strict=True) if what is None]
+        if self._only_since is not None:
+            fresh = [landed for landed in fresh if landed.arrived_at >= self._only_since]
+        self._arrivals.listed(self._settled(fresh), self._number)
+        while len(self._arrivals) >= MOST_WAITING and not self._closed.is_set():
+            self._arrivals.wait(_LOOK_S)
+        return not self._closed.is_set()
+
+    def _settled(self, fresh: list[Landed]) -> list[Landed]:
+        if not (fresh and self._landing.is_local):
+            return fresh
+        time.sleep(SETTLE_S)
+        return [landed for landed in fresh if look_again(self._landing, landed)]

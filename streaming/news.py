@@ -1,0 +1,103 @@
+"""What the two processes of a stream, the planner beside Spark and the service, tell each other: small files."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from streaming.arrivals import Backlog
+from streaming.queue import QueueDepth
+from streaming.seen import Outcome
+
+
+@dataclass(frozen=True)
+class QueueNews:
+    """How the queue stands: about how many messages it holds, how many of them are in hand, how many were strange."""
+
+    depth: QueueDepth
+    held: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class News:
+    """What the planner last told the service; `planned` is the number of the newest plan that Spark was told of.
+
+    Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
+    By the time a watcher hears of it, they are committed.
+    """
+
+    backlog: Backlog
+    planned: int | None = None
+    caught_up_to: datetime | None = None
+    queue: QueueNews | None = None
+    error: str | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A directory that both processes know."""
+
+    folder: Path
+
+    def tell(self, news: News) -> None:
+        """Replace what the service reads."""
+        _replace(self._news, _NEWS.dump_json(news))
+
+    def hear(self) -> News | None:
+        """What the planner last told, or None before it told anything."""
+        return _NEWS.validate_json(self._news.read_bytes()) if self._news.exists() else None
+
+    def hold(self) -> None:
+        """Tell the planner to plan nothing more."""
+        self._hold.touch()
+
+    @property
+    def is_held(self) -> bool:
+        return self._hold.exists()
+
+    def committed(self, batch: int, outcome: Outcome) -> None:
+        """Tell the planner that a batch has its rows."""
+        note = {
+            "at": outcome.at.isoformat(),
+            "ingest_date": outcome.ingest_date.isoformat(),
+            "photos": outcome.photos,
+            "rejected": [identity.hex() for identity in outcome.rejected],
+        }
+        _replace(self.folder / f"{batch:012d}.committed", json.dumps(note).encode())
+
+    def take_committed(self) -> Iterator[tuple[int, Outcome]]:
+        """The batches that were committed since the last call, in the order of their numbers."""
+        for path in sorted(self.folder.glob("*.committed")):
+            note = json.loads(path.read_bytes())
+            yield (
+                int(path.stem),
+                Outcome(
+                    at=datetime.fromisoformat(note["at"]),
+                    ingest_date=date.fromisoformat(note["ingest_date"]),
+                    photos=note["photos"],
+                    rejected=tuple(bytes.fromhex(identity) for identity in note["rejected"]),
+                ),
+            )
+            path.unlink()
+
+    @property
+    def _news(self) -> Path:
+        return self.folder / "news.json"
+
+    @property
+    def _hold(self) -> Path:
+        return self.folder / "hold"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.replace(path)
+
+
+_NEWS = TypeAdapter(News)

@@ -1,0 +1,257 @@
+"""What was planned before: hashes of `(source, etag)` in a local database; memory does not grow with history."""
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from features.landing import Landed
+from features.objects import Place
+
+# SQS keeps a message for 14 days at most.
+REMEMBERED_FOR = timedelta(days=14)
+# Beyond this many objects that no listing shows, the oldest are forgotten sooner; the tables know them still.
+MOST_REMEMBERED = 5_000_000
+
+_FORMAT = 1
+_ASKED_AT_ONCE = 1000
+_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS seen (
+        identity BLOB PRIMARY KEY, batch INTEGER NOT NULL, at_s INTEGER NOT NULL, listing INTEGER NOT NULL DEFAULT 0,
+        featurized INTEGER
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS open ON seen (batch) WHERE featurized IS NULL;
+    CREATE TABLE IF NOT EXISTS day (
+        ingest_date TEXT PRIMARY KEY, batches INTEGER NOT NULL, photos INTEGER NOT NULL, rejects INTEGER NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An object version that was planned: in which batch, when (from its commit on: when that was), what it became.
+
+    `featurized` is None until its batch is committed.
+    """
+
+    batch: int
+    at_s: int
+    featurized: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What the committed batches of one day held."""
+
+    ingest_date: date
+    batches: int
+    photos: int
+    rejects: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a committed batch became; `rejected` are identities."""
+
+    at: datetime
+    ingest_date: date
+    photos: int
+    rejected: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a snapshot is a snapshot of.
+
+    `through` is the last batch in it, `days_since` the last one before those that its days count. Messages about
+    objects that arrived before `complete_since_s` may tell of some it no longer knows. `snapshot` is the last batch of
+    the newest snapshot, which held so many objects.
+    """
+
+    through: int = 0
+    days_since: int = 0
+    landing: str = ""
+    tables: str = ""
+    listing: int = 0
+    complete_since_s: int = 0
+    snapshot: int = 0
+    snapshot_objects: int = 0
+
+
+def identity(landing: Place, landed: Landed) -> bytes:
+    """16 bytes that stand for one version of one object; a hash, so that the state names nobody."""
+    return identity_of(landing.uri_of(landed.key), landed.etag)
+
+
+def identity_of(source: str, etag: str) -> bytes:
+    """The same from what a row of the tables says."""
+    return hashlib.blake2b(f"{source}\0{etag}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class Seen:
+    """Which object versions were planned; one file, used by all threads of a process."""
+
+    def __init__(self, file: Path) -> None:
+        self._lock = threading.RLock()
+        self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        # The file is a copy of what the home can tell again: it need not survive anything.
+        self._connection.executescript(
+            "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;" + _SCHEMA
+        )
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def known(self, identities: Sequence[bytes]) -> dict[bytes, Known]:
+        """Those that were planned."""
+        found: dict[bytes, Known] = {}
+        for some, marks in _in_pieces(identities):
+            sql = f"SELECT identity, batch, at_s, featurized FROM seen WHERE identity IN ({marks})"
+            for key, batch, at_s, featurized in self._rows(sql, some):
+                found[key] = Known(batch, at_s, None if featurized is None else bool(featurized))
+        return found
+
+    def planned(self, batch: int, identities: Iterable[bytes], at: datetime) -> None:
+        """These are in a durable plan. Replay changes nothing."""
+        rows = [(key, batch, int(at.timestamp())) for key in identities]
+        self._write("INSERT OR IGNORE INTO seen (identity, batch, at_s) VALUES (?, ?, ?)", rows)
+
+    def committed(self, batch: int, outcome: Outcome) -> None:
+        """A batch has its rows in the tables. Replay changes nothing; batches come in the order of their numbers."""
+        at_s = int(outcome.at.timestamp())
+        with self._transaction():
+            if batch <= self.facts.through:
+                return
+            for some, marks in _in_pieces(outcome.rejected):
+                self._connection.execute(
+                    f"UPDATE seen SET featurized = 0, at_s = ? WHERE featurized IS NULL AND identity IN ({marks})",
+                    [at_s, *some],
+                )
+            self._connection.execute(
+                "UPDATE seen SET featurized = 1, at_s = ? WHERE featurized IS NULL AND batch = ?", (at_s, batch)
+            )
+            self._connection.execute(
+                "INSERT INTO day VALUES (?, 1, ?, ?) ON CONFLICT (ingest_date) DO UPDATE SET batches = batches + 1, "
+                "photos = photos + excluded.photos, rejects = rejects + excluded.rejects",
+                (outcome.ingest_date.isoformat(), outcome.photos, len(outcome.rejected)),
+            )
+            self._set("through", batch)
+
+    def has_rows(self, rows: Iterable[tuple[bytes, int, int, bool]]) -> None:
+        """The tables hold rows of these: identity, batch, when in seconds, whether features. The newest one counts."""
+        self._write(
+            "INSERT INTO seen (identity, batch, at_s, featurized) VALUES (?, ?, ?, ?) ON CONFLICT (identity) DO UPDATE "
+            "SET batch = excluded.batch, at_s = excluded.at_s, featurized = excluded.featurized "
+            "WHERE excluded.batch > batch",
+            rows,
+        )
+
+    def shown(self, identities: Sequence[bytes], listing: int) -> None:
+        """A listing shows these."""
+        with self._transaction():
+            for some, marks in _in_pieces(identities):
+                self._connection.execute(
+                    f"UPDATE seen SET listing = ? WHERE identity IN ({marks}) AND listing <> ?",
+                    [listing, *some, listing],
+                )
+
+    def forget(self, listing: int, before: datetime) -> None:
+        """Forget what is committed, was not shown by the last complete listing and is older than `before`.
+
+        Beyond five million objects the oldest go sooner.
+        """
+        gone = "featurized IS NOT NULL AND listing < ?"
+        with self._transaction():
+            self._connection.execute(f"DELETE FROM seen WHERE {gone} AND at_s < ?", (listing, int(before.timestamp())))
+            remembered = self._number(f"SELECT count(*) FROM seen WHERE {gone}", listing)
+            if remembered > MOST_REMEMBERED:
+                # A tenth more than needed, so that this is not done for every listing.
+                youngest = remembered - MOST_REMEMBERED * 9 // 10
+                at_s = self._number(
+                    f"SELECT at_s FROM seen WHERE {gone} ORDER BY at_s LIMIT 1 OFFSET {youngest}", listing
+                )
+                self._connection.execute(f"DELETE FROM seen WHERE {gone} AND at_s < ?", (listing, at_s))
+                self._set("complete_since_s", at_s)
+
+    def forget_objects(self) -> None:
+        """Forget all objects, not the days."""
+        self._write("DELETE FROM seen", [()])
+
+    def forget_days(self) -> None:
+        """Forget the days, not the objects."""
+        self._write("DELETE FROM day", [()])
+
+    @property
+    def committed_objects(self) -> int:
+        """How many of those that it knows have their rows."""
+        return self._number("SELECT count(*) FROM seen WHERE featurized IS NOT NULL")
+
+    @property
+    def days(self) -> list[Day]:
+        """What each day held, as far as `days_since` says."""
+        rows = self._rows("SELECT ingest_date, batches, photos, rejects FROM day ORDER BY 1", [])
+        return [Day(date.fromisoformat(day), *counts) for day, *counts in rows]
+
+    @property
+    def facts(self) -> Facts:
+        """Raises ValueError when the file is of another format."""
+        found = dict(self._rows("SELECT name, value FROM fact", []))
+        if found.pop("format", str(_FORMAT)) != str(_FORMAT):
+            raise ValueError("It was written by another version of this program.")
+        return Facts(**{name: type(getattr(Facts(), name))(value) for name, value in found.items()})
+
+    def set_facts(self, **facts: int | str) -> None:
+        """Change some of the facts."""
+        with self._transaction():
+            for name, value in facts.items():
+                self._set(name, value)
+
+    def copy_committed(self, file: Path) -> Facts:
+        """Write what is committed at this moment to a new file and tell its facts."""
+        with self._lock:
+            self._connection.execute("VACUUM INTO ?", (str(file),))
+        copy = Seen(file)
+        try:
+            copy._write("DELETE FROM seen WHERE featurized IS NULL", [()])
+            through, objects = copy.facts.through, copy.committed_objects
+            copy.set_facts(format=_FORMAT, snapshot=through, snapshot_objects=objects)
+            return copy.facts
+        finally:
+            copy.close()
+
+    def _rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._connection.execute(sql, values).fetchall()
+
+    def _number(self, sql: str, *values: object) -> int:
+        return int(self._rows(sql, values)[0][0])
+
+    def _write(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        with self._transaction():
+            self._connection.executemany(sql, rows)
+
+    def _set(self, name: str, value: int | str) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, str(value)))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+
+def _in_pieces(identities: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:
+    for start in range(0, len(identities), _ASKED_AT_ONCE):
+        some = identities[start : start + _ASKED_AT_ONCE]
+        yield some, ",".join("?" * len(some))

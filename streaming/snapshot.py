@@ -1,0 +1,193 @@
+"""What a start needs of the past: the newest snapshot, the batches since, and the tables where those are not enough."""
+
+import re
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from features.home import Home
+from features.landing import Landed
+from features.objects import delete_all, keys_below, overwrite, read_if_there
+from features.plan import Plan, Result, forget_batches, planned_batches, read_plan, read_result
+from features.tables import FEATURE_ROWS, REJECT_ROWS, TABLES, committed_batch, open_table
+from streaming.seen import Outcome, Seen, identity, identity_of
+
+# A snapshot is due when what came since the last one is a tenth of what it holds: writing them then costs each photo
+# the same, however long the history is. But a start reads no more than this many batches one by one.
+SNAPSHOT_GROWTH = 0.1
+SNAPSHOT_LEAST_OBJECTS = 20_000
+SNAPSHOT_MOST_BATCHES = 500
+
+_NAME = re.compile(r"(\d{12,})\.sqlite")
+_READERS = 16
+
+
+def recall(home: Home, file: Path) -> Seen:
+    """Everything that was ever planned, as far as it can come again, in a new file.
+
+    From the newest snapshot and the plans and results since; where one is missing, and for another landing, from the
+    tables, which know all. Replay gives the same. Raises StorageUnavailable and StateDamaged.
+    """
+    handles = {table.name: open_table(home, table) for table in TABLES}
+    committed = [committed_batch(handle) for handle in handles.values()]
+    seen = _from_snapshot(home, file, _ids(handles), min(committed))
+    through = seen.facts.through
+    if seen.facts.landing not in ("", home.landing.uri):
+        seen.forget_objects()
+        _take_rows(home, seen, handles, pc.field("batch") <= through)
+    planned = planned_batches(home, through)
+    finished = [batch for batch in planned if batch <= min(committed)]
+    known = set(planned) >= set(range(through + 1, max(committed) + 1))
+    if not (known and _take_batches(home, seen, finished)):
+        _take_rows(home, seen, handles, pc.field("batch") > through)
+        # Nobody knows any more what these batches should have held.
+        seen.forget_days()
+        seen.set_facts(through=min(committed), days_since=min(committed))
+    for batch in planned:
+        plan = read_plan(home, batch) if batch > min(committed) else None
+        if plan is not None:
+            seen.planned(batch, _identities(home, plan), plan.planned_at)
+    seen.set_facts(landing=home.landing.uri, tables=_ids(handles))
+    return seen
+
+
+def outcome_of(home: Home, plan: Plan, result: Result) -> Outcome:
+    """What a batch became, for `Seen.committed`."""
+    rejected = set(result.rejected_keys)
+    landing = home.landing_at(plan.landing)
+    identities = tuple(identity(landing, landed) for landed in plan.objects if landed.key in rejected)
+    return Outcome(result.finished_at, plan.ingest_date, result.counters.photos, identities)
+
+
+class Snapshots:
+    """Writes a snapshot whenever one is due, in the background."""
+
+    def __init__(self, home: Home, seen: Seen) -> None:
+        self._home = home
+        self._seen = seen
+        self._grown = seen.committed_objects - seen.facts.snapshot_objects
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._writing: Future[None] | None = None
+
+    def committed(self, objects: int) -> None:
+        """So many more objects have their rows. Raises what the last snapshot failed of."""
+        self._grown += objects
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+            self._writing = None
+        if self._writing is None and self._is_due:
+            self._grown = 0
+            self._writing = self._writer.submit(write_snapshot, self._home, self._seen)
+
+    @property
+    def _is_due(self) -> bool:
+        facts = self._seen.facts
+        if facts.through - facts.snapshot >= SNAPSHOT_MOST_BATCHES:
+            return True
+        return self._grown > max(SNAPSHOT_LEAST_OBJECTS, SNAPSHOT_GROWTH * facts.snapshot_objects)
+
+
+def write_snapshot(home: Home, seen: Seen) -> None:
+    """Make what is committed durable in one object, then delete what it stands for: older snapshots, plans, results.
+
+    Killed in between, the next one deletes the rest. Plans and results stay for a day, for those who were paused with
+    one in hand. Raises StorageUnavailable.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "snapshot.sqlite")
+        facts = seen.copy_committed(file)
+        overwrite(home.snapshots, _key(facts.through), file.read_bytes())
+    delete_all(home.snapshots, (_key(batch) for batch in _snapshots(home) if batch < facts.through))
+    seen.set_facts(snapshot=facts.snapshot, snapshot_objects=facts.snapshot_objects)
+    forget_batches(home, facts.through)
+
+
+def in_tables(home: Home, landed: Sequence[Landed]) -> set[bytes]:
+    """The identities of those objects that the tables hold; only files from around their arrival are read."""
+    first, last = _a_day_around(landed)
+    between = (pc.field("arrived_at") >= first) & (pc.field("arrived_at") <= last)
+    named = pc.field("source").isin([home.landing.uri_of(one.key) for one in landed])
+    found: set[bytes] = set()
+    for table in (FEATURE_ROWS, REJECT_ROWS):
+        handle = open_table(home, table)
+        for rows in _rows(handle, ["source", "etag"], between & named) if handle else ():
+            found.update(identity_of(*row) for row in zip(*rows, strict=True))
+    return found
+
+
+def _from_snapshot(home: Home, file: Path, tables: str, committed: int) -> Seen:
+    for batch in sorted(_snapshots(home), reverse=True):
+        file.write_bytes(read_if_there(home.snapshots, _key(batch)) or b"")
+        try:
+            seen = Seen(file)
+            if seen.facts.through == batch <= committed and seen.facts.tables == tables:
+                return seen
+            seen.close()
+        except (sqlite3.DatabaseError, ValueError):
+            # It only repeats what the tables hold: a damaged one counts as never written.
+            pass
+    file.unlink(missing_ok=True)
+    return Seen(file)
+
+
+def _take_batches(home: Home, seen: Seen, batches: Sequence[int]) -> bool:
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(batches), _READERS):
+            some = batches[start : start + _READERS]
+            plans = pool.map(lambda batch: read_plan(home, batch), some)
+            results = pool.map(lambda batch: read_result(home, batch), some)
+            for plan, result in zip(plans, results, strict=True):
+                if plan is None or result is None:
+                    return False
+                seen.planned(plan.batch, _identities(home, plan), plan.planned_at)
+                seen.committed(plan.batch, outcome_of(home, plan, result))
+    return True
+
+
+def _take_rows(home: Home, seen: Seen, handles: Mapping[str, DeltaTable | None], batches: pc.Expression) -> None:
+    below = pc.starts_with(pc.field("source"), home.landing.uri + "/")
+    columns = ["source", "etag", "batch", "ingested_at"]
+    for table in (FEATURE_ROWS, REJECT_ROWS):
+        handle = handles[table.name]
+        for sources, etags, numbers, ats in _rows(handle, columns, batches & below) if handle else ():
+            seen.has_rows(
+                (identity_of(source, etag), batch, int(at.timestamp()), table is FEATURE_ROWS)
+                for source, etag, batch, at in zip(sources, etags, numbers, ats, strict=True)
+            )
+
+
+def _rows(handle: DeltaTable, columns: list[str], which: pc.Expression) -> Iterator[tuple[list[Any], ...]]:
+    for rows in handle.to_pyarrow_dataset().scanner(columns, filter=which).to_batches():
+        yield tuple(rows[name].to_pylist() for name in columns)
+
+
+def _identities(home: Home, plan: Plan) -> Iterator[bytes]:
+    landing = home.landing_at(plan.landing)
+    return (identity(landing, landed) for landed in plan.objects)
+
+
+def _ids(handles: Mapping[str, DeltaTable | None]) -> str:
+    # Tables that were made anew know nothing of what a snapshot tells.
+    return " ".join(str(handle.metadata().id) if handle else "-" for handle in handles.values())
+
+
+def _snapshots(home: Home) -> list[int]:
+    names = (_NAME.fullmatch(key) for key in keys_below(home.snapshots))
+    return [int(name[1]) for name in names if name]
+
+
+def _key(batch: int) -> str:
+    return f"{batch:012d}.sqlite"
+
+
+def _a_day_around(landed: Iterable[Landed]) -> tuple[datetime, datetime]:
+    # A listing and a message name different times of one upload, the longest apart when it came in many parts.
+    times = [one.arrived_at for one in landed]
+    return min(times) - timedelta(days=1), max(times) + timedelta(days=1)

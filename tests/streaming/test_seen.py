@@ -1,0 +1,95 @@
+"""What was planned is known again, for as long as it can come again, and costs little to know."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from features.landing import Landed
+from features.objects import Place
+from streaming.seen import Day, Known, Outcome, Seen, identity
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Iterator[Seen]:
+    made = Seen(tmp_path / "seen.sqlite")
+    yield made
+    made.close()
+
+
+def _identities(count: int, kind: str = "") -> list[bytes]:
+    return [hashlib.md5(f"{kind}{number}".encode()).digest() for number in range(count)]
+
+
+def _commit(seen: Seen, batch: int, identities: list[bytes], rejected: int = 0, at: datetime = NOW) -> None:
+    seen.planned(batch, identities, at)
+    photos = len(identities) - rejected
+    seen.committed(batch, Outcome(at, at.date(), photos, tuple(identities[:rejected])))
+
+
+def test_only_what_was_planned_is_known(seen: Seen) -> None:
+    planned, others = _identities(2500), _identities(2500, "other")
+    seen.planned(7, planned, NOW)
+    known = seen.known(planned + others)
+    assert known == dict.fromkeys(planned, Known(7, int(NOW.timestamp()), None))
+
+
+def test_a_commit_tells_photos_from_rejects_and_counts_its_day_once(seen: Seen) -> None:
+    first, second = _identities(10), _identities(5, "second")
+    _commit(seen, 1, first, rejected=3)
+    _commit(seen, 1, first, rejected=3)
+    _commit(seen, 2, second)
+    assert [seen.known(first)[one].featurized for one in first] == [False] * 3 + [True] * 7
+    assert seen.days == [Day(NOW.date(), batches=2, photos=12, rejects=3)]
+    assert seen.facts.through == 2
+    assert seen.committed_objects == 15
+
+
+def test_what_is_neither_shown_nor_young_is_forgotten_and_nothing_else(seen: Seen) -> None:
+    old, shown, young, in_hand = (_identities(3, kind) for kind in ("old", "shown", "young", "in hand"))
+    long_ago = NOW - timedelta(days=20)
+    _commit(seen, 1, old, at=long_ago)
+    _commit(seen, 2, shown, at=long_ago)
+    _commit(seen, 3, young)
+    seen.planned(4, in_hand, long_ago)
+    seen.shown(shown, listing=5)
+    seen.forget(listing=5, before=NOW - timedelta(days=14))
+    assert set(seen.known(old + shown + young + in_hand)) == {*shown, *young, *in_hand}
+
+
+def test_beyond_the_limit_the_oldest_go_and_that_is_known(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streaming.seen.MOST_REMEMBERED", 100)
+    for batch in range(20):
+        _commit(seen, batch + 1, _identities(10, f"{batch}-"), at=NOW + timedelta(seconds=batch))
+    seen.forget(listing=1, before=NOW - timedelta(days=14))
+    kept = [batch for batch in range(20) if seen.known(_identities(10, f"{batch}-"))]
+    assert kept == list(range(11, 20))
+    assert seen.facts.complete_since_s == int((NOW + timedelta(seconds=11)).timestamp())
+
+
+def test_a_copy_holds_what_is_committed_and_the_original_goes_on(seen: Seen, tmp_path: Path) -> None:
+    done, in_hand = _identities(10), _identities(10, "in hand")
+    _commit(seen, 1, done)
+    seen.planned(2, in_hand, NOW)
+    facts = seen.copy_committed(tmp_path / "copy.sqlite")
+    _commit(seen, 3, _identities(1, "later"))
+    copy = Seen(tmp_path / "copy.sqlite")
+    assert set(copy.known(done + in_hand)) == set(done)
+    assert copy.facts == facts
+    assert (facts.through, facts.snapshot, facts.snapshot_objects) == (1, 1, 10)
+    copy.close()
+
+
+def test_an_identity_names_nobody_and_tells_versions_and_places_apart() -> None:
+    here, there = Place("s3://one/landing"), Place("s3://two/landing")
+    photo = Landed("anna/kiwi.jpg", 3, "etag", NOW)
+    same_version_listed_later = Landed("anna/kiwi.jpg", 3, "etag", NOW + timedelta(days=1))
+    replaced = Landed("anna/kiwi.jpg", 3, "another", NOW)
+    assert identity(here, photo) == identity(here, same_version_listed_later)
+    assert len({identity(here, photo), identity(there, photo), identity(here, replaced)}) == 3
+    assert len(identity(here, photo)) == 16
+    assert b"anna" not in identity(here, photo)
