@@ -1,0 +1,315 @@
+"""What finding new photos costs as history grows: seconds and requests a batch, and what a restart takes.
+
+python -m benchmarks.discovery [--most 1000000] [--batches 10]
+
+History is made of batches of a thousand objects, as the stream leaves them: plans, results, tables. Their rows are
+rejects, which discovery reads like features and which need no vectors. A batch here is everything but the work on its
+photos: finding, planning, the result, three commits. S3 and SQS are a moto server; listings of the landing are answered
+by a server that shows a million objects without having them.
+"""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote_plus
+
+import boto3
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.landing_server import SIZE_BYTES, Shown, arrived_at, etag, key, requests, show
+from features.home import Home
+from features.landing import Landed, list_pages
+from features.plan import Counters, Plan, Result, read_plan, write_plan, write_result
+from features.registry import publish_featurizer
+from features.settings import load_settings
+from features.tables import REJECT_ROWS, TABLES, commit, create_tables, write_file
+from streaming.cleaning import CleaningRule
+from streaming.news import Channel
+from streaming.pacing import Caps
+from streaming.snapshot import outcome_of, recall, write_snapshot
+from streaming.source import Planner, PlanningRequest
+
+REGION: Literal["eu-west-3"] = "eu-west-3"
+BUCKET = "fruits"
+OBJECTS_A_BATCH = 1000
+NEW_A_BATCH = 100
+# Past days, so that the tables have as many partitions as a history has.
+FIRST_DAY = date(2026, 1, 1)
+BATCHES_A_DAY = 50
+TRIGGER_S = 0.5
+
+console = Console(width=170)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run of the planner cost; seconds on the clock."""
+
+    way: str
+    history: int
+    start_s: float
+    start_requests: int
+    peak_mb: float
+    batch_s: float
+    longest_look_s: float
+    requests_a_batch: float
+    listing_requests: int
+    listing_s: float
+
+
+def main(
+    most: Annotated[int, typer.Option(help="The longest history, in objects.")] = 1_000_000,
+    batches: Annotated[int, typer.Option(help="How many new batches of 100 objects are taken each time.")] = 10,
+    measure: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Print the tables of docs/benchmarks.md, section "Finding what is new"."""
+    if measure:
+        print(json.dumps(asdict(_measure(**json.loads(measure)))))
+        return
+    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=REGION)
+    with _servers() as (moto, endpoint):
+        boto3.client("s3", endpoint_url=moto).create_bucket(
+            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+        )
+        queue = boto3.client("sqs", endpoint_url=moto).create_queue(QueueName="arrivals")["QueueUrl"]
+        queue = queue.replace(moto, endpoint)
+        home = _home(endpoint)
+        create_tables(home)
+        publish_featurizer(home, b"no network: no photo is looked at", "a benchmark", "a benchmark")
+        found, done = [], 0
+        history = OBJECTS_A_BATCH
+        while history <= most:
+            done = _grow(home, done, history)
+            for way in ("keep", "archive", "queue"):
+                found.append(_measured(endpoint, queue, way, history, done, batches))
+                done += batches
+            history *= 10
+        console.print(_table(found))
+
+
+@contextmanager
+def _servers() -> Iterator[tuple[str, str]]:
+    """A moto server, and the landing server before it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    moto = f"http://127.0.0.1:{port}"
+    with _process("-m", "moto.server", "-p", port):
+        _wait_for("127.0.0.1", int(port))
+        with _process("-m", "benchmarks.landing_server", moto) as before:
+            assert before.stdout is not None
+            yield moto, before.stdout.readline().strip()
+
+
+@contextmanager
+def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _wait_for(host: str, port: int) -> None:
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex((host, port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+def _home(endpoint: str) -> Home:
+    return load_settings(home=f"s3://{BUCKET}/home", s3_endpoint=endpoint, s3_region=REGION).places()
+
+
+def _grow(home: Home, done: int, history: int) -> int:
+    """Add batches of a thousand until there are `history` objects, then a snapshot as the stream writes them."""
+    last = history // OBJECTS_A_BATCH
+    first = (history // 10) // OBJECTS_A_BATCH if history > OBJECTS_A_BATCH else 0
+    for number in track(range(first, last), f"history of {history:,}", console=Console(stderr=True)):
+        numbers = range(number * OBJECTS_A_BATCH, (number + 1) * OBJECTS_A_BATCH)
+        done += 1
+        day = FIRST_DAY + timedelta(days=number // BATCHES_A_DAY)
+        write_plan(home, _plan(home, done, numbers, day))
+        _finish(home, done)
+    with tempfile.TemporaryDirectory() as folder:
+        seen = recall(home, Path(folder, "seen.sqlite"))
+        write_snapshot(home, seen)
+        seen.close()
+    return done
+
+
+def _plan(home: Home, batch: int, numbers: range, day: date) -> Plan:
+    objects = tuple(Landed(key(n), SIZE_BYTES, etag(n), arrived_at(n)) for n in numbers)
+    now = datetime.now(UTC)
+    return Plan(batch, "benchmark", now, day, home.landing.uri, "", "unused", objects)
+
+
+def _finish(home: Home, batch: int) -> tuple[Plan, Result]:
+    """What the driver does after the tasks: the result, three commits."""
+    plan = read_plan(home, batch)
+    assert plan is not None
+    now = datetime.now(UTC)
+    rows: dict[str, Any] = {
+        "source": [home.landing.uri_of(landed.key) for landed in plan.objects],
+        "etag": [landed.etag for landed in plan.objects],
+        "bytes": [landed.size_bytes for landed in plan.objects],
+        "arrived_at": [landed.arrived_at for landed in plan.objects],
+        "reason": ["missing"] * len(plan.objects),
+        "detail": [""] * len(plan.objects),
+        "batch": [batch] * len(plan.objects),
+        "ingested_at": [now] * len(plan.objects),
+    }
+    added = write_file(home, REJECT_ROWS, rows, {"ingest_date": plan.ingest_date.isoformat()})
+    adds = {REJECT_ROWS.name: (added,)}
+    counters = Counters(rejects={"missing": len(plan.objects)})
+    result = Result(batch, plan.nonce, now, adds, tuple(landed.key for landed in plan.objects), counters)
+    write_result(home, result)
+    for table in TABLES:
+        commit(home, table, batch, plan.nonce, adds.get(table.name, ()))
+    return plan, result
+
+
+def _measured(endpoint: str, queue: str, way: str, history: int, done: int, batches: int) -> Measured:
+    case = {"endpoint": endpoint, "queue": queue, "way": way, "history": history, "done": done, "batches": batches}
+    command = [sys.executable, "-m", "benchmarks.discovery", "--measure", json.dumps(case)]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Measured(**json.loads(answer.stdout))
+
+
+def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batches: int) -> Measured:
+    """Start a planner and take new batches with it, in a process of its own."""
+    home = _home(endpoint)
+    # New objects go behind all that any run before has used.
+    first_new = 10 * history + done * NEW_A_BATCH
+    prefix = home.landing.bucket_and_prefix[1] + "/"
+    shown = Shown(prefix, history if way == "keep" else 0, first_new)
+    show(endpoint, shown)
+    listing_requests, listing_s = _listing_alone(endpoint, home)
+    with tempfile.TemporaryDirectory() as folder:
+        request = PlanningRequest(
+            home=home,
+            caps=Caps(10_000, 2**40),
+            key_pattern="",
+            queue=queue if way == "queue" else None,
+            backfill=timedelta(hours=6),
+            only_new=False,
+            drain=False,
+            cleaning=CleaningRule("keep", timedelta(0)),
+            nonce="benchmark",
+            folder=Path(folder),
+        )
+        before, began_s = requests(endpoint), time.perf_counter()
+        planner = Planner(request)
+        start_s, start_requests = time.perf_counter() - began_s, _since(endpoint, before)
+        channel, looks = Channel(Path(folder)), []
+        before, began_s, batch_s = requests(endpoint), time.perf_counter(), 0.0
+        for number in range(batches):
+            numbers = range(first_new + number * NEW_A_BATCH, first_new + (number + 1) * NEW_A_BATCH)
+            _arrive(endpoint, queue, way, shown, numbers)
+            arrived_s = time.perf_counter()
+            while True:
+                look_s = time.perf_counter()
+                planned = planner.next_batch()
+                looks.append(time.perf_counter() - look_s)
+                if planned > done + number:
+                    break
+                time.sleep(TRIGGER_S)
+            plan, result = _finish(home, planned)
+            channel.committed(planned, outcome_of(home, plan, result))
+            batch_s += time.perf_counter() - arrived_s
+        total = _since(endpoint, before)
+        channel.hold()
+    return Measured(
+        way=way,
+        history=history,
+        start_s=start_s,
+        start_requests=start_requests,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        batch_s=batch_s / batches,
+        longest_look_s=max(looks),
+        requests_a_batch=total / batches,
+        listing_requests=listing_requests,
+        listing_s=listing_s,
+    )
+
+
+def _listing_alone(endpoint: str, home: Home) -> tuple[int, float]:
+    before, began_s = requests(endpoint), time.perf_counter()
+    for _ in list_pages(home.landing):
+        pass
+    return _since(endpoint, before), time.perf_counter() - began_s
+
+
+def _since(endpoint: str, before: Counter[str]) -> int:
+    return (requests(endpoint) - before).total()
+
+
+def _arrive(endpoint: str, queue: str, way: str, shown: Shown, numbers: range) -> None:
+    if way != "queue":
+        # Photos that were cleared away are gone; those that are kept stay and come first, as older names do.
+        first, old = (shown.new_first, shown.old) if way == "keep" else (numbers[0], 0)
+        show(endpoint, Shown(shown.prefix, old, first, numbers[-1] + 1 - first))
+        return
+    client = boto3.client("sqs", endpoint_url=endpoint)
+    for start in range(0, len(numbers), 10):
+        entries = [{"Id": str(n), "MessageBody": _message(shown.prefix, n)} for n in numbers[start : start + 10]]
+        client.send_message_batch(QueueUrl=queue, Entries=entries)  # type: ignore[arg-type]
+
+
+def _message(prefix: str, number: int) -> str:
+    stored = {"key": quote_plus(prefix + key(number)), "size": SIZE_BYTES, "eTag": etag(number), "sequencer": "0A"}
+    record = {
+        "eventVersion": "2.1",
+        "eventSource": "aws:s3",
+        "eventName": "ObjectCreated:Put",
+        "eventTime": arrived_at(number).isoformat().replace("+00:00", "Z"),
+        "s3": {"bucket": {"name": BUCKET}, "object": stored},
+    }
+    return json.dumps({"Records": [record]})
+
+
+def _table(found: list[Measured]) -> Table:
+    table = Table(title="Finding what is new", header_style="bold")
+    for name in (
+        *("history", "way", "start, s", "start, requests", "memory, MB", "batch, s", "longest look, s"),
+        *("requests a batch", "one listing: requests", "s"),
+    ):
+        table.add_column(name, justify="left" if name == "way" else "right")
+    for one in found:
+        table.add_row(
+            f"{one.history:,}",
+            one.way,
+            f"{one.start_s:.1f}",
+            f"{one.start_requests:,}",
+            f"{one.peak_mb:.0f}",
+            f"{one.batch_s:.2f}",
+            f"{one.longest_look_s:.2f}",
+            f"{one.requests_a_batch:.0f}",
+            f"{one.listing_requests:,}",
+            f"{one.listing_s:.2f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
