@@ -42,7 +42,13 @@ def list_landed(landing: Place) -> Iterator[Landed]:
     stand for a folder are left out. Raises StorageUnavailable when the listing cannot be completed.
     """
     listed = _list_directory(landing.directory) if landing.is_local else _list_bucket(landing)
-    return (landed for landed in listed if _is_meant(landed.key))
+    return (landed for landed in listed if is_meant(landed.key))
+
+
+def is_meant(key: str) -> bool:
+    """Whether a person meant to drop a photo under this key, which is relative to the landing prefix."""
+    hidden = any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in key.split("/"))
+    return not (hidden or key.endswith("/") or key.endswith(_UNFINISHED_ENDINGS))
 
 
 def look_again(landing: Place, landed: Landed) -> bool:
@@ -81,11 +87,6 @@ def archived_name(landed: Landed) -> str:
     """The key below the archive: the etag goes before the ending, so that two versions never collide."""
     path, dot, ending = landed.key.rpartition(".")
     return f"{path}.{landed.etag}.{ending}" if dot and "/" not in ending else f"{landed.key}.{landed.etag}"
-
-
-def _is_meant(key: str) -> bool:
-    hidden = any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in key.split("/"))
-    return not (hidden or key.endswith("/") or key.endswith(_UNFINISHED_ENDINGS))
 
 
 def _list_directory(directory: Path) -> Iterator[Landed]:
