@@ -53,9 +53,9 @@ def list_pages(landing: Place) -> Iterator[list[Landed]]:
 
 
 def is_meant(key: str) -> bool:
-    """Whether a key is a photo's: not hidden, no folder, no unfinished download."""
+    """Whether a person meant to drop a photo under this key, which is relative to the landing prefix."""
     hidden = any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in key.split("/"))
-    return not (hidden or key.endswith("/") or key.endswith(_UNFINISHED_ENDINGS))
+    return bool(key) and not (hidden or key.endswith("/") or key.endswith(_UNFINISHED_ENDINGS))
 
 
 def look_again(landing: Place, landed: Landed) -> bool:

@@ -237,7 +237,7 @@ class Queue:
     def _renew(self, numbers: list[int]) -> None:
         refused = self._requests.hide(self._receipts(numbers), VISIBILITY_S)
         with self._changed:
-            # They come back, and are duplicates.
+            # SQS hides no message for more than 12 h in all; such a one comes back and is a duplicate.
             self._held.drop(refused)
             self._held.renewed(numbers, time.monotonic() + VISIBILITY_S)
             self._changed.notify_all()

@@ -174,6 +174,6 @@ def _explained(error: Exception, url: str) -> FruitsError:
         )
     if _MISSING.search(_code(error)):
         return InvalidSetting(f"There is no queue {url}; check --queue, and its region.")
-    if _DENIED.search(_code(error)):
+    if _DENIED.search(_code(error)) or _status(error) == 403:
         return StorageUnavailable(f"The queue {url} refused access ({_code(error)}); grant {_ACTIONS}.")
     return StorageUnavailable(f"The queue {url} cannot be used: {reason(error)}.")
