@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_proxy import Rule, set_rules
 from features.errors import InvalidSetting, StorageUnavailable
 from features.objects import Place, change, keys_below, read, read_if_there, write_once
 from tests.conftest import REGION
-from tests.fault_proxy import Rule, set_rules
 
 
 @pytest.fixture(params=["disk", "s3"])
