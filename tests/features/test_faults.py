@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 import obstore
+import pyarrow as pa
 import pytest
 from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
@@ -21,7 +22,7 @@ from features.landing import Landed, Refused, clear_away, fetch
 from features.objects import Place, read, write_once
 from features.rejects import Reason, Rejected
 from features.settings import Settings
-from features.tables import REJECT_ROWS, commit, create_tables, open_table
+from features.tables import READ_ROWS, REJECT_ROWS, commit, create_tables, open_table, read_file, write_file
 from tests.conftest import REGION
 
 if TYPE_CHECKING:
@@ -231,3 +232,23 @@ def test_clearing_away_goes_on_after_faults_and_does_nothing_twice(
     # The first delete was carried out and answered with an error: the second finds nothing.
     assert not clear_away(place, archive, landed, "archive")
     assert [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket)["Contents"]] == [f"archive/photo.{landed.etag}"]
+
+
+def test_a_file_that_is_read_in_bad_weather_gives_each_row_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.objects._INNER_RETRIES", 0)
+    endpoint = str(place.s3_endpoint)
+    home = Settings(home=place.uri, s3_endpoint=endpoint, s3_region=REGION).places()
+    create_tables(home)
+    count = 3 * READ_ROWS
+    words = pa.array(["word"] * count)
+    columns = dict.fromkeys(("source", "etag", "reason", "detail"), words)
+    times = pa.array([datetime(2026, 10, 3, tzinfo=UTC)] * count, REJECT_ROWS.schema.field("arrived_at").type)
+    columns |= {"bytes": pa.array(range(count)), "batch": pa.array([1] * count)}
+    added = write_file(
+        home, REJECT_ROWS, columns | {"arrived_at": times, "ingested_at": times}, {"ingest_date": "2026-10-03"}
+    )
+    set_weather(endpoint, Weather(short_read=0.3, reset=0.2))
+    for _ in range(3):
+        read_rows = read_file(home, REJECT_ROWS, added.path, ["bytes"])
+        assert [number for rows in read_rows for number in rows["bytes"].to_pylist()] == list(range(count))
+    assert faults(endpoint)["short_read"]
