@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from features.errors import FruitsError, InvalidSetting, StorageUnavailable
-from features.objects import RETRY_DEADLINE_S, backoff_s, reason
+from features.errors import FruitsError, InvalidSetting, StorageRefused, StorageUnavailable
+from features.faults import backoff_s, reason
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
@@ -38,7 +38,7 @@ class Requests:
     """What this program asks of a queue.
 
     Each request is tried again for two minutes and not after `gives_up_at_s`, a time of the monotonic clock.
-    Raises InvalidSetting when there is no such queue, StorageUnavailable when it refuses or does not answer.
+    Raises InvalidSetting when there is no such queue, StorageRefused, and StorageUnavailable when it does not answer.
     """
 
     def __init__(self, client: "SQSClient", url: str) -> None:
@@ -130,7 +130,7 @@ class Requests:
     def _persist(self, request: Callable[[], T]) -> T:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        for wait_s in backoff_s(RETRY_DEADLINE_S):
+        for wait_s in backoff_s():
             try:
                 return request()
             except (BotoCoreError, ClientError, _PartlyDone) as error:
@@ -168,12 +168,12 @@ def _explained(error: Exception, url: str) -> FruitsError:
     from botocore.exceptions import NoCredentialsError
 
     if isinstance(error, NoCredentialsError):
-        return StorageUnavailable(
+        return StorageRefused(
             f"No AWS credentials were found for the queue {url}; "
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role."
         )
     if _MISSING.search(_code(error)):
         return InvalidSetting(f"There is no queue {url}; check --queue, and its region.")
     if _DENIED.search(_code(error)) or _status(error) == 403:
-        return StorageUnavailable(f"The queue {url} refused access ({_code(error)}); grant {_ACTIONS}.")
+        return StorageRefused(f"The queue {url} refused access ({_code(error)}); grant {_ACTIONS}.")
     return StorageUnavailable(f"The queue {url} cannot be used: {reason(error)}.")
