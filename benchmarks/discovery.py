@@ -37,7 +37,7 @@ from features.landing import Landed, list_pages
 from features.plan import Counters, Plan, Result, read_plan, write_plan, write_result
 from features.registry import publish_featurizer
 from features.settings import load_settings
-from features.tables import REJECT_ROWS, TABLES, commit, create_tables, write_file
+from features.tables import REJECT_ROWS, TABLES, OpenTables, commit, create_tables, write_file
 from streaming.cleaning import CleaningRule
 from streaming.news import Channel
 from streaming.pacing import Caps
@@ -83,10 +83,12 @@ def main(
         return
     os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=REGION)
     with _servers() as (moto, endpoint):
-        boto3.client("s3", endpoint_url=moto).create_bucket(
+        boto3.client("s3", endpoint_url=moto, region_name=REGION).create_bucket(
             Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
         )
-        queue = boto3.client("sqs", endpoint_url=moto).create_queue(QueueName="arrivals")["QueueUrl"]
+        queue = boto3.client("sqs", endpoint_url=moto, region_name=REGION).create_queue(QueueName="arrivals")[
+            "QueueUrl"
+        ]
         queue = queue.replace(moto, endpoint)
         home = _home(endpoint)
         create_tables(home)
@@ -145,12 +147,13 @@ def _grow(home: Home, done: int, history: int) -> int:
     """Add batches of a thousand until there are `history` objects, then a snapshot as the stream writes them."""
     last = history // OBJECTS_A_BATCH
     first = (history // 10) // OBJECTS_A_BATCH if history > OBJECTS_A_BATCH else 0
+    tables = OpenTables(home)
     for number in track(range(first, last), f"history of {history:,}", console=Console(stderr=True)):
         numbers = range(number * OBJECTS_A_BATCH, (number + 1) * OBJECTS_A_BATCH)
         done += 1
         day = FIRST_DAY + timedelta(days=number // BATCHES_A_DAY)
         write_plan(home, _plan(home, done, numbers, day))
-        _finish(home, done)
+        _finish(home, tables, done)
     with tempfile.TemporaryDirectory() as folder:
         seen = recall(home, Path(folder, "seen.sqlite"))
         write_snapshot(home, seen)
@@ -164,7 +167,7 @@ def _plan(home: Home, batch: int, numbers: range, day: date) -> Plan:
     return Plan(batch, "benchmark", now, day, home.landing.uri, "", "unused", objects)
 
 
-def _finish(home: Home, batch: int) -> tuple[Plan, Result]:
+def _finish(home: Home, tables: OpenTables, batch: int) -> tuple[Plan, Result]:
     """What the driver does after the tasks: the result, three commits."""
     plan = read_plan(home, batch)
     assert plan is not None
@@ -185,7 +188,7 @@ def _finish(home: Home, batch: int) -> tuple[Plan, Result]:
     result = Result(batch, plan.nonce, now, adds, tuple(landed.key for landed in plan.objects), counters)
     write_result(home, result)
     for table in TABLES:
-        commit(home, table, batch, plan.nonce, adds.get(table.name, ()))
+        commit(home, table, batch, plan.nonce, adds.get(table.name, ()), tables)
     return plan, result
 
 
@@ -222,6 +225,7 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
         planner = Planner(request)
         start_s, start_requests = time.perf_counter() - began_s, _since(endpoint, before)
         channel, looks = Channel(Path(folder)), []
+        tables = OpenTables(home)
         before, began_s, batch_s = requests(endpoint), time.perf_counter(), 0.0
         for number in range(batches):
             numbers = range(first_new + number * NEW_A_BATCH, first_new + (number + 1) * NEW_A_BATCH)
@@ -234,7 +238,7 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
                 if planned > done + number:
                     break
                 time.sleep(TRIGGER_S)
-            plan, result = _finish(home, planned)
+            plan, result = _finish(home, tables, planned)
             channel.committed(planned, outcome_of(home, plan, result))
             batch_s += time.perf_counter() - arrived_s
         total = _since(endpoint, before)
@@ -270,7 +274,7 @@ def _arrive(endpoint: str, queue: str, way: str, shown: Shown, numbers: range) -
         first, old = (shown.new_first, shown.old) if way == "keep" else (numbers[0], 0)
         show(endpoint, Shown(shown.prefix, old, first, numbers[-1] + 1 - first))
         return
-    client = boto3.client("sqs", endpoint_url=endpoint)
+    client = boto3.client("sqs", endpoint_url=endpoint, region_name=REGION)
     for start in range(0, len(numbers), 10):
         entries = [{"Id": str(n), "MessageBody": _message(shown.prefix, n)} for n in numbers[start : start + 10]]
         client.send_message_batch(QueueUrl=queue, Entries=entries)  # type: ignore[arg-type]

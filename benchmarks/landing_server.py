@@ -58,7 +58,7 @@ def show(endpoint: str, shown: Shown) -> None:
 
 
 def requests(endpoint: str) -> Counter[str]:
-    """How many requests there were since the start: `list` (pages of the landing), `S3` (all other), `SQS`."""
+    """How many requests there were since the start: `list` (pages of the landing), `SQS`, and others by place."""
     return Counter(json.loads(_control(endpoint, "GET")))
 
 
@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         query = parse_qs(urlsplit(self.path).query)
         is_ours = "list-type" in query and query.get("prefix") == [self.server.shown.prefix]
         with self.server.lock:
-            self.server.counts["list" if is_ours else "SQS" if self.path == "/" else "S3"] += 1
+            self.server.counts["list" if is_ours else _kind(self.path)] += 1
         if is_ours:
             self._answer(200, {"Content-Type": "application/xml"}, _page(self.server.shown, query))
         else:
@@ -131,6 +131,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
+
+
+def _kind(path: str) -> str:
+    if path == "/":
+        return "SQS"
+    return next((place for place in ("_delta_log", "state", "models") if f"{place}" in path), "other")
 
 
 def _page(shown: Shown, query: dict[str, list[str]]) -> bytes:

@@ -3,9 +3,11 @@
 import io
 import itertools
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache, partial
@@ -170,6 +172,57 @@ def _opened(place: Place) -> DeltaTable | None:
         raise StateDamaged(f"The table {place.uri} cannot be read; restore it. {reason(error)}.") from error
 
 
+class OpenTables:
+    """The tables of a home kept open, so that a look costs what was committed since the last one, not the whole log.
+
+    Each table is for one thread at a time.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._handles: dict[str, DeltaTable] = {}
+        # By table, the version of the log at which its last batch was looked up, and that batch.
+        self._batches: dict[str, tuple[int, int]] = {}
+        self._locks = {table.name: threading.RLock() for table in TABLES}
+
+    @contextmanager
+    def latest(self, table: Table) -> Iterator[DeltaTable | None]:
+        """The table as it stands now, or None when it was never created. After an error it is opened anew."""
+        with self._locks[table.name]:
+            handle = self._handles.pop(table.name, None)
+            if handle is None:
+                handle = _opened(_place(self._home, table))
+            else:
+                handle.update_incremental()
+            yield handle
+            if handle is not None:
+                self._handles[table.name] = handle
+
+    def committed_batch(self, table: Table) -> int:
+        """The number of the last batch committed to a table. Raises StorageRefused, StorageUnavailable."""
+
+        def look() -> int:
+            with self.latest(table) as handle:
+                return self.batch_of(table, handle)
+
+        return persistently(f"open the table {_place(self._home, table).uri}", look)
+
+    def batch_of(self, table: Table, handle: DeltaTable | None) -> int:
+        """The same of a handle that `latest` gave."""
+        if handle is None:
+            return 0
+        version, batch = self._batches.get(table.name, (-1, 0))
+        if handle.version() != version:
+            # It reads a dozen files of the log, though there be nothing new in them.
+            batch = committed_batch(handle)
+            self._batches[table.name] = (handle.version(), batch)
+        return batch
+
+    def committed(self, table: Table, handle: DeltaTable, batch: int) -> None:
+        """A batch was committed through this handle, which itself does not know it yet."""
+        self._batches[table.name] = (handle.version() + 1, batch)
+
+
 def committed_batch(handle: DeltaTable | None) -> int:
     """The number of the last batch committed to a table; 0 before the first."""
     return 0 if handle is None else handle.transaction_version(APPLICATION) or 0
@@ -257,28 +310,33 @@ def write_file(
     return AddedFile(path, buffer.tell(), content.num_rows, dict(partition), _statistics(table, content))
 
 
-def commit(home: Home, table: Table, batch: int, nonce: str, adds: Sequence[AddedFile]) -> None:
+def commit(
+    home: Home, table: Table, batch: int, nonce: str, adds: Sequence[AddedFile], tables: OpenTables | None = None
+) -> None:
     """Append a batch's files to a table in one Delta transaction, exactly once.
 
     Replay, also by another process, finds the batch's transaction in the table and changes nothing.
-    Raises AnotherStreamRunning when a rival committed this batch while we tried, StorageRefused, and
-    StorageUnavailable at the deadline.
+    `tables` spares a writer of many batches reading the log for each. Raises AnotherStreamRunning when a rival
+    committed this batch while we tried, StorageRefused, and StorageUnavailable at the deadline.
     Protocol: Delta Lake `txn` actions; check and commit go through one handle, so that a commit in between is refused.
     """
     place = _place(home, table)
+    tables = tables or OpenTables(home)
     tried = False
 
     def commit_or_recognise() -> None:
         # After a fault it is unknown whether the write landed; the next look at the table tells.
         nonlocal tried
-        handle = _opened(place)
-        if committed_batch(handle) >= batch:
-            if tried:
-                _recognise(home, handle, table, batch, nonce)
-            return
-        tried = True
-        metadata = {"fruits.batch": str(batch), "fruits.nonce": nonce}
-        _append(handle or _created(place, table), table, Transaction(APPLICATION, batch), metadata, adds)
+        with tables.latest(table) as handle:
+            if tables.batch_of(table, handle) >= batch:
+                if tried:
+                    _recognise(home, handle, table, batch, nonce)
+                return
+            tried = True
+            metadata = {"fruits.batch": str(batch), "fruits.nonce": nonce}
+            handle = handle or _created(place, table)
+            _append(handle, table, Transaction(APPLICATION, batch), metadata, adds)
+            tables.committed(table, handle, batch)
 
     persistently(f"commit batch {batch} to {place.uri}", commit_or_recognise, again=UNKNOWN_OUTCOME)
 

@@ -27,7 +27,7 @@ from features.plan import (
     write_result,
 )
 from features.registry import load_network
-from features.tables import PROJECTION_ROWS, TABLES, commit, committed_batch, open_table
+from features.tables import PROJECTION_ROWS, TABLES, OpenTables, commit
 from streaming.pacing import cut, estimated_work_s
 from streaming.refusals import Refusals
 from streaming.task import Task, TaskMessage, run_tasks
@@ -67,6 +67,7 @@ class MicroBatches:
         self._spark = spark
         self._home = home
         self._limits = limits
+        self._tables = OpenTables(home)
         self._nonce = nonce
         self._on_commit = on_commit
         self._networks: dict[str, Broadcast[bytes]] = {}
@@ -96,7 +97,7 @@ class MicroBatches:
         # Waiting for the batch before is no stage of this one.
         clock.lap_s()
         for table in TABLES:
-            commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()))
+            commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables)
         commit_s = clock.lap_s()
         self._on_commit(plan, result)
         return BatchReport(
@@ -168,7 +169,7 @@ class MicroBatches:
 
     def _refuse_half_committed(self, plan: Plan) -> None:
         for table in TABLES:
-            if committed_batch(open_table(self._home, table)) >= plan.batch:
+            if self._tables.committed_batch(table) >= plan.batch:
                 raise StateDamaged(
                     f"The table {table.name} holds batch {plan.batch}, but the batch's result is gone. "
                     f"Delete {self._home.batches.uri_of(plan_key(plan.batch))} and start again: "
