@@ -6,11 +6,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -69,7 +69,7 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
     try:
         with _standard_error_to(said), _interrupts_kept():
             return builder.getOrCreate()
-    except (Py4JJavaError, PySparkException, OSError, ValueError) as error:
+    except (Py4JError, PySparkException, OSError, ValueError) as error:
         lines = said.read_text(errors="replace").splitlines()
         # Indented lines are frames of a stack.
         last_words = [line for line in lines if line.strip() and not line[0].isspace()][-1:] or [str(error)]
@@ -79,7 +79,9 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
 def close_session(session: SparkSession) -> None:
     """Stop Spark, its Java process and the thread that answers it: the process can then end in peace."""
     gateway = session.sparkContext._gateway
-    session.stop()
+    # A Java process that is gone has stopped; what it took along is said by whoever was working with it.
+    with suppress(Py4JError, ConnectionError):
+        session.stop()
     if gateway is not None:
         gateway.shutdown()
         SparkContext._gateway = SparkContext._jvm = None
