@@ -23,8 +23,9 @@ from obstore.exceptions import BaseError, NotFoundError
 from pydantic import TypeAdapter, ValidationError
 
 from features.errors import StorageUnavailable
+from features.faults import reason
 from features.home import Home
-from features.objects import Place, keys_below, overwrite, read_if_there, reason
+from features.objects import Place, keys_below, overwrite, read_if_there
 
 # Longer than a refit takes from its first object to its index.
 UNNAMED_KEPT = timedelta(days=1)

@@ -23,9 +23,15 @@ class InvalidSetting(FruitsError):
 
 
 class StorageUnavailable(FruitsError):
-    """Object storage did not answer, or refused, until the deadline; nothing was half-written."""
+    """Storage did not do what it was asked until the deadline; nothing was half-written."""
 
     retryable = True
+
+
+class StorageRefused(StorageUnavailable):
+    """Storage said no, and will again: a permission, a key, a bucket."""
+
+    retryable = False
 
 
 class WeightsUnavailable(FruitsError):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError
 
 from features.errors import StorageUnavailable
-from features.objects import Place, printable, reason
+from features.faults import Fault, fault_of, is_fault, persistently, reason
+from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, printable
 from features.rejects import Reason, Rejected
 
 if TYPE_CHECKING:
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 Cleaning = Literal["keep", "archive", "delete"]
 
 _ESCAPED_BYTE = printable("\udcff")[:4]
+_REPLACED = "Another version stood there when it was read."
 _UNFINISHED_ENDINGS = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".download", ".swp", "~", "._COPYING_")
+
+
+class Refused(Rejected):
+    """Storage refuses this object: a permission, its key, its storage class; `words` are what it says."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(Reason.UNREADABLE, f"It may not be read: {words}.")
+        self.words = words
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,21 @@ def fetch(landing: Place, landed: Landed) -> bytes:
     """The bytes of exactly the version that was listed.
 
     Raises Rejected when it can never be had: `replaced` (another version stands there), `missing`, `unreadable`
-    (no permission, or a key the storage client cannot address). Raises StorageUnavailable for what may pass.
+    (Refused when storage refuses this object; or a key the storage client cannot address). Raises StorageRefused when
+    storage refuses everything, StorageUnavailable for what may pass and has not within two minutes.
     Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
     """
-    return _fetch_file(landing, landed) if landing.is_local else _fetch_object(landing, landed)
+    read = _read_file if landing.is_local else _read_object
+
+    def read_or_reject() -> bytes:
+        try:
+            return read(landing, landed)
+        except Exception as error:
+            if is_fault(error):
+                _reject_if_lost(error, landed)
+            raise
+
+    return persistently(f"read {landing.uri_of(landed.key)}", read_or_reject)
 
 
 def clear_away(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
@@ -69,12 +89,13 @@ def clear_away(landing: Place, archive: Place, landed: Landed, cleaning: Cleanin
 
     A version that was uploaded in between stays where it is. Replay finds nothing left to do. On S3 the copy and the
     delete are conditional on the etag; on disk the check comes right before the rename or unlink.
+    Raises StorageRefused, StorageUnavailable.
     """
     if cleaning == "keep":
         return False
-    if landing.is_local:
-        return _clear_file(landing, archive, landed, cleaning)
-    return _clear_object(landing, archive, landed, cleaning)
+    clear = _clear_file if landing.is_local else _clear_object
+    what = f"clear away {landing.uri_of(landed.key)}"
+    return persistently(what, lambda: clear(landing, archive, landed, cleaning))
 
 
 def archived_name(landed: Landed) -> str:
@@ -125,37 +146,40 @@ def _list_bucket(landing: Place) -> Iterator[Landed]:
         raise StorageUnavailable(f"Cannot list {landing.uri}: {reason(error)}.") from error
 
 
-def _fetch_file(landing: Place, landed: Landed) -> bytes:
-    try:
-        with (landing.directory / landed.key).open("rb") as file:
-            body = file.read(landed.size_bytes + 1)
-            if _etag(os.fstat(file.fileno())) != landed.etag or len(body) != landed.size_bytes:
-                raise Rejected(Reason.REPLACED, "Another version of the file stood there when it was read.")
-            return body
-    except FileNotFoundError:
-        if _ESCAPED_BYTE in landed.key:
-            raise Rejected(Reason.UNREADABLE, "The file's name is not UTF-8; rename it.") from None
-        raise Rejected(Reason.MISSING, "The file was gone when it was read.") from None
-    except PermissionError as error:
-        raise Rejected(Reason.UNREADABLE, f"The file may not be read: {error.strerror}.") from error
-    except OSError as error:
-        raise StorageUnavailable(f"Cannot read {landing.uri_of(landed.key)}: {reason(error)}.") from error
+def _read_file(landing: Place, landed: Landed) -> bytes:
+    with (landing.directory / landed.key).open("rb") as file:
+        body = file.read(landed.size_bytes + 1)
+        if _etag(os.fstat(file.fileno())) != landed.etag:
+            raise Rejected(Reason.REPLACED, _REPLACED)
+        return _whole(body, landed)
 
 
-def _fetch_object(landing: Place, landed: Landed) -> bytes:
+def _read_object(landing: Place, landed: Landed) -> bytes:
     try:
-        return bytes(obstore.get(landing.store, landed.key, options={"if_match": f'"{landed.etag}"'}).bytes())
-    except PreconditionError:
-        raise Rejected(Reason.REPLACED, "Another version of the object stood there when it was read.") from None
-    except (NotFoundError, FileNotFoundError):
-        raise Rejected(Reason.MISSING, "The object was gone when it was read.") from None
-    except PermissionDeniedError as error:
-        raise Rejected(Reason.UNREADABLE, "Storage refused access to the object.") from error
+        found = obstore.get(landing.store, landed.key, options={"if_match": f'"{landed.etag}"'})
     except ValueError as error:
         detail = "The key has an empty, '.' or '..' segment or a control character; upload it under another name."
         raise Rejected(Reason.UNREADABLE, detail) from error
-    except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot read {landing.uri_of(landed.key)}: {reason(error)}.") from error
+    return _whole(bytes(found.bytes()), landed)
+
+
+def _whole(body: bytes, landed: Landed) -> bytes:
+    # The version is the right one, so only the way here can have cut it.
+    if len(body) != landed.size_bytes:
+        raise ConnectionError(f"{len(body)} of {landed.size_bytes} bytes came")
+    return body
+
+
+def _reject_if_lost(error: Exception, landed: Landed) -> None:
+    fault = fault_of(error)
+    if fault is Fault.MISSING and _ESCAPED_BYTE in landed.key:
+        raise Rejected(Reason.UNREADABLE, "The file's name is not UTF-8; rename it.") from error
+    if fault is Fault.MISSING:
+        raise Rejected(Reason.MISSING, "It was gone when it was read.") from error
+    if fault is Fault.CHANGED:
+        raise Rejected(Reason.REPLACED, _REPLACED) from error
+    if fault is Fault.REFUSED_OBJECT:
+        raise Refused(reason(error)) from error
 
 
 def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
@@ -172,8 +196,6 @@ def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleani
 
 
 def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     client = _s3_client(landing)
     bucket, prefix = landing.bucket_and_prefix
     key = "/".join(filter(None, (prefix, landed.key)))
@@ -188,12 +210,10 @@ def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Clea
                 CopySourceIfMatch=etag,
             )
         client.delete_object(Bucket=bucket, Key=key, IfMatch=etag)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey", "404"):
+    except Exception as error:
+        if is_fault(error) and fault_of(error) in (Fault.CHANGED, Fault.MISSING):
             return False
-        raise StorageUnavailable(f"Cannot clear away {landing.uri_of(landed.key)}: {reason(error)}.") from error
-    except BotoCoreError as error:
-        raise StorageUnavailable(f"Cannot clear away {landing.uri_of(landed.key)}: {reason(error)}.") from error
+        raise
     return True
 
 
@@ -203,5 +223,12 @@ def _s3_client(place: Place) -> "S3Client":
     from botocore.config import Config
 
     options: dict[str, Any] = {"endpoint_url": place.s3_endpoint, "region_name": place.s3_region}
-    retries = Config(retries={"mode": "standard", "max_attempts": 8}, max_pool_connections=32)
-    return boto3.client("s3", config=retries, **options)
+    config = Config(
+        # A short hiccup need not reach our own retries, which see what kind of fault it is.
+        retries={"mode": "standard", "max_attempts": 4},
+        connect_timeout=CONNECT_TIMEOUT.total_seconds(),
+        # Of each wait for bytes. A copy of a large object may take a while before S3 answers.
+        read_timeout=STALL_TIMEOUT.total_seconds(),
+        max_pool_connections=32,
+    )
+    return boto3.client("s3", config=config, **options)

@@ -2,9 +2,6 @@
 
 import fcntl
 import os
-import random
-import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,23 +12,25 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from features.errors import InvalidSetting, StorageUnavailable
+from features.errors import InvalidSetting
+from features.faults import REFUSALS, UNKNOWN_OUTCOME, fault_of, is_fault, persistently
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion
     from obstore.store import S3Config
 
-RETRY_DEADLINE_S = 120.0
+CONNECT_TIMEOUT = timedelta(seconds=5)
+# Of a download, each wait for the next bytes; of an upload, which obstore watches as a whole, all of it: 16 MB are the
+# most that is ever put at once.
+STALL_TIMEOUT = timedelta(seconds=30)
+# A whole request with its body. A photo of 64 MiB gets through at 0.25 MB/s; what comes more slowly is a fault.
+REQUEST_TIMEOUT = timedelta(seconds=300)
+# A short hiccup need not reach our own retries, which see what kind of fault it is.
+_INNER_RETRIES = 3
+_INNER_RETRY_TIMEOUT = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,10 @@ class Place:
         """Storage options for `deltalake`, which opens its own connection to the same place."""
         if self.is_local:
             return {}
-        options = {"conditional_put": "etag"}
+        # deltalake knows no limit for a stall alone (1.6.6 passes `read_timeout` over), so the whole request has it.
+        options = {"conditional_put": "etag", "timeout": _seconds(STALL_TIMEOUT)}
+        options |= {"connect_timeout": _seconds(CONNECT_TIMEOUT), "max_retries": str(_INNER_RETRIES)}
+        options |= {"retry_timeout": _seconds(_INNER_RETRY_TIMEOUT)}
         if self.s3_endpoint:
             options |= {"aws_endpoint": self.s3_endpoint, "aws_virtual_hosted_style_request": "false"}
             options |= {"aws_allow_http": "true"} if self.s3_endpoint.startswith("http://") else {}
@@ -115,16 +117,12 @@ def printable(text: str) -> str:
 def read(place: Place, key: str) -> bytes:
     """The bytes of one object.
 
-    Raises FileNotFoundError when it is not there, StorageUnavailable when storage does not answer.
+    Raises FileNotFoundError when it is not there, StorageRefused, StorageUnavailable when storage does not answer.
     """
     try:
-        return bytes(obstore.get(place.store, key).bytes())
-    except (NotFoundError, FileNotFoundError) as error:
-        if "NoSuchBucket" in str(error):
-            raise StorageUnavailable(f"Cannot read {place.uri_of(key)}: {reason(error)}.") from error
+        return persistently(f"read {place.uri_of(key)}", lambda: bytes(obstore.get(place.store, key).bytes()))
+    except FileNotFoundError:
         raise FileNotFoundError(place.uri_of(key)) from None
-    except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot read {place.uri_of(key)}: {reason(error)}.") from error
 
 
 def read_if_there(place: Place, key: str) -> bytes | None:
@@ -140,57 +138,57 @@ def write_once(place: Place, key: str, body: bytes) -> bytes:
 
     S3 may carry out a write and lose the answer, so a failed put is followed by a look at what is there: the
     caller recognises its own write by a nonce in the returned bytes. Replay returns the first write's bytes.
-    Raises StorageUnavailable when neither the write nor the look succeeds before the deadline.
+    Raises StorageRefused, and StorageUnavailable when neither the write nor the look succeeds before the deadline.
     Protocol: `If-None-Match: *` (Amazon S3 conditional writes); a hard link on disk.
     """
-    place.create()
-    for wait_s in backoff_s():
+
+    def create_or_look() -> bytes:
+        place.create()
         try:
             obstore.put(place.store, key, body, mode="create")
-            return body
-        except (AlreadyExistsError, FileExistsError):
-            return read(place, key)
-        except (NotFoundError, PermissionDeniedError, UnauthenticatedError) as error:
-            raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(error)}.") from error
-        except (BaseError, OSError) as error:
-            failure = error
-        standing = read_if_there(place, key)
-        if standing is not None:
+        except Exception as error:
+            if not is_fault(error) or fault_of(error) in REFUSALS:
+                raise
+            standing = _read_if_there_now(place, key)
+            if standing is None:
+                raise
             return standing
-        time.sleep(wait_s)
-    raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(failure)}.") from failure
+        return body
+
+    return persistently(f"write {place.uri_of(key)}", create_or_look, again=UNKNOWN_OUTCOME)
 
 
 def overwrite(place: Place, key: str, body: bytes) -> None:
-    """Put an object, whatever was there. Raises StorageUnavailable when storage does not answer."""
-    place.create()
-    try:
+    """Put an object, whatever was there. Raises StorageRefused, StorageUnavailable when storage does not answer."""
+
+    def put() -> None:
+        place.create()
         obstore.put(place.store, key, body)
-    except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(error)}.") from error
+
+    persistently(f"write {place.uri_of(key)}", put, again=UNKNOWN_OUTCOME)
 
 
 def change(place: Place, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
     """Replace an object by what `edit` makes of it (None: it is not there), as if nobody else wrote, and return that.
 
     `edit` is called again when somebody did, and when the answer to a write was lost; it must find its own work done
-    then. What `edit` raises leaves the object as it is. Raises StorageUnavailable at the deadline.
+    then. What `edit` raises leaves the object as it is. Raises StorageRefused, and StorageUnavailable at the deadline.
     Protocol: `If-Match` and `If-None-Match` (Amazon S3 conditional writes); a lock on the directory on disk.
     """
-    place.create()
-    failure: Exception | None = None
-    for wait_s in backoff_s():
-        try:
-            with _locked(place):
-                return _change_once(place, key, edit)
-        except (AlreadyExistsError, PreconditionError) as error:
-            failure = error
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StorageUnavailable(f"Cannot write {place.uri_of(key)}: {reason(error)}.") from error
-        except (BaseError, OSError) as error:
-            failure = error
-        time.sleep(wait_s)
-    raise StorageUnavailable(f"Cannot change {place.uri_of(key)}: {failure and reason(failure)}.") from failure
+
+    def change_alone() -> bytes:
+        place.create()
+        with _locked(place):
+            return _change_once(place, key, edit)
+
+    return persistently(f"change {place.uri_of(key)}", change_alone, again=UNKNOWN_OUTCOME)
+
+
+def _read_if_there_now(place: Place, key: str) -> bytes | None:
+    try:
+        return bytes(obstore.get(place.store, key).bytes())
+    except (NotFoundError, FileNotFoundError):
+        return None
 
 
 def _change_once(place: Place, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
@@ -223,42 +221,18 @@ def _locked(place: Place) -> Iterator[None]:
 
 
 def keys_below(place: Place) -> Iterator[str]:
-    """Every key below a place, in no promised order; nothing when the place does not exist."""
-    try:
-        for page in obstore.list(place.store):
-            yield from (meta["path"] for meta in page)
-    except (NotFoundError, FileNotFoundError):
-        return
-    except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot list {place.uri}: {reason(error)}.") from error
+    """Every key below a place, in no promised order; nothing when the place does not exist.
 
-
-def backoff_s(deadline_s: float = RETRY_DEADLINE_S) -> Iterator[float]:
-    """Waits for the tries that fit a deadline: exponential with full jitter, 0.1 s to 10 s.
-
-    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    Raises StorageRefused, StorageUnavailable.
     """
-    ends_at = time.monotonic() + deadline_s
-    ceiling_s = 0.2
-    while time.monotonic() < ends_at:
-        yield random.uniform(0.1, ceiling_s)
-        ceiling_s = min(10.0, ceiling_s * 2)
 
+    def listed() -> list[str]:
+        return [meta["path"] for page in obstore.list(place.store) for meta in page]
 
-def reason(error: BaseException) -> str:
-    """What a storage library raised, as the end of a sentence: S3's own words when there are any."""
-    text = _ANSI.sub("", str(error))
-    if "//169.254.169.254/" in text:
-        return "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
-    code, message = (re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message"))
-    if code and message:
-        return f"{message[1].rstrip('.')} ({code[1]})"
-    causes = [line.strip(" ↳\t") for line in text.splitlines()]
-    return ": ".join(filter(None, causes))[:_REASON_CHARACTERS].rstrip(".") or type(error).__name__
-
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_REASON_CHARACTERS = 400
+    try:
+        yield from persistently(f"list {place.uri}", listed)
+    except FileNotFoundError:
+        return
 
 
 @lru_cache(maxsize=64)
@@ -276,6 +250,15 @@ def _open_store(place: Place) -> ObjectStore:
     return S3Store(
         prefix=prefix or None,
         config=config,
-        client_options={"allow_http": bool(place.s3_endpoint and place.s3_endpoint.startswith("http://"))},
-        retry_config={"max_retries": 8, "retry_timeout": timedelta(seconds=RETRY_DEADLINE_S)},
+        client_options={
+            "allow_http": bool(place.s3_endpoint and place.s3_endpoint.startswith("http://")),
+            "connect_timeout": CONNECT_TIMEOUT,
+            "read_timeout": STALL_TIMEOUT,
+            "timeout": REQUEST_TIMEOUT,
+        },
+        retry_config={"max_retries": _INNER_RETRIES, "retry_timeout": _INNER_RETRY_TIMEOUT},
     )
+
+
+def _seconds(duration: timedelta) -> str:
+    return f"{duration.total_seconds():.0f}s"

@@ -44,10 +44,14 @@ class AddedFile:
 
 @dataclass(frozen=True)
 class Counters:
-    """What a batch counted; seconds are summed over tasks, except `wall_s`."""
+    """What a batch counted; seconds are summed over tasks, except `wall_s`.
+
+    `refused` are the rejects that storage refused to hand out; a key that no client can address is none of them.
+    """
 
     photos: int = 0
     rejects: Mapping[str, int] = field(default_factory=dict)
+    refused: int = 0
     landed_bytes: int = 0
     fetch_s: float = 0.0
     decode_s: float = 0.0

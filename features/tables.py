@@ -1,13 +1,14 @@
 """The tables analysts query: parquet under a Delta log, appended to exactly once per batch."""
 
 import io
+import itertools
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 from numpy.typing import NDArray
-from obstore.exceptions import BaseError
 
 from features.errors import AnotherStreamRunning, HomeInUse, StateDamaged, StorageUnavailable
+from features.faults import UNKNOWN_OUTCOME, given_up, persistently, reason
 from features.home import Home
-from features.objects import Place, backoff_s, reason
+from features.objects import Place
 from features.plan import AddedFile
 
 APPLICATION = "fruits"
@@ -35,6 +36,8 @@ READ_ROWS = 2048
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 _INSTANT = pa.timestamp("us", tz="UTC")
 _HISTORY_SEARCHED = 200
+# pyarrow raises OSError for damage, too.
+_DAMAGE = ("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed")
 
 
 @dataclass(frozen=True)
@@ -137,22 +140,34 @@ TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
 
 
 def create_tables(home: Home) -> None:
-    """Create the tables that do not exist yet. Replay changes nothing."""
+    """Create the tables that do not exist yet. Replay changes nothing. Raises StorageRefused, StorageUnavailable."""
     for table in TABLES:
-        place = _place(home, table)
         if open_table(home, table) is None:
-            _create(place, table)
+            place = _place(home, table)
+            create = partial(_created, place, table)
+            persistently(f"create the table {place.uri}", create, again=UNKNOWN_OUTCOME)
 
 
 def open_table(home: Home, table: Table) -> DeltaTable | None:
-    """The table as it stands now, or None when it was never created."""
+    """The table as it stands now, or None when it was never created.
+
+    Raises StateDamaged when its log cannot be read, StorageRefused, StorageUnavailable.
+    """
     place = _place(home, table)
+    try:
+        return persistently(f"open the table {place.uri}", lambda: _opened(place))
+    except FileNotFoundError as error:
+        raise StateDamaged(f"The table {place.uri} lacks a file of its log; restore it. {reason(error)}.") from error
+
+
+def _opened(place: Place) -> DeltaTable | None:
     try:
         return DeltaTable(place.table_location, storage_options=place.table_options())
     except TableNotFoundError:
         return None
-    except (DeltaError, OSError) as error:
-        raise StorageUnavailable(f"Cannot open the table {place.uri}: {reason(error)}.") from error
+    except DeltaError as error:
+        # What storage says comes as OSError.
+        raise StateDamaged(f"The table {place.uri} cannot be read; restore it. {reason(error)}.") from error
 
 
 def committed_batch(handle: DeltaTable | None) -> int:
@@ -179,20 +194,42 @@ def data_files(handle: DeltaTable) -> list[DataFile]:
 def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Some columns of one file of a table, in the file's order, at most 2048 rows at a time.
 
-    Only the bytes of those columns are fetched, and memory holds one row group of them.
-    Raises StorageUnavailable, also when the file is gone, and StateDamaged when it is no parquet file.
+    Only the bytes of those columns are fetched, and memory holds one row group of them. After a fault the file is
+    opened again, and what was read before is passed over.
+    Raises StorageRefused, StorageUnavailable, also when the file is gone, and StateDamaged when it is no parquet file.
     """
     place = _place(home, table)
+    reading: Iterator[pa.RecordBatch] | None = None
+    done = 0
+
+    def next_rows() -> pa.RecordBatch | None:
+        nonlocal reading
+        reading = reading or itertools.islice(_rows_of(place, table, path, columns), done, None)
+        try:
+            return next(reading, None)
+        except Exception:
+            reading = None
+            raise
+
+    try:
+        while (rows := persistently(f"read {place.uri_of(path)}", next_rows)) is not None:
+            yield rows
+            done += 1
+    except FileNotFoundError as error:
+        raise StorageUnavailable(f"Cannot read {place.uri_of(path)}: {error}.") from error
+
+
+def _rows_of(place: Place, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     # What Delta has rewritten holds views of strings, which compute functions do not take.
     schema = pa.schema([table.schema.field(column) for column in columns])
     try:
         with _files_of(place).open_input_file(path) as file, pq.ParquetFile(file) as parquet:
             for rows in parquet.iter_batches(READ_ROWS, columns=list(columns), use_threads=False):
                 yield rows.select(list(columns)).cast(schema)
-    except pa.ArrowInvalid as error:
-        raise StateDamaged(f"{place.uri_of(path)} cannot be read; restore it. {reason(error)}.") from error
-    except (DeltaError, OSError) as error:
-        raise StorageUnavailable(f"Cannot read {place.uri_of(path)}: {reason(error)}.") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, pa.ArrowInvalid) or any(words in str(error) for words in _DAMAGE):
+            raise StateDamaged(f"{place.uri_of(path)} cannot be read; restore it. {reason(error)}.") from error
+        raise
 
 
 @lru_cache(maxsize=8)
@@ -207,7 +244,7 @@ def write_file(
     """Write rows as one parquet file under a name never used before; nobody sees them until a commit adds the file.
 
     `rows` maps every column of the file (all but the partitions) to values of equal length.
-    Raises StorageUnavailable; a file left by a failed attempt is never referenced.
+    Raises StorageRefused, StorageUnavailable; a file left by a failed attempt is never referenced.
     """
     content = pa.table(dict(rows), schema=table.file_schema)
     buffer = io.BytesIO()
@@ -215,10 +252,8 @@ def write_file(
     folders = "/".join(f"{column}={partition[column]}" for column in table.partitioned_by)
     path = f"{folders}/part-{uuid.uuid4()}.zstd.parquet"
     place = _place(home, table)
-    try:
-        obstore.put(place.store, path, buffer.getvalue())
-    except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot write {place.uri_of(path)}: {reason(error)}.") from error
+    what = f"write {place.uri_of(path)}"
+    persistently(what, lambda: obstore.put(place.store, path, buffer.getvalue()), again=UNKNOWN_OUTCOME)
     return AddedFile(path, buffer.tell(), content.num_rows, dict(partition), _statistics(table, content))
 
 
@@ -226,37 +261,33 @@ def commit(home: Home, table: Table, batch: int, nonce: str, adds: Sequence[Adde
     """Append a batch's files to a table in one Delta transaction, exactly once.
 
     Replay, also by another process, finds the batch's transaction in the table and changes nothing.
-    Raises AnotherStreamRunning when a rival committed this batch while we tried, StorageUnavailable at the deadline.
+    Raises AnotherStreamRunning when a rival committed this batch while we tried, StorageRefused, and
+    StorageUnavailable at the deadline.
     Protocol: Delta Lake `txn` actions; check and commit go through one handle, so that a commit in between is refused.
     """
+    place = _place(home, table)
     tried = False
-    for wait_s in backoff_s():
-        try:
-            handle = open_table(home, table)
-            if committed_batch(handle) >= batch:
-                if tried:
-                    _recognise(home, handle, table, batch, nonce)
-                return
-            tried = True
-            metadata = {"fruits.batch": str(batch), "fruits.nonce": nonce}
-            handle = handle or _create(_place(home, table), table)
-            _append(handle, table, Transaction(APPLICATION, batch), metadata, adds)
-        except (DeltaError, OSError, StorageUnavailable) as error:
-            # Whether the write landed is unknown; the next look at the table tells.
-            failure: Exception = error
-            time.sleep(wait_s)
-        else:
+
+    def commit_or_recognise() -> None:
+        # After a fault it is unknown whether the write landed; the next look at the table tells.
+        nonlocal tried
+        handle = _opened(place)
+        if committed_batch(handle) >= batch:
+            if tried:
+                _recognise(home, handle, table, batch, nonce)
             return
-    raise StorageUnavailable(
-        f"Cannot commit batch {batch} to {_place(home, table).uri}: {reason(failure)}."
-    ) from failure
+        tried = True
+        metadata = {"fruits.batch": str(batch), "fruits.nonce": nonce}
+        _append(handle or _created(place, table), table, Transaction(APPLICATION, batch), metadata, adds)
+
+    persistently(f"commit batch {batch} to {place.uri}", commit_or_recognise, again=UNKNOWN_OUTCOME)
 
 
 def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, application: str) -> None:
     """Delete the rows that a predicate chooses, unless `application` has committed since the handle was opened.
 
     Of whole partitions only their files' names go. Replay finds nothing left to do. Raises HomeInUse when it has,
-    and StorageUnavailable.
+    StorageRefused and StorageUnavailable; the handle has served its turn then.
     Protocol: Delta Lake `txn` actions, through the handle that the decision was made by.
     """
     number = (handle.transaction_version(application) or 0) + 1
@@ -269,7 +300,7 @@ def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, ap
     except CommitFailedError as error:
         raise HomeInUse(f"{_place(home, table).uri} was changed meanwhile; nothing was deleted. Try again.") from error
     except (DeltaError, OSError) as error:
-        raise StorageUnavailable(f"Cannot delete from {_place(home, table).uri}: {reason(error)}.") from error
+        raise given_up(f"delete from {_place(home, table).uri}", error) from error
 
 
 def append_once(
@@ -282,23 +313,21 @@ def append_once(
 ) -> bool:
     """Append files in one transaction unless the table holds what they bring, and say whether it was appended now.
 
-    A lost answer counts as not appended. Raises StorageUnavailable at the deadline.
+    A lost answer counts as not appended. Raises StorageRefused, and StorageUnavailable at the deadline.
     Protocol: as `commit`; appends by one application number themselves, so of two at once one is refused and looks
     again.
     """
-    for wait_s in backoff_s():
-        try:
-            handle = open_table(home, table) or _create(_place(home, table), table)
-            if there_already(handle):
-                return False
-            number = (handle.transaction_version(application) or 0) + 1
-            _append(handle, table, Transaction(application, number), metadata, adds)
-        except (DeltaError, OSError, StorageUnavailable) as error:
-            failure: Exception = error
-            time.sleep(wait_s)
-        else:
-            return True
-    raise StorageUnavailable(f"Cannot append to {_place(home, table).uri}: {reason(failure)}.") from failure
+    place = _place(home, table)
+
+    def append_unless_there() -> bool:
+        handle = _opened(place) or _created(place, table)
+        if there_already(handle):
+            return False
+        number = (handle.transaction_version(application) or 0) + 1
+        _append(handle, table, Transaction(application, number), metadata, adds)
+        return True
+
+    return persistently(f"append to {place.uri}", append_unless_there, again=UNKNOWN_OUTCOME)
 
 
 def _append(
@@ -328,19 +357,16 @@ def _recognise(home: Home, handle: DeltaTable | None, table: Table, batch: int, 
         )
 
 
-def _create(place: Place, table: Table) -> DeltaTable:
-    try:
-        return DeltaTable.create(
-            place.table_location,
-            schema=table.schema,
-            mode="ignore",
-            partition_by=list(table.partitioned_by),
-            name=table.name,
-            configuration={"delta.dataSkippingStatsColumns": ",".join(table.statistics_columns)},
-            storage_options=place.table_options(),
-        )
-    except (DeltaError, OSError) as error:
-        raise StorageUnavailable(f"Cannot create the table {place.uri}: {reason(error)}.") from error
+def _created(place: Place, table: Table) -> DeltaTable:
+    return DeltaTable.create(
+        place.table_location,
+        schema=table.schema,
+        mode="ignore",
+        partition_by=list(table.partitioned_by),
+        name=table.name,
+        configuration={"delta.dataSkippingStatsColumns": ",".join(table.statistics_columns)},
+        storage_options=place.table_options(),
+    )
 
 
 def _place(home: Home, table: Table) -> Place:

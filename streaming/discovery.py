@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 import pyarrow.compute as pc
 
 from features.errors import StorageUnavailable
+from features.faults import backoff_s
 from features.home import Home
 from features.landing import Landed, list_landed, look_again
-from features.objects import Place, backoff_s
+from features.objects import Place
 from features.plan import read_plan
 from features.tables import FEATURE_ROWS, REJECT_ROWS, open_table
 

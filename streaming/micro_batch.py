@@ -21,6 +21,7 @@ from features.plan import AddedFile, Counters, Plan, Result, read_plan, read_res
 from features.registry import load_network
 from features.tables import PROJECTION_ROWS, TABLES, commit, committed_batch, open_table
 from streaming.pacing import cut, estimated_work_s
+from streaming.refusals import Refusals
 from streaming.task import Task, TaskMessage, run_tasks
 
 ATTEMPT_LIMIT = timedelta(hours=12)
@@ -65,12 +66,14 @@ class MicroBatches:
         self._networks: dict[str, Broadcast[bytes]] = {}
         self._broadcasting = threading.Lock()
         self._tasks_s: dict[int, list[float]] = {}
+        self._refusals = Refusals(home)
 
     def run(self, batch: int, in_turn: Callable[[], None] = lambda: None) -> BatchReport:
         """Take one planned batch to its commit; `in_turn` returns when all batches before it are committed.
 
         Replay with a result only rolls forward: no task runs, and a table that holds the batch is skipped.
-        Raises AnotherStreamRunning, BatchFailed when its tasks cannot be finished, StorageUnavailable, StateDamaged.
+        Raises AnotherStreamRunning, BatchFailed when its tasks cannot be finished, StorageRefused, also when storage
+        refused most of the last photos, StorageUnavailable, StateDamaged.
         """
         clock = _Clock()
         plan = read_plan(self._home, batch)
@@ -159,6 +162,7 @@ class MicroBatches:
         outcomes = counters.photos + sum(counters.rejects.values())
         if outcomes != len(plan.objects):
             raise StateDamaged(f"Batch {plan.batch} has {len(plan.objects)} objects but {outcomes} outcomes.")
+        self._refusals.stop_if_most_were(plan, counters, next((m.refusal for m in messages if m.refusal), ""))
         adds = _added(messages)
         projections = sum(added.rows for added in adds[PROJECTION_ROWS.name])
         if projections != counters.photos * len(pca_versions):

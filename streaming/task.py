@@ -18,7 +18,7 @@ from features.featurizer import Featurizer
 from features.home import Home
 from features.image import Limits, Photo
 from features.isolation import decode_isolated, decode_or_die
-from features.landing import Landed, fetch
+from features.landing import Landed, Refused, fetch
 from features.launch import make_the_next_launch_light
 from features.objects import Place, printable
 from features.pca import project
@@ -57,6 +57,8 @@ class TaskMessage:
     adds: Mapping[str, tuple[AddedFile, ...]]
     rejected_keys: tuple[str, ...]
     counters: Counters
+    refusal: str = ""
+    """What storage said of an object that it refused, if it refused any."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class _Outcome:
     vectors: list[NDArray[np.float32]] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     rejected_keys: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def timed(self, stage: str, work: Callable[[], _T]) -> _T:
@@ -105,7 +108,8 @@ def _run(task: Task, network: "Broadcast[bytes]", decode: Decode) -> TaskMessage
         except Rejected as rejected:
             _reject(fetched, task, rejected, outcome)
     adds = outcome.timed("write", lambda: _written(task, outcome))
-    return TaskMessage(adds, tuple(outcome.rejected_keys), _counters(task, outcome))
+    refusal = outcome.refusals[0] if outcome.refusals else ""
+    return TaskMessage(adds, tuple(outcome.rejected_keys), _counters(task, outcome), refusal)
 
 
 _featurizers: dict[str, Featurizer] = {}
@@ -172,6 +176,8 @@ def _reject(fetched: _Fetched, task: Task, rejected: Rejected, outcome: _Outcome
     common = _common_columns(fetched.landed, task)
     outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
     outcome.rejected_keys.append(fetched.landed.key)
+    if isinstance(rejected, Refused):
+        outcome.refusals.append(rejected.words)
 
 
 def _common_columns(landed: Landed, task: Task) -> dict[str, Any]:
@@ -216,6 +222,7 @@ def _counters(task: Task, outcome: _Outcome) -> Counters:
     return Counters(
         photos=len(outcome.rows),
         rejects=dict(Counter(row["reason"] for row in outcome.rejects)),
+        refused=len(outcome.refusals),
         landed_bytes=sum(landed.size_bytes for landed in task.objects),
         fetch_s=outcome.seconds["fetch"],
         decode_s=outcome.seconds["decode"],

@@ -98,7 +98,7 @@ def bucket(s3: "S3Client") -> str:
 @pytest.fixture
 def proxy(s3_server: str) -> Iterator[str]:
     """The URL of a fault proxy before the S3 server."""
-    command = [sys.executable, str(Path(__file__).with_name("fault_proxy.py")), s3_server]
+    command = [sys.executable, str(Path(__file__).parents[1] / "benchmarks/fault_proxy.py"), s3_server]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_proxy import Rule, set_rules
 from features.errors import InvalidSetting, StorageUnavailable
 from features.objects import Place, change, keys_below, read, read_if_there, write_once
 from tests.conftest import REGION
-from tests.fault_proxy import Rule, set_rules
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -106,7 +106,7 @@ def test_a_change_whose_answer_was_lost_is_found_done(proxy: str, bucket: str) -
 def test_a_stopped_process_that_holds_the_lock_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("features.objects.backoff_s", lambda: iter([0.01] * 3))
+    monkeypatch.setattr("features.faults.backoff_s", lambda: iter([0.01] * 3))
     place = Place.at(str(tmp_path))
     directory = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)

@@ -165,7 +165,7 @@ def test_what_is_gone_from_a_complete_listing_is_forgotten_and_only_then(tmp_pat
 def test_a_failed_listing_forgets_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, s3: "S3Client", s3_server: str
 ) -> None:
-    monkeypatch.setattr("features.objects.RETRY_DEADLINE_S", 0.5)
+    monkeypatch.setattr("features.faults.RETRY_DEADLINE_S", 0.5)
     monkeypatch.setattr("streaming.discovery.LISTING_DEADLINE_S", 0.5)
     s3.put_object(Bucket=bucket, Key="landing/a.jpg", Body=b"x")
     discovery = Discovery(Place.at(f"s3://{bucket}/landing", s3_server, REGION))

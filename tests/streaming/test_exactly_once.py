@@ -15,6 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from batch.reproject import Watcher, reproject
+from benchmarks.fault_proxy import Rule, set_rules, unused_rules
 from bootstrap.weights import CompiledNetwork
 from features.errors import AnotherStreamRunning, StateDamaged
 from features.plan import read_plan, write_plan
@@ -23,7 +24,6 @@ from features.settings import Settings, load_settings
 from features.tables import TABLES, create_tables
 from ops.status import look
 from streaming.service import stream_in
-from tests.fault_proxy import Rule, set_rules, unused_rules
 from tests.feature_rows import serve_a_model
 from tests.pictures import jpeg, text_file, truncated_jpeg
 from tests.stream_run import Run, outcomes, rows, run_here, stream_process

@@ -1,0 +1,131 @@
+"""In bad weather the stream ends with the rows of a calm day, and refuses to take a lost permission for bad photos."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.fault_proxy import Rule, Weather, faults, s3_error, set_rules, set_weather
+from features.errors import BatchFailed, StorageRefused
+from features.landing import Landed
+from features.plan import Counters, Plan, Result, read_result, write_result
+from features.settings import Settings
+from ops.status import look
+from streaming.refusals import Refusals
+from tests.feature_rows import serve_a_model
+from tests.pictures import jpeg, text_file, truncated_jpeg
+from tests.stream_run import Run, outcomes, rows
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+Drain = Callable[[Settings], Run]
+MakeSettings = Callable[..., Settings]
+
+PHOTOS = {f"kiwi/{number}.jpg": jpeg(seed=number) for number in range(40)}
+BAD = {"kiwi/notes.jpg": text_file(), "kiwi/cut.jpg": truncated_jpeg()}
+DENIED = s3_error("AccessDenied", "Access Denied")
+
+
+def _land(s3: "S3Client", settings: Settings, photos: dict[str, bytes]) -> None:
+    bucket, prefix = settings.places().landing.bucket_and_prefix
+    for key, body in photos.items():
+        s3.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=body)
+
+
+def test_a_storm_leaves_no_trace_in_the_tables(
+    local_settings: MakeSettings, s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
+) -> None:
+    calm = local_settings()
+    serve_a_model(calm.places())
+    for key, body in (PHOTOS | BAD).items():
+        path = calm.places().landing.directory / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    drain(calm)
+
+    stormy = s3_settings(s3_endpoint=proxy, clean="archive", max_files=25)
+    serve_a_model(stormy.places())
+    _land(s3, stormy, PHOTOS | BAD)
+    storm = Weather(seed=1, error_503=0.03, error_500=0.03, reset=0.03, short_read=0.03, landed_error=0.03)
+    storm = replace(storm, slow_body=0.03, slow_body_s=0.1, stall=0.01, stall_s=0.5)
+    set_weather(proxy, storm)
+    drain(stormy)
+    came = faults(proxy)
+    set_weather(proxy, Weather())
+
+    assert min(came.values()) >= 1, came
+    assert outcomes(stormy) == outcomes(calm)
+    assert look(stormy.places(), verify=True).broken == []
+    bucket, prefix = stormy.places().archive.bucket_and_prefix
+    assert len(s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["Contents"]) == len(PHOTOS | BAD)
+    assert "Contents" not in s3.list_objects_v2(Bucket=bucket, Prefix="home/landing/")
+
+
+def test_one_refused_photo_is_a_reject_and_a_lost_key_or_permission_stops_the_stream(
+    s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
+) -> None:
+    settings = s3_settings(s3_endpoint=proxy)
+    landing = settings.places().landing
+    keys = list(PHOTOS)[:24]
+    _land(s3, settings, {key: PHOTOS[key] for key in keys[:12]})
+    set_rules(proxy, Rule("GET", rf"/landing/{keys[3]}", answer=403, body=DENIED, times=-1))
+    drain(settings)
+    assert rows(settings, "SELECT source, reason, detail FROM rejects") == [
+        {
+            "source": landing.uri_of(keys[3]),
+            "reason": "unreadable",
+            "detail": "It may not be read: Access Denied (AccessDenied).",
+        }
+    ]
+
+    _land(s3, settings, {key: PHOTOS[key] for key in keys[12:]})
+    disabled = s3_error("KMS.DisabledException", "The key is disabled.")
+    set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=400, body=disabled, times=-1))
+    with pytest.raises(
+        BatchFailed, match=r": Cannot read s3://.*\.jpg: The key is disabled \(KMS\.DisabledException\)"
+    ):
+        drain(settings)
+
+    # Together with the batch of the first run, 13 of 24.
+    set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=403, body=DENIED, times=-1))
+    with pytest.raises(StorageRefused) as stopped:
+        drain(settings)
+    assert str(stopped.value) == (
+        "Storage refused 13 of the last 24 photos: Access Denied (AccessDenied); check that this stream may read "
+        f"{landing.uri} and use its key, then start again: nothing was rejected by this batch."
+    )
+    assert not stopped.value.retryable
+    assert read_result(settings.places(), 2) is None
+
+    set_rules(proxy)
+    drain(settings)
+    assert {outcome["key"] for outcome in outcomes(settings) if outcome["reason"]} == {keys[3]}
+    assert {outcome["key"] for outcome in outcomes(settings)} == set(keys)
+
+
+def test_a_trickle_of_refused_photos_stops_the_stream_once_they_are_most_of_the_last_20(
+    local_settings: MakeSettings,
+) -> None:
+    home = local_settings().places()
+    refused = Counters(rejects={"unreadable": 1}, refused=1)
+    refusals = Refusals(home)
+    for batch in range(1, 20):
+        refusals.stop_if_most_were(_plan(batch), refused, "No")
+        write_result(home, Result(batch, "nonce", datetime.now(UTC), {}, ("a.jpg",), refused))
+    for after_a_start in (refusals, Refusals(home)):
+        with pytest.raises(StorageRefused, match=r"^Storage refused 20 of the last 20 photos: No; "):
+            after_a_start.stop_if_most_were(_plan(20), refused, "No")
+
+    mended = Refusals(home)
+    for batch in range(20, 30):
+        mended.stop_if_most_were(_plan(batch), Counters(photos=1), "")
+    mended.stop_if_most_were(_plan(30), refused, "No")
+
+
+def _plan(batch: int) -> Plan:
+    arrived_at = datetime(2026, 10, 3, tzinfo=UTC)
+    photo = Landed(f"{batch}.jpg", 1, "e", arrived_at)
+    return Plan(batch, "nonce", arrived_at, arrived_at.date(), "s3://bucket/landing", "", "featurizer", (photo,))
