@@ -67,8 +67,41 @@ class Cluster:
         """The pid of the worker, alive or not, under which a process was started."""
         return os.getsid(pid)
 
-    def _processes(self) -> "list[_Process]":
-        return _sessions({worker.pid for worker in self.workers})
+    def _processes(self) -> "list[Process]":
+        return processes_of({worker.pid for worker in self.workers})
+
+
+@dataclass(frozen=True)
+class Process:
+    """A living process: its command line and its parent's, arguments ended by zero bytes."""
+
+    pid: int
+    command: bytes
+    parents_command: bytes
+
+    @property
+    def is_executor(self) -> bool:
+        return b"CoarseGrainedExecutorBackend" in self.command
+
+    @property
+    def is_python(self) -> bool:
+        return b"pyspark.daemon" in self.command
+
+    @property
+    def parent_is_python(self) -> bool:
+        return b"pyspark.daemon" in self.parents_command
+
+
+def processes_of(leaders: set[int]) -> list[Process]:
+    """The living processes of the sessions that these pids lead or led; a zombie has no command and is left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            _, parent, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            command = (folder / "cmdline").read_bytes()
+            if int(session) in leaders and command:
+                found.append(Process(int(folder.name), command, _command(parent)))
+    return found
 
 
 @contextmanager
@@ -89,7 +122,7 @@ def spark_cluster(folder: Path, workers: int = 2, cores: int = 1) -> Iterator[Cl
     finally:
         started = [master, *(cluster.workers if cluster else ())]
         # Whoever was about to start another process when it was killed leaves it to the next look.
-        while living := _sessions({process.pid for process in started}):
+        while living := processes_of({process.pid for process in started}):
             for process in living:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
@@ -159,37 +192,6 @@ def _announced(log: Path, master: "subprocess.Popen[bytes]") -> str:
                 return line.rpartition(" ")[2]
         time.sleep(0.05)
     raise ClusterUnavailable(f"Spark's master does not start; {log} says why.")
-
-
-@dataclass(frozen=True)
-class _Process:
-    pid: int
-    command: bytes
-    parents_command: bytes
-
-    @property
-    def is_executor(self) -> bool:
-        return b"CoarseGrainedExecutorBackend" in self.command
-
-    @property
-    def is_python(self) -> bool:
-        return b"pyspark.daemon" in self.command
-
-    @property
-    def parent_is_python(self) -> bool:
-        return b"pyspark.daemon" in self.parents_command
-
-
-def _sessions(leaders: set[int]) -> list[_Process]:
-    """The living processes of some sessions; a zombie has no command and is left out."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            _, parent, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            command = (folder / "cmdline").read_bytes()
-            if int(session) in leaders and command:
-                found.append(_Process(int(folder.name), command, _command(parent)))
-    return found
 
 
 def _command(pid: str) -> bytes:
