@@ -6,10 +6,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
+from py4j.protocol import Py4JError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -38,7 +39,8 @@ def spark_session(master: str, name: str) -> Iterator[tuple[SparkSession, Path]]
 def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSession:
     """A session on `master`; what Spark keeps on disk, and what it says, goes below `scratch`.
 
-    Executors run this interpreter, so that they find the same packages. On YARN the cluster's own settings stand.
+    On this machine executors run this interpreter, so that they find the same packages; on a cluster the one that
+    PYSPARK_PYTHON names, else a copy of it at the same place. On YARN the cluster's own settings stand.
     Raises SparkUnavailable with Spark's last words.
     """
     builder = (
@@ -53,10 +55,13 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
             return builder.getOrCreate()
     logging = scratch / "log4j2.properties"
     logging.write_text(_QUIET)
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    if master.startswith("local") or "PYSPARK_PYTHON" not in os.environ:
+        os.environ["PYSPARK_PYTHON"] = sys.executable
+    if master.startswith(_ON_THIS_MACHINE):
+        builder = builder.config("spark.driver.host", "127.0.0.1")
     builder = (
         builder.master(master)
-        .config("spark.driver.host", "127.0.0.1")
         .config("spark.ui.enabled", "false")
         .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={logging.as_uri()} {_LIGHT_JVM}")
     )
@@ -64,15 +69,19 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
     try:
         with _standard_error_to(said), _interrupts_kept():
             return builder.getOrCreate()
-    except (PySparkException, OSError, ValueError) as error:
-        last_words = said.read_text(errors="replace").strip().splitlines()[-1:] or [str(error)]
+    except (Py4JError, PySparkException, OSError, ValueError) as error:
+        lines = said.read_text(errors="replace").splitlines()
+        # Indented lines are frames of a stack.
+        last_words = [line for line in lines if line.strip() and not line[0].isspace()][-1:] or [str(error)]
         raise SparkUnavailable(f"Spark does not start: {last_words[0]}") from error
 
 
 def close_session(session: SparkSession) -> None:
     """Stop Spark, its Java process and the thread that answers it: the process can then end in peace."""
     gateway = session.sparkContext._gateway
-    session.stop()
+    # A Java process that is gone has stopped; what it took along is said by whoever was working with it.
+    with suppress(Py4JError, ConnectionError):
+        session.stop()
     if gateway is not None:
         gateway.shutdown()
         SparkContext._gateway = SparkContext._jvm = None
@@ -102,6 +111,9 @@ def _interrupts_kept() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, kept)
 
+
+# Elsewhere executors must find the driver under the name that Spark found for this machine, or was given.
+_ON_THIS_MACHINE = ("local", "spark://127.0.0.1:")
 
 # Java only hands out work here. Its optimizing compiler and parallel collector took 9 % of the cores from the Python
 # workers in a stream's first minute, and 3 % are left with these (two cores, 350 px photos).

@@ -62,11 +62,13 @@ def outcomes(settings: Settings) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def stream_process(settings: Settings, *arguments: str, endpoint: str | None = None) -> Iterator[subprocess.Popen[str]]:
+def stream_process(
+    settings: Settings, *arguments: str, endpoint: str | None = None, master: str = "local[2,4]"
+) -> Iterator[subprocess.Popen[str]]:
     """`fruits stream` as a process that leads a group; what is left of the group is killed at the end."""
     command = [
         *(sys.executable, "-m", "ops.cli", "stream", "--home", settings.home, "--trigger", "200ms"),
-        *("--master", "local[2,4]", *arguments),
+        *("--master", master, *arguments),
     ]
     if endpoint or settings.s3_endpoint:
         command += ["--s3-endpoint", endpoint or str(settings.s3_endpoint), "--s3-region", str(settings.s3_region)]
