@@ -85,10 +85,19 @@ class LivePanel:
             return Text("starting Spark and listing the landing prefix", style="dim")
         backlog = self._news.backlog
         if backlog.oldest_arrived_at is None:
-            return Text("backlog  none", style="dim")
+            return Text(f"backlog  none{self._queue()}", style="dim")
         waited_s = (datetime.now(UTC) - backlog.oldest_arrived_at).total_seconds()
         more = " or more" if backlog.at_least else ""
-        return Text(f"backlog  {backlog.files:,}{more} files  {backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s")
+        return Text(
+            f"backlog  {backlog.files:,}{more} files  {backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s{self._queue()}"
+        )
+
+    def _queue(self) -> str:
+        queue = self._news.queue if self._news else None
+        if queue is None:
+            return ""
+        strange = f", {queue.unknown} of unknown shape" if queue.unknown else ""
+        return f"  ·  queue  {queue.depth.visible:,} messages, {queue.held:,} in hand{strange}"
 
     def _stages(self) -> Text:
         if self._last is None:
@@ -123,8 +132,11 @@ class JsonLines:
         self._news = news
 
     def _on_batch(self, report: BatchReport) -> None:
-        backlog = asdict(self._news.backlog) if self._news else {}
-        line = {"at": datetime.now(UTC), **asdict(report), "total_s": report.total_s, "backlog": backlog}
+        line = {"at": datetime.now(UTC), **asdict(report), "total_s": report.total_s, "backlog": {}}
+        if self._news is not None:
+            line["backlog"] = asdict(self._news.backlog)
+            if self._news.queue is not None:
+                line["queue"] = asdict(self._news.queue)
         print(json.dumps(_rounded(line), default=str), flush=True)
 
 

@@ -44,7 +44,10 @@ class Discovery:
         self._arrivals = Arrivals(home, seen)
         clear = clear_leftovers(home, cleaning, started_after)
         self._listing = Listing(home.landing, seen, self._arrivals, clear, watched.only_since)
-        self._queue = Queue(watched.queue, home.landing, home.landing.s3_region) if watched.queue else None
+        # Any wait has SQS ask all its servers, and a drain that waits long only ends later.
+        wait_s = 1 if watched.drain else None
+        region = home.landing.s3_region
+        self._queue = Queue(watched.queue, home.landing, region, wait_s) if watched.queue else None
         self._queue_news: QueueNews | None = None
         self._asked_depth_s = float("-inf")
         self._began_s = float("-inf")

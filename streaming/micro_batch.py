@@ -11,7 +11,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkContext
 
-from features.errors import BatchFailed, StateDamaged, last_words
+from features.errors import BatchFailed, StateDamaged, StorageRefused, last_words
 from features.home import Home
 from features.image import Limits
 from features.pca_models import versions_to_project
@@ -182,6 +182,10 @@ class MicroBatches:
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
+            if f"{StorageRefused.__module__}.{StorageRefused.__name__}: " in str(error.java_exception):
+                raise StorageRefused(
+                    f"{last_words(error)}. Batch {tasks[0].batch} waits for the next start."
+                ) from error
             raise BatchFailed(f"A task of batch {tasks[0].batch} failed on every try: {last_words(error)}.") from error
 
     def _network(self, featurizer: str) -> "Broadcast[bytes]":

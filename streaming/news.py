@@ -60,6 +60,14 @@ class Channel:
     def is_held(self) -> bool:
         return self._hold.exists()
 
+    def close(self) -> None:
+        """Tell the service that nothing more is found, and that what was settled is off the queue."""
+        self._closed.touch()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.exists()
+
     def committed(self, batch: int, outcome: Outcome) -> None:
         """Tell the planner that a batch has its rows."""
         note = {
@@ -92,6 +100,10 @@ class Channel:
     @property
     def _hold(self) -> Path:
         return self.folder / "hold"
+
+    @property
+    def _closed(self) -> Path:
+        return self.folder / "closed"
 
 
 def _replace(path: Path, content: bytes) -> None:

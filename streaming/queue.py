@@ -46,14 +46,16 @@ class Queue:
     """S3 event notifications from an SQS queue: each is held until what it tells of is settled, and then deleted.
 
     What is never settled comes again, to this process or to the next; so the same object may arrive more than once.
-    Raises InvalidSetting for a URL that is no standard queue's, or a landing that is not on S3.
+    `wait_s` is how long a receive waits for messages. Raises InvalidSetting for a URL that is no standard queue's, or
+    a landing that is not on S3.
     """
 
-    def __init__(self, url: str, landing: Place, region: str | None = None) -> None:
+    def __init__(self, url: str, landing: Place, region: str | None = None, wait_s: int | None = None) -> None:
         if landing.is_local:
             raise InvalidSetting(
                 f"A queue tells of objects on S3, and {landing.uri} is a directory; leave out --queue."
             )
+        self._wait_s = WAIT_S if wait_s is None else wait_s
         self._bucket, prefix = landing.bucket_and_prefix
         self._below = f"{prefix}/" if prefix else ""
         self._requests = Requests(_sqs_client(url, region), url)
@@ -155,7 +157,7 @@ class Queue:
         while self._may_poll(receiver):
             began_at, began_s = datetime.now(UTC), time.monotonic()
             # Only the first receiver polls a quiet queue; the others are not to be waited for when it has become quiet.
-            messages = self._requests.receive(WAIT_S if receiver == 0 else min(WAIT_S, 1), VISIBILITY_S)
+            messages = self._requests.receive(self._wait_s if receiver == 0 else 1, VISIBILITY_S)
             told = [(message, *self._ours(message["Body"])) for message in messages]
             with self._changed:
                 for message, objects, is_understood in told:

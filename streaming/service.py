@@ -113,6 +113,7 @@ class _Stream:
             self._let_begin(query)
             self._pipeline.close()
             self._cleaner.close()
+            self._let_close(query)
             failure = query.exception()
             query.stop()
         if self._failure is not None:
@@ -150,6 +151,12 @@ class _Stream:
         # What is planned already is begun rather than left to the next start; a listing that hangs is not waited for.
         deadline_s = time.monotonic() + GRACE_S
         while query.isActive and query.status["isTriggerActive"] and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
+
+    def _let_close(self, query: StreamingQuery) -> None:
+        # Messages that are not given back now are hidden from the next start for two minutes.
+        deadline_s = time.monotonic() + GRACE_S
+        while query.isActive and not self._channel.is_closed and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
 
     def _explained(self, failure: StreamingQueryException) -> Exception:

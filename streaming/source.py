@@ -193,6 +193,7 @@ class Planner:
         while not self._channel.is_held:
             time.sleep(HOLD_LOOK_S)
         self._discovery.close()
+        self._channel.close()
 
 
 def only_new_since(home: Home) -> datetime | None:

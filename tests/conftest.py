@@ -25,6 +25,7 @@ from tests.stream_run import Run, run_here
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+    from types_boto3_sqs import SQSClient
 
 REGION = "eu-west-3"
 
@@ -85,6 +86,17 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def s3(s3_server: str) -> "S3Client":
     return boto3.client("s3", endpoint_url=s3_server, region_name=REGION)
+
+
+@pytest.fixture(scope="session")
+def sqs(s3_server: str) -> "SQSClient":
+    return boto3.client("sqs", endpoint_url=s3_server, region_name=REGION)
+
+
+@pytest.fixture
+def queue_url(sqs: "SQSClient") -> str:
+    """The URL of a new, empty queue."""
+    return sqs.create_queue(QueueName=f"landed-{uuid.uuid4().hex[:12]}")["QueueUrl"]
 
 
 @pytest.fixture

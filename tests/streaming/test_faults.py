@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.fault_proxy import Rule, Weather, faults, s3_error, set_rules, set_weather
-from features.errors import BatchFailed, StorageRefused
+from features.errors import StorageRefused
 from features.landing import Landed
 from features.plan import Counters, Plan, Result, read_result, write_result
 from features.settings import Settings
@@ -85,7 +85,7 @@ def test_one_refused_photo_is_a_reject_and_a_lost_key_or_permission_stops_the_st
     disabled = s3_error("KMS.DisabledException", "The key is disabled.")
     set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=400, body=disabled, times=-1))
     with pytest.raises(
-        BatchFailed, match=r": Cannot read s3://.*\.jpg: The key is disabled \(KMS\.DisabledException\)"
+        StorageRefused, match=r"^Cannot read s3://.*\.jpg: The key is disabled \(KMS\.DisabledException\)"
     ):
         drain(settings)
 
