@@ -88,9 +88,8 @@ class LivePanel:
             return Text(f"backlog  none{self._queue()}", style="dim")
         waited_s = (datetime.now(UTC) - backlog.oldest_arrived_at).total_seconds()
         more = " or more" if backlog.at_least else ""
-        return Text(
-            f"backlog  {backlog.files:,}{more} files  {backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s{self._queue()}"
-        )
+        size = f"{backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s"
+        return Text(f"backlog  {backlog.files:,}{more} files  {size}{self._queue()}")
 
     def _queue(self) -> str:
         queue = self._news.queue if self._news else None
