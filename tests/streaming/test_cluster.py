@@ -22,7 +22,7 @@ from tests.feature_rows import serve_a_model
 from tests.pictures import encoded, grainy, text_file, truncated_jpeg
 from tests.stream_run import rows, stream_process
 
-PHOTOS = 30
+PHOTOS = 24
 CONF = """\
 spark.dynamicAllocation.enabled                  true
 spark.dynamicAllocation.shuffleTracking.enabled  true
