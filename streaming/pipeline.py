@@ -66,9 +66,11 @@ class Pipeline:
         """Finish what is in flight; after a failure, give up what follows it. No batch begins any more."""
         with self._closing:
             self._closed = True
-        if self.failure is not None:
-            self._batches.give_up()
-        self._threads.shutdown()
+        try:
+            if self.failure is not None:
+                self._batches.give_up()
+        finally:
+            self._threads.shutdown()
 
     def _run(self, batch: int, before: Future[None] | None) -> None:
         def in_turn() -> None:

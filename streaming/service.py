@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JJavaError, Py4JNetworkError
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -94,6 +94,14 @@ class _Stream:
 
     def run_until(self, stop: threading.Event) -> None:
         try:
+            self._run(stop)
+        except (ConnectionError, Py4JNetworkError) as error:
+            raise SparkUnavailable(
+                "Spark's Java process has ended; start the stream again: it goes on where it was."
+            ) from error
+
+    def _run(self, stop: threading.Event) -> None:
+        try:
             query = self._start()
         except (Py4JJavaError, PySparkException) as error:
             raise SparkUnavailable(f"Spark cannot start the stream: {last_words(error)}.") from error
@@ -110,9 +118,11 @@ class _Stream:
         finally:
             self._channel.hold()
             self._pipeline.hurry()
-            self._let_begin(query)
-            self._pipeline.close()
-            self._cleaner.close()
+            try:
+                self._let_begin(query)
+            finally:
+                self._pipeline.close()
+                self._cleaner.close()
             self._let_close(query)
             failure = query.exception()
             query.stop()

@@ -1,5 +1,6 @@
 """The Spark session the stream runs in."""
 
+import logging
 import os
 import signal
 import sys
@@ -43,6 +44,8 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
     PYSPARK_PYTHON names, else a copy of it at the same place. On YARN the cluster's own settings stand.
     Raises SparkUnavailable with Spark's last words.
     """
+    # What goes wrong between here and Java is raised, too, and reaches the user once, as a sentence.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
     builder = (
         SparkSession.builder.appName(name)
         .config("spark.sql.warehouse.dir", f"{scratch}/warehouse")
@@ -53,8 +56,8 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
     if master.startswith("yarn"):
         with _interrupts_kept():
             return builder.getOrCreate()
-    logging = scratch / "log4j2.properties"
-    logging.write_text(_QUIET)
+    log4j = scratch / "log4j2.properties"
+    log4j.write_text(_QUIET)
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     if master.startswith("local") or "PYSPARK_PYTHON" not in os.environ:
         os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -63,7 +66,7 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
     builder = (
         builder.master(master)
         .config("spark.ui.enabled", "false")
-        .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={logging.as_uri()} {_LIGHT_JVM}")
+        .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={log4j.as_uri()} {_LIGHT_JVM}")
     )
     said = scratch / "spark.log"
     try:
