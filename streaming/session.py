@@ -1,6 +1,5 @@
 """The Spark session the stream runs in."""
 
-import logging
 import os
 import signal
 import sys
@@ -44,8 +43,6 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
     PYSPARK_PYTHON names, else a copy of it at the same place. On YARN the cluster's own settings stand.
     Raises SparkUnavailable with Spark's last words.
     """
-    # What goes wrong between here and Java is raised, too, and reaches the user once, as a sentence.
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
     builder = (
         SparkSession.builder.appName(name)
         .config("spark.sql.warehouse.dir", f"{scratch}/warehouse")
