@@ -12,15 +12,13 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fault_proxy import Weather, faults, set_weather
+from benchmarks.servers import s3_server, server_before
 from benchmarks.spark_cluster import Cluster, node_python, processes_of, spark_cluster
 from bootstrap.weights import compile_weights
 from features.landing import list_landed
@@ -179,7 +178,11 @@ def run_chaos(
         "SPARK_CONF_DIR": f"{folder}",
         "TMPDIR": f"{folder}/tmp",
     }
-    with s3_server(folder) as server, _proxy(folder, server) as proxy, spark_cluster(folder) as cluster:
+    with (
+        s3_server(folder) as server,
+        server_before(server, "benchmarks.fault_proxy", folder) as proxy,
+        spark_cluster(folder) as cluster,
+    ):
         s3 = boto3.client("s3", endpoint_url=server, region_name=REGION)
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         # Past the proxy, for what only looks.
@@ -199,40 +202,6 @@ def run_chaos(
                     os.kill(process.pid, signal.SIGKILL)
         verdict = _verdict(dropped, settings)
         return _table(chaos, minutes, befell, verdict, settings), chaos.said, verdict
-
-
-@contextmanager
-def s3_server(folder: Path) -> Iterator[str]:
-    """The URL of an S3 server in a process of its own; what it says goes below `folder`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", f"{port}"]
-    with (folder / "s3.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        try:
-            for _ in range(600):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.kill()
-
-
-@contextmanager
-def _proxy(folder: Path, server: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.fault_proxy", server]
-    root = Path(__file__).parents[1]
-    with (
-        (folder / "proxy.log").open("wb") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=root) as proxy,
-    ):
-        assert proxy.stdout is not None
-        try:
-            yield proxy.stdout.readline().strip()
-        finally:
-            proxy.kill()
 
 
 def _storm(chaos: Chaos, s3: "S3Client", seconds: float, photos_per_second: float, seed: int) -> list[Dropped]:

@@ -11,14 +11,11 @@ by a server that shows a million objects without having them.
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -32,6 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.landing_server import SIZE_BYTES, Shown, arrived_at, etag, key, requests, show
+from benchmarks.servers import s3_server, server_before
 from features.home import Home
 from features.landing import Landed, list_pages
 from features.plan import Counters, Plan, Result, read_plan, write_plan, write_result
@@ -82,7 +80,11 @@ def main(
         print(json.dumps(asdict(_measure(**json.loads(measure)))))
         return
     os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=REGION)
-    with _servers() as (moto, endpoint):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        s3_server(Path(folder)) as moto,
+        server_before(moto, "benchmarks.landing_server", Path(folder)) as endpoint,
+    ):
         boto3.client("s3", endpoint_url=moto, region_name=REGION).create_bucket(
             Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
         )
@@ -102,41 +104,6 @@ def main(
                 done += batches
             history *= 10
         console.print(_table(found))
-
-
-@contextmanager
-def _servers() -> Iterator[tuple[str, str]]:
-    """A moto server, and the landing server before it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    moto = f"http://127.0.0.1:{port}"
-    with _process("-m", "moto.server", "-p", port):
-        _wait_for("127.0.0.1", int(port))
-        with _process("-m", "benchmarks.landing_server", moto) as before:
-            assert before.stdout is not None
-            yield moto, before.stdout.readline().strip()
-
-
-@contextmanager
-def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _wait_for(host: str, port: int) -> None:
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex((host, port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError(f"nothing listens on port {port}")
 
 
 def _home(endpoint: str) -> Home:

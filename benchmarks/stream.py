@@ -5,14 +5,10 @@ python -m benchmarks.stream [--photos DIR] [--only 12MP ...] [--size 1.0] [--rou
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -27,6 +23,7 @@ from rich.table import Table
 from benchmarks.corpus import Corpus, Kind, make_corpus
 from benchmarks.latency import latency_table
 from benchmarks.rivals.job import CORES, photo_files
+from benchmarks.servers import s3_server
 from benchmarks.service import SteadyState, steady_state
 from bootstrap.weights import compile_weights
 from features.settings import load_settings
@@ -95,28 +92,13 @@ def _service(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
 
 
 def _service_from_s3(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
-    with _s3_server(folder) as endpoint:
+    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=_REGION)
+    with s3_server(folder) as endpoint:
         _upload(corpora.many, endpoint)
         settings = load_settings(
             home="s3://benchmark/home", s3_endpoint=endpoint, s3_region=_REGION, master=f"local[{CORES},4]"
         )
         return steady_state(settings, network.read_bytes(), corpora.many.count)
-
-
-@contextmanager
-def _s3_server(folder: Path) -> Iterator[str]:
-    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=_REGION)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with (folder / "moto.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        try:
-            while socket.socket().connect_ex(("127.0.0.1", port)):
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
 
 
 def _upload(corpus: Corpus, endpoint: str) -> None:

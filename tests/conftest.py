@@ -1,10 +1,8 @@
 """What the tests share: one Spark session, one compiled network, one S3 server, and homes to run on."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import boto3
 import pytest
 from pyspark.sql import SparkSession
 
+from benchmarks import servers
 from bootstrap.java import use_java
 from bootstrap.weights import CompiledNetwork, compile_weights
 from features.errors import WeightsUnavailable
@@ -71,16 +70,10 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a moto server in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        _wait_for(port)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
+    with servers.s3_server(tmp_path_factory.mktemp("moto")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -108,13 +101,10 @@ def bucket(s3: "S3Client") -> str:
 
 
 @pytest.fixture
-def proxy(s3_server: str) -> Iterator[str]:
+def proxy(s3_server: str, tmp_path: Path) -> Iterator[str]:
     """The URL of a fault proxy before the S3 server."""
-    command = [sys.executable, str(Path(__file__).parents[1] / "benchmarks/fault_proxy.py"), s3_server]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+    with servers.server_before(s3_server, "benchmarks.fault_proxy", tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
@@ -147,12 +137,3 @@ def drain(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Call
 def _with_featurizer(settings: Settings, network: CompiledNetwork) -> Settings:
     publish_featurizer(settings.places(), network.network, network.source, network.fingerprint)
     return settings
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError(f"nothing listens on port {port}")
