@@ -54,10 +54,11 @@ $(BENCHMARKS_READY): requirements-benchmarks.lock requirements-build.lock pyproj
 	@$(BENCHMARKS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(BENCHMARKS_READY)
 
-# Without a Java, apt installs one when it may; otherwise the finder says what to do.
+# Without a Java, apt installs one when it may; otherwise the finder says what to do. Then the classes that Spark loads
+# at each start are parsed once for all.
 java: $(READY)
 	@$(BIN)/python -m bootstrap.java >/dev/null 2>&1 || bootstrap/install_java.sh || true
-	@$(BIN)/python -m bootstrap.java >/dev/null
+	@JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME && $(BIN)/python -m streaming.class_archive >/dev/null || echo "Spark will start more slowly than it could; everything works."
 
 lock: $(READY)
 	@$(BIN)/python -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install --quiet uv

@@ -1,5 +1,6 @@
 """The Spark session the stream runs in."""
 
+import hashlib
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
+import pyspark
 from py4j.protocol import Py4JError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
@@ -36,11 +38,12 @@ def spark_session(master: str, name: str) -> Iterator[tuple[SparkSession, Path]]
             close_session(session)
 
 
-def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSession:
+def open_session(master: str, scratch: Path, name: str = "fruits", java_options: str | None = None) -> SparkSession:
     """A session on `master`; what Spark keeps on disk, and what it says, goes below `scratch`.
 
     On this machine executors run this interpreter, so that they find the same packages; on a cluster the one that
-    PYSPARK_PYTHON names, else a copy of it at the same place. On YARN the cluster's own settings stand.
+    PYSPARK_PYTHON names, else a copy of it at the same place. On YARN the cluster's own settings stand. Java gets
+    `java_options` in place of the class archive.
     Raises SparkUnavailable with Spark's last words.
     """
     builder = (
@@ -60,10 +63,11 @@ def open_session(master: str, scratch: Path, name: str = "fruits") -> SparkSessi
         os.environ["PYSPARK_PYTHON"] = sys.executable
     if master.startswith(_ON_THIS_MACHINE):
         builder = builder.config("spark.driver.host", "127.0.0.1")
+    options = [f"-Dlog4j2.configurationFile={log4j.as_uri()}", _LIGHT_JVM, java_options or _class_archive_option()]
     builder = (
         builder.master(master)
         .config("spark.ui.enabled", "false")
-        .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={log4j.as_uri()} {_LIGHT_JVM}")
+        .config("spark.driver.extraJavaOptions", " ".join(options))
     )
     said = scratch / "spark.log"
     try:
@@ -85,6 +89,20 @@ def close_session(session: SparkSession) -> None:
     if gateway is not None:
         gateway.shutdown()
         SparkContext._gateway = SparkContext._jvm = None
+
+
+def class_archive() -> Path:
+    """Where the classes of this Spark and this Java are kept, parsed and ready, if they are."""
+    release = Path(os.environ["JAVA_HOME"], "release")
+    java = hashlib.sha256(release.read_bytes() if release.exists() else os.environ["JAVA_HOME"].encode())
+    return Path(sys.prefix, "var", f"spark-{pyspark.__version__}-java-{java.hexdigest()[:12]}.jsa")
+
+
+def _class_archive_option() -> str:
+    if "JAVA_HOME" not in os.environ or not class_archive().exists():
+        return ""
+    # Java goes without an archive that does not fit, and need not say so.
+    return f"-XX:SharedArchiveFile={class_archive()}"
 
 
 @contextmanager
@@ -117,7 +135,7 @@ _ON_THIS_MACHINE = ("local", "spark://127.0.0.1:")
 
 # Java only hands out work here. Its optimizing compiler and parallel collector took 9 % of the cores from the Python
 # workers in a stream's first minute, and 3 % are left with these (two cores, 350 px photos).
-_LIGHT_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+_LIGHT_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:disable"
 
 # A failure reaches the user once, as a sentence; Spark's copies of it stay in its log.
 _QUIET = """\
