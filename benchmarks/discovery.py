@@ -50,6 +50,7 @@ NEW_A_BATCH = 100
 FIRST_DAY = date(2026, 1, 1)
 BATCHES_A_DAY = 50
 TRIGGER_S = 0.5
+KEEP_BATCHES = 2
 
 console = Console(width=170)
 
@@ -100,8 +101,10 @@ def main(
         while history <= most:
             done = _grow(home, done, history)
             for way in ("keep", "archive", "queue"):
-                found.append(_measured(endpoint, queue, way, history, done, batches))
-                done += batches
+                # Kept photos are listed with a pause of four times as long: each batch waits for it.
+                taken = min(batches, KEEP_BATCHES) if way == "keep" else batches
+                found.append(_measured(endpoint, queue, way, history, done, taken))
+                done += taken
             history *= 10
         console.print(_table(found))
 
