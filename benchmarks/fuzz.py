@@ -23,7 +23,7 @@ from benchmarks.rivals.job import own_peak_mb
 from bootstrap.weights import compile_weights
 from features.featurizer import Featurizer
 from features.image import FORMATS, Limits
-from features.isolation import decode_isolated, decode_or_die
+from features.isolation import IsolatedDecoder, decode_or_die
 from features.rejects import Rejected
 
 LIMITS = Limits(max_image_bytes=64 * 2**20, max_pixels=100_000_000, max_decode_s=20.0)
@@ -117,7 +117,8 @@ def _outcome(number: int, featurizer: Featurizer, limits: Limits) -> Outcome:
 def _alone(number: int, network: bytes, limits: Limits) -> Outcome:
     began_s = time.perf_counter()
     try:
-        photo = decode_isolated(mutant(number), limits)
+        with IsolatedDecoder(limits) as decoder:
+            photo = decoder.decode(mutant(number), limits)
         Featurizer(network).features(photo.pixels[None])
         what, detail = f"features of {photo.format}", ""
     except Rejected as rejected:

@@ -17,7 +17,7 @@ from pyspark import Broadcast, TaskContext
 from features.featurizer import Featurizer
 from features.home import Home
 from features.image import Limits, Photo
-from features.isolation import decode_isolated, decode_or_die
+from features.isolation import IsolatedDecoder, decode_or_die
 from features.landing import Landed, Refused, fetch
 from features.launch import make_the_next_launch_light
 from features.objects import Place, printable
@@ -95,7 +95,11 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     context = TaskContext.get()
     tried_before = context is not None and context.attemptNumber() > 0
     for task in tasks:
-        yield _run(task, network, decode_isolated if tried_before else decode_or_die)
+        if tried_before:
+            with IsolatedDecoder(task.limits) as isolated:
+                yield _run(task, network, isolated.decode)
+        else:
+            yield _run(task, network, decode_or_die)
     make_the_next_launch_light()
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from features.errors import DecoderUnavailable
-from features.image import Limits, decode
-from features.isolation import decode_isolated
+from features.image import Limits, Photo, decode
+from features.isolation import IsolatedDecoder
 from features.rejects import Reason, Rejected
 from tests.crashing_decoder.sitecustomize import SEGFAULT, STUCK
 from tests.pictures import encoded, jpeg, pixels, scan_bomb, truncated_jpeg
@@ -20,9 +20,14 @@ def crashing_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent.with_name("crashing_decoder"))
 
 
+def _alone(body: bytes, limits: Limits) -> Photo:
+    with IsolatedDecoder(limits) as decoder:
+        return decoder.decode(body, limits)
+
+
 def test_a_photo_decodes_alone_as_it_does_in_company() -> None:
     body = jpeg(seed=1, width_px=700, height_px=500)
-    alone, in_company = decode_isolated(body, LIMITS), decode(body, LIMITS)
+    alone, in_company = _alone(body, LIMITS), decode(body, LIMITS)
     assert (alone.pixels == in_company.pixels).all()
     assert alone.pixels.dtype == np.uint8
     assert (alone.format, alone.width_px, alone.height_px) == ("JPEG", 700, 500)
@@ -41,11 +46,21 @@ def test_a_photo_decodes_alone_as_it_does_in_company() -> None:
 @pytest.mark.usefixtures("crashing_decoder")
 def test_the_reason_says_how_the_decoder_ended(body: bytes, reason: Reason, detail: str) -> None:
     with pytest.raises(Rejected, match=detail) as rejected:
-        decode_isolated(body, LIMITS)
+        _alone(body, LIMITS)
     assert rejected.value.reason == reason
 
 
 def test_a_process_that_cannot_begin_blames_no_photo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(DecoderUnavailable):
-        decode_isolated(jpeg(seed=1), LIMITS)
+        _alone(jpeg(seed=1), LIMITS)
+
+
+@pytest.mark.usefixtures("crashing_decoder")
+def test_photos_after_one_that_crashed_decode_and_none_sees_another() -> None:
+    crashing, fine = encoded(pixels(seed=1), "JPEG", comment=SEGFAULT), [jpeg(seed=n) for n in range(3)]
+    with IsolatedDecoder(LIMITS) as decoder:
+        for body in fine:
+            with pytest.raises(Rejected):
+                decoder.decode(crashing, LIMITS)
+            assert (decoder.decode(body, LIMITS).pixels == decode(body, LIMITS).pixels).all()
