@@ -17,6 +17,8 @@ from streaming.seen import Known
 CLEARED_AT_ONCE = 16
 # Photos of this run's batches are the cleaner's; a listing leaves them to it for so long.
 LEFT_TO_CLEANER = timedelta(minutes=10)
+# With a long `after` more would wait than memory should hold: those beyond are left to a listing, too.
+MOST_DUE = 200_000
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Cleaner:
         self._home = home
         self._rule = rule
         self._due: list[tuple[float, int, Place, tuple[Landed, ...]]] = []
+        self._due_objects = 0
         self._changed = threading.Condition()
         self._closed = False
         self._failure: BaseException | None = None
@@ -67,8 +70,10 @@ class Cleaner:
         covered = tuple(landed for landed in plan.objects if self._rule.covers(landed.key not in rejected))
         due_s = time.monotonic() + self._rule.after.total_seconds()
         with self._changed:
-            heapq.heappush(self._due, (due_s, plan.batch, self._home.landing_at(plan.landing), covered))
-            self._changed.notify_all()
+            if self._due_objects + len(covered) <= MOST_DUE or not self._due:
+                heapq.heappush(self._due, (due_s, plan.batch, self._home.landing_at(plan.landing), covered))
+                self._due_objects += len(covered)
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Clear away what is due already and end; the rest is left to a later start."""
@@ -92,7 +97,9 @@ class Cleaner:
             while True:
                 wait_s = self._due[0][0] - time.monotonic() if self._due else None
                 if wait_s is not None and wait_s <= 0:
-                    return heapq.heappop(self._due)[2:]
+                    _, _, landing, objects = heapq.heappop(self._due)
+                    self._due_objects -= len(objects)
+                    return landing, objects
                 if self._closed:
                     return None
                 self._changed.wait(wait_s)
