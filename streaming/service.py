@@ -123,7 +123,8 @@ class _Stream:
             finally:
                 self._pipeline.close()
                 self._cleaner.close()
-            self._let_close(query)
+            if self._settings.queue is not None:
+                self._let_close(query)
             failure = query.exception()
             query.stop()
         if self._failure is not None:

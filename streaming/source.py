@@ -35,7 +35,7 @@ from streaming.snapshot import Snapshots, recall
 
 SOURCE_NAME = "fruits_landing"
 ONLY_NEW_KEY = "only_new.json"
-HOLD_LOOK_S = 0.2
+HOLD_LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class Planner:
         watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home))
         self._discovery = Discovery(home, self._seen, watched, request.cleaning, self.started_after)
         self._discovery.start()
-        threading.Thread(target=self._close_when_held, name="hold", daemon=True).start()
+        if request.queue is not None:
+            threading.Thread(target=self._close_when_held, name="hold", daemon=True).start()
 
     def next_batch(self) -> int:
         """The number of the newest plan, after making one if anything waits.

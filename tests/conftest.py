@@ -34,6 +34,14 @@ for name in [name for name in os.environ if name.startswith("FRUITS_")]:
     del os.environ[name]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, let one of them have all that share the Spark session."""
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("spark"))
+
+
 @pytest.fixture(scope="session")
 def untrained() -> CompiledNetwork:
     """A real network with seeded weights."""
