@@ -22,10 +22,11 @@ class Fault(Enum):
     MISSING = "no such object"
     CHANGED = "another version stands there, or one does already"
     REFUSED_OBJECT = "this object is refused"
+    UNFIT_OBJECT = "this object cannot be had as it is"
     REFUSED = "no request can succeed"
 
 
-REFUSALS = (Fault.REFUSED, Fault.REFUSED_OBJECT)
+REFUSALS = (Fault.REFUSED, Fault.REFUSED_OBJECT, Fault.UNFIT_OBJECT)
 # What to try again after a write. Somebody else may have written, or it landed and only the answer was lost.
 UNKNOWN_OUTCOME = (Fault.TRANSIENT, Fault.CHANGED, Fault.MISSING)
 
@@ -160,11 +161,16 @@ _FAULT_OF_CODE = {
     "403": Fault.REFUSED_OBJECT,
     "AccessDenied": Fault.REFUSED_OBJECT,
     "AllAccessDisabled": Fault.REFUSED_OBJECT,
-    "InvalidObjectState": Fault.REFUSED_OBJECT,
-    "KeyTooLongError": Fault.REFUSED_OBJECT,
-    "MethodNotAllowed": Fault.REFUSED_OBJECT,
-    # What S3 says of an object under a customer's own key (SSE-C), which we never send.
-    "InvalidRequest": Fault.REFUSED_OBJECT,
+    # Of one object or of all: whoever counts them tells.
+    "KMS.DisabledException": Fault.REFUSED_OBJECT,
+    "KMS.InvalidKeyUsageException": Fault.REFUSED_OBJECT,
+    "KMS.KMSInvalidStateException": Fault.REFUSED_OBJECT,
+    "KMS.NotFoundException": Fault.REFUSED_OBJECT,
+    "InvalidObjectState": Fault.UNFIT_OBJECT,
+    "KeyTooLongError": Fault.UNFIT_OBJECT,
+    "MethodNotAllowed": Fault.UNFIT_OBJECT,
+    # What S3 says of an object under a customer's own key (SSE-C), which we never send, and of one too large to copy.
+    "InvalidRequest": Fault.UNFIT_OBJECT,
     "301": Fault.REFUSED,
     "401": Fault.REFUSED,
     "AccountProblem": Fault.REFUSED,
@@ -175,10 +181,6 @@ _FAULT_OF_CODE = {
     "InvalidPayer": Fault.REFUSED,
     "InvalidSecurity": Fault.REFUSED,
     "InvalidToken": Fault.REFUSED,
-    "KMS.DisabledException": Fault.REFUSED,
-    "KMS.InvalidKeyUsageException": Fault.REFUSED,
-    "KMS.KMSInvalidStateException": Fault.REFUSED,
-    "KMS.NotFoundException": Fault.REFUSED,
     "NoSuchBucket": Fault.REFUSED,
     "NotSignedUp": Fault.REFUSED,
     "PermanentRedirect": Fault.REFUSED,
@@ -191,7 +193,8 @@ _FAULT_OF_ERRNO = {
     errno.EISDIR: Fault.CHANGED,
     errno.EACCES: Fault.REFUSED_OBJECT,
     errno.EPERM: Fault.REFUSED_OBJECT,
-    errno.ENAMETOOLONG: Fault.REFUSED_OBJECT,
+    errno.ENAMETOOLONG: Fault.UNFIT_OBJECT,
+    errno.ELOOP: Fault.UNFIT_OBJECT,
     errno.EROFS: Fault.REFUSED,
 }
 _FAULT_OF_CLASS = {
@@ -215,7 +218,7 @@ _FAULT_OF_CLASS = {
 _FAULT_OF_WORDS = {
     "lacked the necessary privileges": Fault.REFUSED_OBJECT,
     "(os error 13)": Fault.REFUSED_OBJECT,
-    "(os error 36)": Fault.REFUSED_OBJECT,
+    "(os error 36)": Fault.UNFIT_OBJECT,
     "(os error 30)": Fault.REFUSED,
     "lacked valid authentication credentials": Fault.REFUSED,
     "incorrectly configured region": Fault.REFUSED,

@@ -1,8 +1,10 @@
 """Landed objects: what lies below the landing prefix, how to fetch exactly one version of it, how to clear it away."""
 
+import errno
 import itertools
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,9 +73,19 @@ def look_again(landing: Place, landed: Landed) -> bool:
     """Whether an object on disk still has the size and the modification time it was listed with."""
     try:
         return _etag((landing.directory / landed.key).stat()) == landed.etag
-    except FileNotFoundError:
+    except OSError:
         # A name that is not Unicode cannot be found again by its key; let the fetch say so in a reject.
         return _ESCAPED_BYTE in landed.key
+
+
+def came_at(landing: Place, landed: Landed) -> datetime:
+    """When an object came to the landing: on disk a file that was moved or copied may be older than that."""
+    if not landing.is_local:
+        return landed.arrived_at
+    try:
+        return datetime.fromtimestamp((landing.directory / landed.key).stat().st_ctime, UTC)
+    except OSError:
+        return landed.arrived_at
 
 
 def fetch(landing: Place, landed: Landed) -> bytes:
@@ -107,8 +119,16 @@ def clear_away(landing: Place, archive: Place, landed: Landed, cleaning: Cleanin
     if cleaning == "keep":
         return False
     clear = _clear_file if landing.is_local else _clear_object
-    what = f"clear away {landing.uri_of(landed.key)}"
-    return persistently(what, lambda: clear(landing, archive, landed, cleaning))
+
+    def clear_unless_it_cannot_be() -> bool:
+        try:
+            return clear(landing, archive, landed, cleaning)
+        except Exception as error:
+            if is_fault(error) and fault_of(error) in (Fault.CHANGED, Fault.MISSING, Fault.UNFIT_OBJECT):
+                return False
+            raise
+
+    return persistently(f"clear away {landing.uri_of(landed.key)}", clear_unless_it_cannot_be)
 
 
 def archived_name(landed: Landed) -> str:
@@ -133,7 +153,12 @@ def _files_below(directory: Path) -> Iterator[Landed]:
             path = Path(folder, name)
             try:
                 status = path.stat()
-            except FileNotFoundError:
+            except OSError as error:
+                # Gone, or a link that leads nowhere.
+                if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                    continue
+                raise given_up(f"list {path}", error) from error
+            if not stat.S_ISREG(status.st_mode):
                 continue
             arrived_at = datetime.fromtimestamp(status.st_mtime, UTC)
             key = printable(path.relative_to(directory).as_posix())
@@ -187,6 +212,8 @@ def _read_object(landing: Place, landed: Landed) -> bytes:
     except ValueError as error:
         detail = "The key has an empty, '.' or '..' segment or a control character; upload it under another name."
         raise Rejected(Reason.UNREADABLE, detail) from error
+    if found.meta["size"] != landed.size_bytes:
+        raise Rejected(Reason.REPLACED, f"It has {found.meta['size']} bytes, not {landed.size_bytes} as announced.")
     return _whole(bytes(found.bytes()), landed)
 
 
@@ -207,12 +234,14 @@ def _reject_if_lost(error: Exception, landed: Landed) -> None:
         raise Rejected(Reason.REPLACED, _REPLACED) from error
     if fault is Fault.REFUSED_OBJECT:
         raise Refused(reason(error)) from error
+    if fault is Fault.UNFIT_OBJECT:
+        raise Rejected(Reason.UNREADABLE, f"It cannot be read: {reason(error)}.") from error
 
 
 def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
-    if not look_again(landing, landed):
-        return False
     path = landing.directory / landed.key
+    if not (look_again(landing, landed) and path.exists()):
+        return False
     if cleaning == "delete":
         path.unlink(missing_ok=True)
         return True
@@ -227,20 +256,15 @@ def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Clea
     bucket, prefix = landing.bucket_and_prefix
     key = "/".join(filter(None, (prefix, landed.key)))
     etag = f'"{landed.etag}"'
-    try:
-        if cleaning == "archive":
-            archive_bucket, archive_prefix = archive.bucket_and_prefix
-            client.copy_object(
-                Bucket=archive_bucket,
-                Key="/".join(filter(None, (archive_prefix, archived_name(landed)))),
-                CopySource={"Bucket": bucket, "Key": key},
-                CopySourceIfMatch=etag,
-            )
-        client.delete_object(Bucket=bucket, Key=key, IfMatch=etag)
-    except Exception as error:
-        if is_fault(error) and fault_of(error) in (Fault.CHANGED, Fault.MISSING):
-            return False
-        raise
+    if cleaning == "archive":
+        archive_bucket, archive_prefix = archive.bucket_and_prefix
+        client.copy_object(
+            Bucket=archive_bucket,
+            Key="/".join(filter(None, (archive_prefix, archived_name(landed)))),
+            CopySource={"Bucket": bucket, "Key": key},
+            CopySourceIfMatch=etag,
+        )
+    client.delete_object(Bucket=bucket, Key=key, IfMatch=etag)
     return True
 
 

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from features.home import Home
-from features.landing import Landed, list_pages
+from features.landing import Landed, came_at, list_pages
 from features.pca_models import Current, current_models, describe_model
 from features.plan import Result, planned_batches, read_plan, read_result
 from features.registry import current_featurizer
@@ -140,7 +140,8 @@ def _never_planned(home: Home, seen: Seen) -> Iterator[list[Landed]]:
         yield [
             landed
             for landed in page
-            if identity(home.landing, landed) not in known and (since is None or landed.arrived_at >= since)
+            if not ((what := known.get(identity(home.landing, landed))) and what.covers(landed))
+            and (since is None or came_at(home.landing, landed) >= since)
         ]
 
 
@@ -154,7 +155,12 @@ def _broken(home: Home, last: int, committed: list[int], days: pa.Table) -> list
     connection.register("days", days)
     connection.register("counted", _counted([result for result in results if result is not None]))
     connection.register("models", _models(home, snapshot.models, last))
-    missing_results = [batch for batch, result in zip(committed, results, strict=True) if result is None]
+    # What a snapshot covers is deleted, and that may have been just now.
+    missing_results = [
+        batch
+        for batch, result in zip(committed, results, strict=True)
+        if result is None and read_plan(home, batch) is not None and read_result(home, batch) is None
+    ]
     findings = [f"Batch {batch} is committed but has no result." for batch in missing_results]
     for sql, sentence in _CHECKS:
         count = _count(connection, sql)
@@ -220,6 +226,11 @@ _CHECKS = (
     (
         f"SELECT batch, source, etag FROM ({_OUTCOMES}) GROUP BY ALL HAVING count(*) > 1",
         "{count} objects have more than one row for one arrival: doubled.",
+    ),
+    (
+        f"SELECT source, etag FROM {FEATURE_ROWS.name} GROUP BY source, etag "
+        "HAVING count(*) > 1 AND max(arrived_at) - min(arrived_at) < INTERVAL 14 DAY",
+        "{count} versions of photos have more than one feature row, from two batches: doubled.",
     ),
     (
         f"SELECT * FROM ({_OUTCOMES}) SEMI JOIN (SELECT DISTINCT batch FROM planned) USING (batch) "

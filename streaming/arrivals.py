@@ -46,7 +46,7 @@ class Arrivals:
     """The difference between what arrived and what was planned, for the threads that find and the one that plans.
 
     A version counts as planned under its `(source, etag)`: the same bytes under the same key again are no arrival
-    while they are remembered.
+    while they are remembered, unless they were rejected.
     """
 
     def __init__(self, home: Home, seen: Seen) -> None:
@@ -74,14 +74,16 @@ class Arrivals:
     def known(self, landed: Sequence[Landed]) -> list[Known | None]:
         """What is known of each of these versions; None of those that were never planned."""
         identities = [identity(self._home.landing, one) for one in landed]
-        known = self._seen.known(identities)
-        return [known.get(key) for key in identities]
+        found = self._seen.known(identities)
+        known = [found.get(key) for key in identities]
+        return [what if what and what.covers(one) else None for one, what in zip(landed, known, strict=True)]
 
     def listed(self, landed: Sequence[Landed], listing: int) -> None:
         """A listing shows these; what was never planned waits from now on."""
+        forgotten = self._forgotten(landed)
         with self._changed:
             for one, known in zip(landed, self.known(landed), strict=True):
-                if known is None:
+                if known is None and one not in forgotten:
                     self._add(_Waiting(one, listing))
             self._changed.notify_all()
 
@@ -100,7 +102,7 @@ class Arrivals:
     def told(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Messages tell of these; returns those that need no plan: planned before, or overtaken by a later version."""
         known = self.known([arrival.landed for arrival in arrivals])
-        forgotten = self._forgotten([a for a, before in zip(arrivals, known, strict=True) if before is None])
+        forgotten = self._forgotten([a.landed for a, before in zip(arrivals, known, strict=True) if before is None])
         needless: list[Arrival] = []
         with self._changed:
             # Once more under the lock: a listing may have shown them, and they may have been planned, meanwhile.
@@ -130,7 +132,7 @@ class Arrivals:
         """These are in a durable plan; returns the messages' arrivals that this settles."""
         settled: list[Arrival] = []
         with self._changed:
-            identities = [identity(self._home.landing, landed) for landed in plan.objects]
+            identities = ((identity(self._home.landing, landed), landed.arrived_at) for landed in plan.objects)
             self._seen.planned(plan.batch, identities, plan.planned_at)
             for landed in plan.objects:
                 waiting = self._by_key.get(landed.key)
@@ -179,10 +181,10 @@ class Arrivals:
         planned = self._sequencers.get(arrival.landed.key)
         return planned is not None and arrival.sequencer is not None and is_later(planned, arrival.sequencer)
 
-    def _forgotten(self, arrivals: Iterable[Arrival]) -> set[Landed]:
+    def _forgotten(self, arrived: Iterable[Landed]) -> set[Landed]:
         """Those that were planned so long ago that only the tables know."""
         complete_since_s = self._seen.facts.complete_since_s
-        old = [a.landed for a in arrivals if a.landed.arrived_at.timestamp() < complete_since_s]
+        old = [landed for landed in arrived if landed.arrived_at.timestamp() < complete_since_s]
         if not old:
             return set()
         found = in_tables(self._home, old)

@@ -119,8 +119,13 @@ class Discovery:
         self._listing.begin()
 
     def _take_messages(self, queue: Queue) -> None:
+        since = self._watched.only_since
         while arrivals := queue.take(_TAKEN_AT_ONCE):
-            queue.settled(self._arrivals.told(arrivals))
+            passed_over = [one for one in arrivals if since is not None and one.landed.arrived_at < since]
+            queue.settled(passed_over)
+            queue.settled(
+                self._arrivals.told([one for one in arrivals if one not in passed_over] if passed_over else arrivals)
+            )
 
     def _wait_for_listing(self) -> None:
         began_s = time.monotonic()

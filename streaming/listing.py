@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from features.landing import Landed, list_pages, look_again
+from features.errors import StorageUnavailable
+from features.landing import Landed, came_at, list_pages, look_again
 from features.objects import Place
 from streaming.arrivals import MOST_WAITING, Arrivals
 from streaming.seen import REMEMBERED_FOR, Known, Seen, identity
@@ -16,6 +17,7 @@ SETTLE_S = 0.25
 # cost. A short one may follow the other.
 PAUSES = 4.0
 SHORT_PAGES = 10
+FORGET_EVERY_S = 600.0
 _LOOK_S = 0.5
 
 
@@ -53,7 +55,8 @@ class Listing:
         self._failure: BaseException | None = None
         self._ended_s = float("-inf")
         self._closed = threading.Event()
-        self._number = seen.facts.listing
+        self._number = 0
+        self._forgot_s = float("-inf")
         self.last: Listed | None = None
 
     @property
@@ -95,25 +98,28 @@ class Listing:
     def _list(self) -> None:
         began_at, began_s = datetime.now(UTC), time.monotonic()
         self._number += 1
-        self._seen.set_facts(listing=self._number)
+        if self._landing.is_local and not self._landing.directory.is_dir():
+            raise StorageUnavailable(f"{self._landing.uri} is gone; bring it back (is it mounted?) and start again.")
         objects = pages = 0
         for page in list_pages(self._landing):
-            if not self._take(page):
+            if not self._take(page, began_at):
                 return
             objects += len(page)
             pages += 1
         self._arrivals.listing_is_complete(self._number)
-        self._seen.forget(self._number, began_at - REMEMBERED_FOR)
+        if began_s - self._forgot_s > FORGET_EVERY_S:
+            self._seen.forget(began_at - REMEMBERED_FOR)
+            self._forgot_s = began_s
         self.last = Listed(began_at, time.monotonic() - began_s, objects, pages)
 
-    def _take(self, page: list[Landed]) -> bool:
+    def _take(self, page: list[Landed], began_at: datetime) -> bool:
         known = self._arrivals.known(page)
         before = [(landed, what) for landed, what in zip(page, known, strict=True) if what is not None]
-        self._seen.shown([identity(self._landing, landed) for landed, _ in before], self._number)
+        self._seen.shown([identity(self._landing, landed) for landed, _ in before], began_at)
         self._planned_before(before)
         fresh = [landed for landed, what in zip(page, known, strict=True) if what is None]
         if self._only_since is not None:
-            fresh = [landed for landed in fresh if landed.arrived_at >= self._only_since]
+            fresh = [landed for landed in fresh if came_at(self._landing, landed) >= self._only_since]
         self._arrivals.listed(self._settled(fresh), self._number)
         while len(self._arrivals) >= MOST_WAITING and not self._closed.is_set():
             self._arrivals.wait(_LOOK_S)

@@ -12,6 +12,9 @@ _KNOWN_EVENT = re.compile(
     r"(s3:)?(?P<family>ObjectCreated|ObjectRemoved|ObjectRestore|ObjectTagging|ObjectAcl|LifecycleExpiration|LifecycleTransition"
     r"|IntelligentTiering|Replication|ReducedRedundancyLostObject|TestEvent)(:|$)"
 )
+_ETAG = re.compile(r"[!#-~]+")
+# Far from what times can be counted in.
+_YEARS = range(1970, 9000)
 _MOST_WRAPPINGS = 3
 _MOST_BYTES = 2**63 - 1
 
@@ -141,8 +144,10 @@ def _created(bucket: str, key: str, size_bytes: int, etag: str, at: str, rest: d
         raise UnknownShape("a size is not a number of bytes")
     if not isinstance(sequencer, str | None):
         raise UnknownShape("a sequencer is not text")
-    if not (bucket and key and etag.strip('"')):
-        raise UnknownShape("a bucket, key or etag is empty")
+    if not (bucket and key):
+        raise UnknownShape("a bucket or key is empty")
+    if not _ETAG.fullmatch(etag.strip('"')):
+        raise UnknownShape("an etag is none")
     try:
         time = datetime.fromisoformat(at)
         (bucket + key + etag).encode()
@@ -150,6 +155,8 @@ def _created(bucket: str, key: str, size_bytes: int, etag: str, at: str, rest: d
         raise UnknownShape("a time is not ISO 8601, or a text is not Unicode") from None
     if time.tzinfo is None:
         raise UnknownShape("a time has no zone")
+    if time.year not in _YEARS:
+        raise UnknownShape("a time is out of range")
     try:
         return Created(bucket, key, size_bytes, etag.strip('"'), time.astimezone(UTC), sequencer)
     except OverflowError:

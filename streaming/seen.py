@@ -20,10 +20,13 @@ MOST_REMEMBERED = 5_000_000
 
 _FORMAT = 1
 _ASKED_AT_ONCE = 1000
+_SHOWN_ROUNDED_S = 3600
+# A listing and a message name different times of one upload, the longest apart when it came in many parts.
+_TIMES_DIFFER_S = 3600
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS seen (
-        identity BLOB PRIMARY KEY, batch INTEGER NOT NULL, at_s INTEGER NOT NULL, listing INTEGER NOT NULL DEFAULT 0,
-        featurized INTEGER
+        identity BLOB PRIMARY KEY, batch INTEGER NOT NULL, arrived_s INTEGER NOT NULL, at_s INTEGER NOT NULL,
+        shown_s INTEGER NOT NULL DEFAULT 0, featurized INTEGER
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS open ON seen (batch) WHERE featurized IS NULL;
     CREATE TABLE IF NOT EXISTS day (
@@ -35,14 +38,23 @@ _SCHEMA = """
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An object version that was planned: in which batch, when (from its commit on: when that was), what it became.
+    """An object version that was planned: in which batch, when it had arrived, when it was planned, what it became.
 
-    `featurized` is None until its batch is committed.
+    From its commit on, `at_s` is the time of that; until then `featurized` is None.
     """
 
     batch: int
+    arrived_s: int
     at_s: int
     featurized: bool | None
+
+    def covers(self, landed: Landed) -> bool:
+        """Whether an object that arrived is this very upload of the version, or one that adds nothing to it.
+
+        What was rejected, for instance because it was gone, and is uploaded again afterwards, is another arrival.
+        """
+        arrived_s = landed.arrived_at.timestamp()
+        return self.featurized is not False or arrived_s <= self.at_s or int(arrived_s) <= self.arrived_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +81,17 @@ class Outcome:
 class Facts:
     """What a snapshot is a snapshot of.
 
-    `through` is the last batch in it, `days_since` the last one before those that its days count. Messages about
-    objects that arrived before `complete_since_s` may tell of some it no longer knows. `snapshot` is the last batch of
-    the newest snapshot, which held so many objects.
+    `through` is the last batch in it, `days_since` the last one before those that its days count, and
+    `rows_before_days` how many rows the tables had then. Messages and listings may tell of objects that arrived before
+    `complete_since_s` and that it no longer knows. `snapshot` is the last batch of the newest snapshot, which held so
+    many objects.
     """
 
     through: int = 0
     days_since: int = 0
     landing: str = ""
     tables: str = ""
-    listing: int = 0
+    rows_before_days: int = 0
     complete_since_s: int = 0
     snapshot: int = 0
     snapshot_objects: int = 0
@@ -112,15 +125,20 @@ class Seen:
         """Those that were planned."""
         found: dict[bytes, Known] = {}
         for some, marks in _in_pieces(identities):
-            sql = f"SELECT identity, batch, at_s, featurized FROM seen WHERE identity IN ({marks})"
-            for key, batch, at_s, featurized in self._rows(sql, some):
-                found[key] = Known(batch, at_s, None if featurized is None else bool(featurized))
+            sql = f"SELECT identity, batch, arrived_s, at_s, featurized FROM seen WHERE identity IN ({marks})"
+            for key, batch, arrived_s, at_s, featurized in self._rows(sql, some):
+                found[key] = Known(batch, arrived_s, at_s, None if featurized is None else bool(featurized))
         return found
 
-    def planned(self, batch: int, identities: Iterable[bytes], at: datetime) -> None:
-        """These are in a durable plan. Replay changes nothing."""
-        rows = [(key, batch, int(at.timestamp())) for key in identities]
-        self._write("INSERT OR IGNORE INTO seen (identity, batch, at_s) VALUES (?, ?, ?)", rows)
+    def planned(self, batch: int, arrivals: Iterable[tuple[bytes, datetime]], at: datetime) -> None:
+        """These identities are in a durable plan, with the times they arrived. Replay changes nothing."""
+        rows = [(key, batch, int(arrived_at.timestamp()), int(at.timestamp())) for key, arrived_at in arrivals]
+        self._write(
+            "INSERT INTO seen (identity, batch, arrived_s, at_s) VALUES (?, ?, ?, ?) ON CONFLICT (identity) DO UPDATE "
+            "SET batch = excluded.batch, arrived_s = excluded.arrived_s, at_s = excluded.at_s, featurized = NULL "
+            "WHERE featurized = 0 AND excluded.batch > batch",
+            rows,
+        )
 
     def committed(self, batch: int, outcome: Outcome) -> None:
         """A batch has its rows in the tables. Replay changes nothing; batches come in the order of their numbers."""
@@ -136,48 +154,57 @@ class Seen:
             self._connection.execute(
                 "UPDATE seen SET featurized = 1, at_s = ? WHERE featurized IS NULL AND batch = ?", (at_s, batch)
             )
+            self._set("through", batch)
+            if batch <= self.facts.days_since:
+                return
             self._connection.execute(
                 "INSERT INTO day VALUES (?, 1, ?, ?) ON CONFLICT (ingest_date) DO UPDATE SET batches = batches + 1, "
                 "photos = photos + excluded.photos, rejects = rejects + excluded.rejects",
                 (outcome.ingest_date.isoformat(), outcome.photos, len(outcome.rejected)),
             )
-            self._set("through", batch)
 
-    def has_rows(self, rows: Iterable[tuple[bytes, int, int, bool]]) -> None:
-        """The tables hold rows of these: identity, batch, when in seconds, whether features. The newest one counts."""
+    def has_rows(self, rows: Iterable[tuple[bytes, Known]]) -> None:
+        """The tables hold rows of these identities. Features count more than a reject, then the newest one."""
         self._write(
-            "INSERT INTO seen (identity, batch, at_s, featurized) VALUES (?, ?, ?, ?) ON CONFLICT (identity) DO UPDATE "
-            "SET batch = excluded.batch, at_s = excluded.at_s, featurized = excluded.featurized "
-            "WHERE excluded.batch > batch",
-            rows,
+            "INSERT INTO seen (identity, batch, arrived_s, at_s, featurized) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (identity) DO UPDATE SET batch = excluded.batch, arrived_s = excluded.arrived_s, "
+            "at_s = excluded.at_s, featurized = excluded.featurized "
+            "WHERE (excluded.featurized, excluded.batch) > (featurized, batch)",
+            ((key, known.batch, known.arrived_s, known.at_s, known.featurized) for key, known in rows),
         )
 
-    def shown(self, identities: Sequence[bytes], listing: int) -> None:
-        """A listing shows these."""
+    def shown(self, identities: Sequence[bytes], at: datetime) -> None:
+        """A listing that began then shows these. It is written down once an hour at most."""
+        at_s = int(at.timestamp())
         with self._transaction():
             for some, marks in _in_pieces(identities):
                 self._connection.execute(
-                    f"UPDATE seen SET listing = ? WHERE identity IN ({marks}) AND listing <> ?",
-                    [listing, *some, listing],
+                    f"UPDATE seen SET shown_s = ? WHERE identity IN ({marks}) AND shown_s < ?",
+                    [at_s, *some, at_s - _SHOWN_ROUNDED_S],
                 )
 
-    def forget(self, listing: int, before: datetime) -> None:
-        """Forget what is committed, was not shown by the last complete listing and is older than `before`.
+    def forget(self, before: datetime) -> None:
+        """Forget what is committed and was neither committed nor shown by a listing since `before`.
 
-        Beyond five million objects the oldest go sooner.
+        Beyond five million objects that no listing shows the oldest go sooner.
         """
-        gone = "featurized IS NOT NULL AND listing < ?"
+        before_s = int(before.timestamp())
         with self._transaction():
-            self._connection.execute(f"DELETE FROM seen WHERE {gone} AND at_s < ?", (listing, int(before.timestamp())))
-            remembered = self._number(f"SELECT count(*) FROM seen WHERE {gone}", listing)
+            gone = "featurized IS NOT NULL AND shown_s < ? AND at_s < ?"
+            self._forget(gone, before_s, before_s)
+            unshown = "featurized IS NOT NULL AND shown_s < at_s"
+            remembered = self._number(f"SELECT count(*) FROM seen WHERE {unshown}")
             if remembered > MOST_REMEMBERED:
-                # A tenth more than needed, so that this is not done for every listing.
+                # A tenth more than needed, so that this is not done each time.
                 youngest = remembered - MOST_REMEMBERED * 9 // 10
-                at_s = self._number(
-                    f"SELECT at_s FROM seen WHERE {gone} ORDER BY at_s LIMIT 1 OFFSET {youngest}", listing
-                )
-                self._connection.execute(f"DELETE FROM seen WHERE {gone} AND at_s < ?", (listing, at_s))
-                self._set("complete_since_s", at_s)
+                at_s = self._number(f"SELECT at_s FROM seen WHERE {unshown} ORDER BY at_s LIMIT 1 OFFSET {youngest}")
+                self._forget(f"{unshown} AND at_s < ?", at_s)
+
+    def _forget(self, which: str, *values: int) -> None:
+        youngest = self._rows(f"SELECT max(arrived_s) FROM seen WHERE {which}", values)[0][0]
+        if youngest is not None:
+            self._connection.execute(f"DELETE FROM seen WHERE {which}", values)
+            self._set("complete_since_s", max(self.facts.complete_since_s, youngest + _TIMES_DIFFER_S))
 
     def forget_objects(self) -> None:
         """Forget all objects, not the days."""
@@ -186,6 +213,11 @@ class Seen:
     def forget_days(self) -> None:
         """Forget the days, not the objects."""
         self._write("DELETE FROM day", [()])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file is sound inside, too."""
+        return bool(self._rows("PRAGMA quick_check(1)", []) == [("ok",)])
 
     @property
     def committed_objects(self) -> int:

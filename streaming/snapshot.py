@@ -16,8 +16,8 @@ from features.home import Home
 from features.landing import Landed
 from features.objects import delete_all, keys_below, overwrite, read_if_there
 from features.plan import Plan, Result, forget_batches, planned_batches, read_plan, read_result
-from features.tables import FEATURE_ROWS, REJECT_ROWS, TABLES, committed_batch, open_table
-from streaming.seen import Outcome, Seen, identity, identity_of
+from features.tables import FEATURE_ROWS, REJECT_ROWS, TABLES, committed_batch, data_files, open_table
+from streaming.seen import Known, Outcome, Seen, identity, identity_of
 
 # A snapshot is due when what came since the last one is a tenth of what it holds: writing them then costs each photo
 # the same, however long the history is. But a start reads no more than this many batches one by one.
@@ -46,10 +46,14 @@ def recall(home: Home, file: Path) -> Seen:
     finished = [batch for batch in planned if batch <= min(committed)]
     known = set(planned) >= set(range(through + 1, max(committed) + 1))
     if not (known and _take_batches(home, seen, finished)):
-        _take_rows(home, seen, handles, pc.field("batch") > through)
-        # Nobody knows any more what these batches should have held.
+        seen.forget_objects()
+        _take_rows(home, seen, handles, pc.field("batch") >= 0)
+        # Nobody knows any more what the batches up to here should have held.
         seen.forget_days()
-        seen.set_facts(through=min(committed), days_since=min(committed))
+        seen.set_facts(through=min(committed), days_since=max(committed), rows_before_days=_row_count(handles))
+    elif not _rows_are_all_there(seen, handles):
+        seen.forget_objects()
+        _take_rows(home, seen, handles, pc.field("batch") >= 0)
     for batch in planned:
         plan = read_plan(home, batch) if batch > min(committed) else None
         if plan is not None:
@@ -127,10 +131,10 @@ def _from_snapshot(home: Home, file: Path, tables: str, committed: int) -> Seen:
         file.write_bytes(read_if_there(home.snapshots, _key(batch)) or b"")
         try:
             seen = Seen(file)
-            if seen.facts.through == batch <= committed and seen.facts.tables == tables:
+            if seen.is_whole and seen.facts.through == batch <= committed and seen.facts.tables == tables:
                 return seen
             seen.close()
-        except (sqlite3.DatabaseError, ValueError):
+        except (sqlite3.DatabaseError, ValueError, TypeError):
             # It only repeats what the tables hold: a damaged one counts as never written.
             pass
     file.unlink(missing_ok=True)
@@ -153,14 +157,28 @@ def _take_batches(home: Home, seen: Seen, batches: Sequence[int]) -> bool:
 
 def _take_rows(home: Home, seen: Seen, handles: Mapping[str, DeltaTable | None], batches: pc.Expression) -> None:
     below = pc.starts_with(pc.field("source"), home.landing.uri + "/")
-    columns = ["source", "etag", "batch", "ingested_at"]
+    columns = ["source", "etag", "batch", "arrived_at", "ingested_at"]
     for table in (FEATURE_ROWS, REJECT_ROWS):
         handle = handles[table.name]
-        for sources, etags, numbers, ats in _rows(handle, columns, batches & below) if handle else ():
+        for rows in _rows(handle, columns, batches & below) if handle else ():
             seen.has_rows(
-                (identity_of(source, etag), batch, int(at.timestamp()), table is FEATURE_ROWS)
-                for source, etag, batch, at in zip(sources, etags, numbers, ats, strict=True)
+                (
+                    identity_of(source, etag),
+                    Known(batch, int(arrived_at.timestamp()), int(at.timestamp()), table is FEATURE_ROWS),
+                )
+                for source, etag, batch, arrived_at, at in zip(*rows, strict=True)
             )
+
+
+def _rows_are_all_there(seen: Seen, handles: Mapping[str, DeltaTable | None]) -> bool:
+    # A table that was restored to an older version, or that rows were deleted from, no longer holds all that was seen.
+    expected = seen.facts.rows_before_days + sum(day.photos + day.rejects for day in seen.days)
+    return _row_count(handles) >= expected
+
+
+def _row_count(handles: Mapping[str, DeltaTable | None]) -> int:
+    tables = (handles[table.name] for table in (FEATURE_ROWS, REJECT_ROWS))
+    return sum(file.rows for handle in tables if handle is not None for file in data_files(handle))
 
 
 def _rows(handle: DeltaTable, columns: list[str], which: pc.Expression) -> Iterator[tuple[list[Any], ...]]:
@@ -168,9 +186,9 @@ def _rows(handle: DeltaTable, columns: list[str], which: pc.Expression) -> Itera
         yield tuple(rows[name].to_pylist() for name in columns)
 
 
-def _identities(home: Home, plan: Plan) -> Iterator[bytes]:
+def _identities(home: Home, plan: Plan) -> Iterator[tuple[bytes, datetime]]:
     landing = home.landing_at(plan.landing)
-    return (identity(landing, landed) for landed in plan.objects)
+    return ((identity(landing, landed), landed.arrived_at) for landed in plan.objects)
 
 
 def _ids(handles: Mapping[str, DeltaTable | None]) -> str:

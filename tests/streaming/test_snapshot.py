@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 
 from features.home import Home
 from features.landing import Landed
-from features.objects import delete_all, keys_below, overwrite
+from features.objects import delete_all, keys_below, overwrite, read
 from features.plan import ATTEMPT_LIMIT, Counters, Plan, Result, planned_batches, write_plan, write_result
 from features.settings import Settings
 from features.tables import FEATURE_ROWS, REJECT_ROWS, TABLES, commit, create_tables, write_file
@@ -72,8 +73,11 @@ def test_snapshot_results_and_tables_tell_the_same(home: Home, tmp_path: Path) -
         _run(home, batch)
     write_plan(home, _plan(home, 4))
     at_s = int(NOW.timestamp())
-    of_a_batch = [[Known(b, at_s, True)] + [Known(b, at_s, False)] * 3 for b in (1, 2, 3)]
-    expected = [*of_a_batch, [Known(4, at_s, None)] * 4]
+
+    def known(batch: int, outcomes: list[bool | None]) -> list[Known]:
+        return [Known(batch, at_s + 60 * batch, at_s, featurized) for featurized in outcomes]
+
+    expected = [*(known(batch, [True, False, False, False]) for batch in (1, 2, 3)), known(4, [None] * 4)]
 
     from_results = recall(home, tmp_path / "results.sqlite")
     assert _known(home, tmp_path / "again.sqlite", 4) == expected
@@ -110,7 +114,7 @@ def test_a_snapshot_made_for_another_landing_leaves_nothing_of_this_one_out(
     _run(home, 1)
     elsewhere = local_settings(landing=str(tmp_path / "elsewhere")).places()
     seen = recall(elsewhere, tmp_path / "first.sqlite")
-    seen.forget(seen.facts.listing + 1, NOW + timedelta(days=1))
+    seen.forget(NOW + timedelta(days=1))
     write_snapshot(elsewhere, seen)
     _delete_states(home, [1])
     [known] = _known(home, tmp_path / "second.sqlite", 1)
@@ -136,6 +140,34 @@ def test_a_snapshot_takes_the_place_of_older_ones_and_of_plans_that_nobody_can_h
     assert [path.name for path in home.batches.directory.iterdir()] == ["000000000003.plan.json"]
 
 
+def test_what_a_restored_table_no_longer_holds_is_not_taken_for_done(
+    local_settings: MakeSettings, tmp_path: Path
+) -> None:
+    home = local_settings().places()
+    create_tables(home)
+    for batch in (1, 2):
+        _run(home, batch)
+    write_snapshot(home, recall(home, tmp_path / "first.sqlite"))
+    DeltaTable(str(home.features.directory)).restore(1)
+    first, second = _known(home, tmp_path / "second.sqlite", 2)
+    assert [one is not None for one in first] == [True] * 4
+    assert [one is not None for one in second] == [False, True, True, True]
+
+
+def test_a_start_after_a_lost_state_counts_only_the_days_of_what_came_since(
+    local_settings: MakeSettings, tmp_path: Path
+) -> None:
+    home = local_settings().places()
+    create_tables(home)
+    for batch in (1, 2):
+        _run(home, batch)
+    # As a kill between two commits leaves it: only `features` holds the second batch.
+    for table in TABLES[1:]:
+        (home.root.child(table.name).directory / "_delta_log/00000000000000000002.json").unlink()
+    shutil.rmtree(home.state.directory)
+    assert recall(home, tmp_path / "first.sqlite").facts.days_since == 2
+
+
 def test_the_tables_are_asked_for_what_is_no_longer_remembered(home: Home) -> None:
     for batch in (1, 2):
         _run(home, batch)
@@ -152,4 +184,8 @@ def _delete_states(home: Home, batches: "range | list[int]") -> None:
 
 def _damage_snapshot(home: Home, batch: int) -> None:
 
-    overwrite(home.snapshots, f"{batch:012d}.sqlite", b"no database")
+    key = f"{batch:012d}.sqlite"
+    body = bytearray(read(home.snapshots, key))
+    # Within the file: its head is sound.
+    body[-4096:] = bytes(4096)
+    overwrite(home.snapshots, key, bytes(body))
