@@ -92,10 +92,10 @@ def test_the_code_of_an_answer_decides(place: Place, ask: Ask) -> None:
         ("OperationAborted", 409, Fault.TRANSIENT),
         ("NeverHeardOf", 400, Fault.TRANSIENT),
         ("AccessDenied", 403, Fault.REFUSED_OBJECT),
-        ("InvalidObjectState", 403, Fault.REFUSED_OBJECT),
+        ("InvalidObjectState", 403, Fault.UNFIT_OBJECT),
         ("InvalidAccessKeyId", 403, Fault.REFUSED),
         ("SignatureDoesNotMatch", 403, Fault.REFUSED),
-        ("KMS.DisabledException", 400, Fault.REFUSED),
+        ("KMS.DisabledException", 400, Fault.REFUSED_OBJECT),
     ):
         set_rules(str(place.s3_endpoint), Rule("GET", "/", answer=status, body=s3_error(code, "Because."), times=-1))
         error = _raised(lambda: ask(place))
@@ -196,9 +196,11 @@ def test_a_photo_is_rejected_only_for_what_storage_says_of_it(place: Place, land
     endpoint = str(place.s3_endpoint)
     archived = s3_error("InvalidObjectState", "The operation is not valid for the object's storage class.")
     set_rules(endpoint, Rule("GET", "/photo", answer=403, body=archived))
-    with pytest.raises(Refused, match=r"valid for the object's storage class \(InvalidObjectState\)\.$") as refused:
+    with pytest.raises(Rejected, match=r"valid for the object's storage class \(InvalidObjectState\)\.$") as rejected:
         fetch(place, landed)
-    assert refused.value.reason is Reason.UNREADABLE
+    assert rejected.value.reason is Reason.UNREADABLE
+    # Unlike a permission, it says nothing of other photos.
+    assert not isinstance(rejected.value, Refused)
 
     set_rules(endpoint, Rule("GET", "/photo", answer=403, body=s3_error("InvalidAccessKeyId", "No such key.")))
     with pytest.raises(StorageRefused, match=r"^Cannot read s3://.*/home/photo: No such key \(InvalidAccessKeyId\)\.$"):

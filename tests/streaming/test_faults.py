@@ -82,10 +82,10 @@ def test_one_refused_photo_is_a_reject_and_a_lost_key_or_permission_stops_the_st
     ]
 
     _land(s3, settings, {key: PHOTOS[key] for key in keys[12:]})
-    disabled = s3_error("KMS.DisabledException", "The key is disabled.")
-    set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=400, body=disabled, times=-1))
+    unknown = s3_error("InvalidAccessKeyId", "The access key does not exist.")
+    set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=403, body=unknown, times=-1))
     with pytest.raises(
-        StorageRefused, match=r"^Cannot read s3://.*\.jpg: The key is disabled \(KMS\.DisabledException\)"
+        StorageRefused, match=r"^Cannot read s3://.*\.jpg: The access key does not exist \(InvalidAccessKeyId\)"
     ):
         drain(settings)
 
