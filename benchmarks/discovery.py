@@ -1,6 +1,6 @@
 """What finding new photos costs as history grows: seconds and requests a batch, and what a restart takes.
 
-python -m benchmarks.discovery [--most 1000000] [--batches 10]
+python -m benchmarks.discovery [--most 1000000] [--batches 10] [--messages 4000]
 
 History is made of batches of a thousand objects, as the stream leaves them: plans, results, tables. Their rows are
 rejects, which discovery reads like features and which need no vectors. A batch here is everything but the work on its
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -39,6 +40,7 @@ from features.tables import REJECT_ROWS, TABLES, OpenTables, commit, create_tabl
 from streaming.cleaning import CleaningRule
 from streaming.news import Channel
 from streaming.pacing import Caps
+from streaming.queue import Queue
 from streaming.snapshot import outcome_of, recall, write_snapshot
 from streaming.source import Planner, PlanningRequest
 
@@ -51,6 +53,7 @@ FIRST_DAY = date(2026, 1, 1)
 BATCHES_A_DAY = 50
 TRIGGER_S = 0.5
 KEEP_BATCHES = 2
+MOST_SENT_AHEAD = 100
 
 console = Console(width=170)
 
@@ -74,6 +77,7 @@ class Measured:
 def main(
     most: Annotated[int, typer.Option(help="The longest history, in objects.")] = 1_000_000,
     batches: Annotated[int, typer.Option(help="How many new batches of 100 objects are taken each time.")] = 10,
+    messages: Annotated[int, typer.Option(help="How many messages to take from a queue for their pace.")] = 4000,
     measure: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Print the tables of docs/benchmarks.md, section "Finding what is new"."""
@@ -106,7 +110,10 @@ def main(
                 found.append(_measured(endpoint, queue, way, history, done, taken))
                 done += taken
             history *= 10
-        console.print(_table(found))
+        if found:
+            console.print(_table(found))
+        rate = _messages_a_second(moto, home, messages)
+        console.print(f"{messages:,} messages received, settled and deleted: {rate:.0f} a second.", highlight=False)
 
 
 def _home(endpoint: str) -> Home:
@@ -232,6 +239,36 @@ def _listing_alone(endpoint: str, home: Home) -> tuple[int, float]:
     for _ in list_pages(home.landing):
         pass
     return _since(endpoint, before), time.perf_counter() - began_s
+
+
+def _messages_a_second(moto: str, home: Home, count: int) -> float:
+    """The pace of a queue's messages, from the first one sent until the last one is deleted."""
+    client = boto3.client("sqs", endpoint_url=moto, region_name=REGION)
+    url = client.create_queue(QueueName="pace")["QueueUrl"]
+    prefix = home.landing.bucket_and_prefix[1] + "/"
+    queue = Queue(url, home.landing, REGION, wait_s=1)
+    taken = 0
+
+    def send() -> None:
+        # This server looks at every message for each receive, so few are let pile up.
+        for start in range(0, count, 10):
+            while start - taken > MOST_SENT_AHEAD:
+                time.sleep(0.001)
+            entries = [{"Id": f"{n}", "MessageBody": _message(prefix, n)} for n in range(start, start + 10)]
+            client.send_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+
+    began_s = time.perf_counter()
+    queue.start()
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send)
+        while taken < count:
+            queue.wait(1)
+            arrivals = queue.take(count)
+            queue.settled(arrivals)
+            taken += len(arrivals)
+        sending.result()
+    queue.close()
+    return count / (time.perf_counter() - began_s)
 
 
 def _since(endpoint: str, before: Counter[str]) -> int:
