@@ -11,7 +11,7 @@ from streaming.arrivals import Arrivals, Backlog
 from streaming.cleaning import CleaningRule, clear_leftovers
 from streaming.listing import Listing
 from streaming.news import QueueNews
-from streaming.queue import Queue
+from streaming.queue import Arrival, Queue
 from streaming.seen import Seen
 
 # A listing that takes longer gives what it has found so far; a shorter one lets the oldest come first.
@@ -119,13 +119,14 @@ class Discovery:
         self._listing.begin()
 
     def _take_messages(self, queue: Queue) -> None:
-        since = self._watched.only_since
         while arrivals := queue.take(_TAKEN_AT_ONCE):
-            passed_over = [one for one in arrivals if since is not None and one.landed.arrived_at < since]
-            queue.settled(passed_over)
-            queue.settled(
-                self._arrivals.told([one for one in arrivals if one not in passed_over] if passed_over else arrivals)
-            )
+            new = [arrival for arrival in arrivals if self._counts(arrival)]
+            queue.settled(arrival for arrival in arrivals if not self._counts(arrival))
+            queue.settled(self._arrivals.told(new))
+
+    def _counts(self, arrival: Arrival) -> bool:
+        since = self._watched.only_since
+        return since is None or arrival.landed.arrived_at >= since
 
     def _wait_for_listing(self) -> None:
         began_s = time.monotonic()
