@@ -2,7 +2,7 @@
 
 python -m benchmarks.discovery [--most 1000000] [--batches 10] [--messages 4000]
 
-History is made of batches of a thousand objects, as the stream leaves them: plans, results, tables. Their rows are
+History is made of batches of 1,000 or 10,000 objects, as the stream leaves them: plans, results, tables. Their rows are
 rejects, which discovery reads like features and which need no vectors. A batch here is everything but the work on its
 photos: finding, planning, the result, three commits. S3 and SQS are a moto server; listings of the landing are answered
 by a server that shows a million objects without having them.
@@ -46,11 +46,12 @@ from streaming.source import Planner, PlanningRequest
 
 REGION: Literal["eu-west-3"] = "eu-west-3"
 BUCKET = "fruits"
-OBJECTS_A_BATCH = 1000
+LEAST_A_BATCH = 1000
+BATCHES_A_HISTORY = 100
 NEW_A_BATCH = 100
 # Past days, so that the tables have as many partitions as a history has.
 FIRST_DAY = date(2026, 1, 1)
-BATCHES_A_DAY = 50
+OBJECTS_A_DAY = 50_000
 TRIGGER_S = 0.5
 KEEP_BATCHES = 2
 MOST_SENT_AHEAD = 100
@@ -101,7 +102,7 @@ def main(
         create_tables(home)
         publish_featurizer(home, b"no network: no photo is looked at", "a benchmark", "a benchmark")
         found, done = [], 0
-        history = OBJECTS_A_BATCH
+        history = LEAST_A_BATCH
         while history <= most:
             done = _grow(home, done, history)
             for way in ("keep", "archive", "queue"):
@@ -121,15 +122,14 @@ def _home(endpoint: str) -> Home:
 
 
 def _grow(home: Home, done: int, history: int) -> int:
-    """Add batches of a thousand until there are `history` objects, then a snapshot as the stream writes them."""
-    last = history // OBJECTS_A_BATCH
-    first = (history // 10) // OBJECTS_A_BATCH if history > OBJECTS_A_BATCH else 0
+    """Add batches until there are `history` objects, then a snapshot as the stream writes them."""
+    size = max(LEAST_A_BATCH, history // BATCHES_A_HISTORY)
     tables = OpenTables(home)
-    for number in track(range(first, last), f"history of {history:,}", console=Console(stderr=True)):
-        numbers = range(number * OBJECTS_A_BATCH, (number + 1) * OBJECTS_A_BATCH)
+    starts = range(history // 10 if history > LEAST_A_BATCH else 0, history, size)
+    for start in track(starts, f"history of {history:,}", console=Console(stderr=True)):
         done += 1
-        day = FIRST_DAY + timedelta(days=number // BATCHES_A_DAY)
-        write_plan(home, _plan(home, done, numbers, day))
+        day = FIRST_DAY + timedelta(days=start // OBJECTS_A_DAY)
+        write_plan(home, _plan(home, done, range(start, start + size), day))
         _finish(home, tables, done)
     with tempfile.TemporaryDirectory() as folder:
         seen = recall(home, Path(folder, "seen.sqlite"))

@@ -74,6 +74,7 @@ class LandingServer(ThreadingHTTPServer):
     """Listings of the prefix from here, all else from `upstream`."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
