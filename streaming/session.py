@@ -75,9 +75,10 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
             return builder.getOrCreate()
     except (Py4JError, PySparkException, OSError, ValueError) as error:
         lines = said.read_text(errors="replace").splitlines()
-        # Indented lines are frames of a stack.
-        last_words = [line for line in lines if line.strip() and not line[0].isspace()][-1:] or [str(error)]
-        raise SparkUnavailable(f"Spark does not start: {last_words[0]}") from error
+        # Indented lines are frames of a stack, and Java warns of what it always does.
+        said_so = [line for line in lines if line.strip() and not line[0].isspace() and "WARN" not in line]
+        last_words = said_so[-1] if said_so else f"its Java process ended ({type(error).__name__})"
+        raise SparkUnavailable(f"Spark does not start: {last_words}") from error
 
 
 def close_session(session: SparkSession) -> None:
