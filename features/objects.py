@@ -170,6 +170,27 @@ def overwrite(place: Place, key: str, body: bytes) -> None:
     persistently(f"write {place.uri_of(key)}", put, again=UNKNOWN_OUTCOME)
 
 
+def download(place: Place, key: str, file: Path) -> bool:
+    """Write an object to a file piece by piece, and say whether it was there. Raises as `read`."""
+
+    def write() -> None:
+        with file.open("wb") as out:
+            for piece in obstore.get(place.store, key):
+                out.write(piece)
+
+    try:
+        persistently(f"read {place.uri_of(key)}", write)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def upload(place: Place, key: str, file: Path) -> None:
+    """Put a file, whatever was there, in parts when it is large. Raises StorageRefused, StorageUnavailable."""
+    place.create()
+    persistently(f"write {place.uri_of(key)}", lambda: obstore.put(place.store, key, file), again=UNKNOWN_OUTCOME)
+
+
 def change(place: Place, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
     """Replace an object by what `edit` makes of it (None: it is not there), as if nobody else wrote, and return that.
 

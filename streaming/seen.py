@@ -115,7 +115,7 @@ class Seen:
         self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         # The file is a copy of what the home can tell again: it need not survive anything.
         self._connection.executescript(
-            "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;" + _SCHEMA
+            "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;" + _SCHEMA
         )
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 
 from features.home import Home
 from features.landing import Landed
-from features.objects import delete_all, keys_below, overwrite, read_if_there
+from features.objects import delete_all, download, keys_below, upload
 from features.plan import Plan, Result, forget_batches, planned_batches, read_plan, read_result
 from features.tables import FEATURE_ROWS, REJECT_ROWS, TABLES, committed_batch, data_files, open_table
 from streaming.seen import Known, Outcome, Seen, identity, identity_of
@@ -107,7 +107,7 @@ def write_snapshot(home: Home, seen: Seen) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "snapshot.sqlite")
         facts = seen.copy_committed(file)
-        overwrite(home.snapshots, _key(facts.through), file.read_bytes())
+        upload(home.snapshots, _key(facts.through), file)
     delete_all(home.snapshots, (_key(batch) for batch in _snapshots(home) if batch < facts.through))
     seen.set_facts(snapshot=facts.snapshot, snapshot_objects=facts.snapshot_objects)
     forget_batches(home, facts.through)
@@ -128,7 +128,8 @@ def in_tables(home: Home, landed: Sequence[Landed]) -> set[bytes]:
 
 def _from_snapshot(home: Home, file: Path, tables: str, committed: int) -> Seen:
     for batch in sorted(_snapshots(home), reverse=True):
-        file.write_bytes(read_if_there(home.snapshots, _key(batch)) or b"")
+        if not download(home.snapshots, _key(batch), file):
+            continue
         try:
             seen = Seen(file)
             if seen.is_whole and seen.facts.through == batch <= committed and seen.facts.tables == tables:
