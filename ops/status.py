@@ -229,8 +229,8 @@ _CHECKS = (
     ),
     (
         f"SELECT source, etag FROM {FEATURE_ROWS.name} GROUP BY source, etag "
-        "HAVING count(*) > 1 AND max(arrived_at) - min(arrived_at) < INTERVAL 14 DAY",
-        "{count} versions of photos have more than one feature row, from two batches: doubled.",
+        "HAVING count(DISTINCT batch) > 1 AND max(arrived_at) - min(arrived_at) < INTERVAL 14 DAY",
+        "{count} versions of photos have feature rows of more than one batch: doubled.",
     ),
     (
         f"SELECT * FROM ({_OUTCOMES}) SEMI JOIN (SELECT DISTINCT batch FROM planned) USING (batch) "

@@ -88,6 +88,17 @@ def test_doubled_rows_are_found(drained: Settings) -> None:
     ]
 
 
+def test_a_version_with_feature_rows_of_two_batches_is_found(drained: Settings) -> None:
+    home = drained.places()
+    rows = DeltaTable(home.features.uri).to_pyarrow_table()
+    again = {name: rows[name].combine_chunks() for name in FEATURE_ROWS.file_schema.names}
+    again["batch"] = [2] * rows.num_rows
+    added = write_file(home, FEATURE_ROWS, again, {"ingest_date": str(rows["ingest_date"][0])})
+    commit(home, FEATURE_ROWS, 2, "a wrong hand", [added])
+    broken = look(drained.places(), verify=True).broken
+    assert broken == ["3 versions of photos have feature rows of more than one batch: doubled."]
+
+
 def test_rows_missing_from_a_committed_batch_are_found(drained: Settings) -> None:
     DeltaTable(drained.places().features.uri).delete("width = 320")
     broken = look(drained.places(), verify=True).broken
