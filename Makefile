@@ -58,6 +58,7 @@ $(BENCHMARKS_READY): requirements-benchmarks.lock requirements-build.lock pyproj
 # at each start are parsed once for all.
 java: $(READY)
 	@$(BIN)/python -m bootstrap.java >/dev/null 2>&1 || bootstrap/install_java.sh || true
+	@$(BIN)/python -m bootstrap.java >/dev/null
 	@JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME && $(BIN)/python -m streaming.class_archive >/dev/null || echo "Spark will start more slowly than it could; everything works."
 
 lock: $(READY)

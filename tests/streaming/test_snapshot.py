@@ -30,6 +30,14 @@ def home(request: pytest.FixtureRequest) -> Home:
     return made
 
 
+@pytest.fixture
+def on_disk(local_settings: MakeSettings) -> Home:
+    """A home whose files a test can lay hands on."""
+    made = local_settings().places()
+    create_tables(made)
+    return made
+
+
 def _objects(batch: int, count: int = 4) -> tuple[Landed, ...]:
     return tuple(
         Landed(f"kiwi/{batch}-{n}.jpg", 100, f"{batch:x}{n:x}", NOW + timedelta(minutes=batch)) for n in range(count)
@@ -94,78 +102,64 @@ def test_snapshot_results_and_tables_tell_the_same(home: Home, tmp_path: Path) -
     assert recall(home, tmp_path / "last.sqlite").facts.days_since == 3
 
 
-def test_a_snapshot_of_tables_that_were_made_anew_is_not_used(local_settings: MakeSettings, tmp_path: Path) -> None:
-    home = local_settings().places()
-    create_tables(home)
-    _run(home, 1)
-    write_snapshot(home, recall(home, tmp_path / "first.sqlite"))
+def test_a_snapshot_of_tables_that_were_made_anew_is_not_used(on_disk: Home, tmp_path: Path) -> None:
+    _run(on_disk, 1)
+    write_snapshot(on_disk, recall(on_disk, tmp_path / "first.sqlite"))
     for table in TABLES:
-        shutil.rmtree(home.root.child(table.name).directory)
-    shutil.rmtree(home.batches.directory)
-    create_tables(home)
-    assert _known(home, tmp_path / "second.sqlite", 1) == [[None] * 4]
+        shutil.rmtree(on_disk.root.child(table.name).directory)
+    shutil.rmtree(on_disk.batches.directory)
+    create_tables(on_disk)
+    assert _known(on_disk, tmp_path / "second.sqlite", 1) == [[None] * 4]
 
 
 def test_a_snapshot_made_for_another_landing_leaves_nothing_of_this_one_out(
-    local_settings: MakeSettings, tmp_path: Path
+    on_disk: Home, local_settings: MakeSettings, tmp_path: Path
 ) -> None:
-    home = local_settings().places()
-    create_tables(home)
-    _run(home, 1)
+    _run(on_disk, 1)
     elsewhere = local_settings(landing=str(tmp_path / "elsewhere")).places()
     seen = recall(elsewhere, tmp_path / "first.sqlite")
     seen.forget(NOW + timedelta(days=1))
     write_snapshot(elsewhere, seen)
-    _delete_states(home, [1])
-    [known] = _known(home, tmp_path / "second.sqlite", 1)
+    _delete_states(on_disk, [1])
+    [known] = _known(on_disk, tmp_path / "second.sqlite", 1)
     assert [one is not None for one in known] == [True] * 4
 
 
 def test_a_snapshot_takes_the_place_of_older_ones_and_of_plans_that_nobody_can_have_in_hand(
-    local_settings: MakeSettings, tmp_path: Path
+    on_disk: Home, tmp_path: Path
 ) -> None:
-    home = local_settings().places()
-    create_tables(home)
     for batch in (1, 2):
-        _run(home, batch)
-        write_snapshot(home, recall(home, tmp_path / f"{batch}.sqlite"))
-    assert [path.name for path in home.snapshots.directory.iterdir()] == ["000000000002.sqlite"]
-    assert planned_batches(home) == [1, 2]
+        _run(on_disk, batch)
+        write_snapshot(on_disk, recall(on_disk, tmp_path / f"{batch}.sqlite"))
+    assert [path.name for path in on_disk.snapshots.directory.iterdir()] == ["000000000002.sqlite"]
+    assert planned_batches(on_disk) == [1, 2]
 
     two_attempts_ago_s = time.time() - 2 * ATTEMPT_LIMIT.total_seconds() - 60
-    for path in home.batches.directory.iterdir():
+    for path in on_disk.batches.directory.iterdir():
         os.utime(path, (two_attempts_ago_s, two_attempts_ago_s))
-    write_plan(home, _plan(home, 3))
-    write_snapshot(home, recall(home, tmp_path / "3.sqlite"))
-    assert [path.name for path in home.batches.directory.iterdir()] == ["000000000003.plan.json"]
+    write_plan(on_disk, _plan(on_disk, 3))
+    write_snapshot(on_disk, recall(on_disk, tmp_path / "3.sqlite"))
+    assert [path.name for path in on_disk.batches.directory.iterdir()] == ["000000000003.plan.json"]
 
 
-def test_what_a_restored_table_no_longer_holds_is_not_taken_for_done(
-    local_settings: MakeSettings, tmp_path: Path
-) -> None:
-    home = local_settings().places()
-    create_tables(home)
+def test_what_a_restored_table_no_longer_holds_is_not_taken_for_done(on_disk: Home, tmp_path: Path) -> None:
     for batch in (1, 2):
-        _run(home, batch)
-    write_snapshot(home, recall(home, tmp_path / "first.sqlite"))
-    DeltaTable(str(home.features.directory)).restore(1)
-    first, second = _known(home, tmp_path / "second.sqlite", 2)
+        _run(on_disk, batch)
+    write_snapshot(on_disk, recall(on_disk, tmp_path / "first.sqlite"))
+    DeltaTable(str(on_disk.features.directory)).restore(1)
+    first, second = _known(on_disk, tmp_path / "second.sqlite", 2)
     assert [one is not None for one in first] == [True] * 4
     assert [one is not None for one in second] == [False, True, True, True]
 
 
-def test_a_start_after_a_lost_state_counts_only_the_days_of_what_came_since(
-    local_settings: MakeSettings, tmp_path: Path
-) -> None:
-    home = local_settings().places()
-    create_tables(home)
+def test_a_start_after_a_lost_state_counts_only_the_days_of_what_came_since(on_disk: Home, tmp_path: Path) -> None:
     for batch in (1, 2):
-        _run(home, batch)
+        _run(on_disk, batch)
     # As a kill between two commits leaves it: only `features` holds the second batch.
     for table in TABLES[1:]:
-        (home.root.child(table.name).directory / "_delta_log/00000000000000000002.json").unlink()
-    shutil.rmtree(home.state.directory)
-    assert recall(home, tmp_path / "first.sqlite").facts.days_since == 2
+        (on_disk.root.child(table.name).directory / "_delta_log/00000000000000000002.json").unlink()
+    shutil.rmtree(on_disk.state.directory)
+    assert recall(on_disk, tmp_path / "first.sqlite").facts.days_since == 2
 
 
 def test_the_tables_are_asked_for_what_is_no_longer_remembered(home: Home) -> None:
