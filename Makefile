@@ -63,11 +63,13 @@ java: $(READY)
 
 lock: $(READY)
 	@$(BIN)/python -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install --quiet uv
-	@$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	@$(VENV)/uv/bin/uv pip compile pyproject.toml --extra laptop --extra dev --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet --output-file requirements.lock
-	@$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --extra benchmarks --constraint requirements.lock \
+	@$(VENV)/uv/bin/uv pip compile pyproject.toml --extra laptop --extra dev --extra benchmarks --constraint requirements.lock \
 	    --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet --output-file requirements-benchmarks.lock
+	@$(VENV)/uv/bin/uv pip compile pyproject.toml --constraint requirements.lock --python-platform linux --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements-cluster.lock
 	@printf 'pip\nsetuptools\nwheel\n' | $(VENV)/uv/bin/uv pip compile - --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-build.lock
 
