@@ -4,14 +4,19 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
+import sqlglot
 from deltalake import DeltaTable
+from sqlglot import exp
 
+from bootstrap.athena import definitions
 from features.errors import FruitsError
 from features.home import Home
 from features.pca_models import Current, current_models
-from features.tables import PROJECTION_ROWS, TABLES, Table, open_table
+from features.tables import TABLES, Table, open_table
 
 CURRENT_PROJECTIONS = "current_projections"
+
+_PCA_CURRENT = "pca_current"
 
 
 class InvalidQuery(FruitsError):
@@ -21,8 +26,9 @@ class InvalidQuery(FruitsError):
 def connect(home: Home) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection in which `features`, `projections` and `rejects` are the home's tables as they stand now.
 
-    The view `current_projections` is the projections with the served PCA model. Filters on partitions, numbers and
-    times skip files. Raises InvalidQuery when the home has no tables yet, StorageUnavailable.
+    The views and `pca_current` are those that Athena has, from the same SQL files. Filters on partitions and numbers
+    skip files, in the tables those on times do, too.
+    Raises InvalidQuery when the home has no tables yet, StorageUnavailable.
     """
     return connect_to(take_snapshot(home))
 
@@ -33,12 +39,26 @@ def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     for name, handle in snapshot.tables.items():
         connection.register(name, handle.to_pyarrow_dataset())
-    # No version is negative: nothing is served before the first switch.
-    serving = -1 if snapshot.models.serving is None else snapshot.models.serving
-    connection.execute(
-        f"CREATE VIEW {CURRENT_PROJECTIONS} AS SELECT * FROM {PROJECTION_ROWS.name} WHERE pca_version = {serving}"
-    )
+    connection.register(_PCA_CURRENT, _pca_current(snapshot.models))
+    for definition in definitions():
+        if definition.is_view:
+            connection.execute(_in_duckdb(definition.statement, snapshot.models.serving))
     return connection
+
+
+def _pca_current(models: Current) -> pa.Table:
+    """The row that Athena finds in the pointer, which is not there before the first refit."""
+    rows = [] if models == Current() else [{"serving": models.serving}]
+    return pa.Table.from_pylist(rows, schema=pa.schema([("serving", pa.int32())]))
+
+
+def _in_duckdb(view: str, serving: int | None) -> str:
+    # DuckDB hands a number down to the scan, which then skips files, but not what a subquery gives.
+    parsed = sqlglot.parse_one(view, read="athena")
+    for lookup in list(parsed.find_all(exp.Subquery)):
+        if [table.name for table in lookup.find_all(exp.Table)] == [_PCA_CURRENT]:
+            lookup.replace(exp.convert(serving))
+    return parsed.sql(dialect="duckdb")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,3 @@
+CREATE EXTERNAL TABLE IF NOT EXISTS rejects
+LOCATION '${home}/rejects/'
+TBLPROPERTIES ('table_type' = 'DELTA')

@@ -1,0 +1,3 @@
+CREATE EXTERNAL TABLE IF NOT EXISTS pca_current (serving int)
+ROW FORMAT SERDE 'org.apache.hive.hcatalog.data.JsonSerDe'
+LOCATION '${home}/models/pca/current/'

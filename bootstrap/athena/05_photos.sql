@@ -1,0 +1,18 @@
+CREATE OR REPLACE VIEW photos AS
+SELECT
+    image_id,
+    source,
+    etag,
+    bytes,
+    CAST(arrived_at AT TIME ZONE 'UTC' AS timestamp) AS arrived_at,
+    label,
+    subject,
+    format,
+    width,
+    height,
+    features,
+    featurizer,
+    batch,
+    CAST(ingested_at AT TIME ZONE 'UTC' AS timestamp) AS ingested_at,
+    ingest_date
+FROM features

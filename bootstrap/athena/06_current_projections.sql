@@ -1,0 +1,15 @@
+CREATE OR REPLACE VIEW current_projections AS
+SELECT
+    image_id,
+    source,
+    label,
+    subject,
+    CAST(arrived_at AT TIME ZONE 'UTC' AS timestamp) AS arrived_at,
+    pca,
+    featurizer,
+    batch,
+    CAST(ingested_at AT TIME ZONE 'UTC' AS timestamp) AS ingested_at,
+    pca_version,
+    ingest_date
+FROM projections
+WHERE pca_version = (SELECT serving FROM pca_current)
