@@ -15,8 +15,18 @@ import pytest
 from rich.console import Console
 
 from features.home import Home
+from features.pca_models import begin_switch, finish_switch
 from features.settings import Settings, load_settings
-from features.tables import FEATURE_ROWS, commit, create_tables, open_table, vectors_column, write_file
+from features.tables import (
+    FEATURE_ROWS,
+    PROJECTION_ROWS,
+    REJECT_ROWS,
+    commit,
+    create_tables,
+    open_table,
+    vectors_column,
+    write_file,
+)
 from ops.query import InvalidQuery, connect, run_query
 from ops.rows import show
 
@@ -82,6 +92,101 @@ def test_a_filter_skips_the_files_it_rules_out(home: Home, condition: str) -> No
     assert len(run_query(connect(home), f"SELECT * FROM features WHERE {condition}")) == 4
     with pytest.raises((InvalidQuery, OSError)):
         run_query(connect(home), "SELECT * FROM features")
+
+
+@pytest.fixture
+def projected(home: Home) -> Home:
+    """The same home with projections of all its photos by versions 1 and 2, and none served yet."""
+    kept = ", ".join(name for name in PROJECTION_ROWS.file_schema.names if name != "pca")
+    for batch in (1, 2, 3):
+        day = MONDAY + timedelta(days=batch - 1)
+        rows = run_query(connect(home), f"SELECT {kept} FROM features WHERE batch = {batch}").to_pydict()
+        adds = [
+            write_file(
+                home,
+                PROJECTION_ROWS,
+                rows | {"pca": vectors_column(np.full((4, 3), version, np.float32))},
+                {"pca_version": str(version), "ingest_date": day.isoformat()},
+            )
+            for version in (1, 2)
+        ]
+        commit(home, PROJECTION_ROWS, batch, "test", adds)
+    return home
+
+
+def test_current_projections_follow_the_served_version(projected: Home) -> None:
+    def seen() -> tuple[list[object], list[object]]:
+        connection = connect(projected)
+        rows = run_query(
+            connection, "SELECT pca_version, pca[3] AS last, count(*) AS n FROM current_projections GROUP BY ALL"
+        )
+        return run_query(connection, "SELECT serving FROM pca_current")["serving"].to_pylist(), rows.to_pylist()
+
+    assert seen() == ([], [])
+    first = begin_switch(projected, 1)
+    assert seen() == ([None], [])
+    finish_switch(projected, first)
+    assert seen() == ([1], [{"pca_version": 1, "last": 1.0, "n": 12}])
+    second = begin_switch(projected, 2)
+    assert seen() == ([1], [{"pca_version": 1, "last": 1.0, "n": 12}])
+    finish_switch(projected, second)
+    assert seen() == ([2], [{"pca_version": 2, "last": 2.0, "n": 12}])
+
+
+def test_current_projections_read_no_file_of_another_version_or_day(projected: Home) -> None:
+    finish_switch(projected, begin_switch(projected, 2))
+    wanted = "pca_version=2/ingest_date=2026-10-06"
+    store = projected.projections.store
+    paths = [entry["path"] for page in obstore.list(store) for entry in page if entry["path"].endswith(".parquet")]
+    for path in paths:
+        if not path.startswith(wanted):
+            obstore.put(store, path, b"this is not parquet")
+    assert len(paths) == 6
+    tuesday = "SELECT * FROM current_projections WHERE ingest_date = DATE '2026-10-06'"
+    assert len(run_query(connect(projected), tuesday)) == 4
+    with pytest.raises((InvalidQuery, OSError)):
+        run_query(connect(projected), "SELECT * FROM current_projections")
+
+
+def test_every_object_with_an_outcome_is_an_arrival(home: Home) -> None:
+    at = datetime(2026, 10, 6, 12, tzinfo=UTC)
+    rejected = {
+        "source": ["s3://bucket/landing/kiwi/broken.jpg"],
+        "etag": ["e"],
+        "bytes": [7],
+        "arrived_at": [at],
+        "reason": ["truncated"],
+        "detail": ["It ends early."],
+        "batch": [2],
+        "ingested_at": [at],
+    }
+    commit(home, REJECT_ROWS, 2, "test", [write_file(home, REJECT_ROWS, rejected, {"ingest_date": "2026-10-06"})])
+    columns = "source, label, outcome, batch, ingest_date"
+    arrivals = run_query(connect(home), f"SELECT {columns} FROM arrivals WHERE batch = 2 ORDER BY source").to_pylist()
+    tuesday = {"batch": 2, "ingest_date": date(2026, 10, 6)}
+    folder = "s3://bucket/landing/it's/2/é"
+    labels = ["kiwi", "lime", None, "it's"]
+    photos = [{"source": f"{folder}{n}.jpg", "label": label, "outcome": "photo"} for n, label in enumerate(labels)]
+    broken = {"source": "s3://bucket/landing/kiwi/broken.jpg", "label": None, "outcome": "truncated"}
+    assert arrivals == [row | tuesday for row in (*photos, broken)]
+
+
+@pytest.mark.parametrize("session_zone", ["UTC", "Asia/Kolkata"])
+def test_views_hold_plain_times_in_utc(projected: Home, session_zone: str) -> None:
+    finish_switch(projected, begin_switch(projected, 1))
+    connection = connect(projected)
+    connection.execute(f"SET TimeZone = '{session_zone}'")
+    for view in ("photos", "current_projections", "arrivals"):
+        rows = run_query(connection, f"SELECT arrived_at, ingested_at FROM {view} WHERE batch = 1 ORDER BY arrived_at")
+        assert set(rows.schema.types) == {pa.timestamp("us")}
+        assert rows["arrived_at"].to_pylist() == [datetime(2026, 10, 5, 12, n, 0, 123456) for n in range(4)]
+        assert set(rows["ingested_at"].to_pylist()) == {datetime(2026, 10, 5, 13)}
+
+
+def test_photos_and_current_projections_have_their_tables_columns(home: Home) -> None:
+    connection = connect(home)
+    for view, table in (("photos", FEATURE_ROWS), ("current_projections", PROJECTION_ROWS)):
+        assert run_query(connection, f"SELECT * FROM {view} LIMIT 0").column_names == table.schema.names
 
 
 def test_the_log_holds_statistics_of_numbers_and_times_only(home: Home) -> None:
