@@ -1,4 +1,4 @@
-"""The SQL files are what Athena takes, the tables what it reads, and a deploy runs them all or says which one failed."""
+"""The SQL files are what Athena takes, the tables what it reads; a deploy runs them all or says which one failed."""
 
 import json
 import urllib.request
