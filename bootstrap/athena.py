@@ -69,7 +69,7 @@ def create_tables_and_views(
 
 def definitions() -> list[Definition]:
     """All SQL files in the order in which they must run: a view after what it reads."""
-    folder = files("bootstrap") / "athena"
+    folder = files("bootstrap") / "sql"
     found = sorted((match[0], match["name"]) for f in folder.iterdir() if (match := _FILE_NAME.fullmatch(f.name)))
     return [Definition(file, name, (folder / file).read_text("utf-8").strip()) for file, name in found]
 
