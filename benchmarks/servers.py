@@ -14,15 +14,24 @@ from typing import IO
 
 _ROOT = Path(__file__).parents[1]
 _START_S = 60.0
+_END_S = 5.0
 
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
     """The URL of a moto server (S3, SQS, SNS); what it says goes below `folder`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     with (folder / "moto.log").open("wb") as log, _process("moto.server", "-p", f"{port}", stdout=log, stderr=log):
+        _wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def aws_server(folder: Path) -> Iterator[str]:
+    """The URL of a moto server whose EMR runs what it is given (`benchmarks.aws_server`), below `folder`."""
+    port = _free_port()
+    command = ("benchmarks.aws_server", f"{port}", f"{folder / 'nodes'}")
+    with (folder / "aws.log").open("wb") as log, _process(*command, stdout=log, stderr=log):
         _wait_for(port)
         yield f"http://127.0.0.1:{port}"
 
@@ -47,8 +56,19 @@ def _process(
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        # It may have children to end.
+        process.terminate()
+        try:
+            process.communicate(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     max_decode_time: Duration = Field(default=timedelta(seconds=60), gt=timedelta(0))
     s3_endpoint: str | None = None
     s3_region: str | None = None
+    stage: str = "dev"
+    region: str = "eu-west-3"
+    architecture: Literal["arm64", "x86_64"] | None = None
+    alarm_email: str | None = None
+    monthly_budget_usd: int | None = Field(default=None, ge=1)
+    max_capacity_units: int | None = Field(default=None, ge=0)
 
     @field_validator("key_pattern")
     @classmethod

@@ -13,7 +13,7 @@ from rich.table import Table
 from features.errors import FruitsError
 from features.registry import Precision
 from features.settings import Settings, load_settings
-from ops import pca_cli
+from ops import cloud_cli, pca_cli
 from ops.options import (
     DEBUGGING,
     Archive,
@@ -225,6 +225,17 @@ app.add_typer(
     epilog="Examples:  [bold]fruits models[/]  ·  [bold]fruits models use 6 --reproject[/]  ·  "
     "[bold]fruits models prune --keep 2[/]",
 )
+app.command(
+    epilog="Examples:  [bold]fruits deploy --dry-run[/]  ·  [bold]fruits deploy --stage prod --region eu-central-1[/]"
+)(cloud_cli.deploy)
+app.command(
+    epilog="Examples:  [bold]fruits destroy --stage dev[/]  ·  [bold]fruits destroy --stage dev --delete-data[/]"
+)(cloud_cli.destroy)
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Examples:  [bold]fruits submit refit --reproject[/]  ·  [bold]fruits submit stream --stage prod[/]",
+)(cloud_cli.submit)
+app.command(epilog="Examples:  [bold]fruits logs[/]  ·  [bold]fruits logs refit --stage prod[/]")(cloud_cli.logs)
 
 
 def main() -> NoReturn:

@@ -1,0 +1,307 @@
+"""AWS on this machine: moto's services, and an EMR of one node that does what it is told.
+
+moto keeps a cluster and its steps but runs nothing. Here the cluster of a stack runs its bootstrap actions, below a
+folder instead of `/opt`, and its steps run as Spark jobs on this machine: with the role and the Spark settings that the
+template gives the cluster, and nothing of who deployed it. A step ends as its process does, and its words go to the
+cluster's log. A step that fails is an event, which starts the state machines of the rules it matches.
+
+Run as `python -m benchmarks.aws_server PORT FOLDER`.
+"""
+
+import copy
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyspark
+from moto.cloudformation.exceptions import ValidationError
+from moto.cloudformation.models import cloudformation_backends
+from moto.cloudformation.parsing import clean_json
+from moto.cloudformation.responses import CloudFormationResponse
+from moto.core.responses import ActionResult
+from moto.emr.models import emr_backends
+from moto.emr.responses import ElasticMapReduceResponse
+from moto.events.models import events_backends
+from moto.iam.models import iam_backends
+from moto.kms.models import KmsBackend
+from moto.s3.models import s3_backends
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.stepfunctions.models import stepfunctions_backends
+from moto.sts.models import sts_backends
+from werkzeug.serving import run_simple
+
+LOOK_S = 0.2
+OPT = "/opt/fruits"
+_NOT_THE_NODES = ("AWS_", "FRUITS_", "PYTHON", "PYSPARK", "SPARK", "MOTO", "VIRTUAL_ENV")
+_ENVIRONMENT = "spark.yarn.appMasterEnv."
+
+
+@dataclass
+class Node:
+    """The one machine of a cluster."""
+
+    account: str
+    region: str
+    cluster: Any
+    properties: dict[str, Any]
+    folder: Path
+    endpoint: str
+    running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
+    is_ready: bool = False
+
+    def start(self) -> None:
+        """Run the bootstrap actions; the cluster ends when one fails, as EMR's do."""
+        self.cluster.state = "BOOTSTRAPPING"
+        for number, action in enumerate(self.properties.get("BootstrapActions", [])):
+            script = action["ScriptBootstrapAction"]
+            file = self.folder / f"bootstrap-{number}.sh"
+            file.write_bytes(self._object(script["Path"]))
+            command = ["bash", str(file), *script.get("Args", []), str(self.folder)]
+            with (self.folder / f"bootstrap-{number}.log").open("wb") as log:
+                done = subprocess.run(command, env=self._environment(), stdout=log, stderr=subprocess.STDOUT)
+            if done.returncode:
+                self.cluster.state = "TERMINATED_WITH_ERRORS"
+                return
+        self.cluster.state = "WAITING"
+        self.is_ready = True
+
+    def begin(self, step: Any) -> None:
+        """Start a step's process."""
+        self.begun.add(step.id)
+        step.state = "RUNNING"
+        command, settings = self._as_here(list(step.args)), self.folder / "conf"
+        settings.mkdir(exist_ok=True)
+        (settings / "spark-defaults.conf").write_text(
+            "".join(f"{name} {value}\n" for name, value in self._spark().items() if not name.startswith(_ENVIRONMENT))
+        )
+        with (
+            (self.folder / f"{step.id}.stdout").open("wb") as out,
+            (self.folder / f"{step.id}.stderr").open("wb") as err,
+        ):
+            process = subprocess.Popen(
+                command,
+                env=self._environment() | {"SPARK_CONF_DIR": str(settings)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+        self.running[step.id] = process
+        threading.Thread(target=self._attend, args=(step, process), daemon=True).start()
+
+    def kill(self, step: str | None = None) -> None:
+        """End a step, or all of them, as a machine that goes does."""
+        for identity, process in list(self.running.items()):
+            if step in (None, identity):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def _attend(self, step: Any, process: "subprocess.Popen[bytes]") -> None:
+        code = process.wait()
+        for name in ("stdout", "stderr"):
+            body = gzip.compress((self.folder / f"{step.id}.{name}").read_bytes())
+            place = urlsplit(self.cluster.log_uri)
+            key = f"{place.path.strip('/')}/{self.cluster.id}/steps/{step.id}/{name}.gz"
+            with suppress(Exception):
+                s3_backends[self.account]["aws"].put_object(place.netloc, key, body)
+        self.running.pop(step.id)
+        if step.state != "CANCELLED":
+            step.state = "FAILED" if code else "COMPLETED"
+        if step.state == "FAILED":
+            _announce(self, step)
+
+    def _as_here(self, arguments: list[str]) -> list[str]:
+        assert arguments[0] == "spark-submit", arguments
+        for option in ("--deploy-mode", "--queue"):
+            at = arguments.index(option)
+            del arguments[at : at + 2]
+        arguments[arguments.index("yarn", arguments.index("--master"))] = "local[2,4]"
+        submit = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")
+        return [submit, *(self._here(argument) for argument in arguments[1:])]
+
+    def _here(self, text: str) -> str:
+        return text.replace(OPT, f"{self.folder}/fruits")
+
+    def _spark(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for each in self.properties.get("Configurations", []):
+            if each["Classification"] == "spark-defaults":
+                found |= {name: self._here(str(value)) for name, value in each["ConfigurationProperties"].items()}
+        return found
+
+    def _environment(self) -> dict[str, str]:
+        given = {name: os.environ[name] for name in os.environ if not name.startswith(_NOT_THE_NODES)}
+        given |= {
+            name.removeprefix(_ENVIRONMENT): value
+            for name, value in self._spark().items()
+            if name.startswith(_ENVIRONMENT)
+        }
+        key = self._credentials()
+        python = Path(sys.executable).parent
+        return given | {
+            "PATH": f"{python}:{os.environ['PATH']}",
+            "SPARK_HOME": str(Path(pyspark.__file__).parent),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "FRUITS_S3_ENDPOINT": self.endpoint,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": key.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": key.secret_access_key,
+            "AWS_SESSION_TOKEN": key.session_token,
+        }
+
+    def _credentials(self) -> Any:
+        profile = self.properties["JobFlowRole"].rpartition("/")[2]
+        role = iam_backends[self.account]["aws"].get_instance_profile(profile).roles[0]
+        return sts_backends[self.account]["aws"].assume_role(
+            self.region, "emr", role.arn, policy="", duration=3600, external_id=""
+        )
+
+    def _object(self, uri: str) -> bytes:
+        place = urlsplit(uri)
+        found = s3_backends[self.account]["aws"].get_object(place.netloc, place.path.lstrip("/"))
+        assert found is not None, f"there is no {uri}"
+        return bytes(found.value)
+
+
+NODES: dict[str, Node] = {}
+
+
+def _run_clusters(folder: Path, endpoint: str) -> None:
+    while True:
+        time.sleep(LOOK_S)
+        for account, regions in list(emr_backends.items()):
+            for region, backend in list(regions.items()):
+                for cluster in list(backend.clusters.values()):
+                    _look_at(account, region, cluster, folder, endpoint)
+
+
+def _look_at(account: str, region: str, cluster: Any, folder: Path, endpoint: str) -> None:
+    node = NODES.get(cluster.id)
+    if node is None:
+        properties = _properties_of(account, region, cluster.id)
+        if properties is None:
+            # The stack is not finished.
+            return
+        node = NODES[cluster.id] = Node(account, region, cluster, properties, folder / cluster.id, endpoint)
+        node.folder.mkdir()
+        threading.Thread(target=node.start, daemon=True).start()
+    elif cluster.state.startswith("TERMINAT"):
+        node.kill()
+    elif node.is_ready:
+        for step in list(cluster.steps):
+            if step.id not in node.begun and step.state in ("PENDING", "RUNNING"):
+                node.begin(step)
+
+
+def _properties_of(account: str, region: str, cluster: str) -> dict[str, Any] | None:
+    for stack in list(cloudformation_backends[account][region].stacks.values()):
+        if stack.status.endswith("_IN_PROGRESS"):
+            continue
+        for name, resource in stack.template_dict["Resources"].items():
+            if resource["Type"] == "AWS::EMR::Cluster" and name in stack.resource_map:
+                made = stack.resource_map[name]
+                if made is not None and made.physical_resource_id == cluster:
+                    properties = clean_json(copy.deepcopy(resource["Properties"]), stack.resource_map)
+                    assert isinstance(properties, dict)
+                    return properties
+    return None
+
+
+def _announce(node: Node, step: Any) -> None:
+    event: Any = {
+        "source": "aws.emr",
+        "detail-type": "EMR Step Status Change",
+        "account": node.account,
+        "region": node.region,
+        "detail": {"clusterId": node.cluster.id, "stepId": step.id, "name": step.name, "state": step.state},
+    }
+    for rule in list(events_backends[node.account][node.region].event_buses["default"].rules.values()):
+        if rule.event_pattern.matches_event(event):
+            for target in rule.targets:
+                if ":states:" in target["Arn"]:
+                    machines = stepfunctions_backends[node.account][node.region]
+                    machines.start_execution(target["Arn"], f"step-{step.id}", json.dumps(event))
+
+
+def _cancel_steps(response: ElasticMapReduceResponse) -> Any:
+    # moto has no CancelSteps.
+    asked = response.params if isinstance(response.params, dict) else json.loads(response.body)
+    node = NODES[asked["ClusterId"]]
+    for step in node.cluster.steps:
+        if step.id in asked["StepIds"]:
+            step.state = "CANCELLED"
+            node.kill(step.id)
+    return ActionResult({"CancelStepsInfoList": [{"StepId": each, "Status": "SUBMITTED"} for each in asked["StepIds"]]})
+
+
+def _protect(response: CloudFormationResponse) -> Any:
+    # moto has no termination protection.
+    stack = response.cloudformation_backend.get_stack(response._get_param("StackName"))
+    _PROTECTED[stack.stack_id] = response._get_param("EnableTerminationProtection") == "true"
+    return ActionResult({"StackId": stack.stack_id})
+
+
+def _delete_unless_protected(response: CloudFormationResponse) -> Any:
+    name = response._get_param("StackName")
+    if _PROTECTED.get(response.cloudformation_backend.get_stack(name).stack_id):
+        raise ValidationError(message=f"Stack [{name}] cannot be deleted while TerminationProtection is enabled")
+    return _delete_stack(response)
+
+
+def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
+    # moto gives a template's tags to KMS in the form that other services have.
+    for tag in options.get("tags") or []:
+        if "Key" in tag:
+            tag["TagKey"], tag["TagValue"] = tag.pop("Key"), tag.pop("Value")
+    return _create_key_as_moto(backend, *arguments, **options)
+
+
+_create_key_as_moto = KmsBackend.create_key
+_delete_stack = CloudFormationResponse.delete_stack
+_PROTECTED: dict[str, bool] = {}
+_PATCHES: dict[tuple[type, str], Any] = {
+    (ElasticMapReduceResponse, "cancel_steps"): _cancel_steps,
+    (CloudFormationResponse, "update_termination_protection"): _protect,
+    (CloudFormationResponse, "delete_stack"): _delete_unless_protected,
+    (KmsBackend, "create_key"): _create_key,
+}
+
+
+def _main(port: int, folder: Path) -> None:
+    os.environ["MOTO_PORT"] = str(port)
+    for (responses, name), patch in _PATCHES.items():
+        setattr(responses, name, patch)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    threading.Thread(target=_run_clusters, args=(folder, f"http://127.0.0.1:{port}"), daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        run_simple(
+            "127.0.0.1",
+            port,
+            DomainDispatcherApplication(create_backend_app),
+            threaded=True,
+            request_handler=MotoRequestHandler,
+        )
+    finally:
+        for node in NODES.values():
+            node.kill()
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,169 @@
+"""One installation on AWS: its stage, its region, the account, and the way to ask AWS for something."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from features.errors import FruitsError, InvalidSetting
+from features.region import refuse_outside_eu
+
+if TYPE_CHECKING:
+    from types_boto3_athena import AthenaClient
+    from types_boto3_cloudformation import CloudFormationClient
+    from types_boto3_ec2 import EC2Client
+    from types_boto3_emr import EMRClient
+    from types_boto3_glue import GlueClient
+    from types_boto3_iam import IAMClient
+    from types_boto3_kms import KMSClient
+    from types_boto3_s3 import S3Client
+    from types_boto3_service_quotas import ServiceQuotasClient
+
+_STAGE = re.compile(r"[a-z][a-z0-9]{0,11}")
+# Of credentials that boto3 found in these ways a copy can be used; those of a machine's role would expire.
+_PERSONAL = {"shared-credentials-file", "config-file", "sso", "assume-role", "assume-role-with-web-identity", "login"}
+
+
+class CloudRefused(FruitsError):
+    """AWS did not do what it was asked; what was done before stays, and the same command goes on from there."""
+
+    retryable = True
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A stage in one region of one account; `caller` is the ARN that asks."""
+
+    stage: str
+    region: str
+    account: str
+    caller: str
+
+    @property
+    def stack_name(self) -> str:
+        return f"fruits-{self.stage}"
+
+    @property
+    def data_bucket(self) -> str:
+        return f"{self.stack_name}-{self.account}-{self.region}"
+
+    @property
+    def ops_bucket(self) -> str:
+        return f"{self.data_bucket}-ops"
+
+    @property
+    def console(self) -> str:
+        return f"https://{self.region}.console.aws.amazon.com"
+
+    @cached_property
+    def cloudformation(self) -> "CloudFormationClient":
+        import boto3
+
+        return boto3.client("cloudformation", region_name=self.region)
+
+    @cached_property
+    def emr(self) -> "EMRClient":
+        import boto3
+
+        return boto3.client("emr", region_name=self.region)
+
+    @cached_property
+    def ec2(self) -> "EC2Client":
+        import boto3
+
+        return boto3.client("ec2", region_name=self.region)
+
+    @cached_property
+    def iam(self) -> "IAMClient":
+        import boto3
+
+        return boto3.client("iam", region_name=self.region)
+
+    @cached_property
+    def s3(self) -> "S3Client":
+        import boto3
+
+        return boto3.client("s3", region_name=self.region)
+
+    @cached_property
+    def kms(self) -> "KMSClient":
+        import boto3
+
+        return boto3.client("kms", region_name=self.region)
+
+    @cached_property
+    def athena(self) -> "AthenaClient":
+        import boto3
+
+        return boto3.client("athena", region_name=self.region)
+
+    @cached_property
+    def glue(self) -> "GlueClient":
+        import boto3
+
+        return boto3.client("glue", region_name=self.region)
+
+    @cached_property
+    def quotas(self) -> "ServiceQuotasClient":
+        import boto3
+
+        return boto3.client("service-quotas", region_name=self.region)
+
+
+def connect(stage: str, region: str) -> Cloud:
+    """The stage as the caller's credentials reach it.
+
+    Raises OutsideEurope before anything is asked of AWS, InvalidSetting for an impossible stage, CloudRefused when
+    there are no credentials or AWS does not take them.
+    """
+    refuse_outside_eu(region, f"The stage {stage}", None)
+    if not _STAGE.fullmatch(stage):
+        raise InvalidSetting(f"A stage is one to twelve lower-case letters and digits, like dev; not {stage}.")
+    import boto3
+
+    use_own_credentials()
+    with asked("who you are"):
+        identity = boto3.client("sts", region_name=region).get_caller_identity()
+    return Cloud(stage, region, identity["Account"], identity["Arn"])
+
+
+def use_own_credentials() -> None:
+    """Let obstore and deltalake have the credentials of a profile or a single sign-on, which they do not look for."""
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        credentials = boto3.session.Session().get_credentials()
+    except BotoCoreError as error:
+        raise CloudRefused(f"The AWS credentials cannot be read: {error}.") from error
+    if credentials is None or credentials.method not in _PERSONAL:
+        return
+    frozen = credentials.get_frozen_credentials()
+    os.environ["AWS_ACCESS_KEY_ID"] = frozen.access_key or ""
+    os.environ["AWS_SECRET_ACCESS_KEY"] = frozen.secret_key or ""
+    if frozen.token:
+        os.environ["AWS_SESSION_TOKEN"] = frozen.token
+
+
+@contextmanager
+def asked(what: str) -> Iterator[None]:
+    """Say in one sentence why AWS did not answer what it was asked. Raises CloudRefused."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        yield
+    except NoCredentialsError as error:
+        raise CloudRefused(
+            "No AWS credentials were found. Run `aws configure` or `aws sso login`, or set AWS_PROFILE or "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        ) from error
+    except ClientError as error:
+        told = error.response.get("Error", {})
+        raise CloudRefused(
+            f"AWS does not answer {what} ({told.get('Code', 'no code')}): {told.get('Message', '').rstrip('.')}."
+        ) from error
+    except BotoCoreError as error:
+        raise CloudRefused(f"AWS cannot be asked {what}: {str(error).rstrip('.')}.") from error

@@ -1,0 +1,178 @@
+"""The whole deployment on stand-ins for AWS: the stack's own roles, the nodes' own packages, real jobs as steps."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import requests
+
+from benchmarks.servers import aws_server
+from features.settings import Settings, load_settings
+from ops.query import connect, run_query
+from ops.status import look
+from tests.pictures import encoded, grainy, text_file
+
+ROOT = Path(__file__).parents[2]
+REGION = "eu-west-3"
+ACCOUNT = "123456789012"
+STACK = "fruits-dev"
+DATA = f"{STACK}-{ACCOUNT}-{REGION}"
+OPS = f"{DATA}-ops"
+LONG_S = 120
+
+# One deployment for all of them, in one process.
+pytestmark = pytest.mark.xdist_group("aws")
+
+
+@dataclass(frozen=True)
+class Account:
+    """An AWS account that nothing was ever made in, and its administrator's key."""
+
+    url: str
+    key: dict[str, str]
+
+    def client(self, service: str, role: str | None = None) -> Any:
+        """A client with the administrator's rights, or with those of one of the stack's roles."""
+        key = self.key if role is None else self._assumed(role)
+        return boto3.session.Session(
+            aws_access_key_id=key["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=key["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=key.get("AWS_SESSION_TOKEN"),
+            region_name=REGION,
+        ).client(service, endpoint_url=self.url)
+
+    def outputs(self) -> dict[str, str]:
+        found = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
+        return {each["OutputKey"]: each["OutputValue"] for each in found["Outputs"]}
+
+    def fruits(self, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        """The command as its user has it, in a directory without settings."""
+        environment = {name: os.environ[name] for name in os.environ if not name.startswith(("AWS_", "FRUITS_"))}
+        environment |= self.key | {"AWS_ENDPOINT_URL": self.url, "FRUITS_S3_ENDPOINT": self.url}
+        environment |= {"PYTHONPATH": str(ROOT), "FRUITS_WEIGHTS": "untrained:7", "FRUITS_ARCHITECTURE": "x86_64"}
+        environment |= {f"FRUITS_{name.upper()}": value for name, value in settings.items()}
+        return subprocess.run(
+            [sys.executable, "-m", "ops", *arguments],
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+
+    def steps(self, name: str = "fruits-stream") -> list[dict[str, Any]]:
+        found = self.client("emr").list_steps(ClusterId=self.outputs()["ClusterId"])["Steps"]
+        return [step for step in found if step["Name"] == name]
+
+    def _assumed(self, role: str) -> dict[str, str]:
+        arn = self.outputs()[role]
+        given = self.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
+        return {
+            "AWS_ACCESS_KEY_ID": given["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": given["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": given["SessionToken"],
+        }
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    with aws_server(tmp_path_factory.mktemp("aws")) as url:
+        root = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+        iam = Account(url, root).client("iam")
+        iam.create_user(UserName="administrator")
+        everything = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
+        iam.put_user_policy(UserName="administrator", PolicyName="everything", PolicyDocument=everything)
+        key = iam.create_access_key(UserName="administrator")["AccessKey"]
+        # From here on every request is signed by somebody, who may do what policies say.
+        assert requests.post(f"{url}/moto-api/reset-auth", data="0", timeout=10).ok
+        yield Account(url, {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]})
+
+
+@pytest.fixture(scope="module")
+def stage(account: Account) -> Account:
+    """The account with a stage in it, whose stream runs."""
+    done = account.fruits("deploy")
+    assert done.returncode == 0, done.stderr
+    _wait_for(lambda: account.steps()[0]["Status"]["State"] == "RUNNING")
+    return account
+
+
+@pytest.fixture
+def reading(stage: Account, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of the stage's home, for somebody who may read it."""
+    for name, value in stage.key.items():
+        monkeypatch.setenv(name, value)
+    return load_settings(home=f"s3://{DATA}", s3_endpoint=stage.url, s3_region=REGION)
+
+
+def test_what_the_uploader_puts_becomes_rows_and_goes_to_the_archive(stage: Account, reading: Settings) -> None:
+    key = _upload(stage, photo(1))
+    text = _upload(stage, text_file())
+
+    _wait_for(lambda: _outcomes(reading).keys() >= {key, text})
+
+    assert _outcomes(reading)[key] == "photo"
+    assert _outcomes(reading)[text] == "not_an_image"
+    assert look(reading.places(), verify=True).broken == []
+
+
+def test_deploying_again_changes_nothing(stage: Account) -> None:
+    before = stage.steps()
+    uploaded = _listed(stage, OPS, "artifacts/")
+
+    done = stage.fruits("deploy")
+
+    assert done.returncode == 0, done.stderr
+    assert "runs already" in done.stdout
+    assert [step["Id"] for step in stage.steps()] == [step["Id"] for step in before]
+    assert _listed(stage, OPS, "artifacts/") == uploaded
+
+
+def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_photo(
+    stage: Account, reading: Settings
+) -> None:
+    before = _upload(stage, photo(2))
+    done = stage.fruits("deploy", trigger="300ms")
+    after = _upload(stage, photo(3))
+
+    assert done.returncode == 0, done.stderr
+    assert "handed over" in done.stdout
+    assert [step["Status"]["State"] for step in stage.steps()].count("COMPLETED") == 1
+    _wait_for(lambda: _outcomes(reading).keys() >= {before, after})
+    assert look(reading.places(), verify=True).broken == []
+
+
+def photo(seed: int) -> bytes:
+    return encoded(grainy(seed, 320, 240), "JPEG")
+
+
+def _upload(account: Account, body: bytes) -> str:
+    key = f"landing/kiwi/{uuid.uuid4().hex}.jpg"
+    account.client("s3", "UploaderRoleArn").put_object(Bucket=DATA, Key=key, Body=body, IfNoneMatch="*")
+    return f"s3://{DATA}/{key}"
+
+
+def _outcomes(settings: Settings) -> dict[str, str]:
+    found = run_query(connect(settings.places()), "SELECT source, outcome FROM arrivals").to_pylist()
+    assert len({row["source"] for row in found}) == len(found)
+    return {row["source"]: row["outcome"] for row in found}
+
+
+def _listed(account: Account, bucket: str, prefix: str) -> list[tuple[str, Any]]:
+    found = account.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+    return [(each["Key"], each["LastModified"]) for each in found]
+
+
+def _wait_for(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + LONG_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, "timed out"
+        time.sleep(0.3)
