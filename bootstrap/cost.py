@@ -152,7 +152,8 @@ class Workload:
     `photo_bytes` None means what photos of so many megapixels had when the pace was measured. `peak_factor` is the
     busiest hour beside the mean one. `utilisation` is the share of a task node's time that photos use; the rest is
     starting up, scaling late and scaling down late. Days are those S3 keeps the bytes: the archived photo, and each
-    deleted version of it, in the landing and in the archive.
+    deleted version of it, in the landing and in the archive. `projected_versions` is how many PCA versions of each row
+    are kept; `fruits models prune` drops older ones.
     """
 
     photos_per_day: float
@@ -168,6 +169,7 @@ class Workload:
     archive_days: float = 90
     old_version_days: float = 30
     table_months: float = 12
+    projected_versions: float = 2
     scans_per_projection: float = 3
     bucket_key_share: float = 0.01
 
@@ -175,7 +177,7 @@ class Workload:
         _refuse_unless(self.photos_per_day >= 0, "The photos a day must be 0 or more.")
         _refuse_unless(self.megapixels > 0, "The megapixels must be more than 0.")
         _refuse_unless(self.photo_bytes is None or self.photo_bytes > 0, "A photo must have more than 0 bytes.")
-        _refuse_unless(self.peak_factor >= 1, "The peak factor must be 1 or more.")
+        _refuse_unless(1 <= self.peak_factor <= 12, "The peak factor must be between 1 and 12.")
         _refuse_unless(0 <= self.spot_share <= 1, "The Spot share must be between 0 and 1.")
         _refuse_unless(self.archive_days >= 0, "The archive days must be 0 or more.")
         _refuse_unless(self.trigger_s > 0, "The trigger must be more than 0 s.")
@@ -311,7 +313,7 @@ def photo_days(workload: Workload) -> float:
 
 def batches_a_month(workload: Workload) -> float:
     """Micro-batches: one at each trigger at which something waits, if photos come independently of each other."""
-    waiting = -math.expm1(-workload.photos_per_day / SECONDS_A_DAY * workload.trigger_s)
+    waiting = 1 - math.exp(-workload.photos_per_day / SECONDS_A_DAY * workload.trigger_s)
     return DAYS_A_MONTH * SECONDS_A_DAY / workload.trigger_s * waiting
 
 
@@ -372,7 +374,8 @@ def _machines(workload: Workload, cluster: Cluster, fleet: Fleet, prices: Prices
 def _storage(workload: Workload, prices: Prices) -> list[Item]:
     photos_gib = workload.photos_per_day * photo_days(workload) * workload.bytes_a_photo / GIB
     rows = workload.photos_per_day * DAYS_A_MONTH * workload.table_months
-    tables_gib = rows * (FEATURE_ROW_BYTES + _projection_row_bytes(workload.components)) / GIB
+    projections_bytes = _projection_row_bytes(workload.components) * workload.projected_versions
+    tables_gib = rows * (FEATURE_ROW_BYTES + projections_bytes) / GIB
     photos_dollars = _tiered(photos_gib, prices)
     # The tiers count the bucket's bytes together, the tables' after the photos'.
     tables_dollars = _tiered(photos_gib + tables_gib, prices) - photos_dollars
