@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from bootstrap.cost import (
     MEASURED,
@@ -27,7 +28,8 @@ from bootstrap.cost import (
     usual_bytes,
 )
 from features.errors import InvalidSetting
-from ops.cost_cli import with_tables
+from ops.cli import app
+from ops.cost_cli import money, with_tables
 
 ROOT = Path(__file__).parents[2]
 PRICES = load_prices()
@@ -40,6 +42,32 @@ def dollars(found: Estimate, begin: str) -> float:
 def test_the_documents_tables_are_what_the_arithmetic_gives() -> None:
     doc = (ROOT / "docs/cost-and-gdpr.md").read_text()
     assert with_tables(doc, PRICES) == doc, "run .venv/bin/python -m ops.cost_cli"
+
+
+def test_the_command_shows_the_sum_what_a_million_photos_cost_and_what_stands_idle() -> None:
+    shown = CliRunner().invoke(app, ["cost", "--photos-per-day", "100000", "--architecture", "x86_64"])
+    workload = Workload(100_000, architecture="x86_64")
+    found = estimate(workload, PRICES)
+    assert shown.exit_code == 0
+    assert re.search(rf"total .* {money(found.dollars)} ", shown.stdout)
+    assert f"${found.dollars_per_million_photos:,.2f} for a million photos" in shown.stdout
+    assert f"Idle: ${money(idle(workload, PRICES).dollars)} a month" in shown.stdout
+    assert "they are assumed: emr_share" in shown.stdout
+
+
+def test_the_command_takes_the_size_of_photos_either_way() -> None:
+    small = estimate(Workload(1e6, megapixels=0.1225), PRICES)
+    for flags in (["--megapixels", "0.1225"], ["--photo-bytes", "23900"]):
+        shown = CliRunner().invoke(app, ["cost", "--photos-per-day", "1000000", *flags])
+        assert f"${small.dollars_per_million_photos:,.2f} for a million photos" in shown.stdout
+
+
+def test_the_command_wants_a_number_of_photos_unless_it_shows_what_is_idle() -> None:
+    refused = CliRunner().invoke(app, ["cost"])
+    assert isinstance(refused.exception, InvalidSetting)
+    shown = CliRunner().invoke(app, ["cost", "--idle"]).stdout
+    assert "KMS: the key" in shown
+    assert "million photos" not in shown
 
 
 @pytest.mark.parametrize(("photos", "source", "pace"), [("12MP", "S3", MEASURED[2]), ("350px", "S3", MEASURED[1])])
