@@ -125,22 +125,22 @@ class Cluster:
     """The machines of a stage, and what stands beside them whatever the load.
 
     One primary and one core node always run, On-Demand; the driver takes `driver_vcpus` of the core node. Task nodes
-    come and go with the load.
+    come and go with the load. The numbers are those of bootstrap/stack.yaml: `disk_gib` of a node with its root
+    volume, interface endpoints that stand in one zone each, metrics that alarms look at, nightly jobs.
     """
 
     steady: str
     task: str
     driver_vcpus: int = 1
-    disk_gib: int = 80
-    interface_endpoints: int = 6
-    zones: int = 1
-    alarms: int = 8
+    disk_gib: int = 62
+    interface_endpoints: int = 3
+    alarm_metrics: int = 8
     metrics: int = 24
-    schedules_a_month: float = 3 * DAYS_A_MONTH
+    runs_a_month: float = 2 * DAYS_A_MONTH
 
 
 CLUSTERS: Mapping[Architecture, Cluster] = {
-    "arm64": Cluster(steady="m6g.xlarge", task="c7g.2xlarge"),
+    "arm64": Cluster(steady="m6g.xlarge", task="c6g.2xlarge"),
     "x86_64": Cluster(steady="m5.xlarge", task="c5.2xlarge"),
 }
 
@@ -190,9 +190,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Machines over a month: `task_nodes_at_peak` at once, `task_hours` of them in all, `core_hours` of real work."""
+    """Machines over a month: `task_nodes_at_peak` at once, `task_hours` of them in all, `core_hours` of real work.
+
+    `capacity_units` are the vCPUs at the peak without the primary node's, as the stack's MaxCapacityUnits counts them.
+    """
 
     task_nodes_at_peak: int
+    capacity_units: int
     steady_hours: float
     task_hours: float
     core_hours: float
@@ -343,6 +347,7 @@ def _fleet(workload: Workload, cluster: Cluster, prices: Prices) -> Fleet:
         nodes.append(math.ceil(max(0.0, needed - at_the_core_node) / one_task_node))
     return Fleet(
         task_nodes_at_peak=max(nodes),
+        capacity_units=steady.vcpus + max(nodes) * task.vcpus,
         steady_hours=2 * HOURS_A_MONTH,
         task_hours=sum(nodes) * DAYS_A_MONTH,
         core_hours=mean_cores * HOURS_A_MONTH,
@@ -416,15 +421,15 @@ def _queue_requests_a_photo(workload: Workload) -> float:
 
 
 def _standing(workload: Workload, cluster: Cluster, prices: Prices) -> list[Item]:
-    endpoint_hours = cluster.interface_endpoints * cluster.zones * HOURS_A_MONTH
+    endpoint_hours = cluster.interface_endpoints * HOURS_A_MONTH
     # Only the queue's messages are many; S3 is reached through a gateway endpoint, which costs nothing.
     messages_gb = workload.photos_per_day * DAYS_A_MONTH * MESSAGE_BYTES / 1e9
     puts = DAYS_A_MONTH * 24 * 60
-    runs = cluster.schedules_a_month
+    runs = cluster.runs_a_month
     return [
         Item("Interface endpoints: hours", endpoint_hours, "hour", endpoint_hours * prices.of("endpoint_hour")),
         Item("Interface endpoints: bytes", messages_gb, "GB", messages_gb * prices.of("endpoint_gb")),
-        Item("CloudWatch: alarms", cluster.alarms, "alarm", cluster.alarms * prices.of("alarm_month")),
+        Item("CloudWatch: alarms", cluster.alarm_metrics, "metric", cluster.alarm_metrics * prices.of("alarm_month")),
         Item("CloudWatch: metrics", cluster.metrics, "metric", cluster.metrics * prices.of("metric_month")),
         Item("CloudWatch: puts", puts / 1e3, "thousand", puts / 1e3 * prices.of("metric_put_thousand")),
         Item(

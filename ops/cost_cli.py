@@ -166,7 +166,8 @@ def _sums(shown: Estimate, standing: Estimate) -> Iterable[str]:
         yield f"${per_million:,.2f} for a million photos; {fleet.core_hours:,.0f} core-hours of work a month."
     yield (
         f"1 primary and 1 core node {shown.cluster.steady} always; up to {fleet.task_nodes_at_peak} task nodes "
-        f"{shown.cluster.task}, {fleet.task_hours:,.0f} hours of them a month."
+        f"{shown.cluster.task}, {fleet.task_hours:,.0f} hours of them a month. The stack's MaxCapacityUnits has to be "
+        f"{fleet.capacity_units} or more."
     )
     stays = sum(item.dollars for item in standing.items if item.stays)
     yield f"Idle: ${money(standing.dollars)} a month with no photos; ${money(stays)} after `fruits destroy`."
@@ -187,6 +188,7 @@ def _by_volume(estimates: Sequence[Estimate]) -> list[str]:
     rows.append(["**total, $ a month**", *(f"**{money(found.dollars)}**" for found in estimates)])
     rows.append(["$ for a million photos", *(f"{found.dollars_per_million_photos:,.2f}" for found in estimates)])
     rows.append(["task nodes at the busiest hour", *(f"{found.fleet.task_nodes_at_peak}" for found in estimates)])
+    rows.append(["capacity units then", *(f"{found.fleet.capacity_units}" for found in estimates)])
     rows.append(["core-hours a month", *(f"{found.fleet.core_hours:,.0f}" for found in estimates)])
     return _markdown(["photos a day", *heads], rows)
 

@@ -93,8 +93,9 @@ def test_a_large_stage_has_the_core_hours_its_photos_take() -> None:
     assert found.fleet.core_hours == pytest.approx(needed * 730)
     # The core node gives 3 of its 4 vCPUs; each task node has 8.
     assert found.fleet.task_nodes_at_peak == math.ceil((needed - 3) / 8)
+    assert found.fleet.capacity_units == 4 + 8 * found.fleet.task_nodes_at_peak
     assert found.fleet.task_hours == pytest.approx(found.fleet.task_nodes_at_peak * 730)
-    assert dollars(found, "EC2: task nodes on Spot") == pytest.approx(found.fleet.task_hours * 0.1337)
+    assert dollars(found, "EC2: task nodes on Spot") == pytest.approx(found.fleet.task_hours * 0.0986)
 
 
 def test_storage_is_charged_by_tier() -> None:
@@ -129,7 +130,7 @@ def test_nothing_but_what_stands_there_is_charged_without_photos() -> None:
 def test_spot_hours_that_are_not_had_are_paid_on_demand() -> None:
     spot, half = (estimate(Workload(100e6, spot_share=share), PRICES) for share in (1.0, 0.5))
     hours = spot.fleet.task_hours
-    assert half.dollars - spot.dollars == pytest.approx(hours / 2 * (0.3434 - 0.1337))
+    assert half.dollars - spot.dollars == pytest.approx(hours / 2 * (0.324 - 0.0986))
 
 
 @given(st.floats(1, 12))
