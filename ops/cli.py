@@ -13,7 +13,7 @@ from rich.table import Table
 from features.errors import FruitsError
 from features.registry import Precision
 from features.settings import Settings, load_settings
-from ops import cloud_cli, pca_cli
+from ops import cloud_cli, cost_cli, pca_cli
 from ops.options import (
     DEBUGGING,
     Archive,
@@ -219,6 +219,7 @@ app.command(
     "[bold]fruits refit --components 32 --dry-run[/]"
 )(pca_cli.refit)
 app.command(epilog="Example:  [bold]fruits reproject[/]")(pca_cli.reproject)
+app.command(epilog="Example:  [bold]fruits cost --photos-per-day 100000 --archive-days 30[/]")(cost_cli.cost)
 app.add_typer(
     pca_cli.models_app,
     name="models",

@@ -19,7 +19,21 @@ from tests.pictures import jpeg
 from tests.stream_run import Run
 
 MakeSettings = Callable[..., Settings]
-COMMANDS = ["stream", "weights", "query", "status", "demo", "refit", "reproject", "models"]
+COMMANDS = [
+    "stream",
+    "weights",
+    "query",
+    "status",
+    "demo",
+    "refit",
+    "reproject",
+    "models",
+    "deploy",
+    "destroy",
+    "submit",
+    "logs",
+    "cost",
+]
 
 
 def _fruits(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,470 @@
+"""What the service costs on Amazon EMR: arithmetic over a price list, a measured pace and the protocol's requests."""
+
+import math
+import tomllib
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from features.errors import InvalidSetting
+
+Architecture = Literal["arm64", "x86_64"]
+
+HOURS_A_MONTH = 730
+DAYS_A_MONTH = HOURS_A_MONTH / 24
+SECONDS_A_DAY = 86_400
+GIB = 2**30
+
+USUAL_MEGAPIXELS = 12.2
+MEASURED_ON = "2026-11-22"
+
+# A row in one zstd file: 296 drawn photos through MobileNetV2, projected on 64 components.
+FEATURE_ROW_BYTES = 4_700
+PROJECTION_ROW_BYTES = 420
+PROJECTION_COMPONENTS = 64
+
+# The protocol, docs/architecture.md: a batch on open tables, its share of the checkpoints at each hundredth, the files
+# of a task, and what each photo is put, fetched and copied.
+BATCH_REQUESTS = 27
+CHECKPOINT_REQUESTS = 640 / 100
+FILES_A_TASK = 2
+SHORTEST_TASK_S = 0.5
+PUTS_A_PHOTO = 1
+GETS_A_PHOTO = 1
+# The queue's poll when nothing comes, and how many calls a second its receivers make when much does.
+IDLE_POLL_S = 20
+DEPTH_POLL_S = 30
+QUEUE_CALLS_A_SECOND = 160
+MESSAGES_A_CALL = 10
+MESSAGE_BYTES = 2_000
+TRANSITIONS_A_RUN = 5
+
+
+@dataclass(frozen=True)
+class InstanceType:
+    """A kind of machine; `relative_speed` is one vCPU's pace beside one core of the measured machine."""
+
+    vcpus: int
+    architecture: Architecture
+    relative_speed: float
+    assumed: bool = False
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The kinds of machines there are prices for, and where these come from."""
+
+    source: str
+    date: str
+    unit: str
+    check: str
+    types: Mapping[str, InstanceType]
+
+
+@dataclass(frozen=True)
+class HourlyPrice:
+    """Dollars an hour; `emr` is what EMR adds to it, unless it is the usual share of `on_demand`."""
+
+    on_demand: float
+    spot: float
+    emr: float | None = None
+
+
+@dataclass(frozen=True)
+class ServicePrice:
+    """Dollars for one unit; `assumed` when no source has the figure."""
+
+    price: float
+    unit: str
+    source: str
+    date: str
+    assumed: bool = False
+
+
+@dataclass(frozen=True)
+class Prices:
+    """A price list: machines by region and type, services by name."""
+
+    instances: Instances
+    regions: Mapping[str, Mapping[str, HourlyPrice]]
+    services: Mapping[str, ServicePrice]
+
+    def of(self, service: str) -> float:
+        """Dollars for one unit of a service. Raises InvalidSetting when the list lacks it."""
+        if service not in self.services:
+            raise InvalidSetting(f"The price list has no [services.{service}]; add it, or leave out --prices.")
+        return self.services[service].price
+
+    def machine(self, region: str, name: str) -> HourlyPrice:
+        """Dollars an hour of one machine in a region. Raises InvalidSetting when the list lacks it."""
+        if region not in self.regions:
+            known = ", ".join(sorted(self.regions))
+            raise InvalidSetting(f"There are no prices for the region {region}; choose one of {known}.")
+        if name not in self.regions[region]:
+            raise InvalidSetting(f"The price list has no {name} in {region}; add it, or leave out --prices.")
+        return self.regions[region][name]
+
+    def kind(self, name: str) -> InstanceType:
+        """What a machine is. Raises InvalidSetting when the list lacks it."""
+        if name not in self.instances.types:
+            raise InvalidSetting(f"The price list says nothing of {name}; add it to [instances.types].")
+        return self.instances.types[name]
+
+    def emr(self, region: str, name: str) -> float:
+        """Dollars an hour that EMR adds to a machine's price."""
+        hourly = self.machine(region, name)
+        return self.of("emr_share") * hourly.on_demand if hourly.emr is None else hourly.emr
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines of a stage, and what stands beside them whatever the load.
+
+    One primary and one core node always run, On-Demand; the driver takes `driver_vcpus` of the core node. Task nodes
+    come and go with the load. The numbers are those of bootstrap/stack.yaml: `disk_gib` of a node with its root
+    volume, interface endpoints that stand in one zone each, metrics that alarms look at, nightly jobs.
+    """
+
+    steady: str
+    task: str
+    driver_vcpus: int = 1
+    disk_gib: int = 62
+    interface_endpoints: int = 3
+    alarm_metrics: int = 8
+    metrics: int = 24
+    runs_a_month: float = 2 * DAYS_A_MONTH
+
+
+CLUSTERS: Mapping[Architecture, Cluster] = {
+    "arm64": Cluster(steady="m6g.xlarge", task="c6g.2xlarge"),
+    "x86_64": Cluster(steady="m5.xlarge", task="c5.2xlarge"),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the service has to do, and how.
+
+    `photo_bytes` None means what photos of so many megapixels had when the pace was measured. `peak_factor` is the
+    busiest hour beside the mean one. `utilisation` is the share of a task node's time that photos use; the rest is
+    starting up, scaling late and scaling down late. Days are those S3 keeps the bytes: the archived photo, and each
+    deleted version of it, in the landing and in the archive. `projected_versions` is how many PCA versions of each row
+    are kept; `fruits models prune` drops older ones.
+    """
+
+    photos_per_day: float
+    region: str = "eu-west-3"
+    architecture: Architecture = "arm64"
+    megapixels: float = USUAL_MEGAPIXELS
+    photo_bytes: float | None = None
+    components: int = PROJECTION_COMPONENTS
+    peak_factor: float = 2.0
+    spot_share: float = 1.0
+    utilisation: float = 0.7
+    trigger_s: float = 2.0
+    archive_days: float = 90
+    old_version_days: float = 30
+    table_months: float = 12
+    projected_versions: float = 2
+    scans_per_projection: float = 3
+    bucket_key_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        _refuse_unless(self.photos_per_day >= 0, "The photos a day must be 0 or more.")
+        _refuse_unless(self.megapixels > 0, "The megapixels must be more than 0.")
+        _refuse_unless(self.photo_bytes is None or self.photo_bytes > 0, "A photo must have more than 0 bytes.")
+        _refuse_unless(1 <= self.peak_factor <= 12, "The peak factor must be between 1 and 12.")
+        _refuse_unless(0 <= self.spot_share <= 1, "The Spot share must be between 0 and 1.")
+        _refuse_unless(self.archive_days >= 0, "The archive days must be 0 or more.")
+        _refuse_unless(self.trigger_s > 0, "The trigger must be more than 0 s.")
+
+    @property
+    def bytes_a_photo(self) -> float:
+        """Bytes of one photo."""
+        return usual_bytes(self.megapixels) if self.photo_bytes is None else self.photo_bytes
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Machines over a month: `task_nodes_at_peak` at once, `task_hours` of them in all, `core_hours` of real work.
+
+    `capacity_units` are the vCPUs at the peak without the primary node's, as the stack's MaxCapacityUnits counts them.
+    """
+
+    task_nodes_at_peak: int
+    capacity_units: int
+    steady_hours: float
+    task_hours: float
+    core_hours: float
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the bill: so many units, so many dollars a month; `stays` when `fruits destroy` leaves it."""
+
+    name: str
+    quantity: float
+    unit: str
+    dollars: float
+    stays: bool = field(default=False, kw_only=True)
+
+    @property
+    def price(self) -> float:
+        """Dollars for one unit, the mean where units have several prices."""
+        return self.dollars / self.quantity if self.quantity else 0.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A month's bill."""
+
+    workload: Workload
+    cluster: Cluster
+    fleet: Fleet
+    items: tuple[Item, ...]
+
+    @property
+    def dollars(self) -> float:
+        """The month's sum."""
+        return sum(item.dollars for item in self.items)
+
+    @property
+    def dollars_per_million_photos(self) -> float | None:
+        """The sum for a million photos; None when none come."""
+        photos = self.workload.photos_per_day * DAYS_A_MONTH
+        return self.dollars / photos * 1e6 if photos else None
+
+
+@dataclass(frozen=True)
+class MeasuredPace:
+    """One row of docs/benchmarks.md: the service on two cores, by one core."""
+
+    megapixels: float
+    photo_bytes: float
+    photos_per_s_per_core: float
+
+
+# 100px from disk, 350px and 12MP from S3, whose stand-in took its share of the same two cores.
+MEASURED = (
+    MeasuredPace(0.01, 4_400, 260.2 / 2),
+    MeasuredPace(0.1225, 23_900, 137.7 / 2),
+    MeasuredPace(USUAL_MEGAPIXELS, 3_800_000, 26.5 / 2),
+)
+_MEGAPIXELS = [pace.megapixels for pace in MEASURED]
+
+
+def estimate(workload: Workload, prices: Prices) -> Estimate:
+    """A month's bill, in dollars. Raises InvalidSetting when the price list lacks a region, a machine or a service."""
+    cluster = CLUSTERS[workload.architecture]
+    fleet = _fleet(workload, cluster, prices)
+    items = (
+        *_machines(workload, cluster, fleet, prices),
+        *_storage(workload, prices),
+        *_requests(workload, prices),
+        *_standing(workload, cluster, prices),
+    )
+    return Estimate(workload, cluster, fleet, items)
+
+
+def idle(workload: Workload, prices: Prices) -> Estimate:
+    """The same with no photos at all and empty buckets."""
+    return estimate(replace(workload, photos_per_day=0), prices)
+
+
+def load_prices(path: Path | None = None) -> Prices:
+    """A price list from a file, or the one that comes with the program.
+
+    Raises InvalidSetting when the file is no price list.
+    """
+    path = path or Path(__file__).with_name("prices.toml")
+    try:
+        return TypeAdapter(Prices).validate_python(tomllib.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSetting(f"{path} cannot be read as a price list: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidSetting(f"{path} is no price list: {where}: {first['msg']}.") from error
+
+
+def core_seconds(megapixels: float) -> float:
+    """Seconds one core of the measured machine takes for a photo, in straight lines between the measured sizes."""
+    return _on_lines(megapixels, _MEGAPIXELS, [1 / paces.photos_per_s_per_core for paces in MEASURED])
+
+
+def usual_bytes(megapixels: float) -> float:
+    """Bytes of a photo, in straight lines between the sizes that were measured with."""
+    return _on_lines(megapixels, _MEGAPIXELS, [paces.photo_bytes for paces in MEASURED])
+
+
+def megapixels_of(photo_bytes: float) -> float:
+    """The megapixels of a photo with so many bytes; the inverse of `usual_bytes`."""
+    return _on_lines(photo_bytes, [paces.photo_bytes for paces in MEASURED], _MEGAPIXELS)
+
+
+def photo_days(workload: Workload) -> float:
+    """How many days S3 keeps a photo's bytes, copies added up.
+
+    Clearing away leaves an old version in the landing. An archived photo has its days, and then is an old version, too.
+    """
+    archived = workload.archive_days + workload.old_version_days if workload.archive_days else 0.0
+    return workload.old_version_days + archived
+
+
+def batches_a_month(workload: Workload) -> float:
+    """Micro-batches: one at each trigger at which something waits, if photos come independently of each other."""
+    waiting = 1 - math.exp(-workload.photos_per_day / SECONDS_A_DAY * workload.trigger_s)
+    return DAYS_A_MONTH * SECONDS_A_DAY / workload.trigger_s * waiting
+
+
+def hourly_load(peak_factor: float) -> list[float]:
+    """The 24 hours' load beside the mean, busiest first on each side: it falls in a straight line, not below nothing.
+
+    Up to a factor of 2 the quietest hour has what the busiest has too much; beyond, the quiet hours have nothing.
+    """
+    away = [abs(hour - 11.5) / 12 for hour in range(24)]
+    if peak_factor <= 2:
+        load = [peak_factor - 2 * (peak_factor - 1) * distance for distance in away]
+    else:
+        load = [max(0.0, peak_factor * (1 - distance * peak_factor / 2)) for distance in away]
+    mean = sum(load) / len(load)
+    return [part / mean for part in load]
+
+
+def _fleet(workload: Workload, cluster: Cluster, prices: Prices) -> Fleet:
+    steady, task = prices.kind(cluster.steady), prices.kind(cluster.task)
+    seconds_a_photo = core_seconds(workload.megapixels)
+    mean_cores = workload.photos_per_day * seconds_a_photo / SECONDS_A_DAY
+    at_the_core_node = (steady.vcpus - cluster.driver_vcpus) * steady.relative_speed
+    one_task_node = task.vcpus * task.relative_speed
+    nodes = []
+    for load in hourly_load(workload.peak_factor):
+        needed = mean_cores * load / workload.utilisation
+        nodes.append(math.ceil(max(0.0, needed - at_the_core_node) / one_task_node))
+    return Fleet(
+        task_nodes_at_peak=max(nodes),
+        capacity_units=steady.vcpus + max(nodes) * task.vcpus,
+        steady_hours=2 * HOURS_A_MONTH,
+        task_hours=sum(nodes) * DAYS_A_MONTH,
+        core_hours=mean_cores * HOURS_A_MONTH,
+    )
+
+
+def _machines(workload: Workload, cluster: Cluster, fleet: Fleet, prices: Prices) -> list[Item]:
+    steady = prices.machine(workload.region, cluster.steady)
+    task = prices.machine(workload.region, cluster.task)
+    spot_hours = fleet.task_hours * workload.spot_share
+    on_demand_hours = fleet.task_hours - spot_hours
+    emr = fleet.steady_hours * prices.emr(workload.region, cluster.steady)
+    emr += fleet.task_hours * prices.emr(workload.region, cluster.task)
+    disk_months = cluster.disk_gib * (fleet.steady_hours + fleet.task_hours) / HOURS_A_MONTH
+    return [
+        Item(
+            f"EC2: primary and core node, {cluster.steady}",
+            fleet.steady_hours,
+            "hour",
+            fleet.steady_hours * steady.on_demand,
+        ),
+        Item(f"EC2: task nodes on Spot, {cluster.task}", spot_hours, "hour", spot_hours * task.spot),
+        Item(f"EC2: task nodes On-Demand, {cluster.task}", on_demand_hours, "hour", on_demand_hours * task.on_demand),
+        Item("EMR on all of them", fleet.steady_hours + fleet.task_hours, "hour", emr),
+        Item("EBS gp3", disk_months, "GiB-month", disk_months * prices.of("ebs_gb_month")),
+    ]
+
+
+def _storage(workload: Workload, prices: Prices) -> list[Item]:
+    photos_gib = workload.photos_per_day * photo_days(workload) * workload.bytes_a_photo / GIB
+    rows = workload.photos_per_day * DAYS_A_MONTH * workload.table_months
+    projections_bytes = _projection_row_bytes(workload.components) * workload.projected_versions
+    tables_gib = rows * (FEATURE_ROW_BYTES + projections_bytes) / GIB
+    photos_dollars = _tiered(photos_gib, prices)
+    # The tiers count the bucket's bytes together, the tables' after the photos'.
+    tables_dollars = _tiered(photos_gib + tables_gib, prices) - photos_dollars
+    return [
+        Item("S3: photos, archived and old versions", photos_gib, "GiB-month", photos_dollars, stays=True),
+        Item(f"S3: tables after {workload.table_months:g} months", tables_gib, "GiB-month", tables_dollars, stays=True),
+    ]
+
+
+def _requests(workload: Workload, prices: Prices) -> list[Item]:
+    photos = workload.photos_per_day * DAYS_A_MONTH
+    batches = batches_a_month(workload)
+    # Whether a log is read or written, the request is counted at the dearer price.
+    tasks = max(batches, photos * core_seconds(workload.megapixels) / SHORTEST_TASK_S)
+    copies = 1 if workload.archive_days else 0
+    puts = photos * (PUTS_A_PHOTO + copies) + batches * (BATCH_REQUESTS + CHECKPOINT_REQUESTS) + tasks * FILES_A_TASK
+    gets = photos * GETS_A_PHOTO
+    queue = photos * _queue_requests_a_photo(workload) + DAYS_A_MONTH * SECONDS_A_DAY * (
+        1 / IDLE_POLL_S + 1 / DEPTH_POLL_S
+    )
+    keys = (puts + gets) * workload.bucket_key_share
+    scanned_tb = photos * _projection_row_bytes(workload.components) * workload.scans_per_projection / 1e12
+    return [
+        Item("S3: PUT, COPY, LIST", puts / 1e3, "thousand", puts / 1e3 * prices.of("s3_put_thousand")),
+        Item("S3: GET", gets / 1e3, "thousand", gets / 1e3 * prices.of("s3_get_thousand")),
+        Item("SQS", queue / 1e6, "million", queue / 1e6 * prices.of("sqs_million")),
+        Item("KMS: the key", 1, "month", prices.of("kms_key_month"), stays=True),
+        Item("KMS: requests", keys / 1e4, "ten thousand", keys / 1e4 * prices.of("kms_ten_thousand")),
+        Item("Athena", scanned_tb, "TB scanned", scanned_tb * prices.of("athena_tb")),
+    ]
+
+
+def _queue_requests_a_photo(workload: Workload) -> float:
+    # S3 sends each message alone; they are received and deleted together as far as they come faster than calls return.
+    photos_a_second = workload.photos_per_day / SECONDS_A_DAY
+    calls = min(1.0, max(1 / MESSAGES_A_CALL, QUEUE_CALLS_A_SECOND / photos_a_second)) if photos_a_second else 1.0
+    return 1 + 2 * calls
+
+
+def _standing(workload: Workload, cluster: Cluster, prices: Prices) -> list[Item]:
+    endpoint_hours = cluster.interface_endpoints * HOURS_A_MONTH
+    # Only the queue's messages are many; S3 is reached through a gateway endpoint, which costs nothing.
+    messages_gb = workload.photos_per_day * DAYS_A_MONTH * MESSAGE_BYTES / 1e9
+    puts = DAYS_A_MONTH * 24 * 60
+    runs = cluster.runs_a_month
+    return [
+        Item("Interface endpoints: hours", endpoint_hours, "hour", endpoint_hours * prices.of("endpoint_hour")),
+        Item("Interface endpoints: bytes", messages_gb, "GB", messages_gb * prices.of("endpoint_gb")),
+        Item("CloudWatch: alarms", cluster.alarm_metrics, "metric", cluster.alarm_metrics * prices.of("alarm_month")),
+        Item("CloudWatch: metrics", cluster.metrics, "metric", cluster.metrics * prices.of("metric_month")),
+        Item("CloudWatch: puts", puts / 1e3, "thousand", puts / 1e3 * prices.of("metric_put_thousand")),
+        Item(
+            "Scheduler and Step Functions",
+            runs,
+            "run",
+            runs * (prices.of("schedule_million") / 1e6 + TRANSITIONS_A_RUN * prices.of("transition_thousand") / 1e3),
+        ),
+    ]
+
+
+def _projection_row_bytes(components: int) -> float:
+    return PROJECTION_ROW_BYTES + (components - PROJECTION_COMPONENTS) * 4
+
+
+def _tiered(gib: float, prices: Prices) -> float:
+    tiers = (
+        (50 * 1024, "s3_gb_month"),
+        (500 * 1024, "s3_gb_month_over_50_tib"),
+        (math.inf, "s3_gb_month_over_500_tib"),
+    )
+    dollars, below = 0.0, 0.0
+    for top, service in tiers:
+        dollars += max(0.0, min(gib, top) - below) * prices.of(service)
+        below = top
+    return dollars
+
+
+def _on_lines(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    upper = min(max(bisect_left(xs, x), 1), len(xs) - 1)
+    slope = (ys[upper] - ys[upper - 1]) / (xs[upper] - xs[upper - 1])
+    # Below the smallest measured size the line could reach nothing or less.
+    return max(ys[0], ys[upper] + slope * (x - xs[upper]))
+
+
+def _refuse_unless(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise InvalidSetting(sentence)
