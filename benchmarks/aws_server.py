@@ -25,18 +25,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyspark
+from moto.athena.models import athena_backends
 from moto.cloudformation.exceptions import ValidationError
-from moto.cloudformation.models import cloudformation_backends
+from moto.cloudformation.models import CloudFormationBackend, cloudformation_backends
 from moto.cloudformation.parsing import clean_json
 from moto.cloudformation.responses import CloudFormationResponse
-from moto.core.responses import ActionResult
+from moto.core.responses import ActionResult, BaseResponse
 from moto.emr.models import emr_backends
 from moto.emr.responses import ElasticMapReduceResponse
 from moto.events.models import events_backends
-from moto.iam.models import iam_backends
+from moto.glue.models import glue_backends
+from moto.iam.access_control import IAMPolicyStatement
+from moto.iam.models import Role, iam_backends
 from moto.kms.models import KmsBackend
-from moto.s3.models import s3_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.s3.models import s3_backends
 from moto.stepfunctions.models import stepfunctions_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import run_simple
@@ -252,15 +255,60 @@ def _cancel_steps(response: ElasticMapReduceResponse) -> Any:
 def _protect(response: CloudFormationResponse) -> Any:
     # moto has no termination protection.
     stack = response.cloudformation_backend.get_stack(response._get_param("StackName"))
-    _PROTECTED[stack.stack_id] = response._get_param("EnableTerminationProtection") == "true"
+    stack.enable_termination_protection = response._get_param("EnableTerminationProtection") == "true"
     return ActionResult({"StackId": stack.stack_id})
 
 
 def _delete_unless_protected(response: CloudFormationResponse) -> Any:
     name = response._get_param("StackName")
-    if _PROTECTED.get(response.cloudformation_backend.get_stack(name).stack_id):
+    if response.cloudformation_backend.get_stack(name).enable_termination_protection:
         raise ValidationError(message=f"Stack [{name}] cannot be deleted while TerminationProtection is enabled")
     return _delete_stack(response)
+
+
+def _execute_change_set(backend: CloudFormationBackend, change_set_name: str, stack_name: str | None = None) -> None:
+    # moto changes the resources and leaves the stack's template, parameters and outputs as they were.
+    _execute_change_set_as_moto(backend, change_set_name, stack_name)
+    change = backend.describe_change_set(change_set_name)
+    stack = backend.stacks[change.stack_id]
+    stack.template, stack.parameters = change.template, change.parameters
+    stack._parse_template()
+    stack.output_map = stack._create_output_map()
+    for resource in stack.template_dict["Resources"].values():
+        make = _PASSED_OVER.get(resource["Type"])
+        if make is not None:
+            make(
+                clean_json(copy.deepcopy(resource["Properties"]), stack.resource_map),
+                stack.account_id,
+                stack.region_name,
+            )
+
+
+def _make_work_group(properties: dict[str, Any], account: str, region: str) -> None:
+    configuration = properties["WorkGroupConfiguration"]
+    athena_backends[account][region].create_work_group(properties["Name"], configuration, "", [])
+
+
+def _make_database(properties: dict[str, Any], account: str, region: str) -> None:
+    catalog, given = glue_backends[account][region], properties["DatabaseInput"]
+    if given["Name"] not in catalog.databases:
+        catalog.create_database(given["Name"], given)
+
+
+# What a template may hold and moto does not make.
+_PASSED_OVER = {"AWS::Athena::WorkGroup": _make_work_group, "AWS::Glue::Database": _make_database}
+
+
+def _put_policy(role: Role, name: str, document: Any) -> None:
+    # moto keeps a template's policies as they are, and then reads them as text.
+    _put_policy_as_moto(role, name, document if isinstance(document, str) else json.dumps(document, default=str))
+
+
+def _check_principal(statement: IAMPolicyStatement, principal: str) -> bool:
+    # moto takes an account for one of its users; it stands for all of them.
+    expected = (statement._statement.get("Principal") or {}).get("AWS")
+    account = principal.split(":")[4]
+    return expected == f"arn:aws:iam::{account}:root" or _check_principal_as_moto(statement, principal)
 
 
 def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
@@ -271,14 +319,21 @@ def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
     return _create_key_as_moto(backend, *arguments, **options)
 
 
+_check_principal_as_moto = IAMPolicyStatement._check_principal
+_put_policy_as_moto = Role.put_policy
 _create_key_as_moto = KmsBackend.create_key
 _delete_stack = CloudFormationResponse.delete_stack
-_PROTECTED: dict[str, bool] = {}
+_execute_change_set_as_moto = CloudFormationBackend.execute_change_set
 _PATCHES: dict[tuple[type, str], Any] = {
     (ElasticMapReduceResponse, "cancel_steps"): _cancel_steps,
+    # moto finds EMR's region in a host name of AWS's only.
+    (ElasticMapReduceResponse, "get_region_from_url"): BaseResponse.get_region_from_url,
     (CloudFormationResponse, "update_termination_protection"): _protect,
     (CloudFormationResponse, "delete_stack"): _delete_unless_protected,
+    (CloudFormationBackend, "execute_change_set"): _execute_change_set,
     (KmsBackend, "create_key"): _create_key,
+    (Role, "put_policy"): _put_policy,
+    (IAMPolicyStatement, "_check_principal"): _check_principal,
 }
 
 
