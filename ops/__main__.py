@@ -1,0 +1,12 @@
+"""Runs the `fruits` command by its package's name, or by this file's path, as spark-submit does."""
+
+import sys
+from pathlib import Path
+
+# Processes that Python spawns read this file again, and are not to run the command.
+if __name__ == "__main__":
+    # Run by its path, Python looks first among this package's modules for those that everyone imports.
+    sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+    from ops.cli import main
+
+    main()
