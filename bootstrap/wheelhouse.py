@@ -179,9 +179,15 @@ def _pack(members: Mapping[str, Path], path: Path) -> None:
 
 def _pip(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     pip: Sequence[str] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    # Elsewhere, so that the checkout's own folders are not taken for packages.
+    # Elsewhere, so that the checkout's own folders are not taken for packages; and with one umask for everyone, since
+    # a wheel holds the permissions of the files made on the way to it.
     return subprocess.run(
-        [*pip, *arguments], capture_output=True, text=True, cwd="/", env={**os.environ, **(environment or {})}
+        [*pip, *arguments],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        umask=0o022,
+        env={**os.environ, **(environment or {})},
     )
 
 
