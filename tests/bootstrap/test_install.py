@@ -16,7 +16,7 @@ import pyspark
 import pytest
 
 from bootstrap.java import use_java
-from bootstrap.wheelhouse import INSTALL_SCRIPT, Architecture, Wheelhouse, build_wheelhouse
+from bootstrap.wheelhouse import CHECKOUT, INSTALL_SCRIPT, Architecture, Wheelhouse, build_wheelhouse
 from features.settings import Settings
 from tests.conftest import REGION
 from tests.pictures import encoded, grainy, text_file
@@ -186,6 +186,19 @@ def test_it_runs_the_stream_and_the_refit_as_spark_submit_starts_them(
     refitted = _spark_submit(installed, settings, "refit", "--min-rows", "2", "--components", "2", "--reproject")
     assert f"Version 1 is served. Projected {PHOTOS} rows" in refitted
     assert len(rows(settings, "SELECT * FROM current_projections")) == PHOTOS
+
+
+def test_run_by_its_path_through_a_link_its_modules_do_not_hide_those_of_others(tmp_path: Path) -> None:
+    for package in ("features", "streaming", "batch", "bootstrap", "ops"):
+        shutil.copytree(CHECKOUT / package, tmp_path / "release" / package)
+    (tmp_path / "release" / "ops" / "typer.py").write_text("raise SystemExit('not the library')\n")
+    (tmp_path / "link").symlink_to("release")
+    # As a wheel puts packages on the path of every script.
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'link'}"}
+    command = [sys.executable, f"{tmp_path}/link/ops/__main__.py", "refit", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--reproject" in done.stdout
 
 
 def test_without_tensorflow_a_home_that_has_no_featurizer_is_refused_in_a_sentence(
