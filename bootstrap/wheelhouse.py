@@ -57,7 +57,7 @@ def build_wheelhouse(
     folder: made if it is not there; gets wheelhouse.tar.
     cache: where downloaded wheels are kept, default `fruits/wheels` in the user's cache directory. Each is compared
     with the lock every time; when all are there, the package index is not asked.
-    Replay gives the same bytes while sources, lock, install.sh and build tools are the same.
+    Replay gives the same bytes while modules, lock, install.sh and build tools are the same.
     Raises WheelhouseUnavailable outside a checkout, when the project's wheel cannot be built, when the package index
     does not answer, and when it has no wheel of a package for the architecture.
     """
@@ -87,9 +87,11 @@ def build_wheelhouse(
 
 
 def build_wheel(folder: Path) -> Path:
-    """The project's own wheel in `folder`, an existing directory, from a copy of the checkout's sources.
+    """The project's own wheel for nodes in `folder`, an existing directory, from a copy of the checkout's modules.
 
-    The same sources and build tools give the same bytes. Raises WheelhouseUnavailable.
+    The stack's template, prices and SQL are left out: nodes read none of them, and what is in the wheel makes a new
+    release when it changes, for which the cluster is replaced.
+    The same modules and build tools give the same bytes. Raises WheelhouseUnavailable.
     """
     if not (CHECKOUT / "pyproject.toml").exists():
         raise WheelhouseUnavailable(
@@ -104,20 +106,16 @@ def build_wheel(folder: Path) -> Path:
     sources.mkdir()
     shutil.copyfile(CHECKOUT / "pyproject.toml", sources / "pyproject.toml")
     for package in tomllib.loads((sources / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(CHECKOUT / package, sources / package, ignore=ignored, copy_function=_copy_bytes)
+        for module in (CHECKOUT / package).rglob("*.py"):
+            copy = sources / module.relative_to(CHECKOUT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(module, copy)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", f"{wheels}"]
     done = _pip("wheel", *options, f"{sources}", environment={"SOURCE_DATE_EPOCH": f"{_BUILD_TIME_S}"})
     if done.returncode:
         raise WheelhouseUnavailable(f"The project's wheel cannot be built: {_last_line(done.stderr)}")
     (wheel,) = wheels.glob("*.whl")
     return wheel
-
-
-def _copy_bytes(source: str, destination: str) -> None:
-    # A wheel holds permissions too, and those of a checkout depend on who made it.
-    shutil.copyfile(source, destination)
-    Path(destination).chmod(0o644)
 
 
 def _users_cache() -> Path:
