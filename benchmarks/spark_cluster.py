@@ -1,13 +1,11 @@
 """A Spark cluster of processes on this machine, whose nodes have the project as machines of a real one have it."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
-import tomllib
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +15,9 @@ from pathlib import Path
 import pyspark
 
 from bootstrap.java import use_java
+from bootstrap.wheelhouse import build_wheel
 from features.errors import FruitsError
 
-ROOT = Path(__file__).parents[1]
 SPARK_HOME = Path(pyspark.__file__).parent
 START_S = 60.0
 WORKER_MEMORY = "1g"
@@ -137,18 +135,11 @@ def node_python(folder: Path) -> Path:
     What the project depends on is taken from the running interpreter's packages, so nothing is downloaded; that the
     checkout may be installed there too does not count, since its import hook is not read. Returns the interpreter.
     """
-    sources, environment = folder / "sources", folder / "venv"
-    # A copy, so that building writes nothing into the checkout and takes nothing from an older build.
-    sources.mkdir()
-    shutil.copy(ROOT / "pyproject.toml", sources)
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    for package in packages:
-        shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", f"{folder}/wheels", f"{sources}")
+    environment = folder / "venv"
+    wheel = build_wheel(folder)
     venv.create(environment, symlinks=True)
     python = environment / "bin" / "python"
-    wheels = map(str, (folder / "wheels").glob("*.whl"))
-    _pip("--python", f"{python}", "install", "--no-deps", "--no-index", "--no-compile", *wheels)
+    _pip("--python", f"{python}", "install", "--no-deps", "--no-index", "--no-compile", f"{wheel}")
     own = environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     (own / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python

@@ -1,5 +1,6 @@
 """Gives a home its featurizer: compiled once, kept until told otherwise."""
 
+import importlib.util
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from bootstrap.calibration import choose_pictures
 from bootstrap.weights import CompiledNetwork, compile_weights, fingerprint_of
-from features.errors import FeaturizerConflict
+from features.errors import FeaturizerConflict, WeightsUnavailable
 from features.home import Home
 from features.image import Limits
 from features.registry import (
@@ -38,7 +39,8 @@ def install_featurizer(
     A home that has a featurizer keeps its weights with `auto`, and all of it when weights and precision are the same.
     Replay changes nothing, whatever has landed since.
     Raises FeaturizerConflict when either differs and `new_featurizer` does not say so, or when `auto` no longer gives
-    the weights that the home uses; WeightsUnavailable, InvalidWeights, StorageUnavailable.
+    the weights that the home uses; WeightsUnavailable, also where there is no TensorFlow to compile them with;
+    InvalidWeights, StorageUnavailable.
     """
     connection = (home.root.s3_endpoint, home.root.s3_region)
     current = current_featurizer(home)
@@ -57,6 +59,11 @@ def install_featurizer(
             )
         if weights == "auto":
             weights = _weights_of(standing, connection)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise WeightsUnavailable(
+            f"{home.root.uri} has no such featurizer yet, and there is no TensorFlow here to compile one; run `fruits "
+            "weights` for this home where the project is installed with its laptop extra."
+        )
     say("Fetching and compiling the network's weights; this home keeps the result.")
     calibration = choose_pictures(home, limits, say) if precision == "int8" else None
     compiled = _compile(weights, connection, calibration.pictures if calibration else None, say)

@@ -16,15 +16,18 @@ class JavaMissing(FruitsError):
     """No Java that Spark supports is installed."""
 
 
-def use_java() -> Path:
-    """Point JAVA_HOME at a Java 17 or 21 and return it: the one set, the one on the path, then the usual places.
+def use_java() -> None:
+    """Point JAVA_HOME at a Java 17 or 21: the one set, the one on the path, then the usual places.
 
+    Under spark-submit, Spark's Java is running already, whichever it is, and nothing is changed.
     Raises JavaMissing with what to install.
     """
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        return
     for home in _candidates():
         if _version(home) in VERSIONS:
             os.environ["JAVA_HOME"] = str(home)
-            return home
+            return
     raise JavaMissing(
         "Spark needs Java 17 or 21 and none was found. Install it (Debian, Ubuntu: apt install "
         "openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME."
@@ -51,6 +54,7 @@ def _version(home: Path) -> int | None:
 
 if __name__ == "__main__":
     try:
-        print(use_java())
+        use_java()
     except JavaMissing as missing:
         raise SystemExit(str(missing)) from missing
+    print(os.environ["JAVA_HOME"])
