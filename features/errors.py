@@ -34,6 +34,10 @@ class StorageRefused(StorageUnavailable):
     retryable = False
 
 
+class OutsideEurope(FruitsError):
+    """Photos or what was made of them would lie outside the European Union; nothing was read or written."""
+
+
 class WeightsUnavailable(FruitsError):
     """No source could supply the network's weights."""
 

@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     alarm_email: str | None = None
     monthly_budget_usd: int | None = Field(default=None, ge=1)
     max_capacity_units: int | None = Field(default=None, ge=0)
+    allow_region: str | None = None
 
     @field_validator("key_pattern")
     @classmethod

@@ -12,10 +12,11 @@ from rich.table import Table
 
 from features.errors import FruitsError
 from features.registry import Precision
-from features.settings import Settings, load_settings
+from features.settings import Settings
 from ops import cloud_cli, cost_cli, pca_cli
 from ops.options import (
     DEBUGGING,
+    AllowRegion,
     Archive,
     Backfill,
     Clean,
@@ -38,8 +39,10 @@ from ops.options import (
     Region,
     Trigger,
     Weights,
+    checked_settings,
     console,
     messages,
+    say,
 )
 from ops.rows import Format
 
@@ -83,6 +86,7 @@ def stream(
     master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
@@ -90,7 +94,7 @@ def stream(
     from ops.progress import JsonLines, LivePanel
     from streaming.service import run_stream
 
-    settings = load_settings(
+    settings = checked_settings(
         home=home,
         landing=landing,
         weights=weights,
@@ -110,6 +114,7 @@ def stream(
         master=master,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
+        allow_region=allow_region,
     )
     stop = _stop_on_signals()
     use_java()
@@ -136,11 +141,18 @@ def install_weights(
     new_featurizer: NewFeaturizer = False,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Compile weights into the home's featurizer; only arrays are read from a weights file."""
-    settings = load_settings(
-        home=home, landing=landing, archive=archive, weights=source, s3_endpoint=s3_endpoint, s3_region=s3_region
+    settings = checked_settings(
+        home=home,
+        landing=landing,
+        archive=archive,
+        weights=source,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+        allow_region=allow_region,
     )
     meta = _install_featurizer(settings, new_featurizer, precision)
     calibrated = f", calibrated on {meta.calibrated_on}" if meta.calibrated_on else ""
@@ -160,13 +172,14 @@ def query(
     home: HomeUri = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Query the tables with DuckDB, on disk and on S3."""
     from ops.query import connect, run_query
     from ops.rows import show
 
-    settings = load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    settings = checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
     show(run_query(connect(settings.places()), sql), form, console)
 
 
@@ -178,12 +191,15 @@ def status(
     landing: Landing = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Show the last batch, the backlog and the tables; exit 1 when --verify finds a broken promise."""
     from ops.status import look
 
-    settings = load_settings(home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    settings = checked_settings(
+        home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    )
     found = look(settings.places(), verify)
     if as_json:
         print(json.dumps(asdict(found), default=str))
@@ -206,7 +222,7 @@ def demo(
     from ops.demo import run_demo
     from ops.progress import JsonLines, LivePanel
 
-    settings = load_settings(home=home, weights=weights, master=master)
+    settings = checked_settings(home=home, weights=weights, master=master)
     stop = _stop_on_signals()
     use_java()
     _install_featurizer(settings, new_featurizer=False)
@@ -261,9 +277,6 @@ def _install_featurizer(
     settings: Settings, new_featurizer: bool, precision: Precision | None = None
 ) -> "FeaturizerMeta":
     from bootstrap.featurizer import install_featurizer
-
-    def say(line: str) -> None:
-        messages.print(line, highlight=False, soft_wrap=True)
 
     return install_featurizer(settings.places(), settings.weights, precision, new_featurizer, settings.limits, say)
 
