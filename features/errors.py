@@ -54,6 +54,12 @@ class AnotherStreamRunning(FruitsError):
     """A second stream works on this home; this one has stopped without changing anything."""
 
 
+class StreamDoesNotStop(FruitsError):
+    """A stream that was asked to stop has not said that it did."""
+
+    retryable = True
+
+
 class HomeInUse(FruitsError):
     """Other work on the tables is under way; this one has changed nothing."""
 

@@ -48,7 +48,7 @@ from ops.rows import Format
 
 if TYPE_CHECKING:
     from features.registry import FeaturizerMeta
-    from ops.status import Status, Switch
+    from ops.status import Status, StreamStatus, Switch
 
 app = typer.Typer(
     help="Turns fruit photos that land in object storage into features you can query.",
@@ -122,6 +122,28 @@ def stream(
     progress = LivePanel(console, f"fruits stream  {settings.places().root.uri}") if _on_terminal() else JsonLines()
     with progress:
         run_stream(settings, drain, stop, progress.watcher)
+
+
+@app.command(
+    name="stop", epilog="Examples:  [bold]fruits stop[/]  ·  [bold]fruits stop --home s3://bucket/fruits --no-wait[/]"
+)
+def stop_stream(
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Return when the stream has ended, or at once.")
+    ] = True,
+    home: HomeUri = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    allow_region: AllowRegion = None,
+    debug: Debug = False,
+) -> None:
+    """Ask the running stream, wherever it runs, to finish the batches in hand and end."""
+    from ops.stop import stop_running
+
+    settings = checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
+    stop_running(
+        settings.places(), wait, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    )
 
 
 @app.command(
@@ -303,6 +325,7 @@ def _print_status(found: "Status") -> None:
             f"finished {last.finished_at:%Y-%m-%d %H:%M:%S} UTC.",
             highlight=False,
         )
+    console.print(_stream_sentence(found.stream), highlight=False)
     console.print(_pca_sentence(found.pca), highlight=False)
     backlog = found.backlog
     console.print(f"Backlog: {backlog.files:,} files, {backlog.bytes / 1e6:,.1f} MB.", highlight=False)
@@ -322,6 +345,15 @@ def _print_status(found: "Status") -> None:
         if not found.broken:
             projected = ", every row its projection" if found.pca.serving is not None else ""
             console.print(f"Verified: every planned object has exactly one row{projected}.", style="green")
+
+
+def _stream_sentence(stream: "StreamStatus | None") -> str:
+    if stream is None:
+        return "Stream: none has run yet."
+    last_sign = f"{stream.last_sign_at:%Y-%m-%d %H:%M:%S} UTC"
+    if stream.state == "running":
+        return f"Stream: running since {stream.started_at:%Y-%m-%d %H:%M:%S} UTC, last sign {last_sign}."
+    return f"Stream: stopped at {last_sign}." if stream.state == "stopped" else f"Stream: silent since {last_sign}."
 
 
 def _pca_sentence(pca: "Switch") -> str:

@@ -178,6 +178,7 @@ def test_a_server_that_tells_no_region_is_refused(
 
 COMMANDS = [
     ("stream", "--drain"),
+    ("stop",),
     ("weights", "untrained:7"),
     ("query", "SELECT 1"),
     ("status",),
