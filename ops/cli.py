@@ -32,6 +32,7 @@ from ops.options import (
     MaxFiles,
     MaxImageBytes,
     MaxPixels,
+    Metrics,
     NewFeaturizer,
     OnlyNew,
     PrecisionFlag,
@@ -83,6 +84,7 @@ def stream(
     max_image_bytes: MaxImageBytes = None,
     max_pixels: MaxPixels = None,
     max_decode_time: MaxDecodeTime = None,
+    metrics: Metrics = None,
     master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
@@ -91,6 +93,7 @@ def stream(
 ) -> None:
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
     from bootstrap.java import use_java
+    from ops.metrics import measured
     from ops.progress import JsonLines, LivePanel
     from streaming.service import run_stream
 
@@ -111,6 +114,7 @@ def stream(
         max_image_bytes=max_image_bytes,
         max_pixels=max_pixels,
         max_decode_time=max_decode_time,
+        metrics=metrics,
         master=master,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
@@ -120,8 +124,8 @@ def stream(
     use_java()
     _install_featurizer(settings, new_featurizer)
     progress = LivePanel(console, f"fruits stream  {settings.places().root.uri}") if _on_terminal() else JsonLines()
-    with progress:
-        run_stream(settings, drain, stop, progress.watcher)
+    with progress, measured(settings, progress.watcher, say) as watcher:
+        run_stream(settings, drain, stop, watcher)
 
 
 @app.command(

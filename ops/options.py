@@ -55,6 +55,10 @@ AllowRegion = Annotated[
     str | None,
     typer.Option("--allow-region", metavar="REGION", help="A region outside the EU that the buckets may lie in."),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="NAMESPACE", help="Report to CloudWatch under this name, like Fruits/prod."),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
