@@ -10,12 +10,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
+from features.errors import StorageUnavailable
 from features.heartbeat import HEARTBEAT_KEY, STOP_KEY, Heartbeat, ask_to_stop, read_heartbeat
 from features.objects import keys_below, overwrite, read, read_if_there
 from features.settings import Settings
 from ops.status import look
 from tests.pictures import jpeg
-from tests.stream_run import stream_process
+from tests.stream_run import Run, stream_process
 
 MakeSettings = Callable[..., Settings]
 ROOT = Path(__file__).parents[2]
@@ -90,6 +93,21 @@ def test_a_stream_on_s3_is_stopped_without_waiting_and_the_next_one_is_not(s3_se
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
+
+
+def test_a_stream_that_cannot_give_signs_of_life_keeps_its_photos_and_says_so(
+    local_settings: MakeSettings, drain: Callable[[Settings], Run]
+) -> None:
+    settings = local_settings()
+    in_the_way = settings.places().state.directory / HEARTBEAT_KEY
+    in_the_way.mkdir(parents=True)
+    _drop(settings, 3)
+    with pytest.raises(StorageUnavailable, match=r"stream\.json"):
+        drain(settings)
+    in_the_way.rmdir()
+    drain(settings)
+    status = look(settings.places(), verify=True)
+    assert (status.tables[0].rows, status.broken) == (3, [])
 
 
 def test_where_nothing_runs_there_is_nothing_to_stop(local_settings: MakeSettings) -> None:
