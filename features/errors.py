@@ -34,6 +34,10 @@ class StorageRefused(StorageUnavailable):
     retryable = False
 
 
+class OutsideEurope(FruitsError):
+    """Photos or what was made of them would lie outside the European Union; nothing was read or written."""
+
+
 class WeightsUnavailable(FruitsError):
     """No source could supply the network's weights."""
 
@@ -48,6 +52,12 @@ class FeaturizerConflict(FruitsError):
 
 class AnotherStreamRunning(FruitsError):
     """A second stream works on this home; this one has stopped without changing anything."""
+
+
+class StreamDoesNotStop(FruitsError):
+    """A stream that was asked to stop has not said that it did."""
+
+    retryable = True
 
 
 class HomeInUse(FruitsError):

@@ -172,7 +172,7 @@ def _etag(status: os.stat_result) -> str:
 
 def _pages_of_bucket(landing: Place) -> Iterator[list[Landed]]:
     # Not obstore: one key with an empty or dotted segment, which anybody may upload, fails its whole listing.
-    client = _s3_client(landing)
+    client = s3_client(landing)
     bucket, prefix = landing.bucket_and_prefix
     below = f"{prefix}/" if prefix else ""
 
@@ -252,7 +252,7 @@ def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleani
 
 
 def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
-    client = _s3_client(landing)
+    client = s3_client(landing)
     bucket, prefix = landing.bucket_and_prefix
     key = "/".join(filter(None, (prefix, landed.key)))
     etag = f'"{landed.etag}"'
@@ -269,7 +269,8 @@ def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Clea
 
 
 @lru_cache(maxsize=8)
-def _s3_client(place: Place) -> "S3Client":
+def s3_client(place: Place) -> "S3Client":
+    """A client for what obstore cannot ask of the bucket of a place."""
     import boto3
     from botocore.config import Config
 

@@ -20,7 +20,8 @@ from features.tables import PROJECTION_ROWS, data_files, open_table
 _ARRAYS = "model.npz"
 _META = "meta.json"
 _SCREE = "scree.png"
-_POINTER = "CURRENT.json"
+# A folder of its own and one line, so that Athena reads it as a table of one row.
+_POINTER = "current/CURRENT.json"
 _ARRAYS_KEY = re.compile(r"v(\d{6,})/model\.npz")
 _ANY_KEY = re.compile(r"v(\d{6,})/.*")
 
@@ -196,7 +197,7 @@ def refuse_another_switch(begun: Current, current: Current) -> None:
 
 def _change(home: Home, edit: Callable[[Current], Current]) -> Current:
     return _pointer(
-        home, change(home.pca_models, _POINTER, lambda body: _CURRENT.dump_json(edit(_pointer(home, body)), indent=1))
+        home, change(home.pca_models, _POINTER, lambda body: _CURRENT.dump_json(edit(_pointer(home, body))))
     )
 
 

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     alarm_email: str | None = None
     monthly_budget_usd: int | None = Field(default=None, ge=1)
     max_capacity_units: int | None = Field(default=None, ge=0)
+    allow_region: str | None = None
+    metrics: str | None = None
 
     @field_validator("key_pattern")
     @classmethod
@@ -75,6 +77,13 @@ class Settings(BaseSettings):
         if unknown := set(named) - {"label", "subject"}:
             raise ValueError(f"named groups are label and subject, not {', '.join(sorted(unknown))}")
         return pattern
+
+    @field_validator("metrics")
+    @classmethod
+    def _is_a_namespace(cls, namespace: str | None) -> str | None:
+        if namespace is not None and not re.fullmatch(r"(?!AWS/)[\w./#-][\w./#:-]{0,254}", namespace, re.ASCII):
+            raise ValueError("write a CloudWatch namespace, like Fruits/prod; those that begin with AWS/ are taken")
+        return namespace
 
     @model_validator(mode="after")
     def _one_way_to_choose_components(self) -> "Settings":

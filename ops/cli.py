@@ -12,10 +12,11 @@ from rich.table import Table
 
 from features.errors import FruitsError
 from features.registry import Precision
-from features.settings import Settings, load_settings
+from features.settings import Settings
 from ops import cloud_cli, cost_cli, pca_cli
 from ops.options import (
     DEBUGGING,
+    AllowRegion,
     Archive,
     Backfill,
     Clean,
@@ -31,6 +32,7 @@ from ops.options import (
     MaxFiles,
     MaxImageBytes,
     MaxPixels,
+    Metrics,
     NewFeaturizer,
     OnlyNew,
     PrecisionFlag,
@@ -38,14 +40,16 @@ from ops.options import (
     Region,
     Trigger,
     Weights,
+    checked_settings,
     console,
     messages,
+    say,
 )
 from ops.rows import Format
 
 if TYPE_CHECKING:
     from features.registry import FeaturizerMeta
-    from ops.status import Status, Switch
+    from ops.status import Status, StreamStatus, Switch
 
 app = typer.Typer(
     help="Turns fruit photos that land in object storage into features you can query.",
@@ -80,17 +84,20 @@ def stream(
     max_image_bytes: MaxImageBytes = None,
     max_pixels: MaxPixels = None,
     max_decode_time: MaxDecodeTime = None,
+    metrics: Metrics = None,
     master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
     from bootstrap.java import use_java
+    from ops.metrics import measured
     from ops.progress import JsonLines, LivePanel
     from streaming.service import run_stream
 
-    settings = load_settings(
+    settings = checked_settings(
         home=home,
         landing=landing,
         weights=weights,
@@ -107,16 +114,40 @@ def stream(
         max_image_bytes=max_image_bytes,
         max_pixels=max_pixels,
         max_decode_time=max_decode_time,
+        metrics=metrics,
         master=master,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
+        allow_region=allow_region,
     )
     stop = _stop_on_signals()
     use_java()
     _install_featurizer(settings, new_featurizer)
     progress = LivePanel(console, f"fruits stream  {settings.places().root.uri}") if _on_terminal() else JsonLines()
-    with progress:
-        run_stream(settings, drain, stop, progress.watcher)
+    with progress, measured(settings, progress.watcher, say) as watcher:
+        run_stream(settings, drain, stop, watcher)
+
+
+@app.command(
+    name="stop", epilog="Examples:  [bold]fruits stop[/]  ·  [bold]fruits stop --home s3://bucket/fruits --no-wait[/]"
+)
+def stop_stream(
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Return when the stream has ended, or at once.")
+    ] = True,
+    home: HomeUri = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    allow_region: AllowRegion = None,
+    debug: Debug = False,
+) -> None:
+    """Ask the running stream, wherever it runs, to finish the batches in hand and end."""
+    from ops.stop import stop_running
+
+    settings = checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
+    stop_running(
+        settings.places(), wait, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    )
 
 
 @app.command(
@@ -136,11 +167,18 @@ def install_weights(
     new_featurizer: NewFeaturizer = False,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Compile weights into the home's featurizer; only arrays are read from a weights file."""
-    settings = load_settings(
-        home=home, landing=landing, archive=archive, weights=source, s3_endpoint=s3_endpoint, s3_region=s3_region
+    settings = checked_settings(
+        home=home,
+        landing=landing,
+        archive=archive,
+        weights=source,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+        allow_region=allow_region,
     )
     meta = _install_featurizer(settings, new_featurizer, precision)
     calibrated = f", calibrated on {meta.calibrated_on}" if meta.calibrated_on else ""
@@ -160,13 +198,14 @@ def query(
     home: HomeUri = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Query the tables with DuckDB, on disk and on S3."""
     from ops.query import connect, run_query
     from ops.rows import show
 
-    settings = load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    settings = checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
     show(run_query(connect(settings.places()), sql), form, console)
 
 
@@ -178,12 +217,15 @@ def status(
     landing: Landing = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Show the last batch, the backlog and the tables; exit 1 when --verify finds a broken promise."""
     from ops.status import look
 
-    settings = load_settings(home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    settings = checked_settings(
+        home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    )
     found = look(settings.places(), verify)
     if as_json:
         print(json.dumps(asdict(found), default=str))
@@ -206,7 +248,7 @@ def demo(
     from ops.demo import run_demo
     from ops.progress import JsonLines, LivePanel
 
-    settings = load_settings(home=home, weights=weights, master=master)
+    settings = checked_settings(home=home, weights=weights, master=master)
     stop = _stop_on_signals()
     use_java()
     _install_featurizer(settings, new_featurizer=False)
@@ -262,9 +304,6 @@ def _install_featurizer(
 ) -> "FeaturizerMeta":
     from bootstrap.featurizer import install_featurizer
 
-    def say(line: str) -> None:
-        messages.print(line, highlight=False, soft_wrap=True)
-
     return install_featurizer(settings.places(), settings.weights, precision, new_featurizer, settings.limits, say)
 
 
@@ -290,6 +329,7 @@ def _print_status(found: "Status") -> None:
             f"finished {last.finished_at:%Y-%m-%d %H:%M:%S} UTC.",
             highlight=False,
         )
+    console.print(_stream_sentence(found.stream), highlight=False)
     console.print(_pca_sentence(found.pca), highlight=False)
     backlog = found.backlog
     console.print(f"Backlog: {backlog.files:,} files, {backlog.bytes / 1e6:,.1f} MB.", highlight=False)
@@ -309,6 +349,15 @@ def _print_status(found: "Status") -> None:
         if not found.broken:
             projected = ", every row its projection" if found.pca.serving is not None else ""
             console.print(f"Verified: every planned object has exactly one row{projected}.", style="green")
+
+
+def _stream_sentence(stream: "StreamStatus | None") -> str:
+    if stream is None:
+        return "Stream: none has run yet."
+    last_sign = f"{stream.last_sign_at:%Y-%m-%d %H:%M:%S} UTC"
+    if stream.state == "running":
+        return f"Stream: running since {stream.started_at:%Y-%m-%d %H:%M:%S} UTC, last sign {last_sign}."
+    return f"Stream: stopped at {last_sign}." if stream.state == "stopped" else f"Stream: silent since {last_sign}."
 
 
 def _pca_sentence(pca: "Switch") -> str:

@@ -2,17 +2,34 @@
 
 import sys
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from features.region import check_home
 from features.registry import Precision
+from features.settings import Settings, load_settings
 
 # Standard output carries what was asked for, standard error what is said about it.
 console = Console(width=None if sys.stdout.isatty() else 160)
 messages = Console(stderr=True)
 DEBUGGING = threading.Event()
+
+
+def checked_settings(**flags: Any) -> Settings:
+    """The settings in force, given the flags that were used, once the home's buckets and queue are found in the EU.
+
+    Every command that opens a home begins with this. Raises InvalidSetting, OutsideEurope, StorageUnavailable.
+    """
+    settings = load_settings(**flags)
+    check_home(settings.places(), settings.queue, settings.allow_region, say)
+    return settings
+
+
+def say(sentence: str) -> None:
+    """Tell a person something on standard error."""
+    messages.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _remember_debug(debug: bool) -> bool:
@@ -34,6 +51,14 @@ Endpoint = Annotated[
     str | None, typer.Option("--s3-endpoint", metavar="URL", help="Another server that speaks S3's protocol.")
 ]
 Region = Annotated[str | None, typer.Option("--s3-region", metavar="REGION", help="The buckets' region.")]
+AllowRegion = Annotated[
+    str | None,
+    typer.Option("--allow-region", metavar="REGION", help="A region outside the EU that the buckets may lie in."),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="NAMESPACE", help="Report to CloudWatch under this name, like Fruits/prod."),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

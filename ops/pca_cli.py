@@ -20,8 +20,8 @@ from rich.table import Table
 from features.errors import InvalidSetting
 from features.home import Home
 from features.pca_models import Current, PcaMeta, begin_switch, current_models, describe_model, scree_uri, versions
-from features.settings import Settings, load_settings
-from ops.options import Debug, Endpoint, HomeUri, Master, Region, console, messages
+from features.settings import Settings
+from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, messages, say
 
 if TYPE_CHECKING:
     from batch.refit import Refit
@@ -53,6 +53,7 @@ def refit(
     master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Fit the PCA on all features and make it the next version; a running stream follows."""
@@ -61,7 +62,7 @@ def refit(
     from batch.refit import Wanted
     from batch.refit import refit as run_refit
 
-    settings = load_settings(
+    settings = checked_settings(
         components=components,
         variance=variance,
         min_rows=min_rows,
@@ -69,6 +70,7 @@ def refit(
         master=master,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
+        allow_region=allow_region,
     )
     places = settings.places()
     kept = settings.components or (None if settings.variance else USUAL_COMPONENTS)
@@ -86,10 +88,13 @@ def reproject(
     master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Project every row with the next PCA version, then serve that version."""
-    settings = load_settings(home=home, master=master, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    settings = checked_settings(
+        home=home, master=master, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    )
     places = settings.places()
     if not current_models(places).versions:
         console.print("There is no version to project with; run `fruits refit` first.")
@@ -104,23 +109,32 @@ def list_models(
     home: HomeUri = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """List, show, use and prune the PCA models; without a command: list."""
     command = context.invoked_subcommand
     if command is not None:
-        if (home, s3_endpoint, s3_region) != (None, None, None):
+        if (home, s3_endpoint, s3_region, allow_region) != (None, None, None, None):
             raise InvalidSetting(f"Write --home and the like after `{command}`: fruits models {command} … --home URI.")
     else:
-        _list(load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region).places())
+        _list(
+            checked_settings(
+                home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+            ).places()
+        )
 
 
 @models_app.command("list")
 def list_command(
-    home: HomeUri = None, s3_endpoint: Endpoint = None, s3_region: Region = None, debug: Debug = False
+    home: HomeUri = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    allow_region: AllowRegion = None,
+    debug: Debug = False,
 ) -> None:
     """List all versions, and which one is served."""
-    _list(load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region).places())
+    _list(checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region).places())
 
 
 @models_app.command(epilog="Example:  [bold]fruits models show 7[/]")
@@ -129,6 +143,7 @@ def show(
     home: HomeUri = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Show what is known of one version, and where its scree plot is."""
@@ -136,7 +151,9 @@ def show(
     from batch.scree import marks
     from features.pca_models import has_scree, load_model, write_copies
 
-    places = load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region).places()
+    places = checked_settings(
+        home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    ).places()
     model = load_model(places, version)
     if not has_scree(places, version):
         # A refit that was killed has not come to it.
@@ -155,13 +172,16 @@ def use(
     master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Make a version the next one: new photos get it at once, `fruits reproject` completes and serves it."""
     from features.errors import UnknownModel
     from features.registry import current_featurizer
 
-    settings = load_settings(home=home, master=master, s3_endpoint=s3_endpoint, s3_region=s3_region)
+    settings = checked_settings(
+        home=home, master=master, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    )
     places = settings.places()
     meta, featurizer = describe_model(places, version), current_featurizer(places)
     if meta.featurizer != featurizer:
@@ -188,13 +208,16 @@ def prune(
     home: HomeUri = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Drop the projections of old versions; the served and the next one stay, and all models do."""
     from batch.prune import prune as run_prune
 
-    places = load_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region).places()
-    pruned = run_prune(places, keep, _say)
+    places = checked_settings(
+        home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    ).places()
+    pruned = run_prune(places, keep, say)
     if pruned.versions:
         dropped = ", ".join(map(str, pruned.versions))
         console.print(f"Dropped {pruned.rows:,} projections of version {dropped}.", highlight=False)
@@ -207,7 +230,7 @@ def _reproject(spark: "Spark", home: Home) -> None:
     from batch.reproject import reproject as run_reproject
 
     with _progress("Projecting rows", MofNCompleteColumn()) as on_progress:
-        done = run_reproject(spark, home, Watcher(_say, on_progress))
+        done = run_reproject(spark, home, Watcher(say, on_progress))
     if done is None:
         return
     console.print(
@@ -327,10 +350,6 @@ def _table(metas: list[PcaMeta], current: Current, projected: dict[int, int]) ->
             f"{projected.get(meta.version, 0):,}",
         )
     return shown
-
-
-def _say(sentence: str) -> None:
-    messages.print(sentence, highlight=False, soft_wrap=True)
 
 
 def _counted(count: int, noun: str) -> str:

@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
 
+from features.heartbeat import Heartbeat, is_alive, read_heartbeat
 from features.home import Home
 from features.landing import Landed, came_at, list_pages
 from features.pca_models import Current, current_models, describe_model
@@ -53,11 +55,22 @@ class Switch:
 
 
 @dataclass(frozen=True)
+class StreamStatus:
+    """The newest stream: one that is silent was killed, or cannot reach storage."""
+
+    state: Literal["running", "stopped", "silent"]
+    holder: str
+    started_at: datetime
+    last_sign_at: datetime
+
+
+@dataclass(frozen=True)
 class Status:
     """Everything `fruits status` shows; `broken` is None when the invariants were not checked."""
 
     home: str
     featurizer: str | None
+    stream: StreamStatus | None
     pca: Switch
     last_batch: LastBatch | None
     unfinished_batches: list[int]
@@ -80,6 +93,7 @@ def look(home: Home, verify: bool) -> Status:
     return Status(
         home=home.root.uri,
         featurizer=current_featurizer(home),
+        stream=_stream(home),
         pca=_switch(home, committed),
         last_batch=_last_batch(home, planned),
         unfinished_batches=unfinished,
@@ -96,6 +110,19 @@ def _table_status(home: Home, table: Table) -> TableStatus:
     files = pa.table(handle.get_add_actions(flatten=True)).select(["num_records", "size_bytes"]).to_pylist()
     rows = sum(file["num_records"] for file in files)
     return TableStatus(table.name, rows, len(files), sum(file["size_bytes"] for file in files), committed_batch(handle))
+
+
+def _stream(home: Home) -> StreamStatus | None:
+    heartbeat = read_heartbeat(home)
+    if heartbeat is None:
+        return None
+    return StreamStatus(_state(heartbeat), heartbeat.holder, heartbeat.started_at, heartbeat.beat_at)
+
+
+def _state(heartbeat: Heartbeat) -> Literal["running", "stopped", "silent"]:
+    if heartbeat.ended_at is not None:
+        return "stopped"
+    return "running" if is_alive(heartbeat, datetime.now(UTC)) else "silent"
 
 
 def _switch(home: Home, committed: int) -> Switch:

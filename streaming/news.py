@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -36,6 +36,7 @@ class News:
     queue: QueueNews | None = None
     error: str | None = None
     message: str = ""
+    told_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True)

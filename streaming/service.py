@@ -14,6 +14,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from features import errors
 from features.errors import BatchFailed, FruitsError, last_words
+from features.heartbeat import Heart
 from features.home import Home
 from features.plan import Plan, Result
 from features.settings import Settings
@@ -40,7 +41,7 @@ class Watcher:
 
 
 def run_stream(settings: Settings, drain: bool, stop: threading.Event, watcher: Watcher) -> None:
-    """Featurize what lands until `stop` is set, or with `drain` until what was there at the start is done.
+    """Featurize what lands until `stop` is set or the home asks for it, or with `drain` until what was there is done.
 
     Finishes the batches in hand. Killed at any point, the next run takes up where this one was.
     Raises AnotherStreamRunning, BatchFailed, StorageUnavailable or StateDamaged; nothing is half-done then.
@@ -90,11 +91,14 @@ class _Stream:
         )
         self._batches = MicroBatches(session.sparkContext, home, settings.limits, nonce, self._on_commit)
         self._begun: int | None = None
+        self._committed: int | None = None
+        self._heart = Heart(home, nonce, lambda: self._committed)
         self._pipeline = Pipeline(self._batches, watcher.on_batch)
 
     def run_until(self, stop: threading.Event) -> None:
         try:
-            self._run(stop)
+            with self._heart:
+                self._run(stop)
         except (ConnectionError, Py4JNetworkError) as error:
             raise SparkUnavailable(
                 "Spark's Java process has ended; start the stream again: it goes on where it was."
@@ -107,7 +111,7 @@ class _Stream:
             raise SparkUnavailable(f"Spark cannot start the stream: {last_words(error)}.") from error
         self._cleaner.start()
         try:
-            while not stop.wait(POLL_S) and query.isActive and self._failure is None:
+            while self._goes_on(stop) and query.isActive and self._failure is None:
                 news = self._channel.hear()
                 if news is not None and news.error is None:
                     # What was planned before this news and is still in flight is not committed yet.
@@ -142,11 +146,15 @@ class _Stream:
             .start()
         )
 
+    def _goes_on(self, stop: threading.Event) -> bool:
+        return not stop.wait(POLL_S) and not self._heart.is_asked_to_stop
+
     @property
     def _failure(self) -> BaseException | None:
-        return self._pipeline.failure or self._cleaner.failure
+        return self._pipeline.failure or self._cleaner.failure or self._heart.failure
 
     def _on_commit(self, plan: Plan, result: Result) -> None:
+        self._committed = plan.batch
         self._channel.committed(plan.batch, outcome_of(self._home, plan, result))
         self._cleaner.committed(plan, result)
 

@@ -197,10 +197,20 @@ def test_rows_are_projected_with_the_versions_of_their_featurizer_only(home: Hom
     assert versions_to_project(home, "xyz") == (2,)
 
 
+def test_the_pointer_is_one_line_of_json_in_a_folder_of_its_own(home: Home) -> None:
+    begun = begin_switch(home, 7)
+    assert list(keys_below(home.pca_models)) == ["current/CURRENT.json"]
+    line = read(home.pca_models, "current/CURRENT.json")
+    assert b"\n" not in line
+    assert json.loads(line) == {"serving": None, "next": 7, "nonce": begun.nonce}
+    finish_switch(home, begun)
+    assert json.loads(read(home.pca_models, "current/CURRENT.json")) == {"serving": 7, "next": None, "nonce": None}
+
+
 def test_a_damaged_pointer_is_refused(local_settings: MakeSettings) -> None:
     home = local_settings().places()
     begin_switch(home, 1)
-    Path(home.pca_models.directory / "CURRENT.json").write_text("{")
+    Path(home.pca_models.directory / "current/CURRENT.json").write_text("{")
     with pytest.raises(StateDamaged, match=r"CURRENT\.json cannot be read"):
         begin_switch(home, 2)
 

@@ -21,6 +21,7 @@ from tests.stream_run import Run
 MakeSettings = Callable[..., Settings]
 COMMANDS = [
     "stream",
+    "stop",
     "weights",
     "query",
     "status",

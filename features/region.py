@@ -1,0 +1,111 @@
+"""Where buckets and queues lie: photos of people's fruit, and what is made of them, stay in the European Union."""
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from features.errors import InvalidSetting, OutsideEurope, StorageRefused
+from features.faults import persistently, reason
+from features.home import Home
+from features.landing import s3_client
+from features.objects import Place
+
+EU_REGIONS = {
+    "eu-central-1": "Frankfurt",
+    "eu-west-1": "Dublin",
+    "eu-west-3": "Paris",
+    "eu-north-1": "Stockholm",
+    "eu-south-1": "Milan",
+    "eu-south-2": "Zaragoza",
+}
+
+_BUCKET_REGION = "x-amz-bucket-region"
+_AMAZONS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+_REGION = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+")
+
+
+def check_home(home: Home, queue: str | None, allow_region: str | None, say: Callable[[str], None]) -> None:
+    """Refuse a home whose buckets or queue lie outside the EU; one on disk is not looked at, and nothing is loaded.
+
+    `say` is told of each that only `allow_region` lets pass. Raises OutsideEurope, also when a server does not tell
+    its region, StorageRefused when there is no such bucket or queue, StorageUnavailable.
+    Protocol: `x-amz-bucket-region` of HeadBucket, which S3 sends whether access is granted or not.
+    """
+    places = (home.root, home.landing, home.archive)
+    buckets = {place.bucket_and_prefix[0]: place for place in places if not place.is_local}
+    for bucket, place in buckets.items():
+        _check(_region_of_bucket(place), f"The bucket {bucket}", allow_region, say)
+    if queue is not None:
+        _check(_region_of_queue(queue, home.landing), f"The queue {queue}", allow_region, say)
+
+
+def refuse_outside_eu(region: str | None, what: str, allow_region: str | None) -> None:
+    """Raises OutsideEurope unless a region is one of the six, or the one that is allowed besides.
+
+    `what` begins the sentence "... lies in"; a `region` of None was not told, and is refused, too.
+    """
+    if region in EU_REGIONS or (region is not None and region == allow_region):
+        return
+    if region is None:
+        raise OutsideEurope(
+            f"{what} does not tell its region, so it cannot be known to lie in the EU; "
+            "use storage that tells it (S3 in the answer to HeadBucket, SQS in a queue's ARN)."
+        )
+    six = ", ".join(f"{name} ({city})" for name, city in EU_REGIONS.items())
+    raise OutsideEurope(
+        f"{what} lies in {region}, outside the EU regions {six}. "
+        f"Use one that lies there, or allow this one with --allow-region {region}."
+    )
+
+
+def _check(region: str | None, what: str, allow_region: str | None, say: Callable[[str], None]) -> None:
+    refuse_outside_eu(region, what, allow_region)
+    if region not in EU_REGIONS:
+        say(f"{what} lies in {region}, outside the EU; allowed by allow_region.")
+
+
+def _region_of_bucket(place: Place) -> str | None:
+    bucket, _ = place.bucket_and_prefix
+
+    def ask() -> str | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            headers = s3_client(place).head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+        except ClientError as error:
+            headers = error.response["ResponseMetadata"]["HTTPHeaders"]
+            if _BUCKET_REGION not in headers:
+                raise
+        return headers.get(_BUCKET_REGION)
+
+    try:
+        return persistently(f"learn the region of the bucket {bucket}", ask)
+    except FileNotFoundError as error:
+        raise StorageRefused(f"There is no bucket {bucket}; create it, or name another one.") from error
+
+
+def _region_of_queue(url: str, landing: Place) -> str | None:
+    host = urlsplit(url).hostname
+    if host is None:
+        raise InvalidSetting(f"{url!r} is no queue's URL; write https://sqs.REGION.amazonaws.com/ACCOUNT/NAME.")
+    if f".{host}".endswith(_AMAZONS):
+        # The oldest form of a URL, queue.amazonaws.com, names no region and means this one.
+        return next((label for label in host.split(".") if _REGION.fullmatch(label)), "us-east-1")
+    return persistently(f"learn the region of the queue {url}", lambda: _region_by_arn(url, landing.s3_region))
+
+
+def _region_by_arn(url: str, signed_for: str | None) -> str | None:
+    import boto3
+    from botocore.exceptions import ClientError
+
+    server = urlsplit(url)._replace(path="", query="", fragment="").geturl()
+    client = boto3.client("sqs", endpoint_url=server, region_name=signed_for)
+    try:
+        found = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            raise
+        raise StorageRefused(
+            f"The queue {url} cannot be asked for its region: {reason(error)}; check --queue, and its permissions."
+        ) from error
+    return next((part for part in found["Attributes"]["QueueArn"].split(":") if _REGION.fullmatch(part)), None)
