@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyspark
+from moto import server as moto_server
 from moto.athena.models import athena_backends
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import CloudFormationBackend, cloudformation_backends
@@ -35,11 +36,11 @@ from moto.emr.models import emr_backends
 from moto.emr.responses import ElasticMapReduceResponse
 from moto.events.models import events_backends
 from moto.glue.models import glue_backends
-from moto.iam.access_control import IAMPolicyStatement
+from moto.iam.access_control import IAMPolicyStatement, IAMRequestBase
 from moto.iam.models import Role, iam_backends
 from moto.kms.models import KmsBackend
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.s3.models import s3_backends
+from moto.s3.responses import ACTION_MAP
 from moto.stepfunctions.models import stepfunctions_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import run_simple
@@ -295,8 +296,29 @@ def _make_database(properties: dict[str, Any], account: str, region: str) -> Non
         catalog.create_database(given["Name"], given)
 
 
-# What a template may hold and moto does not make.
-_PASSED_OVER = {"AWS::Athena::WorkGroup": _make_work_group, "AWS::Glue::Database": _make_database}
+def _finish_bucket(properties: dict[str, Any], account: str, region: str) -> None:
+    buckets, name = s3_backends[account]["aws"], properties["BucketName"]
+    if "VersioningConfiguration" in properties:
+        buckets.put_bucket_versioning(name, properties["VersioningConfiguration"]["Status"])
+    queues = properties.get("NotificationConfiguration", {}).get("QueueConfigurations", [])
+    if queues and buckets.get_bucket(name).notification_configuration is None:
+        told = [
+            {
+                "Queue": each["Queue"],
+                "Event": [each["Event"]],
+                "Filter": {"S3Key": {"FilterRule": each["Filter"]["S3Key"]["Rules"]}},
+            }
+            for each in queues
+        ]
+        buckets.put_bucket_notification_configuration(name, {"QueueConfiguration": told})
+
+
+# What a template may hold and moto does not make, or not wholly.
+_PASSED_OVER = {
+    "AWS::Athena::WorkGroup": _make_work_group,
+    "AWS::Glue::Database": _make_database,
+    "AWS::S3::Bucket": _finish_bucket,
+}
 
 
 def _put_policy(role: Role, name: str, document: Any) -> None:
@@ -311,6 +333,12 @@ def _check_principal(statement: IAMPolicyStatement, principal: str) -> bool:
     return expected == f"arn:aws:iam::{account}:root" or _check_principal_as_moto(statement, principal)
 
 
+def _check_action(request: IAMRequestBase, resource: str) -> None:
+    # moto takes the name that CloudWatch's requests are signed for, where policies have another.
+    request._action = request._action.replace("monitoring:", "cloudwatch:")
+    _check_action_as_moto(request, resource)
+
+
 def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
     # moto gives a template's tags to KMS in the form that other services have.
     for tag in options.get("tags") or []:
@@ -319,6 +347,7 @@ def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
     return _create_key_as_moto(backend, *arguments, **options)
 
 
+_check_action_as_moto = IAMRequestBase.check_action_permitted
 _check_principal_as_moto = IAMPolicyStatement._check_principal
 _put_policy_as_moto = Role.put_policy
 _create_key_as_moto = KmsBackend.create_key
@@ -333,12 +362,15 @@ _PATCHES: dict[tuple[type, str], Any] = {
     (CloudFormationBackend, "execute_change_set"): _execute_change_set,
     (KmsBackend, "create_key"): _create_key,
     (Role, "put_policy"): _put_policy,
+    (IAMRequestBase, "check_action_permitted"): _check_action,
     (IAMPolicyStatement, "_check_principal"): _check_principal,
 }
 
 
 def _main(port: int, folder: Path) -> None:
     os.environ["MOTO_PORT"] = str(port)
+    # AWS asks for the permission to list.
+    ACTION_MAP["BUCKET"]["HEAD"]["DEFAULT"] = "ListBucket"
     for (responses, name), patch in _PATCHES.items():
         setattr(responses, name, patch)
     shutil.rmtree(folder, ignore_errors=True)
@@ -349,9 +381,9 @@ def _main(port: int, folder: Path) -> None:
         run_simple(
             "127.0.0.1",
             port,
-            DomainDispatcherApplication(create_backend_app),
+            moto_server.DomainDispatcherApplication(moto_server.create_backend_app),
             threaded=True,
-            request_handler=MotoRequestHandler,
+            request_handler=moto_server.MotoRequestHandler,
         )
     finally:
         for node in NODES.values():

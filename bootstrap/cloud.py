@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from features.errors import FruitsError, InvalidSetting
-from features.region import refuse_outside_eu
+from features.errors import FruitsError, InvalidSetting, OutsideEurope
+from features.region import EU_REGIONS
 
 if TYPE_CHECKING:
     from types_boto3_athena import AthenaClient
@@ -119,7 +119,9 @@ def connect(stage: str, region: str) -> Cloud:
     Raises OutsideEurope before anything is asked of AWS, InvalidSetting for an impossible stage, CloudRefused when
     there are no credentials or AWS does not take them.
     """
-    refuse_outside_eu(region, f"The stage {stage}", None)
+    if region not in EU_REGIONS:
+        cities = ", ".join(f"{name} ({city})" for name, city in EU_REGIONS.items())
+        raise OutsideEurope(f"{region} is not in the European Union, where the photos stay; choose one of {cities}.")
     if not _STAGE.fullmatch(stage):
         raise InvalidSetting(f"A stage is one to twelve lower-case letters and digits, like dev; not {stage}.")
     import boto3

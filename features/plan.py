@@ -102,7 +102,7 @@ def read_result(home: Home, batch: int) -> Result | None:
 
 def planned_batches(home: Home, after: int = 0) -> list[int]:
     """The numbers of the batches beyond `after` that have a plan, ascending; only their names are listed."""
-    names = (_NAME.fullmatch(key) for key in keys_below(home.batches, after=f"{after:012d}.~"))
+    names = (_NAME.fullmatch(key) for key in keys_below(home.batches, after=f"{after + 1:012d}"))
     return sorted(int(name[1]) for name in names if name and name[2] == "plan")
 
 

@@ -21,7 +21,13 @@ ONLY_IN = {
     "pyspark": {"streaming", "batch"},
     "tensorflow": {"bootstrap/network.py", "bootstrap/weights.py"},
     "keras": {"bootstrap/network.py", "bootstrap/weights.py"},
-    "boto3": {"features/landing.py", "features/region.py", "streaming/queue.py", "ops/metrics.py"},
+    "boto3": {
+        "features/landing.py",
+        "features/region.py",
+        "streaming/queue.py",
+        "bootstrap/cloud.py",
+        "ops/metrics.py",
+    },
 }
 
 
