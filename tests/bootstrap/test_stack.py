@@ -354,21 +354,24 @@ def test_a_stream_is_not_submitted_again_beside_another_one(aws: Aws, stack: Sta
 def test_only_a_stream_that_failed_is_submitted_again(
     aws: Aws, stack: Stack, state: str, name: str, other_cluster: bool, resubmitted: bool
 ) -> None:
-    events, sqs = aws.client("events"), aws.client("sqs")
-    # The stack's rule, which here leads to a queue to look into.
-    url = sqs.create_queue(QueueName=f"seen-{uuid.uuid4().hex}")["QueueUrl"]
-    queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    events.disable_rule(Name="fruits-dev-stream-failed")
-    events.put_rule(Name="seen", EventPattern=_rules(aws)["fruits-dev-stream-failed"]["EventPattern"])
-    events.put_targets(Rule="seen", Targets=[{"Id": "seen", "Arn": queue}])
-    detail = {"clusterId": stack.outputs["ClusterId"], "stepId": "s-1", "name": name, "state": state}
-    if other_cluster:
-        detail["clusterId"] = "j-OTHER"
+    events, logs = aws.client("events"), aws.client("logs")
+    # The rule's pattern on a bus of its own, leading to a log to look into: moto brings no event to a state machine.
+    bus = f"seen-{uuid.uuid4().hex}"
+    events.create_event_bus(Name=bus)
+    logs.create_log_group(logGroupName=bus)
+    (group,) = logs.describe_log_groups(logGroupNamePrefix=bus)["logGroups"]
+    pattern = _rules(aws)["fruits-dev-stream-failed"]["EventPattern"]
+    events.put_rule(Name="seen", EventBusName=bus, EventPattern=pattern)
+    target = {"Id": "log", "Arn": group["arn"].removesuffix(":*")}
+    events.put_targets(Rule="seen", EventBusName=bus, Targets=[target])
+    cluster_id = "j-OTHER" if other_cluster else stack.outputs["ClusterId"]
+    detail = {"clusterId": cluster_id, "stepId": "s-1", "name": name, "state": state}
     event = {"Source": "aws.emr", "DetailType": "EMR Step Status Change", "Detail": json.dumps(detail)}
 
-    assert events.put_events(Entries=[event])["FailedEntryCount"] == 0
+    answer = events.put_events(Entries=[event | {"EventBusName": bus}])
 
-    seen = [json.loads(message["Body"])["detail"] for message in sqs.receive_message(QueueUrl=url).get("Messages", [])]
+    assert answer["FailedEntryCount"] == 0
+    seen = [json.loads(entry["message"])["detail"] for entry in logs.filter_log_events(logGroupName=bus)["events"]]
     assert seen == ([detail] if resubmitted else [])
 
 
