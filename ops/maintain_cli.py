@@ -51,7 +51,8 @@ def maintain(
         console.print("A dry run: nothing was changed.")
     else:
         console.print(
-            f"Done: {saved['files']:,} files fewer in the tables, {_mb(saved['bytes'])} of storage freed.",
+            f"Done: {saved['files']:,} files fewer in the tables, {_mb(saved['freed'])} of storage freed, "
+            f"{_mb(saved['replaced'])} replaced and freed after a day.",
             highlight=False,
         )
 
@@ -61,11 +62,11 @@ def _saved(piece: "Piece") -> dict[str, int]:
 
     match piece:
         case Compacted(group, _):
-            return {"files": len(group.files) - 1}
+            return {"files": len(group.files) - 1, "replaced": group.size_bytes}
         case Swept(_, removed) | Shortened(_, removed, _):
-            return {"bytes": removed.size_bytes}
+            return {"freed": max(0, removed.size_bytes)}
         case Kept("archive", expired):
-            return {"bytes": expired.size_bytes}
+            return {"freed": expired.size_bytes}
     return {}
 
 

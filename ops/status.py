@@ -184,7 +184,7 @@ def _broken(home: Home, last: int, committed: list[int], days: pa.Table) -> list
     planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
     snapshot = take_snapshot(home)
     connection = connect_to(snapshot)
-    for name, handle in snapshot.tables.items():
+    for name, handle in snapshot.tables.items() if since != date.min else ():
         # The tables lose the rows of expired days one after the other.
         connection.register(name, handle.to_pyarrow_dataset().filter(pc.field("ingest_date") >= since))
     connection.register("planned", planned)
