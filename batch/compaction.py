@@ -18,6 +18,7 @@ from features.tables import (
     Table,
     committed_batch,
     data_files,
+    names_all,
     open_table,
     read_file,
     replace_files,
@@ -92,7 +93,7 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
         if handle is None:
             continue
         persistently(f"open the table {group.table.name}", handle.update_incremental)
-        if not {file.path for file in group.files} <= {file.path for file in data_files(handle)}:
+        if not names_all(handle, group.files):
             continue
         partition = {column: str(group.files[0].partition[column]) for column in group.table.partitioned_by}
         added = write_large_file(home, group.table, _rows(home, group.table, group.files), partition)

@@ -258,6 +258,13 @@ def data_files(handle: DeltaTable) -> list[DataFile]:
     ]
 
 
+def names_all(handle: DeltaTable, files: Sequence[DataFile]) -> bool:
+    """Whether the table, as the handle knows it, still has all of these files."""
+    named = pa.table(handle.get_add_actions(flatten=True))["path"]
+    wanted = pa.array([file.path for file in files], named.type)
+    return bool(pc.all(pc.is_in(wanted, value_set=named)).as_py())
+
+
 def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Some columns of one file of a table, in the file's order, at most 2048 rows at a time.
 
