@@ -434,7 +434,7 @@ def replace_files(
     """
     number = (handle.transaction_version(application) or 0) + 1
     now_ms = int(time.time() * 1000)
-    committed_at_ms = int(max(file.committed_at for file in removed).timestamp() * 1000)
+    committed_at_ms = round(max(file.committed_at for file in removed).timestamp() * 1000)
     add = AddAction(added.path, added.size_bytes, added.partition, committed_at_ms, False, added.statistics)
     removes = [RemoveAction(file.path, False, now_ms, file.size_bytes, dict(added.partition)) for file in removed]
     try:

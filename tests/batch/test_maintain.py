@@ -168,7 +168,10 @@ def test_a_row_is_rewritten_once_for_its_hour_and_once_for_its_day(on_disk: Home
     _compact(on_disk, now)
     assert len([file for file in _files(on_disk) if _day(file) == now.date()]) == 4
     later = now + timedelta(hours=2)
+    last = max(file.committed_at for file in _files(on_disk))
     groups = _compact(on_disk, later)
+    # Dated to when it was written, it would be compacted again with the next hour's.
+    assert max(file.committed_at for file in _files(on_disk)) == last
     assert {group.ingest_date for group in groups} == {now.date()}
     assert sum(len(group.files) for group in groups) == 4
     for _ in range(3):
