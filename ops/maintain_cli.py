@@ -1,12 +1,14 @@
 """The command that keeps the tables small and quick."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from features.settings import load_settings
-from ops.options import Debug, Endpoint, HomeUri, Region, console, messages
+from features.settings import Settings
+from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, say
 
 if TYPE_CHECKING:
     from batch.maintain import Compacted, Kept, Piece, Shortened, Swept
@@ -25,8 +27,10 @@ def maintain(
     keep_archive: KeepArchive = None,
     keep_rows: KeepRows = None,
     home: HomeUri = None,
+    master: Master = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
+    allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Compact finished hours and days, remove what no table needs since a day, keep the logs short."""
@@ -34,8 +38,14 @@ def maintain(
     from batch.maintain import maintain as run_maintain
     from batch.retention import Retention
 
-    settings = load_settings(
-        keep_archive=keep_archive, keep_rows=keep_rows, home=home, s3_endpoint=s3_endpoint, s3_region=s3_region
+    settings = checked_settings(
+        keep_archive=keep_archive,
+        keep_rows=keep_rows,
+        home=home,
+        master=master,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+        allow_region=allow_region,
     )
     saved: Counter[str] = Counter()
 
@@ -43,10 +53,9 @@ def maintain(
         saved.update(_saved(piece))
         console.print(_sentence(piece, dry_run), highlight=False, soft_wrap=True)
 
-    def say(sentence: str) -> None:
-        messages.print(sentence, highlight=False, soft_wrap=True)
-
-    run_maintain(settings.places(), Retention(settings.keep_archive, settings.keep_rows), Watcher(say, done), dry_run)
+    retention = Retention(settings.keep_archive, settings.keep_rows)
+    with _as_yarn_expects(settings):
+        run_maintain(settings.places(), retention, Watcher(say, done), dry_run)
     if dry_run:
         console.print("A dry run: nothing was changed.")
     else:
@@ -55,6 +64,20 @@ def maintain(
             f"{_mb(saved['replaced'])} replaced and freed after a day.",
             highlight=False,
         )
+
+
+@contextmanager
+def _as_yarn_expects(settings: Settings) -> Iterator[None]:
+    """Maintenance needs no Spark; but YARN calls a job failed that opens no session, whatever it did."""
+    if not settings.master.startswith("yarn"):
+        yield
+        return
+    from bootstrap.java import use_java
+    from streaming.session import spark_session
+
+    use_java()
+    with spark_session(settings.master, "fruits-maintain"):
+        yield
 
 
 def _saved(piece: "Piece") -> dict[str, int]:
