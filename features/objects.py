@@ -257,6 +257,11 @@ def old_keys(place: Place, age: timedelta) -> Iterator[str]:
     return (meta["path"] for meta in _listed(place) if meta["last_modified"] < before)
 
 
+def sizes_below(place: Place) -> dict[str, int]:
+    """Every key below a place, with the size of its object in bytes; nothing when the place does not exist."""
+    return {meta["path"]: meta["size"] for meta in _listed(place)}
+
+
 def delete_all(place: Place, keys: Iterable[str]) -> int:
     """Delete objects, a thousand a request on S3, and say how many; those that are gone already count too.
 

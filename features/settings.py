@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     only_new: bool = False
     clean: Cleaning = "keep"
     clean_after: Duration = timedelta(0)
+    keep_archive: Duration | None = Field(default=None, gt=timedelta(0))
+    keep_rows: Duration | None = Field(default=None, ge=timedelta(days=15))
     components: int | None = Field(default=None, ge=1, le=FEATURES)
     variance: float | None = Field(default=None, gt=0, le=1)
     min_rows: int = Field(default=1000, ge=2)

@@ -3,14 +3,16 @@
 import io
 import itertools
 import json
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,18 +24,27 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 from numpy.typing import NDArray
 
 from features.errors import AnotherStreamRunning, HomeInUse, StateDamaged, StorageUnavailable
 from features.faults import UNKNOWN_OUTCOME, given_up, persistently, reason
 from features.home import Home
-from features.objects import Place
+from features.objects import Place, upload
 from features.plan import AddedFile
 
 APPLICATION = "fruits"
 
 READ_ROWS = 2048
+# 40 MB of features: what a writer of a large file and a reader of it hold at a time.
+ROW_GROUP_ROWS = 8192
+
+# How long a file that no version of a table names any more can still be read, and with it the log that names it.
+UNREFERENCED_KEPT = timedelta(hours=24)
+RETENTION = {
+    "delta.logRetentionDuration": "interval 1 days",
+    "delta.deletedFileRetentionDuration": "interval 1 days",
+}
 
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 _INSTANT = pa.timestamp("us", tz="UTC")
@@ -128,6 +139,7 @@ class DataFile:
     """One parquet file of a table as its log knows it.
 
     `batches` are the lowest and the highest number inside; None when whoever wrote the file left no statistics.
+    `committed_at` is when the last of its rows came to the table.
     """
 
     path: str
@@ -135,6 +147,7 @@ class DataFile:
     rows: int
     partition: Mapping[str, Any]
     batches: tuple[int, int] | None
+    committed_at: datetime
 
 
 # In the order in which a batch is committed to them.
@@ -239,9 +252,17 @@ def data_files(handle: DeltaTable) -> list[DataFile]:
             rows=file["num_records"],
             partition={name.removeprefix(prefix): value for name, value in file.items() if name.startswith(prefix)},
             batches=None if file["min.batch"] is None else (file["min.batch"], file["max.batch"]),
+            committed_at=datetime.fromtimestamp(file["modification_time"] / 1000, UTC),
         )
         for file in files
     ]
+
+
+def names_all(handle: DeltaTable, files: Sequence[DataFile]) -> bool:
+    """Whether the table, as the handle knows it, still has all of these files."""
+    named = pa.table(handle.get_add_actions(flatten=True))["path"]
+    wanted = pa.array([file.path for file in files], named.type)
+    return bool(pc.all(pc.is_in(wanted, value_set=named)).as_py())
 
 
 def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -302,12 +323,52 @@ def write_file(
     content = pa.table(dict(rows), schema=table.file_schema)
     buffer = io.BytesIO()
     pq.write_table(content, buffer, compression="zstd", store_schema=False)
-    folders = "/".join(f"{column}={partition[column]}" for column in table.partitioned_by)
-    path = f"{folders}/part-{uuid.uuid4()}.zstd.parquet"
+    path = _new_path(table, partition)
     place = _place(home, table)
     what = f"write {place.uri_of(path)}"
     persistently(what, lambda: obstore.put(place.store, path, buffer.getvalue()), again=UNKNOWN_OUTCOME)
     return AddedFile(path, buffer.tell(), content.num_rows, dict(partition), _statistics(table, content))
+
+
+def write_large_file(
+    home: Home, table: Table, parts: Iterable[pa.RecordBatch], partition: Mapping[str, str]
+) -> AddedFile:
+    """The same for more rows than memory should hold: record batches of the file's columns, by way of a local file.
+
+    Memory holds one row group. Raises what `parts` raises, StorageRefused, StorageUnavailable.
+    """
+    path, place = _new_path(table, partition), _place(home, table)
+    schema = table.file_schema
+    # A dictionary of floats that hardly ever repeat costs more than it saves.
+    repeating = [column.name for column in schema if not pa.types.is_list(column.type)]
+    measured: list[pa.Table] = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rows.parquet")
+        with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False, use_dictionary=repeating) as writer:
+            for rows in _row_groups(parts):
+                writer.write_table(rows, ROW_GROUP_ROWS)
+                measured.append(rows.select(table.statistics_columns))
+        size_bytes = file.stat().st_size
+        upload(place, path, file)
+    numbers = pa.concat_tables(measured)
+    return AddedFile(path, size_bytes, numbers.num_rows, dict(partition), _statistics(table, numbers))
+
+
+def _row_groups(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    for rows in parts:
+        waiting.append(rows)
+        while sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
+            together = pa.Table.from_batches(waiting)
+            yield together.slice(0, ROW_GROUP_ROWS)
+            waiting = together.slice(ROW_GROUP_ROWS).to_batches()
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _new_path(table: Table, partition: Mapping[str, str]) -> str:
+    folders = "/".join(f"{column}={partition[column]}" for column in table.partitioned_by)
+    return f"{folders}/part-{uuid.uuid4()}.zstd.parquet"
 
 
 def commit(
@@ -359,6 +420,76 @@ def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, ap
         raise HomeInUse(f"{_place(home, table).uri} was changed meanwhile; nothing was deleted. Try again.") from error
     except (DeltaError, OSError) as error:
         raise given_up(f"delete from {_place(home, table).uri}", error) from error
+
+
+def replace_files(
+    home: Home, table: Table, handle: DeltaTable, removed: Sequence[DataFile], added: AddedFile, application: str
+) -> None:
+    """Put one file that holds the same rows in the place of several of one partition, in one transaction.
+
+    The files replaced stay on disk. Raises HomeInUse when `application` has committed since the handle was updated, or
+    anybody has removed one of the files; StorageRefused and StorageUnavailable. Replay with the same files is refused.
+    Protocol: Delta Lake `txn` actions, through the handle that the decision was made by. Without one, a rival that
+    replaced the same files would go unnoticed, and their rows would be there twice (seen with deltalake 1.6.6).
+    """
+    number = (handle.transaction_version(application) or 0) + 1
+    now_ms = int(time.time() * 1000)
+    committed_at_ms = round(max(file.committed_at for file in removed).timestamp() * 1000)
+    add = AddAction(added.path, added.size_bytes, added.partition, committed_at_ms, False, added.statistics)
+    removes = [RemoveAction(file.path, False, now_ms, file.size_bytes, dict(added.partition)) for file in removed]
+    try:
+        handle.create_write_transaction(
+            [add, *removes],
+            mode="append",
+            schema=table.schema,
+            partition_by=list(table.partitioned_by),
+            commit_properties=CommitProperties(app_transactions=[Transaction(application, number)]),
+            post_commithook_properties=_HOOKS,
+        )
+    except CommitFailedError as error:
+        raise HomeInUse(f"{_place(home, table).uri} was changed meanwhile; nothing was replaced. Try again.") from error
+    except (DeltaError, OSError) as error:
+        raise given_up(f"replace files of {_place(home, table).uri}", error) from error
+
+
+def shorten_log(home: Home, table: Table) -> None:
+    """Write a checkpoint, and delete what the log holds of versions older than a day.
+
+    Who opened the table before reads on, and its next look or commit finds the newest version by the checkpoint.
+    Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
+    """
+    place = _place(home, table)
+
+    def shorten() -> None:
+        handle = _opened(place)
+        if handle is None:
+            return
+        standing = handle.metadata().configuration
+        if any(standing.get(name) != value for name, value in RETENTION.items()):
+            # Tables that were made before these were set. A commit at the same moment is refused once, and tried again.
+            handle.alter.set_table_properties(RETENTION, post_commithook_properties=_HOOKS)
+            handle = _opened(place) or handle
+        handle.create_checkpoint()
+        handle.cleanup_metadata()
+
+    persistently(f"shorten the log of {place.uri}", shorten, again=UNKNOWN_OUTCOME)
+
+
+def unreferenced_files(home: Home, table: Table) -> list[str]:
+    """The files below a table that no version names since a day, nor ever did and are older; the log is none of them.
+
+    Among them may be files of a batch that has its result and waits to be committed.
+    Raises StorageRefused, StorageUnavailable.
+    """
+    hours = int(UNREFERENCED_KEPT.total_seconds() // 3600)
+
+    def look() -> list[str]:
+        handle = _opened(_place(home, table))
+        if handle is None:
+            return []
+        return handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
+
+    return persistently(f"list {_place(home, table).uri}", look)
 
 
 def append_once(
@@ -422,7 +553,7 @@ def _created(place: Place, table: Table) -> DeltaTable:
         mode="ignore",
         partition_by=list(table.partitioned_by),
         name=table.name,
-        configuration={"delta.dataSkippingStatsColumns": ",".join(table.statistics_columns)},
+        configuration={"delta.dataSkippingStatsColumns": ",".join(table.statistics_columns)} | RETENTION,
         storage_options=place.table_options(),
     )
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from features.errors import FruitsError
 from features.registry import Precision
 from features.settings import Settings
-from ops import cloud_cli, cost_cli, pca_cli
+from ops import cloud_cli, cost_cli, maintain_cli, pca_cli
 from ops.options import (
     DEBUGGING,
     AllowRegion,
@@ -262,6 +262,9 @@ app.command(
 )(pca_cli.refit)
 app.command(epilog="Example:  [bold]fruits reproject[/]")(pca_cli.reproject)
 app.command(epilog="Example:  [bold]fruits cost --photos-per-day 100000 --archive-days 30[/]")(cost_cli.cost)
+app.command(epilog="Examples:  [bold]fruits maintain --dry-run[/]  ·  [bold]fruits maintain --keep-archive 90d[/]")(
+    maintain_cli.maintain
+)
 app.add_typer(
     pca_cli.models_app,
     name="models",

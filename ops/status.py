@@ -3,13 +3,15 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from features.expired import expired_before
 from features.heartbeat import Heartbeat, is_alive, read_heartbeat
 from features.home import Home
 from features.landing import Landed, came_at, list_pages
@@ -175,11 +177,18 @@ def _never_planned(home: Home, seen: Seen) -> Iterator[list[Landed]]:
 def _broken(home: Home, last: int, committed: list[int], days: pa.Table) -> list[str]:
     if any(open_table(home, table) is None for table in TABLES):
         return []
+    since = expired_before(home)
+    if since != date.min:
+        plans = ((batch, read_plan(home, batch)) for batch in committed)
+        committed = [batch for batch, plan in plans if plan is not None and plan.ingest_date >= since]
     planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
     snapshot = take_snapshot(home)
     connection = connect_to(snapshot)
+    for name, handle in snapshot.tables.items() if since != date.min else ():
+        # The tables lose the rows of expired days one after the other.
+        connection.register(name, handle.to_pyarrow_dataset().filter(pc.field("ingest_date") >= since))
     connection.register("planned", planned)
-    connection.register("days", days)
+    connection.register("days", days.filter(pc.field("ingest_date") >= since))
     connection.register("counted", _counted([result for result in results if result is not None]))
     connection.register("models", _models(home, snapshot.models, last))
     # What a snapshot covers is deleted, and that may have been just now.

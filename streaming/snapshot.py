@@ -5,13 +5,14 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
+from features.expired import expired_before
 from features.home import Home
 from features.landing import Landed
 from features.objects import delete_all, download, keys_below, upload
@@ -51,7 +52,7 @@ def recall(home: Home, file: Path) -> Seen:
         # Nobody knows any more what the batches up to here should have held.
         seen.forget_days()
         seen.set_facts(through=min(committed), days_since=max(committed), rows_before_days=_row_count(handles))
-    elif not _rows_are_all_there(seen, handles):
+    elif not _rows_are_all_there(home, seen, handles):
         seen.forget_objects()
         _take_rows(home, seen, handles, pc.field("batch") >= 0)
     for batch in planned:
@@ -171,15 +172,19 @@ def _take_rows(home: Home, seen: Seen, handles: Mapping[str, DeltaTable | None],
             )
 
 
-def _rows_are_all_there(seen: Seen, handles: Mapping[str, DeltaTable | None]) -> bool:
+def _rows_are_all_there(home: Home, seen: Seen, handles: Mapping[str, DeltaTable | None]) -> bool:
     # A table that was restored to an older version, or that rows were deleted from, no longer holds all that was seen.
-    expected = seen.facts.rows_before_days + sum(day.photos + day.rejects for day in seen.days)
-    return _row_count(handles) >= expected
+    since = expired_before(home)
+    # Nobody knows of which days the rows before were.
+    before_days = seen.facts.rows_before_days if since == date.min else 0
+    expected = before_days + sum(day.photos + day.rejects for day in seen.days if day.ingest_date >= since)
+    return _row_count(handles, since) >= expected
 
 
-def _row_count(handles: Mapping[str, DeltaTable | None]) -> int:
+def _row_count(handles: Mapping[str, DeltaTable | None], since: date = date.min) -> int:
     tables = (handles[table.name] for table in (FEATURE_ROWS, REJECT_ROWS))
-    return sum(file.rows for handle in tables if handle is not None for file in data_files(handle))
+    files = (file for handle in tables if handle is not None for file in data_files(handle))
+    return sum(file.rows for file in files if file.partition["ingest_date"] >= since)
 
 
 def _rows(handle: DeltaTable, columns: list[str], which: pc.Expression) -> Iterator[tuple[list[Any], ...]]:

@@ -333,7 +333,10 @@ def test_a_day_in_many_shares_has_the_moments_of_all_of_them(
 
 @pytest.mark.parametrize("sizes_mb", [[1] * 10_000, [200, 1, 1], [1] * 70, [5000] * 3, [0, 0]])
 def test_shares_are_neighbouring_files_of_64_mb_or_more_and_at_most_32(sizes_mb: list[int]) -> None:
-    files = tuple(DataFile(f"{number:05}", size_mb * 2**20, 1, {}, (1, 1)) for number, size_mb in enumerate(sizes_mb))
+    files = tuple(
+        DataFile(f"{number:05}", size_mb * 2**20, 1, {}, (1, 1), datetime.now(UTC))
+        for number, size_mb in enumerate(sizes_mb)
+    )
     shares = cut(Day(DAYS[0], files, finished=True))
     assert [path for share in shares for path in share.paths] == [file.path for file in files]
     assert sum(share.size_bytes for share in shares) == sum(sizes_mb) * 2**20

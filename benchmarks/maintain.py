@@ -1,0 +1,221 @@
+"""What `fruits maintain` makes of a simulated month of small commits: files, log, and how long queries take.
+
+python -m benchmarks.maintain [--days 30] [--commits 400] [--rows 4] [--turns 3] [--work DIR]
+
+A stream with a trigger of 2 s commits up to 43,200 times a day. Here each day has `--commits` of `--rows` photos: the
+same shapes of files and log, fewer of them. Every day's files and log are dated
+to that day. Maintenance runs once at the end of the month, and again as if a day later.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table as Shown
+
+import features.tables
+from batch.maintain import Watcher, maintain
+from batch.retention import Retention
+from features.featurizer import FEATURES
+from features.home import Home
+from features.pca_models import PcaMeta
+from features.plan import AddedFile
+from features.projections import KEPT_COLUMNS, write_projections
+from features.settings import load_settings
+from features.tables import (
+    FEATURE_ROWS,
+    TABLES,
+    OpenTables,
+    commit,
+    create_tables,
+    data_files,
+    open_table,
+    vectors_column,
+    write_file,
+)
+from ops.query import connect, run_query
+
+COMPONENTS = 64
+# What a service of many queries asks: a number by label, and the photos most like one of them.
+COUNT = "SELECT label, count(*) FROM features GROUP BY label"
+NEAREST = """
+    WITH one AS (SELECT features FROM features WHERE batch = 1 LIMIT 1)
+    SELECT f.image_id, list_distance(f.features, one.features) AS distance FROM features f, one
+    ORDER BY distance LIMIT 5
+"""
+ONE_DAY = "SELECT count(*), avg(width) FROM features WHERE ingest_date = DATE '{day}'"
+
+console = Console(width=160)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one home costs; times are medians, in seconds."""
+
+    files: int
+    table_bytes: int
+    log_files: int
+    log_bytes: int
+    open_s: float
+    count_s: float
+    day_s: float
+    nearest_s: float
+
+
+def main(
+    days: Annotated[int, typer.Option(help="Days in the month.")] = 30,
+    commits: Annotated[int, typer.Option(help="Commits a day; a trigger of 2 s would make 43,200.")] = 400,
+    rows: Annotated[int, typer.Option(help="Photos in each commit.")] = 4,
+    turns: Annotated[int, typer.Option(help="How often each query is asked.")] = 3,
+    work: Annotated[Path | None, typer.Option(help="Where the tables are written.")] = None,
+) -> None:
+    """Print the table of docs/benchmarks.md, section "Maintenance"."""
+    folder = Path(tempfile.mkdtemp(prefix="maintain-", dir=work))
+    try:
+        home = load_settings(home=f"{folder}/home").places()
+        began_s = time.perf_counter()
+        first = datetime.now(UTC).date() - timedelta(days=days)
+        create_tables(home)
+        tables = OpenTables(home)
+        for day in range(days):
+            _one_day(home, tables, first + timedelta(days=day), day * commits, commits, rows)
+        console.print(f"{days} days of {commits} commits made in {time.perf_counter() - began_s:.0f} s.")
+        before = _measured(home, first, turns)
+        began_s = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "ops.cli", "maintain", "--home", str(home.root.directory)], check=True)
+        took_s = time.perf_counter() - began_s
+        peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        after = _measured(home, first, turns)
+        began_s = time.perf_counter()
+        _maintained_a_day_later(home)
+        again_s = time.perf_counter() - began_s
+        _show([("never maintained", before), ("maintained", after), ("a day later", _measured(home, first, turns))])
+        console.print(f"The first run took {took_s:.1f} s and {peak_mb:,.0f} MB, the one a day later {again_s:.1f} s.")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _one_day(home: Home, tables: OpenTables, day: date, done: int, commits: int, rows: int) -> None:
+    midnight_s = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+    for number in range(commits):
+        batch = done + number + 1
+        adds = _batch(home, batch, day, rows)
+        for table, added in zip(TABLES, (*adds, None), strict=True):
+            commit(home, table, batch, "a benchmark", [added] if added else [], tables)
+    for table in TABLES:
+        place = home.root.child(table.name).directory
+        # Dated to their day: maintenance asks storage how old a file is.
+        written = [path for path in place.rglob("*") if path.is_file() and path.stat().st_mtime > time.time() - 3600]
+        for path in written:
+            os.utime(path, (midnight_s, midnight_s))
+
+
+def _batch(home: Home, batch: int, day: date, rows: int) -> tuple[AddedFile, AddedFile]:
+    generator = np.random.default_rng(batch)
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    columns = {
+        "image_id": [f"{batch:032x}{number:032x}" for number in range(rows)],
+        "source": [f"{home.landing.uri}/fruit/{batch}-{number}.jpg" for number in range(rows)],
+        "etag": [f"{batch:032x}"] * rows,
+        "bytes": [3_000_000] * rows,
+        "arrived_at": [noon] * rows,
+        "label": [("kiwi", "apple", "pear", "plum")[(batch + number) % 4] for number in range(rows)],
+        "subject": [None] * rows,
+        "format": ["JPEG"] * rows,
+        "width": [4032] * rows,
+        "height": [3024] * rows,
+        "featurizer": ["a benchmark"] * rows,
+        "batch": [batch] * rows,
+        "ingested_at": [noon] * rows,
+    }
+    vectors = np.maximum(generator.standard_normal((rows, FEATURES), np.float32), 0)
+    rows_file = write_file(
+        home, FEATURE_ROWS, columns | {"features": vectors_column(vectors)}, {"ingest_date": f"{day}"}
+    )
+    kept = {name: columns[name] for name in (*KEPT_COLUMNS, "ingested_at")}
+    meta = PcaMeta(1, "a benchmark", 1, COMPONENTS, 1.0, noon, None, None, "a benchmark")
+    return rows_file, write_projections(home, meta, kept, vectors[:, :COMPONENTS], day)
+
+
+def _maintained_a_day_later(home: Home) -> None:
+    """A run for which a day has passed since the last one: what that one replaced may go."""
+    then_s = time.time() - 2 * 86400
+    for table in TABLES:
+        for path in home.root.child(table.name).directory.rglob("*"):
+            if path.stat().st_mtime > then_s:
+                os.utime(path, (then_s, then_s))
+    # The log notes by the clock when a file was replaced.
+    features.tables.UNREFERENCED_KEPT = timedelta(0)
+    features.tables.RETENTION["delta.deletedFileRetentionDuration"] = "interval 0 seconds"
+    maintain(home, Retention(), Watcher(print, lambda _: None))
+
+
+def _measured(home: Home, first: date, turns: int) -> Measured:
+    tables = [open_table(home, table) for table in TABLES]
+    files = sum(len(data_files(handle)) for handle in tables if handle)
+    stored = [path for table in TABLES for path in home.root.child(table.name).directory.rglob("*") if path.is_file()]
+    log = [path for path in stored if path.parent.name == "_delta_log"]
+    return Measured(
+        files=files,
+        table_bytes=sum(path.stat().st_size for path in stored) - sum(path.stat().st_size for path in log),
+        log_files=len(log),
+        log_bytes=sum(path.stat().st_size for path in log),
+        open_s=_median_s(lambda: [open_table(home, table) for table in TABLES], turns),
+        count_s=_median_s(lambda: run_query(connect(home), COUNT), turns),
+        day_s=_median_s(lambda: run_query(connect(home), ONE_DAY.format(day=first + timedelta(days=1))), turns),
+        nearest_s=_median_s(lambda: run_query(connect(home), NEAREST), turns),
+    )
+
+
+def _median_s(work: Callable[[], object], turns: int) -> float:
+    took_s = []
+    for _ in range(turns):
+        began_s = time.perf_counter()
+        work()
+        took_s.append(time.perf_counter() - began_s)
+    return median(took_s)
+
+
+def _show(stages: list[tuple[str, Measured]]) -> None:
+    shown = Shown(
+        "", "files", "tables on disk, MB", "log files", "log, MB", "open all, s", "count, s", "a day, s", "nearest, s"
+    )
+    before = stages[0][1]
+    for name, found in stages:
+        shown.add_row(
+            name,
+            f"{found.files:,}",
+            f"{found.table_bytes / 1e6:,.0f}",
+            f"{found.log_files:,}",
+            f"{found.log_bytes / 1e6:,.1f}",
+            *(f"{took_s:.3f}" for took_s in (found.open_s, found.count_s, found.day_s, found.nearest_s)),
+        )
+    shown.add_row(
+        "before : now",
+        f"{before.files / found.files:,.0f}",
+        f"{before.table_bytes / found.table_bytes:.2f}",
+        f"{before.log_files / found.log_files:,.0f}",
+        f"{before.log_bytes / found.log_bytes:,.0f}",
+        f"{before.open_s / found.open_s:.1f}",
+        f"{before.count_s / found.count_s:.1f}",
+        f"{before.day_s / found.day_s:.1f}",
+        f"{before.nearest_s / found.nearest_s:.1f}",
+    )
+    console.print(shown)
+
+
+if __name__ == "__main__":
+    typer.run(main)
