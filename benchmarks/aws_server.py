@@ -25,7 +25,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyspark
-from moto import server as moto_server
 from moto.athena.models import athena_backends
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import CloudFormationBackend, cloudformation_backends
@@ -39,6 +38,7 @@ from moto.glue.models import glue_backends
 from moto.iam.access_control import IAMPolicyStatement, IAMRequestBase
 from moto.iam.models import Role, iam_backends
 from moto.kms.models import KmsBackend
+from moto.moto_server import werkzeug_app
 from moto.s3.models import s3_backends
 from moto.s3.responses import ACTION_MAP
 from moto.stepfunctions.models import stepfunctions_backends
@@ -271,6 +271,7 @@ def _execute_change_set(backend: CloudFormationBackend, change_set_name: str, st
     # moto changes the resources and leaves the stack's template, parameters and outputs as they were.
     _execute_change_set_as_moto(backend, change_set_name, stack_name)
     change = backend.describe_change_set(change_set_name)
+    assert change is not None
     stack = backend.stacks[change.stack_id]
     stack.template, stack.parameters = change.template, change.parameters
     stack._parse_template()
@@ -381,9 +382,9 @@ def _main(port: int, folder: Path) -> None:
         run_simple(
             "127.0.0.1",
             port,
-            moto_server.DomainDispatcherApplication(moto_server.create_backend_app),
+            werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app),
             threaded=True,
-            request_handler=moto_server.MotoRequestHandler,
+            request_handler=werkzeug_app.MotoRequestHandler,
         )
     finally:
         for node in NODES.values():

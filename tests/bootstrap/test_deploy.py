@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 import pytest
 import requests
+from botocore.exceptions import ClientError
 
 from benchmarks.servers import aws_server
 from features.settings import Settings, load_settings
@@ -41,7 +42,7 @@ class Account:
 
     def client(self, service: str, role: str | None = None) -> Any:
         """A client with the administrator's rights, or with those of one of the stack's roles."""
-        key = self.key if role is None else self._assumed(role)
+        key = self.key if role is None else self.assumed(role)
         return boto3.session.Session(
             aws_access_key_id=key["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=key["AWS_SECRET_ACCESS_KEY"],
@@ -72,7 +73,7 @@ class Account:
         found = self.client("emr").list_steps(ClusterId=self.outputs()["ClusterId"])["Steps"]
         return [step for step in found if step["Name"] == name]
 
-    def _assumed(self, role: str) -> dict[str, str]:
+    def assumed(self, role: str) -> dict[str, str]:
         arn = self.outputs()[role]
         given = self.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
         return {
@@ -148,6 +149,133 @@ def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_ph
     assert [step["Status"]["State"] for step in stage.steps()].count("COMPLETED") == 1
     _wait_for(lambda: _outcomes(reading).keys() >= {before, after})
     assert look(reading.places(), verify=True).broken == []
+
+
+def test_jobs_run_as_steps_beside_the_stream_and_their_words_can_be_read(stage: Account, reading: Settings) -> None:
+    _wait_for(lambda: len(_outcomes(reading)) >= 3)
+
+    refit = stage.fruits("submit", "refit", "--min-rows", "2", "--components", "2", "--reproject", "--wait")
+    maintained = stage.fruits("submit", "maintain", "--wait")
+
+    assert refit.returncode == 0, refit.stderr + stage.fruits("logs", "refit").stdout
+    assert maintained.returncode == 0, maintained.stderr + stage.fruits("logs", "maintain").stdout
+    assert "explained variance" in stage.fruits("logs", "refit").stdout
+    found = run_query(connect(reading.places()), "SELECT count(*) AS photos FROM current_projections").to_pylist()
+    assert found[0]["photos"] >= 3
+    assert look(reading.places(), verify=True).broken == []
+
+
+def test_a_job_that_would_not_be_understood_is_refused_before_the_cluster_is_asked(stage: Account) -> None:
+    before = len(stage.steps("fruits-refit"))
+
+    done = stage.fruits("submit", "refit", "--componets", "3")
+
+    assert done.returncode != 0
+    assert "--componets" in done.stderr
+    assert len(stage.steps("fruits-refit")) == before
+
+
+@pytest.mark.parametrize(
+    ("role", "service", "call", "arguments"),
+    [
+        ("NodeRoleArn", "glue", "delete_table", {"DatabaseName": "fruits_dev", "Name": "features"}),
+        ("NodeRoleArn", "s3", "delete_bucket", {"Bucket": DATA}),
+        ("NodeRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "archive/kiwi/1.jpg"}),
+        ("NodeRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "features/x.parquet", "VersionId": "1"}),
+        ("NodeRoleArn", "s3", "get_object", {"Bucket": "somebody-elses", "Key": "x"}),
+        ("NodeRoleArn", "s3", "list_objects_v2", {"Bucket": "somebody-elses"}),
+        ("NodeRoleArn", "s3", "put_bucket_logging", {"Bucket": DATA, "BucketLoggingStatus": {}}),
+        ("NodeRoleArn", "s3", "delete_bucket_policy", {"Bucket": DATA}),
+        ("NodeRoleArn", "s3", "put_object", {"Bucket": OPS, "Key": "artifacts/x/install.sh", "Body": b""}),
+        ("NodeRoleArn", "sqs", "purge_queue", {"QueueUrl": "queue"}),
+        ("NodeRoleArn", "iam", "create_user", {"UserName": "me"}),
+        ("UploaderRoleArn", "s3", "get_object", {"Bucket": DATA, "Key": "landing/kiwi/1.jpg"}),
+        ("UploaderRoleArn", "s3", "list_objects_v2", {"Bucket": DATA}),
+        ("UploaderRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "landing/kiwi/1.jpg"}),
+        ("UploaderRoleArn", "s3", "put_object", {"Bucket": DATA, "Key": "features/x.parquet", "Body": b""}),
+        ("UploaderRoleArn", "athena", "start_query_execution", {"QueryString": "SELECT 1", "WorkGroup": STACK}),
+        ("AnalystRoleArn", "s3", "get_object", {"Bucket": DATA, "Key": "landing/kiwi/1.jpg"}),
+        ("AnalystRoleArn", "s3", "get_object", {"Bucket": DATA, "Key": "archive/kiwi/1.jpg"}),
+        ("AnalystRoleArn", "s3", "get_object", {"Bucket": DATA, "Key": "state/stream.json"}),
+        ("AnalystRoleArn", "s3", "put_object", {"Bucket": DATA, "Key": "features/x.parquet", "Body": b""}),
+        ("AnalystRoleArn", "glue", "delete_table", {"DatabaseName": "fruits_dev", "Name": "features"}),
+        ("AnalystRoleArn", "emr", "list_steps", {"ClusterId": "j-1"}),
+        ("OperatorRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "features/x.parquet"}),
+        ("OperatorRoleArn", "cloudformation", "delete_stack", {"StackName": STACK}),
+    ],
+)
+def test_a_role_may_do_no_more_than_its_work(
+    stage: Account, role: str, service: str, call: str, arguments: dict[str, Any]
+) -> None:
+    if arguments.get("QueueUrl") == "queue":
+        arguments = {"QueueUrl": stage.outputs()["QueueUrl"]}
+
+    with pytest.raises(ClientError) as refused:
+        getattr(stage.client(service, role), call)(**arguments)
+
+    assert refused.value.response["Error"]["Code"] in ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+
+
+def test_an_analyst_reads_the_tables_and_asks_athena(stage: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in stage.assumed("AnalystRoleArn").items():
+        monkeypatch.setenv(name, value)
+    analyst = load_settings(home=f"s3://{DATA}", s3_endpoint=stage.url, s3_region=REGION)
+
+    assert run_query(connect(analyst.places()), "SELECT count(*) AS rows FROM arrivals").to_pylist()[0]["rows"] > 0
+    athena = stage.client("athena", "AnalystRoleArn")
+    started = athena.start_query_execution(
+        QueryString="SELECT count(*) FROM current_projections",
+        WorkGroup=STACK,
+        QueryExecutionContext={"Database": "fruits_dev"},
+    )
+    assert (
+        athena.get_query_execution(QueryExecutionId=started["QueryExecutionId"])["QueryExecution"]["WorkGroup"] == STACK
+    )
+
+
+def test_what_athena_was_asked_when_the_stage_was_deployed(stage: Account) -> None:
+    athena = stage.client("athena")
+    asked = [
+        athena.get_query_execution(QueryExecutionId=each)["QueryExecution"]
+        for each in athena.list_query_executions()["QueryExecutionIds"]
+    ]
+    statements = "\n".join(each["Query"] for each in asked)
+
+    assert {each["WorkGroup"] for each in asked} == {STACK}
+    assert f"LOCATION 's3://{DATA}/features/'" in statements
+    assert "CREATE OR REPLACE VIEW current_projections" in statements
+
+
+def test_a_stage_is_taken_down_brought_back_and_at_last_deleted_by_name(stage: Account, reading: Settings) -> None:
+    rows = len(_outcomes(reading))
+    down = stage.fruits("destroy")
+    assert down.returncode == 0, down.stderr
+    assert "ClusterId" not in stage.outputs()
+    assert len(_outcomes(reading)) == rows
+    unseen = _upload(stage, photo(9))
+
+    again = stage.fruits("deploy")
+    assert again.returncode == 0, again.stderr
+    _wait_for(lambda: unseen in _outcomes(reading))
+
+    unconfirmed = stage.fruits("destroy", "--delete-data")
+    assert (unconfirmed.returncode, "--confirm fruits-dev" in unconfirmed.stderr) == (1, True)
+    wrong = stage.fruits("destroy", "--delete-data", "--confirm", "fruits-prod")
+    assert (wrong.returncode, "nothing was deleted" in wrong.stderr) == (1, True)
+    assert unseen in _outcomes(reading)
+    gone = stage.fruits("destroy", "--delete-data", "--confirm", STACK)
+    assert gone.returncode == 0, gone.stderr
+    assert [bucket["Name"] for bucket in stage.client("s3").list_buckets()["Buckets"]] == []
+    assert "There is no fruits-dev" in stage.fruits("destroy").stderr
+
+
+def test_a_region_outside_the_union_is_refused_before_anything_is_asked(account: Account) -> None:
+    nowhere = Account("http://127.0.0.1:9", account.key)
+
+    done = nowhere.fruits("deploy", "--region", "eu-west-2")
+
+    assert done.returncode == 1
+    assert "eu-west-2 is not in the European Union" in done.stderr
 
 
 def photo(seed: int) -> bytes:
