@@ -102,7 +102,7 @@ def stage(account: Account) -> Account:
     """The account with a stage in it, whose stream runs."""
     done = account.fruits("deploy")
     assert done.returncode == 0, done.stderr
-    _wait_for(lambda: account.steps()[0]["Status"]["State"] == "RUNNING")
+    _wait_for(lambda: account.steps()[0]["Status"]["State"] == "RUNNING", account)
     return account
 
 
@@ -118,7 +118,7 @@ def test_what_the_uploader_puts_becomes_rows_and_goes_to_the_archive(stage: Acco
     key = _upload(stage, photo(1))
     text = _upload(stage, text_file())
 
-    _wait_for(lambda: _outcomes(reading).keys() >= {key, text})
+    _wait_for(lambda: _outcomes(reading).keys() >= {key, text}, stage)
 
     assert _outcomes(reading)[key] == "photo"
     assert _outcomes(reading)[text] == "not_an_image"
@@ -147,12 +147,12 @@ def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_ph
     assert done.returncode == 0, done.stderr
     assert "handed over" in done.stdout
     assert [step["Status"]["State"] for step in stage.steps()].count("COMPLETED") == 1
-    _wait_for(lambda: _outcomes(reading).keys() >= {before, after})
+    _wait_for(lambda: _outcomes(reading).keys() >= {before, after}, stage)
     assert look(reading.places(), verify=True).broken == []
 
 
 def test_jobs_run_as_steps_beside_the_stream_and_their_words_can_be_read(stage: Account, reading: Settings) -> None:
-    _wait_for(lambda: len(_outcomes(reading)) >= 3)
+    _wait_for(lambda: len(_outcomes(reading)) >= 3, stage)
 
     refit = stage.fruits("submit", "refit", "--min-rows", "2", "--components", "2", "--reproject", "--wait")
     maintained = stage.fruits("submit", "maintain", "--wait")
@@ -178,17 +178,17 @@ def test_a_job_that_would_not_be_understood_is_refused_before_the_cluster_is_ask
 @pytest.mark.parametrize(
     ("role", "service", "call", "arguments"),
     [
-        ("NodeRoleArn", "glue", "delete_table", {"DatabaseName": "fruits_dev", "Name": "features"}),
-        ("NodeRoleArn", "s3", "delete_bucket", {"Bucket": DATA}),
-        ("NodeRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "archive/kiwi/1.jpg"}),
-        ("NodeRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "features/x.parquet", "VersionId": "1"}),
-        ("NodeRoleArn", "s3", "get_object", {"Bucket": "somebody-elses", "Key": "x"}),
-        ("NodeRoleArn", "s3", "list_objects_v2", {"Bucket": "somebody-elses"}),
-        ("NodeRoleArn", "s3", "put_bucket_logging", {"Bucket": DATA, "BucketLoggingStatus": {}}),
-        ("NodeRoleArn", "s3", "delete_bucket_policy", {"Bucket": DATA}),
-        ("NodeRoleArn", "s3", "put_object", {"Bucket": OPS, "Key": "artifacts/x/install.sh", "Body": b""}),
-        ("NodeRoleArn", "sqs", "purge_queue", {"QueueUrl": "queue"}),
-        ("NodeRoleArn", "iam", "create_user", {"UserName": "me"}),
+        ("ClusterRoleArn", "glue", "delete_table", {"DatabaseName": "fruits_dev", "Name": "features"}),
+        ("ClusterRoleArn", "s3", "delete_bucket", {"Bucket": DATA}),
+        ("ClusterRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "archive/kiwi/1.jpg"}),
+        ("ClusterRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "features/x.parquet", "VersionId": "1"}),
+        ("ClusterRoleArn", "s3", "get_object", {"Bucket": "somebody-elses", "Key": "x"}),
+        ("ClusterRoleArn", "s3", "list_objects_v2", {"Bucket": "somebody-elses"}),
+        ("ClusterRoleArn", "s3", "put_bucket_logging", {"Bucket": DATA, "BucketLoggingStatus": {}}),
+        ("ClusterRoleArn", "s3", "delete_bucket_policy", {"Bucket": DATA}),
+        ("ClusterRoleArn", "s3", "put_object", {"Bucket": OPS, "Key": "artifacts/x/install.sh", "Body": b""}),
+        ("ClusterRoleArn", "sqs", "purge_queue", {"QueueUrl": "queue"}),
+        ("ClusterRoleArn", "iam", "create_user", {"UserName": "me"}),
         ("UploaderRoleArn", "s3", "get_object", {"Bucket": DATA, "Key": "landing/kiwi/1.jpg"}),
         ("UploaderRoleArn", "s3", "list_objects_v2", {"Bucket": DATA}),
         ("UploaderRoleArn", "s3", "delete_object", {"Bucket": DATA, "Key": "landing/kiwi/1.jpg"}),
@@ -256,7 +256,7 @@ def test_a_stage_is_taken_down_brought_back_and_at_last_deleted_by_name(stage: A
 
     again = stage.fruits("deploy")
     assert again.returncode == 0, again.stderr
-    _wait_for(lambda: unseen in _outcomes(reading))
+    _wait_for(lambda: unseen in _outcomes(reading), stage)
 
     unconfirmed = stage.fruits("destroy", "--delete-data")
     assert (unconfirmed.returncode, "--confirm fruits-dev" in unconfirmed.stderr) == (1, True)
@@ -299,8 +299,9 @@ def _listed(account: Account, bucket: str, prefix: str) -> list[tuple[str, Any]]
     return [(each["Key"], each["LastModified"]) for each in found]
 
 
-def _wait_for(is_so: Callable[[], bool]) -> None:
+def _wait_for(is_so: Callable[[], bool], account: Account) -> None:
     deadline_s = time.monotonic() + LONG_S
     while not is_so():
+        assert "FAILED" not in [step["Status"]["State"] for step in account.steps()], account.fruits("logs").stdout
         assert time.monotonic() < deadline_s, "timed out"
         time.sleep(0.3)
