@@ -335,8 +335,10 @@ def _check_principal(statement: IAMPolicyStatement, principal: str) -> bool:
 
 
 def _check_action(request: IAMRequestBase, resource: str) -> None:
-    # moto takes the name that CloudWatch's requests are signed for, where policies have another.
+    # moto takes the name that requests are signed for, and the request's own, where policies have others.
     request._action = request._action.replace("monitoring:", "cloudwatch:")
+    if request._action.startswith("sqs:"):
+        request._action = request._action.removesuffix("Batch")
     _check_action_as_moto(request, resource)
 
 
