@@ -1,5 +1,6 @@
 """The template of everything an AWS account needs: what it allows, what it keeps, and what moto makes of it."""
 
+import ast
 import json
 import re
 import subprocess
@@ -7,12 +8,14 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from cfnlint.decode import cfn_yaml
 
 from benchmarks import servers
@@ -167,6 +170,15 @@ class Aws:
     def configure(self, **config: Any) -> None:
         self._post("/moto-api/config", json.dumps(config).encode())
 
+    @contextmanager
+    def permissions_checked(self) -> Iterator[None]:
+        """For as long as the block lasts, requests need permissions."""
+        self._post("/moto-api/reset-auth", b"0")
+        try:
+            yield
+        finally:
+            self._post("/moto-api/reset-auth", b"inf")
+
     def _post(self, path: str, body: bytes) -> None:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"}, method="POST")
         with urllib.request.urlopen(request) as answer:
@@ -224,6 +236,14 @@ def stack(aws: Aws) -> Stack:
     stack = Stack(aws, "dev")
     stack.create()
     stack.update(BUILD)
+    # moto checks a policy that is JSON, as requests bring it; a stack leaves a policy that is Python.
+    iam = aws.client("iam")
+    for role in iam.list_roles()["Roles"]:
+        for name in iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]:
+            document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=name)["PolicyDocument"]
+            iam.put_role_policy(
+                RoleName=role["RoleName"], PolicyName=name, PolicyDocument=json.dumps(ast.literal_eval(document))
+            )
     return stack
 
 
@@ -281,6 +301,69 @@ def test_everything_at_rest_is_encrypted_with_the_key(aws: Aws, stack: Stack) ->
         assert rule["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"] == outputs["KeyArn"]
     topic = aws.client("sns").get_topic_attributes(TopicArn=outputs["AlarmTopicArn"])["Attributes"]
     assert topic["KmsMasterKeyId"] == outputs["KeyArn"]
+
+
+@pytest.mark.parametrize(
+    ("role", "request_", "bucket", "key", "allowed"),
+    [
+        ("Cluster", "get_object", "Data", "landing/kiwi/1.jpg", True),
+        ("Cluster", "put_object", "Data", "archive/kiwi/1.jpg", True),
+        ("Cluster", "put_object", "Data", "features/ingest_date=2026-11-22/1.parquet", True),
+        ("Cluster", "put_object", "Data", "models/pca/v000007/model.npz", True),
+        ("Cluster", "put_object", "Data", "state/batches/000000000007.plan.json", True),
+        ("Cluster", "put_object", "Ops", "logs/j-1/stderr.gz", True),
+        ("Cluster", "get_object", "Ops", "artifacts/1/wheelhouse.tar", True),
+        ("Cluster", "get_object", "Data", "models/featurizer/1/network.tflite", True),
+        ("Cluster", "delete_object", "Data", "landing/kiwi/1.jpg", True),
+        ("Cluster", "delete_object", "Data", "models/pca/moments/1/2026-11.npz", True),
+        ("Cluster", "put_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Cluster", "put_object", "Data", "models/featurizer/1/network.tflite", False),
+        ("Cluster", "put_object", "Ops", "artifacts/1/install.sh", False),
+        ("Cluster", "delete_object", "Data", "archive/kiwi/1.jpg", False),
+        ("Cluster", "delete_object", "Data", "models/featurizer/1/network.tflite", False),
+        ("Cluster", "delete_object", "Data", "models/pca/v000007/model.npz", False),
+        ("Uploader", "put_object", "Data", "landing/kiwi/1.jpg", True),
+        ("Uploader", "get_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Uploader", "delete_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Uploader", "put_object", "Data", "features/1.parquet", False),
+        ("Analyst", "get_object", "Data", "features/_delta_log/00000000000000000000.json", True),
+        ("Analyst", "get_object", "Data", "models/pca/current/CURRENT.json", True),
+        ("Analyst", "put_object", "Ops", "athena-results/1.csv", True),
+        ("Analyst", "get_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Analyst", "get_object", "Data", "archive/kiwi/1.jpg", False),
+        ("Analyst", "put_object", "Data", "features/1.parquet", False),
+        ("Analyst", "get_object", "Ops", "logs/j-1/stderr.gz", False),
+        ("Operator", "put_object", "Data", "state/requests/stop.json", True),
+        ("Operator", "get_object", "Data", "rejects/1.parquet", True),
+        ("Operator", "get_object", "Ops", "logs/j-1/stderr.gz", True),
+        ("Operator", "put_object", "Data", "state/lease.json", False),
+        ("Operator", "delete_object", "Data", "features/1.parquet", False),
+        ("Operator", "delete_object", "Data", "archive/kiwi/1.jpg", False),
+    ],
+)
+def test_a_role_may_do_what_its_work_needs_and_no_more(
+    aws: Aws, stack: Stack, role: str, request_: str, bucket: str, key: str, allowed: bool
+) -> None:
+    outputs = stack.outputs
+    place = {"Bucket": outputs[f"{bucket}Bucket"], "Key": key}
+    aws.client("s3").put_object(**place, Body=b"before")
+    taken_on = aws.client("sts").assume_role(RoleArn=outputs[f"{role}RoleArn"], RoleSessionName="test")["Credentials"]
+    s3 = aws.client(
+        "s3",
+        aws_access_key_id=taken_on["AccessKeyId"],
+        aws_secret_access_key=taken_on["SecretAccessKey"],
+        aws_session_token=taken_on["SessionToken"],
+    )
+
+    with aws.permissions_checked():
+        try:
+            getattr(s3, request_)(**place)
+            done = True
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "AccessDenied"
+            done = False
+
+    assert done == allowed
 
 
 def test_a_message_that_is_never_settled_goes_to_the_dead_letters(aws: Aws, stack: Stack) -> None:
