@@ -16,11 +16,10 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from cfnlint.decode import cfn_yaml
 
 from benchmarks import servers
+from bootstrap.template import FILE, read_template
 
-STACK = Path(__file__).parents[2] / "bootstrap" / "stack.yaml"
 REGION = "eu-west-3"
 EUROPE = ["eu-central-1", "eu-west-1", "eu-west-3", "eu-north-1", "eu-south-1", "eu-south-2"]
 BUILD = "0123456789abcdef" * 4
@@ -38,17 +37,17 @@ KNOW_NO_RESOURCE = {
 
 def test_cfn_lint_finds_nothing_in_any_of_the_regions() -> None:
     answer = subprocess.run(
-        [str(Path(sys.executable).with_name("cfn-lint")), "--regions", *EUROPE, "--", str(STACK)],
+        [str(Path(sys.executable).with_name("cfn-lint")), "--regions", *EUROPE, "--", str(FILE)],
         capture_output=True,
         text=True,
     )
     assert (answer.returncode, answer.stdout) == (0, "")
-    assert "cfn-lint" not in STACK.read_text()
+    assert "cfn-lint" not in FILE.read_text()
 
 
 def test_what_is_there_without_a_build_fits_into_one_request() -> None:
     # The first stack is made before there is a bucket to put a template into.
-    assert len(json.dumps(_selected(artifacts=False)).encode()) < MOST_BYTES_IN_A_REQUEST
+    assert len(read_template().foundation().text.encode()) <= MOST_BYTES_IN_A_REQUEST
 
 
 def test_all_that_names_the_regions_names_the_same_six() -> None:
@@ -188,8 +187,8 @@ class Aws:
 class Stack:
     """A stack of one stage.
 
-    moto looks at conditions when it makes a stack and not when it changes one, so it is given what they select; and it
-    deletes no route table of a stack, so that it cannot delete their VPC.
+    moto looks at conditions when it makes a resource and not later, so it is given the foundation where there is no
+    build; and it deletes no route table of a stack, so that it cannot delete their VPC.
     """
 
     def __init__(self, aws: Aws, stage: str) -> None:
@@ -224,7 +223,7 @@ class Stack:
         parameters = {"Stage": self._stage, "Artifacts": artifacts}
         return {
             "StackName": f"fruits-{self._stage}",
-            "TemplateBody": json.dumps(_selected(bool(artifacts))),
+            "TemplateBody": (read_template() if artifacts else read_template().foundation()).text,
             "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
             "Capabilities": ["CAPABILITY_IAM"],
         }
@@ -471,16 +470,7 @@ def test_every_region_has_the_instances_that_the_release_runs_on(aws: Aws, regio
 
 @cache
 def _template() -> dict[str, Any]:
-    return json.loads(json.dumps(cfn_yaml.load(str(STACK))))  # type: ignore[no-any-return]
-
-
-def _selected(artifacts: bool) -> dict[str, Any]:
-    # What CloudFormation makes in this region without an email address.
-    conditions = {None, "HasBudgets"} | ({"HasArtifacts"} if artifacts else set())
-    template = dict(_template())
-    for part in ("Resources", "Outputs"):
-        template[part] = {name: item for name, item in template[part].items() if item.get("Condition") in conditions}
-    return template
+    return read_template().sections
 
 
 def _of_type(kind: str) -> list[tuple[str, dict[str, Any]]]:
