@@ -1,5 +1,6 @@
 """The template of everything an AWS account needs: what it allows, what it keeps, and what moto makes of it."""
 
+import ast
 import json
 import re
 import subprocess
@@ -7,17 +8,18 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from cfnlint.decode import cfn_yaml
+from botocore.exceptions import ClientError
 
 from benchmarks import servers
+from bootstrap.template import FILE, read_template
 
-STACK = Path(__file__).parents[2] / "bootstrap" / "stack.yaml"
 REGION = "eu-west-3"
 EUROPE = ["eu-central-1", "eu-west-1", "eu-west-3", "eu-north-1", "eu-south-1", "eu-south-2"]
 BUILD = "0123456789abcdef" * 4
@@ -35,17 +37,17 @@ KNOW_NO_RESOURCE = {
 
 def test_cfn_lint_finds_nothing_in_any_of_the_regions() -> None:
     answer = subprocess.run(
-        [str(Path(sys.executable).with_name("cfn-lint")), "--regions", *EUROPE, "--", str(STACK)],
+        [str(Path(sys.executable).with_name("cfn-lint")), "--regions", *EUROPE, "--", str(FILE)],
         capture_output=True,
         text=True,
     )
     assert (answer.returncode, answer.stdout) == (0, "")
-    assert "cfn-lint" not in STACK.read_text()
+    assert "cfn-lint" not in FILE.read_text()
 
 
 def test_what_is_there_without_a_build_fits_into_one_request() -> None:
     # The first stack is made before there is a bucket to put a template into.
-    assert len(json.dumps(_selected(artifacts=False)).encode()) < MOST_BYTES_IN_A_REQUEST
+    assert len(read_template().foundation().text.encode()) <= MOST_BYTES_IN_A_REQUEST
 
 
 def test_all_that_names_the_regions_names_the_same_six() -> None:
@@ -167,6 +169,15 @@ class Aws:
     def configure(self, **config: Any) -> None:
         self._post("/moto-api/config", json.dumps(config).encode())
 
+    @contextmanager
+    def permissions_checked(self) -> Iterator[None]:
+        """For as long as the block lasts, requests need permissions."""
+        self._post("/moto-api/reset-auth", b"0")
+        try:
+            yield
+        finally:
+            self._post("/moto-api/reset-auth", b"inf")
+
     def _post(self, path: str, body: bytes) -> None:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"}, method="POST")
         with urllib.request.urlopen(request) as answer:
@@ -176,8 +187,8 @@ class Aws:
 class Stack:
     """A stack of one stage.
 
-    moto looks at conditions when it makes a stack and not when it changes one, so it is given what they select; and it
-    deletes no route table of a stack, so that it cannot delete their VPC.
+    moto looks at conditions when it makes a resource and not later, so it is given the foundation where there is no
+    build; and it deletes no route table of a stack, so that it cannot delete their VPC.
     """
 
     def __init__(self, aws: Aws, stage: str) -> None:
@@ -212,7 +223,7 @@ class Stack:
         parameters = {"Stage": self._stage, "Artifacts": artifacts}
         return {
             "StackName": f"fruits-{self._stage}",
-            "TemplateBody": json.dumps(_selected(bool(artifacts))),
+            "TemplateBody": (read_template() if artifacts else read_template().foundation()).text,
             "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
             "Capabilities": ["CAPABILITY_IAM"],
         }
@@ -224,6 +235,14 @@ def stack(aws: Aws) -> Stack:
     stack = Stack(aws, "dev")
     stack.create()
     stack.update(BUILD)
+    # moto checks a policy that is JSON, as requests bring it; a stack leaves a policy that is Python.
+    iam = aws.client("iam")
+    for role in iam.list_roles()["Roles"]:
+        for name in iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]:
+            document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=name)["PolicyDocument"]
+            iam.put_role_policy(
+                RoleName=role["RoleName"], PolicyName=name, PolicyDocument=json.dumps(ast.literal_eval(document))
+            )
     return stack
 
 
@@ -281,6 +300,69 @@ def test_everything_at_rest_is_encrypted_with_the_key(aws: Aws, stack: Stack) ->
         assert rule["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"] == outputs["KeyArn"]
     topic = aws.client("sns").get_topic_attributes(TopicArn=outputs["AlarmTopicArn"])["Attributes"]
     assert topic["KmsMasterKeyId"] == outputs["KeyArn"]
+
+
+@pytest.mark.parametrize(
+    ("role", "request_", "bucket", "key", "allowed"),
+    [
+        ("Cluster", "get_object", "Data", "landing/kiwi/1.jpg", True),
+        ("Cluster", "put_object", "Data", "archive/kiwi/1.jpg", True),
+        ("Cluster", "put_object", "Data", "features/ingest_date=2026-11-22/1.parquet", True),
+        ("Cluster", "put_object", "Data", "models/pca/v000007/model.npz", True),
+        ("Cluster", "put_object", "Data", "state/batches/000000000007.plan.json", True),
+        ("Cluster", "put_object", "Ops", "logs/j-1/stderr.gz", True),
+        ("Cluster", "get_object", "Ops", "artifacts/1/wheelhouse.tar", True),
+        ("Cluster", "get_object", "Data", "models/featurizer/1/network.tflite", True),
+        ("Cluster", "delete_object", "Data", "landing/kiwi/1.jpg", True),
+        ("Cluster", "delete_object", "Data", "models/pca/moments/1/2026-11.npz", True),
+        ("Cluster", "put_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Cluster", "put_object", "Data", "models/featurizer/1/network.tflite", False),
+        ("Cluster", "put_object", "Ops", "artifacts/1/install.sh", False),
+        ("Cluster", "delete_object", "Data", "archive/kiwi/1.jpg", False),
+        ("Cluster", "delete_object", "Data", "models/featurizer/1/network.tflite", False),
+        ("Cluster", "delete_object", "Data", "models/pca/v000007/model.npz", False),
+        ("Uploader", "put_object", "Data", "landing/kiwi/1.jpg", True),
+        ("Uploader", "get_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Uploader", "delete_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Uploader", "put_object", "Data", "features/1.parquet", False),
+        ("Analyst", "get_object", "Data", "features/_delta_log/00000000000000000000.json", True),
+        ("Analyst", "get_object", "Data", "models/pca/current/CURRENT.json", True),
+        ("Analyst", "put_object", "Ops", "athena-results/1.csv", True),
+        ("Analyst", "get_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Analyst", "get_object", "Data", "archive/kiwi/1.jpg", False),
+        ("Analyst", "put_object", "Data", "features/1.parquet", False),
+        ("Analyst", "get_object", "Ops", "logs/j-1/stderr.gz", False),
+        ("Operator", "put_object", "Data", "state/requests/stop.json", True),
+        ("Operator", "get_object", "Data", "rejects/1.parquet", True),
+        ("Operator", "get_object", "Ops", "logs/j-1/stderr.gz", True),
+        ("Operator", "put_object", "Data", "state/lease.json", False),
+        ("Operator", "delete_object", "Data", "features/1.parquet", False),
+        ("Operator", "delete_object", "Data", "archive/kiwi/1.jpg", False),
+    ],
+)
+def test_a_role_may_do_what_its_work_needs_and_no_more(
+    aws: Aws, stack: Stack, role: str, request_: str, bucket: str, key: str, allowed: bool
+) -> None:
+    outputs = stack.outputs
+    place = {"Bucket": outputs[f"{bucket}Bucket"], "Key": key}
+    aws.client("s3").put_object(**place, Body=b"before")
+    taken_on = aws.client("sts").assume_role(RoleArn=outputs[f"{role}RoleArn"], RoleSessionName="test")["Credentials"]
+    s3 = aws.client(
+        "s3",
+        aws_access_key_id=taken_on["AccessKeyId"],
+        aws_secret_access_key=taken_on["SecretAccessKey"],
+        aws_session_token=taken_on["SessionToken"],
+    )
+
+    with aws.permissions_checked():
+        try:
+            getattr(s3, request_)(**place)
+            done = True
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "AccessDenied"
+            done = False
+
+    assert done == allowed
 
 
 def test_a_message_that_is_never_settled_goes_to_the_dead_letters(aws: Aws, stack: Stack) -> None:
@@ -388,16 +470,7 @@ def test_every_region_has_the_instances_that_the_release_runs_on(aws: Aws, regio
 
 @cache
 def _template() -> dict[str, Any]:
-    return json.loads(json.dumps(cfn_yaml.load(str(STACK))))  # type: ignore[no-any-return]
-
-
-def _selected(artifacts: bool) -> dict[str, Any]:
-    # What CloudFormation makes in this region without an email address.
-    conditions = {None, "HasBudgets"} | ({"HasArtifacts"} if artifacts else set())
-    template = dict(_template())
-    for part in ("Resources", "Outputs"):
-        template[part] = {name: item for name, item in template[part].items() if item.get("Condition") in conditions}
-    return template
+    return read_template().sections
 
 
 def _of_type(kind: str) -> list[tuple[str, dict[str, Any]]]:
