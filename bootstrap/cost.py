@@ -145,6 +145,10 @@ CLUSTERS: Mapping[Architecture, Cluster] = {
 }
 
 
+# For how long the stack keeps a photo that was cleared away from the landing.
+CLEARED_DAYS = 1.0
+
+
 @dataclass(frozen=True)
 class Workload:
     """What the service has to do, and how.
@@ -152,7 +156,7 @@ class Workload:
     `photo_bytes` None means what photos of so many megapixels had when the pace was measured. `peak_factor` is the
     busiest hour beside the mean one. `utilisation` is the share of a task node's time that photos use; the rest is
     starting up, scaling late and scaling down late. Days are those S3 keeps the bytes: the archived photo, and each
-    deleted version of it, in the landing and in the archive. `projected_versions` is how many PCA versions of each row
+    deleted version of it in the archive. `projected_versions` is how many PCA versions of each row
     are kept; `fruits models prune` drops older ones.
     """
 
@@ -309,10 +313,11 @@ def megapixels_of(photo_bytes: float) -> float:
 def photo_days(workload: Workload) -> float:
     """How many days S3 keeps a photo's bytes, copies added up.
 
-    Clearing away leaves an old version in the landing. An archived photo has its days, and then is an old version, too.
+    Clearing away leaves an old version in the landing for a day. An archived photo has its days, and then is an old
+    version, too.
     """
     archived = workload.archive_days + workload.old_version_days if workload.archive_days else 0.0
-    return workload.old_version_days + archived
+    return CLEARED_DAYS + archived
 
 
 def batches_a_month(workload: Workload) -> float:

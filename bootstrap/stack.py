@@ -203,8 +203,8 @@ def _propose(
             ChangeSetName=name,
             ChangeSetType=kind,
             Parameters=given,
-            Capabilities=["CAPABILITY_NAMED_IAM"],
-            Tags=[{"Key": "project", "Value": "fruits"}, {"Key": "stage", "Value": cloud.stage}],
+            Capabilities=["CAPABILITY_IAM"],
+            Tags=[{"Key": "project", "Value": "fruits"}, {"Key": "fruits-stage", "Value": cloud.stage}],
             **source,
         )
         while True:

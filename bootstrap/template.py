@@ -66,9 +66,10 @@ def read_template() -> Template:
 
 
 def upload_template(cloud: Cloud, template: Template) -> str:
-    """Put the template into the operations bucket, named by its hash, and return its URL. Raises CloudRefused."""
+    """See that the template is in the operations bucket, named by its hash, and return its URL. Raises CloudRefused."""
     body = template.text.encode()
     key = f"artifacts/templates/{hashlib.sha256(body).hexdigest()}.json"
     with asked(f"to store the template in {cloud.ops_bucket}"):
-        cloud.s3.put_object(Bucket=cloud.ops_bucket, Key=key, Body=body)
+        if not cloud.s3.list_objects_v2(Bucket=cloud.ops_bucket, Prefix=key)["KeyCount"]:
+            cloud.s3.put_object(Bucket=cloud.ops_bucket, Key=key, Body=body)
     return f"https://{cloud.ops_bucket}.s3.{cloud.region}.amazonaws.com/{key}"
