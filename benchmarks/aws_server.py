@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyspark
+import xmltodict
 from moto.athena.models import athena_backends
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import CloudFormationBackend, cloudformation_backends
@@ -269,14 +270,17 @@ def _delete_unless_protected(response: CloudFormationResponse) -> Any:
 
 def _execute_change_set(backend: CloudFormationBackend, change_set_name: str, stack_name: str | None = None) -> None:
     # moto changes the resources and leaves the stack's template, parameters and outputs as they were.
-    _execute_change_set_as_moto(backend, change_set_name, stack_name)
     change = backend.describe_change_set(change_set_name)
     assert change is not None
     stack = backend.stacks[change.stack_id]
+    before = _meant(stack.template_dict, stack.resource_map)
+    _execute_change_set_as_moto(backend, change_set_name, stack_name)
+    after = _meant(change.template_dict, stack.resource_map)
+    _follow_conditions(stack, before, after)
     stack.template, stack.parameters = change.template, change.parameters
     stack._parse_template()
     stack.output_map = stack._create_output_map()
-    for resource in stack.template_dict["Resources"].values():
+    for resource in after.values():
         make = _PASSED_OVER.get(resource["Type"])
         if make is not None:
             make(
@@ -284,6 +288,26 @@ def _execute_change_set(backend: CloudFormationBackend, change_set_name: str, st
                 stack.account_id,
                 stack.region_name,
             )
+
+
+def _meant(template: dict[str, Any], resources: Any) -> dict[str, Any]:
+    """The resources that a template's conditions ask for."""
+    return {
+        name: each
+        for name, each in template.get("Resources", {}).items()
+        if "Condition" not in each or resources.lazy_condition_map[each["Condition"]]
+    }
+
+
+def _follow_conditions(stack: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
+    # moto looks at conditions only where a resource's own text has changed.
+    resources = stack.resource_map
+    for name in before.keys() - after.keys():
+        made = resources._parsed_resources.pop(name, None)
+        if made is not None and before[name]["Type"] in ("AWS::EMR::Cluster", "AWS::StepFunctions::StateMachine"):
+            resources._delete_resource(made, before[name])
+    for name in after.keys() - before.keys():
+        _ = resources[name]
 
 
 def _make_work_group(properties: dict[str, Any], account: str, region: str) -> None:
@@ -339,7 +363,20 @@ def _check_action(request: IAMRequestBase, resource: str) -> None:
     request._action = request._action.replace("monitoring:", "cloudwatch:")
     if request._action.startswith("sqs:"):
         request._action = request._action.removesuffix("Batch")
-    _check_action_as_moto(request, resource)
+    resources = [resource]
+    if request._action == "s3:DeleteObject" and "/" not in resource:
+        # moto asks for the bucket what AWS asks for each of the objects.
+        named = xmltodict.parse(request._body)["Delete"]["Object"]
+        resources = [f"{resource}/{each['Key']}" for each in (named if isinstance(named, list) else [named])]
+    for each in resources:
+        _check_action_as_moto(request, each)
+
+
+def _matches(statement: IAMPolicyStatement, element: str, value: str) -> bool:
+    # "*" is what moto says where it does not know the resource.
+    if element == "Resource" and value == "*" and statement._statement["Effect"] == "Allow":
+        return True
+    return _matches_as_moto(statement, element, value)
 
 
 def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
@@ -350,6 +387,7 @@ def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
     return _create_key_as_moto(backend, *arguments, **options)
 
 
+_matches_as_moto = IAMPolicyStatement._check_element_matches
 _check_action_as_moto = IAMRequestBase.check_action_permitted
 _check_principal_as_moto = IAMPolicyStatement._check_principal
 _put_policy_as_moto = Role.put_policy
@@ -366,6 +404,7 @@ _PATCHES: dict[tuple[type, str], Any] = {
     (KmsBackend, "create_key"): _create_key,
     (Role, "put_policy"): _put_policy,
     (IAMRequestBase, "check_action_permitted"): _check_action,
+    (IAMPolicyStatement, "_check_element_matches"): _matches,
     (IAMPolicyStatement, "_check_principal"): _check_principal,
 }
 

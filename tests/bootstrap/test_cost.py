@@ -83,8 +83,8 @@ def test_a_small_stage_is_its_two_machines_and_what_it_stores() -> None:
     assert found.fleet.task_nodes_at_peak == 0
     assert dollars(found, "EC2") == pytest.approx(2 * 730 * 0.18)
     assert dollars(found, "EMR") == pytest.approx(2 * 730 * 0.18 / 4)
-    # 10,000 photos of 3.8 MB a day, 150 days of them, all in the first tier.
-    assert dollars(found, "S3: photos") == pytest.approx(10_000 * 150 * 3.8e6 / 2**30 * 0.024)
+    # 10,000 photos of 3.8 MB a day, 121 days of them, all in the first tier.
+    assert dollars(found, "S3: photos") == pytest.approx(10_000 * 121 * 3.8e6 / 2**30 * 0.024)
 
 
 def test_a_large_stage_has_the_core_hours_its_photos_take() -> None:
