@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import pyspark
-import xmltodict
 from moto.athena.models import athena_backends
+from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import CloudFormationBackend, cloudformation_backends
 from moto.cloudformation.parsing import clean_json
@@ -310,6 +311,21 @@ def _follow_conditions(stack: Any, before: dict[str, Any], after: dict[str, Any]
         _ = resources[name]
 
 
+def _update_resource(name: str, resource: dict[str, Any], resources: Any, account_id: str, region_name: str) -> Any:
+    # moto forgets a resource that it does not know how to update, and makes one that no condition asks for.
+    if name not in _meant({"Resources": {name: resource}}, resources):
+        return resources._parsed_resources.get(name)
+    made = resources._parsed_resources.get(name)
+    node = NODES.get(made.physical_resource_id) if resource["Type"] == "AWS::EMR::Cluster" and made else None
+    if node is not None and node.properties != clean_json(copy.deepcopy(resource["Properties"]), resources):
+        # Another cluster takes the place of this one, which goes when the other stands.
+        del resources._parsed_resources[name]
+        other = resources[name]
+        resources._delete_resource(made, resource)
+        return other
+    return _update_resource_as_moto(name, resource, resources, account_id, region_name) or resources[name]
+
+
 def _make_work_group(properties: dict[str, Any], account: str, region: str) -> None:
     configuration = properties["WorkGroupConfiguration"]
     athena_backends[account][region].create_work_group(properties["Name"], configuration, "", [])
@@ -366,8 +382,8 @@ def _check_action(request: IAMRequestBase, resource: str) -> None:
     resources = [resource]
     if request._action == "s3:DeleteObject" and "/" not in resource:
         # moto asks for the bucket what AWS asks for each of the objects.
-        named = xmltodict.parse(request._body)["Delete"]["Object"]
-        resources = [f"{resource}/{each['Key']}" for each in (named if isinstance(named, list) else [named])]
+        named = ElementTree.fromstring(request._body).iter()
+        resources = [f"{resource}/{each.text}" for each in named if each.tag.rpartition("}")[2] == "Key"]
     for each in resources:
         _check_action_as_moto(request, each)
 
@@ -387,6 +403,7 @@ def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
     return _create_key_as_moto(backend, *arguments, **options)
 
 
+_update_resource_as_moto = parsing.parse_and_update_resource
 _matches_as_moto = IAMPolicyStatement._check_element_matches
 _check_action_as_moto = IAMRequestBase.check_action_permitted
 _check_principal_as_moto = IAMPolicyStatement._check_principal
@@ -394,7 +411,8 @@ _put_policy_as_moto = Role.put_policy
 _create_key_as_moto = KmsBackend.create_key
 _delete_stack = CloudFormationResponse.delete_stack
 _execute_change_set_as_moto = CloudFormationBackend.execute_change_set
-_PATCHES: dict[tuple[type, str], Any] = {
+_PATCHES: dict[tuple[Any, str], Any] = {
+    (parsing, "parse_and_update_resource"): _update_resource,
     (ElasticMapReduceResponse, "cancel_steps"): _cancel_steps,
     # moto finds EMR's region in a host name of AWS's only.
     (ElasticMapReduceResponse, "get_region_from_url"): BaseResponse.get_region_from_url,
@@ -413,8 +431,8 @@ def _main(port: int, folder: Path) -> None:
     os.environ["MOTO_PORT"] = str(port)
     # AWS asks for the permission to list.
     ACTION_MAP["BUCKET"]["HEAD"]["DEFAULT"] = "ListBucket"
-    for (responses, name), patch in _PATCHES.items():
-        setattr(responses, name, patch)
+    for (owner, name), patch in _PATCHES.items():
+        setattr(owner, name, patch)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     threading.Thread(target=_run_clusters, args=(folder, f"http://127.0.0.1:{port}"), daemon=True).start()
