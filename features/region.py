@@ -24,19 +24,22 @@ _AMAZONS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _REGION = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+")
 
 
-def check_home(home: Home, queue: str | None, allow_region: str | None, say: Callable[[str], None]) -> None:
-    """Refuse a home whose buckets or queue lie outside the EU; one on disk is not looked at, and nothing is loaded.
+def check_home(home: Home, queue: str | None, allow_region: str | None, say: Callable[[str], None]) -> str | None:
+    """Refuse a home whose buckets or queue lie outside the EU, and return the region of its own bucket.
 
-    `say` is told of each that only `allow_region` lets pass. Raises OutsideEurope, also when a server does not tell
-    its region, StorageRefused when there is no such bucket or queue, StorageUnavailable.
+    One on disk is not looked at, and nothing is loaded; its region is None. `say` is told of each that only
+    `allow_region` lets pass. Raises OutsideEurope, also when a server does not tell its region, StorageRefused when
+    there is no such bucket or queue, StorageUnavailable.
     Protocol: `x-amz-bucket-region` of HeadBucket, which S3 sends whether access is granted or not.
     """
     places = (home.root, home.landing, home.archive)
     buckets = {place.bucket_and_prefix[0]: place for place in places if not place.is_local}
-    for bucket, place in buckets.items():
-        _check(_region_of_bucket(place), f"The bucket {bucket}", allow_region, say)
+    regions = {bucket: _region_of_bucket(place) for bucket, place in buckets.items()}
+    for bucket, region in regions.items():
+        _check(region, f"The bucket {bucket}", allow_region, say)
     if queue is not None:
         _check(_region_of_queue(queue, home.landing), f"The queue {queue}", allow_region, say)
+    return None if home.root.is_local else regions[home.root.bucket_and_prefix[0]]
 
 
 def refuse_outside_eu(region: str | None, what: str, allow_region: str | None) -> None:

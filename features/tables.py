@@ -67,6 +67,11 @@ class Table:
         return pa.schema([column for column in self.schema if column.name not in self.partitioned_by])
 
     @property
+    def repeating_columns(self) -> list[str]:
+        """All but the vectors: a dictionary of floats that hardly ever repeat costs more than it saves."""
+        return [column.name for column in self.file_schema if not pa.types.is_list(column.type)]
+
+    @property
     def statistics_columns(self) -> list[str]:
         """Numbers and times only: a string can name a person, and the log outlives the row."""
         kinds = (pa.types.is_integer, pa.types.is_timestamp)
@@ -322,7 +327,7 @@ def write_file(
     """
     content = pa.table(dict(rows), schema=table.file_schema)
     buffer = io.BytesIO()
-    pq.write_table(content, buffer, compression="zstd", store_schema=False)
+    pq.write_table(content, buffer, compression="zstd", store_schema=False, use_dictionary=table.repeating_columns)
     path = _new_path(table, partition)
     place = _place(home, table)
     what = f"write {place.uri_of(path)}"
@@ -339,8 +344,7 @@ def write_large_file(
     """
     path, place = _new_path(table, partition), _place(home, table)
     schema = table.file_schema
-    # A dictionary of floats that hardly ever repeat costs more than it saves.
-    repeating = [column.name for column in schema if not pa.types.is_list(column.type)]
+    repeating = table.repeating_columns
     measured: list[pa.Table] = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.parquet")

@@ -1,5 +1,6 @@
 """The options that commands share, one spelling each, and where commands write."""
 
+import os
 import sys
 import threading
 from typing import Annotated, Any
@@ -20,11 +21,17 @@ DEBUGGING = threading.Event()
 def checked_settings(**flags: Any) -> Settings:
     """The settings in force, given the flags that were used, once the home's buckets and queue are found in the EU.
 
-    Every command that opens a home begins with this. Raises InvalidSetting, OutsideEurope, StorageUnavailable.
+    Every command that opens a home begins with this. On S3 it finds the region of the buckets, unless one is set, and
+    the credentials of a profile. Raises InvalidSetting, OutsideEurope, CloudRefused, StorageUnavailable.
     """
     settings = load_settings(**flags)
-    check_home(settings.places(), settings.queue, settings.allow_region, say)
-    return settings
+    home = settings.places()
+    if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
+        from bootstrap.cloud import use_own_credentials
+
+        use_own_credentials()
+    region = check_home(home, settings.queue, settings.allow_region, say)
+    return settings if settings.s3_region or region is None else settings.model_copy(update={"s3_region": region})
 
 
 def say(sentence: str) -> None:

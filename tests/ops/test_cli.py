@@ -29,6 +29,7 @@ COMMANDS = [
     "refit",
     "reproject",
     "models",
+    "maintain",
     "deploy",
     "destroy",
     "submit",
@@ -42,6 +43,26 @@ def _fruits(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
     return subprocess.run(
         [sys.executable, "-m", "ops.cli", *arguments], capture_output=True, text=True, env=env, cwd=cwd
     )
+
+
+def test_a_profile_and_a_bucket_are_all_a_command_needs(
+    s3_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = s3_settings()
+    create_tables(settings.places())
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text("[analyst]\naws_access_key_id = A\naws_secret_access_key = S\n")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+
+    found = _fruits(
+        *("query", "SELECT count(*) AS photos FROM photos", "--format", "csv"),
+        *("--home", settings.home, "--s3-endpoint", str(settings.s3_endpoint)),
+        HOME=str(tmp_path),
+        AWS_PROFILE="analyst",
+    )
+
+    assert (found.returncode, found.stdout.split()) == (0, ["photos", "0"]), found.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
