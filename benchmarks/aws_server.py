@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
+import boto3
 import pyspark
 from moto.athena.models import athena_backends
 from moto.cloudformation import parsing
@@ -44,10 +45,14 @@ from moto.moto_server import werkzeug_app
 from moto.s3.models import s3_backends
 from moto.s3.responses import ACTION_MAP
 from moto.stepfunctions.models import stepfunctions_backends
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_aws_sdk
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import run_simple
 
 LOOK_S = 0.2
+# A request for this path kills what runs the streams.
+LOSE_THE_STREAM = "/lose-the-stream"
 OPT = "/opt/fruits"
 _NOT_THE_NODES = ("AWS_", "FRUITS_", "PYTHON", "PYSPARK", "SPARK", "MOTO", "VIRTUAL_ENV")
 _ENVIRONMENT = "spark.yarn.appMasterEnv."
@@ -173,9 +178,7 @@ class Node:
     def _credentials(self) -> Any:
         profile = self.properties["JobFlowRole"].rpartition("/")[2]
         role = iam_backends[self.account]["aws"].get_instance_profile(profile).roles[0]
-        return sts_backends[self.account]["aws"].assume_role(
-            self.region, "emr", role.arn, policy="", duration=3600, external_id=""
-        )
+        return _credentials_of(self.account, self.region, role.arn)
 
     def _object(self, uri: str) -> bytes:
         place = urlsplit(uri)
@@ -240,8 +243,45 @@ def _announce(node: Node, step: Any) -> None:
         if rule.event_pattern.matches_event(event):
             for target in rule.targets:
                 if ":states:" in target["Arn"]:
-                    machines = stepfunctions_backends[node.account][node.region]
-                    machines.start_execution(target["Arn"], f"step-{step.id}", json.dumps(event))
+                    _run_machine(node, target, event, f"step-{step.id}")
+
+
+def _run_machine(node: Node, target: dict[str, Any], event: dict[str, Any], name: str) -> None:
+    # moto keeps the machines that it runs apart from those that a stack made.
+    made = stepfunctions_backends[node.account][node.region].describe_state_machine(target["Arn"])
+    runner = stepfunctions_parser_backends[node.account][node.region]
+    copied = runner.create_state_machine(name, made.definition, made.roleArn)
+    assert target["InputPath"] == "$.detail"
+    runner.start_execution(copied.arn, name, json.dumps(event["detail"]))
+
+
+def _client_of_machine(region: str, service: str, state_credentials: Any) -> Any:
+    # moto's machines sign their requests with a key that nobody has.
+    account = state_credentials.role_arn.split(":")[4]
+    key = _credentials_of(account, region, state_credentials.role_arn)
+    client: Any = boto3.client
+    return client(
+        service,
+        region_name=region,
+        endpoint_url=f"http://127.0.0.1:{os.environ['MOTO_PORT']}",
+        aws_access_key_id=key.access_key_id,
+        aws_secret_access_key=key.secret_access_key,
+        aws_session_token=key.session_token,
+    )
+
+
+def _credentials_of(account: str, region: str, role: str) -> Any:
+    return sts_backends[account]["aws"].assume_role(region, "service", role, policy="", duration=3600, external_id="")
+
+
+def _lose_the_stream(environment: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Kill what runs the streams, as a machine that goes would."""
+    for node in NODES.values():
+        for step in node.cluster.steps:
+            if step.name == "fruits-stream":
+                node.kill(step.id)
+    start_response("200 OK", [])
+    return [b""]
 
 
 def _cancel_steps(response: ElasticMapReduceResponse) -> Any:
@@ -412,6 +452,7 @@ _create_key_as_moto = KmsBackend.create_key
 _delete_stack = CloudFormationResponse.delete_stack
 _execute_change_set_as_moto = CloudFormationBackend.execute_change_set
 _PATCHES: dict[tuple[Any, str], Any] = {
+    (state_task_service_aws_sdk, "boto_client_for"): _client_of_machine,
     (parsing, "parse_and_update_resource"): _update_resource,
     (ElasticMapReduceResponse, "cancel_steps"): _cancel_steps,
     # moto finds EMR's region in a host name of AWS's only.
@@ -438,10 +479,13 @@ def _main(port: int, folder: Path) -> None:
     threading.Thread(target=_run_clusters, args=(folder, f"http://127.0.0.1:{port}"), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
+        aws = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
         run_simple(
             "127.0.0.1",
             port,
-            werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app),
+            lambda environment, start: (_lose_the_stream if environment["PATH_INFO"] == LOSE_THE_STREAM else aws)(
+                environment, start
+            ),
             threaded=True,
             request_handler=werkzeug_app.MotoRequestHandler,
         )
