@@ -56,6 +56,15 @@ LOSE_THE_STREAM = "/lose-the-stream"
 OPT = "/opt/fruits"
 _NOT_THE_NODES = ("AWS_", "FRUITS_", "PYTHON", "PYSPARK", "SPARK", "MOTO", "VIRTUAL_ENV")
 _ENVIRONMENT = "spark.yarn.appMasterEnv."
+# Lists and kills the drivers that steps have started, which live on when their step is cancelled.
+_YARN = """\
+#!/bin/bash
+cd "{folder}/applications"
+case "$2" in
+    -list) for each in *; do [ -f "$each" ] && echo "$each $(cut -d' ' -f1 "$each")"; done ;;
+    -kill) kill -9 -- "-$(cut -d' ' -f2 "$3")" ;;
+esac
+"""
 
 
 @dataclass
@@ -75,6 +84,11 @@ class Node:
     def start(self) -> None:
         """Run the bootstrap actions; the cluster ends when one fails, as EMR's do."""
         self.cluster.state = "BOOTSTRAPPING"
+        (self.folder / "applications").mkdir()
+        yarn = self.folder / "bin" / "yarn"
+        yarn.parent.mkdir()
+        yarn.write_text(_YARN.format(folder=self.folder))
+        yarn.chmod(0o755)
         for number, action in enumerate(self.properties.get("BootstrapActions", [])):
             script = action["ScriptBootstrapAction"]
             file = self.folder / f"bootstrap-{number}.sh"
@@ -92,7 +106,8 @@ class Node:
         """Start a step's process."""
         self.begun.add(step.id)
         step.state = "RUNNING"
-        command, settings = self._as_here(list(step.args)), self.folder / "conf"
+        is_spark, settings = step.args[0] == "spark-submit", self.folder / "conf"
+        command = self._as_here(list(step.args)) if is_spark else list(step.args)
         settings.mkdir(exist_ok=True)
         (settings / "spark-defaults.conf").write_text(
             "".join(f"{name} {value}\n" for name, value in self._spark().items() if not name.startswith(_ENVIRONMENT))
@@ -111,6 +126,8 @@ class Node:
                 cwd=self.folder,
             )
         self.running[step.id] = process
+        if is_spark:
+            (self.folder / "applications" / step.id).write_text(f"{step.name} {process.pid}")
         threading.Thread(target=self._attend, args=(step, process), daemon=True).start()
 
     def kill(self, step: str | None = None) -> None:
@@ -129,6 +146,7 @@ class Node:
             with suppress(Exception):
                 s3_backends[self.account]["aws"].put_object(place.netloc, key, body)
         self.running.pop(step.id)
+        (self.folder / "applications" / step.id).unlink(missing_ok=True)
         if step.state != "CANCELLED":
             step.state = "FAILED" if code else "COMPLETED"
         if step.state == "FAILED":
@@ -163,7 +181,7 @@ class Node:
         key = self._credentials()
         python = Path(sys.executable).parent
         return given | {
-            "PATH": f"{python}:{os.environ['PATH']}",
+            "PATH": f"{self.folder}/bin:{python}:{os.environ['PATH']}",
             "SPARK_HOME": str(Path(pyspark.__file__).parent),
             "SPARK_LOCAL_IP": "127.0.0.1",
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -290,8 +308,8 @@ def _cancel_steps(response: ElasticMapReduceResponse) -> Any:
     node = NODES[asked["ClusterId"]]
     for step in node.cluster.steps:
         if step.id in asked["StepIds"]:
+            # What the step had started lives on, as a driver in the cluster does.
             step.state = "CANCELLED"
-            node.kill(step.id)
     return ActionResult({"CancelStepsInfoList": [{"StepId": each, "Status": "SUBMITTED"} for each in asked["StepIds"]]})
 
 

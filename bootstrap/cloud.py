@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from features.errors import FruitsError, InvalidSetting, OutsideEurope
 from features.region import EU_REGIONS
 
 if TYPE_CHECKING:
+    from boto3.session import Session
     from types_boto3_athena import AthenaClient
     from types_boto3_cloudformation import CloudFormationClient
     from types_boto3_ec2 import EC2Client
@@ -24,7 +25,15 @@ if TYPE_CHECKING:
 
 _STAGE = re.compile(r"[a-z][a-z0-9]{0,11}")
 # Of credentials that boto3 found in these ways a copy can be used; those of a machine's role would expire.
-_PERSONAL = {"shared-credentials-file", "config-file", "sso", "assume-role", "assume-role-with-web-identity", "login"}
+_PERSONAL = {
+    "shared-credentials-file",
+    "config-file",
+    "sso",
+    "assume-role",
+    "assume-role-with-web-identity",
+    "custom-process",
+    "login",
+}
 
 
 class CloudRefused(FruitsError):
@@ -60,57 +69,39 @@ class Cloud:
 
     @cached_property
     def cloudformation(self) -> "CloudFormationClient":
-        import boto3
-
-        return boto3.client("cloudformation", region_name=self.region)
+        return _session().client("cloudformation", region_name=self.region)
 
     @cached_property
     def emr(self) -> "EMRClient":
-        import boto3
-
-        return boto3.client("emr", region_name=self.region)
+        return _session().client("emr", region_name=self.region)
 
     @cached_property
     def ec2(self) -> "EC2Client":
-        import boto3
-
-        return boto3.client("ec2", region_name=self.region)
+        return _session().client("ec2", region_name=self.region)
 
     @cached_property
     def iam(self) -> "IAMClient":
-        import boto3
-
-        return boto3.client("iam", region_name=self.region)
+        return _session().client("iam", region_name=self.region)
 
     @cached_property
     def s3(self) -> "S3Client":
-        import boto3
-
-        return boto3.client("s3", region_name=self.region)
+        return _session().client("s3", region_name=self.region)
 
     @cached_property
     def kms(self) -> "KMSClient":
-        import boto3
-
-        return boto3.client("kms", region_name=self.region)
+        return _session().client("kms", region_name=self.region)
 
     @cached_property
     def athena(self) -> "AthenaClient":
-        import boto3
-
-        return boto3.client("athena", region_name=self.region)
+        return _session().client("athena", region_name=self.region)
 
     @cached_property
     def glue(self) -> "GlueClient":
-        import boto3
-
-        return boto3.client("glue", region_name=self.region)
+        return _session().client("glue", region_name=self.region)
 
     @cached_property
     def quotas(self) -> "ServiceQuotasClient":
-        import boto3
-
-        return boto3.client("service-quotas", region_name=self.region)
+        return _session().client("service-quotas", region_name=self.region)
 
 
 def connect(stage: str, region: str) -> Cloud:
@@ -124,30 +115,40 @@ def connect(stage: str, region: str) -> Cloud:
         raise OutsideEurope(f"{region} is not in the European Union, where the photos stay; choose one of {cities}.")
     if not _STAGE.fullmatch(stage):
         raise InvalidSetting(f"A stage is one to twelve lower-case letters and digits, like dev; not {stage}.")
-    import boto3
-
     use_own_credentials()
     with asked("who you are"):
-        identity = boto3.client("sts", region_name=region).get_caller_identity()
+        identity = _session().client("sts", region_name=region).get_caller_identity()
     return Cloud(stage, region, identity["Account"], identity["Arn"])
 
 
 def use_own_credentials() -> None:
-    """Let obstore and deltalake have the credentials of a profile or a single sign-on, which they do not look for."""
-    import boto3
+    """Let obstore and deltalake have the credentials of a profile or a single sign-on, which they do not look for.
+
+    Replay renews what they have. Raises CloudRefused when what is configured cannot be read.
+    """
     from botocore.exceptions import BotoCoreError
 
     try:
-        credentials = boto3.session.Session().get_credentials()
+        credentials = _session().get_credentials()
+        if credentials is None or credentials.method not in _PERSONAL:
+            return
+        frozen = credentials.get_frozen_credentials()
     except BotoCoreError as error:
-        raise CloudRefused(f"The AWS credentials cannot be read: {error}.") from error
-    if credentials is None or credentials.method not in _PERSONAL:
-        return
-    frozen = credentials.get_frozen_credentials()
+        raise CloudRefused(f"The AWS credentials cannot be read: {str(error).rstrip('.')}.") from error
     os.environ["AWS_ACCESS_KEY_ID"] = frozen.access_key or ""
     os.environ["AWS_SECRET_ACCESS_KEY"] = frozen.secret_key or ""
     if frozen.token:
         os.environ["AWS_SESSION_TOKEN"] = frozen.token
+
+
+@lru_cache(maxsize=1)
+def _session() -> "Session":
+    # From before the environment has the copies, so that what expires is renewed where it came from.
+    import boto3
+
+    session = boto3.session.Session()
+    session.get_credentials()
+    return session
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """From an empty account to photos in and queries out, and from one version to the next."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,14 +9,24 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from bootstrap.athena import create_tables_and_views
-from bootstrap.cloud import Cloud, CloudRefused, asked
-from bootstrap.destroy import cluster_is_up
+from bootstrap.cloud import Cloud, CloudRefused, asked, use_own_credentials
+from bootstrap.destroy import bucket_exists, cluster_is_up
 from bootstrap.featurizer import install_featurizer
 from bootstrap.handover import run_as
 from bootstrap.preflight import Finding, look_ahead, refuse_unready
-from bootstrap.stack import Change, Event, Stack, change_parameters, change_stack, proposed_changes, stack_of
-from bootstrap.steps import step_of
+from bootstrap.stack import (
+    Change,
+    Event,
+    Stack,
+    change_parameters,
+    change_stack,
+    proposed_changes,
+    ready_stack,
+    stack_of,
+)
+from bootstrap.steps import known_steps, step_of
 from bootstrap.wheelhouse import INSTALL_SCRIPT, Architecture, Wheelhouse, build_wheelhouse
+from features.errors import InvalidSetting
 from features.home import Home
 from features.objects import Place, upload
 from features.settings import Settings
@@ -39,6 +50,7 @@ _STREAM_OPTIONS = (
     "max_pixels",
     "max_decode_time",
 )
+_SWITCHES = {"only_new"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class Deployed:
 
     stack: Stack
     stream: Literal["runs already", "started", "handed over"]
+    options: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class Rehearsal:
     findings: list[Finding]
     wheelhouse: Wheelhouse
     changes: list[Change] | None
+    options: tuple[str, ...]
 
 
 def deploy(cloud: Cloud, settings: Settings, teller: Teller) -> Deployed:
@@ -74,9 +88,17 @@ def deploy(cloud: Cloud, settings: Settings, teller: Teller) -> Deployed:
     Raises NotReady before anything is made, WheelhouseUnavailable, StackFailed, StreamKeepsRunning, CloudRefused,
     WeightsUnavailable, FeaturizerConflict, StorageUnavailable.
     """
-    stack = stack_of(cloud)
+    _refuse_elsewhere(settings)
+    stack = ready_stack(cloud, teller.on_event)
     architecture = _architecture(settings, stack)
-    refuse_unready(look_ahead(cloud, architecture, _most_units(settings, stack)))
+    findings = look_ahead(cloud, architecture, _most_units(settings, stack))
+    refuse_unready(findings)
+    for finding in findings:
+        if not finding.fine:
+            teller.say(f"Note: {finding.what}: {finding.says}")
+    if stack is None:
+        _refuse_orphans(cloud)
+    options = stream_options(cloud, settings, stack)
     with TemporaryDirectory(prefix="fruits-deploy-") as folder:
         teller.say(f"Packing what the {architecture} nodes run …")
         wheelhouse = build_wheelhouse(architecture, Path(folder), teller.say)
@@ -87,17 +109,23 @@ def deploy(cloud: Cloud, settings: Settings, teller: Teller) -> Deployed:
             stack = change_stack(cloud, chosen, teller.on_event)
         _upload(cloud, settings, wheelhouse, teller.say)
     home = home_of(cloud, settings)
+    use_own_credentials()
     install_featurizer(home, settings.weights, None, False, settings.limits, teller.say)
     create_tables(home)
     stack = _with_compute(cloud, stack, chosen | {"Artifacts": wheelhouse.sha256}, teller)
-    database, work_group = stack.outputs["GlueDatabase"], stack.outputs["AthenaWorkGroup"]
+    use_own_credentials()
+    outputs = stack.outputs
+    told = ("--queue", outputs["QueueUrl"], "--metrics", outputs["Namespace"])
+    wanted = step_of("stream", (*told, *options), home.root.uri)
+    became = run_as(cloud, outputs["ClusterId"], home, wanted, teller.say)
+    database, work_group = outputs["GlueDatabase"], outputs["AthenaWorkGroup"]
     create_tables_and_views(cloud.athena, cloud.glue, database, work_group, home.root.uri, teller.say)
-    wanted = step_of("stream", stream_options(settings, stack), home.root.uri)
-    return Deployed(stack, run_as(cloud, stack.outputs["ClusterId"], home, wanted, teller.say))
+    return Deployed(stack, became, options)
 
 
 def rehearse(cloud: Cloud, settings: Settings, say: Callable[[str], None]) -> Rehearsal:
     """What `deploy` would do; nothing is made, uploaded or changed. Raises as `deploy`."""
+    _refuse_elsewhere(settings)
     stack = stack_of(cloud)
     architecture = _architecture(settings, stack)
     findings = look_ahead(cloud, architecture, _most_units(settings, stack))
@@ -105,7 +133,7 @@ def rehearse(cloud: Cloud, settings: Settings, say: Callable[[str], None]) -> Re
         wheelhouse = build_wheelhouse(architecture, Path(folder), say)
     parameters = _parameters(cloud, settings, architecture) | {"Artifacts": wheelhouse.sha256}
     changes = None if stack is None else proposed_changes(cloud, parameters)
-    return Rehearsal(findings, wheelhouse, changes)
+    return Rehearsal(findings, wheelhouse, changes, stream_options(cloud, settings, stack))
 
 
 def home_of(cloud: Cloud, settings: Settings) -> Home:
@@ -114,11 +142,14 @@ def home_of(cloud: Cloud, settings: Settings) -> Home:
     return Home(root, root.child("landing"), root.child("archive"))
 
 
-def stream_options(settings: Settings, stack: Stack) -> tuple[str, ...]:
-    """The stream's command line on the cluster: what was set by file, environment or flag, and what the stack has."""
-    options = ["--queue", stack.outputs["QueueUrl"], "--metrics", stack.outputs["Namespace"]]
+def stream_options(cloud: Cloud, settings: Settings, stack: Stack | None) -> tuple[str, ...]:
+    """The stream's own options: what was set by file, environment or flag, else as the stage's last stream has them.
+
+    Raises CloudRefused.
+    """
     chosen = settings.model_dump(include=set(_STREAM_OPTIONS) & settings.model_fields_set)
-    for name, value in sorted((_USUAL_STREAM_OPTIONS | chosen).items()):
+    options: list[str] = []
+    for name, value in sorted((_USUAL_STREAM_OPTIONS | _last_options(cloud, stack) | chosen).items()):
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             options += [flag] if value else []
@@ -127,8 +158,39 @@ def stream_options(settings: Settings, stack: Stack) -> tuple[str, ...]:
     return tuple(options)
 
 
+def _last_options(cloud: Cloud, stack: Stack | None) -> dict[str, object]:
+    cluster = stack.outputs.get("ClusterId") if stack else None
+    if cluster is None or not (last := known_steps(cloud, cluster, "stream")):
+        return {}
+    arguments = last[0].step.arguments
+    found: dict[str, object] = {}
+    for name in _STREAM_OPTIONS:
+        flag = f"--{name.replace('_', '-')}"
+        if flag in arguments:
+            found[name] = True if name in _SWITCHES else arguments[arguments.index(flag) + 1]
+    return found
+
+
 def _written(value: object) -> str:
     return f"{value.total_seconds() * 1000:.0f}ms" if isinstance(value, timedelta) else str(value)
+
+
+def _refuse_elsewhere(settings: Settings) -> None:
+    # Photos would go to one place and messages come from another.
+    if settings.s3_endpoint not in (None, os.environ.get("AWS_ENDPOINT_URL")):
+        raise InvalidSetting(
+            f"s3_endpoint is {settings.s3_endpoint}, but a stage on AWS has its buckets there; leave it out."
+        )
+
+
+def _refuse_orphans(cloud: Cloud) -> None:
+    left = [bucket for bucket in (cloud.data_bucket, cloud.ops_bucket) if bucket_exists(cloud, bucket)]
+    if left:
+        raise CloudRefused(
+            f"There is no stack {cloud.stack_name}, but s3://{left[0]} of an earlier one, which holds its photos. "
+            "Import it into a stack of that name (CloudFormation: “import existing resources”), choose another "
+            "--stage, or delete it with `fruits destroy --delete-data`."
+        )
 
 
 def _architecture(settings: Settings, stack: Stack | None) -> Architecture:

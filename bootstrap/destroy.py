@@ -11,7 +11,7 @@ KEY_WAITS_DAYS = 30
 _DELETED_AT_ONCE = 1000
 
 
-def take_down(cloud: Cloud, home: Home | None, say: Callable[[str], None], on_event: Callable[[Event], None]) -> Stack:
+def take_down(cloud: Cloud, home: Home, say: Callable[[str], None], on_event: Callable[[Event], None]) -> Stack:
     """Stop the stream and delete the cluster, its network and its schedules; buckets, queue, roles and tables stay.
 
     `fruits deploy` brings it all back, and what landed meanwhile is processed then. Replay changes nothing.
@@ -20,7 +20,7 @@ def take_down(cloud: Cloud, home: Home | None, say: Callable[[str], None], on_ev
     stack = standing_stack(cloud)
     if not stack.has_compute:
         return stack
-    if home is not None and "ClusterId" in stack.outputs and cluster_is_up(cloud, stack.outputs["ClusterId"]):
+    if "ClusterId" in stack.outputs and cluster_is_up(cloud, stack.outputs["ClusterId"]):
         stop(cloud, stack.outputs["ClusterId"], home, say)
     say("Deleting the cluster, its network and its schedules …")
     return change_parameters(cloud, {"Artifacts": ""}, on_event)
@@ -35,31 +35,58 @@ def delete_data(
     way, the same command goes on. Raises StackFailed, CloudRefused.
     """
     stack = stack_of(cloud)
-    buckets = [bucket for bucket in (cloud.data_bucket, cloud.ops_bucket) if _exists(cloud, bucket)]
+    # Before the stack goes, which takes the key's alias along and leaves the key.
+    keys = _keys(cloud)
+    buckets = [bucket for bucket in (cloud.data_bucket, cloud.ops_bucket) if bucket_exists(cloud, bucket)]
     if stack is not None:
         for bucket in buckets:
             say(f"Emptying {bucket} …")
             _empty(cloud, bucket, on_deleted)
+        # From here on there is no way back, and a key that is left alone would cost for ever.
+        _delete_keys(cloud, keys)
         say("Deleting the stack …")
         delete_stack(cloud, on_event)
     for bucket in buckets:
         # The template retains the photos' bucket, so that nobody deletes it by a slip in the console.
-        if _exists(cloud, bucket):
+        if bucket_exists(cloud, bucket):
             _empty(cloud, bucket, on_deleted)
             with asked(f"to delete {bucket}"):
                 cloud.s3.delete_bucket(Bucket=bucket)
-    _delete_key(cloud)
 
 
 def is_gone(cloud: Cloud) -> bool:
     """Whether nothing of the stage is left but, for a while, its key. Raises CloudRefused."""
-    return stack_of(cloud) is None and not any(_exists(cloud, name) for name in (cloud.data_bucket, cloud.ops_bucket))
+    return stack_of(cloud) is None and not any(
+        bucket_exists(cloud, name) for name in (cloud.data_bucket, cloud.ops_bucket)
+    )
+
+
+def bucket_exists(cloud: Cloud, bucket: str) -> bool:
+    """Whether this account has the bucket. Raises CloudRefused."""
+    from botocore.exceptions import ClientError
+
+    with asked(f"for the bucket {bucket}"):
+        try:
+            cloud.s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=cloud.account)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchBucket"):
+                return False
+            raise
+    return True
 
 
 def cluster_is_up(cloud: Cloud, cluster: str) -> bool:
     """Whether the cluster is there or on its way. Raises CloudRefused."""
+    from botocore.exceptions import ClientError
+
     with asked(f"for the cluster {cluster}"):
-        state = cloud.emr.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"]
+        try:
+            state = cloud.emr.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"]
+        except ClientError as error:
+            # EMR forgets a cluster two months after its end.
+            if error.response["Error"]["Code"] in ("InvalidRequestException", "ClusterNotFound"):
+                return False
+            raise
     return not state.startswith("TERMINAT")
 
 
@@ -85,24 +112,15 @@ def _empty(cloud: Cloud, bucket: str, on_deleted: Callable[[int], None]) -> None
             on_deleted(len(found))
 
 
-def _exists(cloud: Cloud, bucket: str) -> bool:
-    from botocore.exceptions import ClientError
-
-    with asked(f"for the bucket {bucket}"):
-        try:
-            cloud.s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=cloud.account)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("404", "NoSuchBucket"):
-                return False
-            raise
-    return True
-
-
-def _delete_key(cloud: Cloud) -> None:
+def _keys(cloud: Cloud) -> list[str]:
     alias = f"alias/{cloud.stack_name}"
-    with asked(f"to delete the key {alias}"):
+    with asked(f"for the key {alias}"):
         pages = cloud.kms.get_paginator("list_aliases").paginate()
-        keys = [each["TargetKeyId"] for page in pages for each in page["Aliases"] if each["AliasName"] == alias]
-        for key in keys:
+        return [each["TargetKeyId"] for page in pages for each in page["Aliases"] if each["AliasName"] == alias]
+
+
+def _delete_keys(cloud: Cloud, keys: list[str]) -> None:
+    for key in keys:
+        with asked(f"to delete the key {key}"):
             if cloud.kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] != "PendingDeletion":
                 cloud.kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=KEY_WAITS_DAYS)

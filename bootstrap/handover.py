@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from bootstrap.cloud import Cloud, CloudRefused
-from bootstrap.steps import Step, Submitted, cancel, steps, submit
+from bootstrap.steps import Step, all_steps, cancel, step_name, steps, submit
 from features.heartbeat import ask_to_stop, is_alive, read_heartbeat, wait_until_stopped
 from features.home import Home
 
@@ -37,36 +37,50 @@ def run_as(
 
 
 def stop(cloud: Cloud, cluster: str, home: Home, say: Callable[[str], None]) -> bool:
-    """Let the cluster's stream finish what it has in hand and end; whether there was one.
+    """Let the home's stream finish what it has in hand and end; whether the cluster had one.
 
-    A step that has not come to run, or whose stream gives no sign of life, is cancelled.
-    Raises StreamKeepsRunning, CloudRefused, StorageUnavailable.
+    One that does not, or gives no sign of life, is ended with its step: a stream that is killed loses nothing.
+    Raises StreamKeepsRunning when it runs elsewhere and does not stop, CloudRefused, StorageUnavailable.
     """
     unfinished = [step for step in steps(cloud, cluster, "stream") if step.is_unfinished]
-    if not unfinished:
-        return False
     heartbeat = read_heartbeat(home)
+    stopped = False
     if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
         say("Asking the stream to finish what it has in hand …")
         ask_to_stop(home, heartbeat.nonce)
-        if not wait_until_stopped(home, heartbeat.nonce, STOPS_WITHIN_S):
+        stopped = wait_until_stopped(home, heartbeat.nonce, STOPS_WITHIN_S)
+        silent = not stopped and not is_alive(read_heartbeat(home) or heartbeat, datetime.now(UTC))
+        if not unfinished and not stopped and not silent:
             raise StreamKeepsRunning(
-                f"The stream has not stopped within {STOPS_WITHIN_S / 60:.0f} minutes; look at `fruits logs stream`, "
-                "then run this again."
+                f"A stream that is no step of this cluster works on {home.root.uri} ({heartbeat.holder}) and does not "
+                "stop; end it there, then run this again."
             )
-    else:
+    if unfinished and not stopped:
+        say("The stream is ended with its step; what it had in hand is done again by the next one.")
         for step in unfinished:
             cancel(cloud, cluster, step)
-    _wait_for_the_end(cloud, cluster, unfinished)
-    return True
+        _wait_for_the_end(cloud, cluster, {submit(cloud, cluster, DRIVERS_END)})
+    _wait_for_the_end(cloud, cluster, {step.id for step in unfinished})
+    return bool(unfinished)
 
 
-def _wait_for_the_end(cloud: Cloud, cluster: str, before: list[Submitted]) -> None:
-    ids = {step.id for step in before}
+def _wait_for_the_end(cloud: Cloud, cluster: str, ids: set[str]) -> None:
     deadline_s = time.monotonic() + ENDS_WITHIN_S
-    while any(step.is_unfinished for step in steps(cloud, cluster, "stream") if step.id in ids):
+    while any(step.is_unfinished for step in all_steps(cloud, cluster) if step.id in ids):
         if time.monotonic() > deadline_s:
             raise StreamKeepsRunning(
                 f"The step {', '.join(sorted(ids))} has not ended; cancel it in EMR's console, then run this again."
             )
         time.sleep(POLL_S)
+
+
+# Cancelling a step ends the process that waits for the driver, and not the driver.
+DRIVERS_END = Step(
+    "fruits-drivers-end",
+    (
+        "bash",
+        "-c",
+        "yarn application -list -appStates SUBMITTED,ACCEPTED,RUNNING"
+        f" | awk '$2 == \"{step_name('stream')}\" {{print $1}}' | xargs --no-run-if-empty -n 1 yarn application -kill",
+    ),
+)

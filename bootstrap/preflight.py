@@ -32,6 +32,7 @@ class _Quota:
     code: str
     name: str
     needed: float
+    least: float
 
 
 def look_ahead(cloud: Cloud, architecture: Architecture, spot_units: int) -> list[Finding]:
@@ -59,11 +60,11 @@ def _findings(cloud: Cloud, architecture: Architecture, spot_units: int) -> Iter
     yield Finding("account", True, f"{cloud.account}, as {cloud.caller}")
     yield _looked("region", lambda: _region(cloud))
     yield _looked("instance types", lambda: _offered(cloud, architecture))
-    vpcs = _Quota("L-F678F1CE", "VPCs in this region", 1)
+    vpcs = _Quota("L-F678F1CE", "VPCs in this region", 1, 0)
     yield _looked("VPCs", lambda: _quota(cloud, "vpc", vpcs, _vpcs(cloud)))
-    on_demand = _Quota("L-1216C47A", "vCPUs of On-Demand standard instances", ON_DEMAND_VCPUS)
+    on_demand = _Quota("L-1216C47A", "vCPUs of On-Demand standard instances", ON_DEMAND_VCPUS, ON_DEMAND_VCPUS / 2)
     yield _looked("On-Demand", lambda: _quota(cloud, "ec2", on_demand, 0))
-    spot = _Quota("L-34B43A08", "vCPUs of Spot standard instances", spot_units)
+    spot = _Quota("L-34B43A08", "vCPUs of Spot standard instances", spot_units, 0)
     yield _looked("Spot", lambda: _quota(cloud, "ec2", spot, 0))
 
 
@@ -111,5 +112,5 @@ def _quota(cloud: Cloud, service: str, quota: _Quota, used: int) -> Finding:
             f"The account may have {allowed:.0f} {quota.name}{taken}; {quota.needed:.0f} more may be needed. Ask for "
             f"more at {cloud.console}/servicequotas/home/services/{service}/quotas/{quota.code}"
         )
-        return Finding(quota.name, False, says)
+        return Finding(quota.name, False, says, fatal=allowed < used + quota.least)
     return Finding(quota.name, True, f"{allowed:.0f} allowed, {used + quota.needed:.0f} needed")

@@ -18,7 +18,7 @@ POLL_S = 5.0
 
 _NOTHING_TO_DO = ("didn't contain changes", "No updates are to be performed", "NO_CHANGES")
 # Nothing of the stack is left then but its name.
-_NEVER_MADE = {"ROLLBACK_COMPLETE", "REVIEW_IN_PROGRESS", "DELETE_FAILED", "ROLLBACK_FAILED", "CREATE_FAILED"}
+_NEVER_MADE = {"ROLLBACK_COMPLETE", "REVIEW_IN_PROGRESS"}
 
 
 class StackFailed(CloudRefused):
@@ -94,13 +94,40 @@ def standing_stack(cloud: Cloud) -> Stack:
     return stack
 
 
+def ready_stack(cloud: Cloud, on_event: Callable[[Event], None]) -> Stack | None:
+    """The stage's stack once it can be changed, or None when there is none.
+
+    What is left of a first deployment that failed, which is a name, is cleared away. Raises CloudRefused while
+    somebody else changes it, and when a person has to look at it.
+    """
+    standing = stack_of(cloud)
+    if standing is None:
+        return None
+    if standing.status in _NEVER_MADE:
+        delete_stack(cloud, on_event)
+        return None
+    if standing.status.endswith("_IN_PROGRESS"):
+        raise CloudRefused(f"{cloud.stack_name} is being changed by somebody else; run this again when that is done.")
+    if standing.status == "UPDATE_ROLLBACK_FAILED":
+        raise CloudRefused(
+            f"{cloud.stack_name} could not be put back after a change that failed; choose "
+            f"“Continue update rollback” at {stack_link(cloud)}, then run this again."
+        )
+    if standing.status.endswith("_FAILED"):
+        raise CloudRefused(
+            f"{cloud.stack_name} is {standing.status}: its events at {stack_link(cloud)} say what is in the way. See "
+            "to that and delete the stack there, which keeps the photos, or run `fruits destroy --delete-data`."
+        )
+    return standing
+
+
 def change_stack(cloud: Cloud, parameters: Mapping[str, str], on_event: Callable[[Event], None]) -> Stack:
     """Create the stack's foundation, or bring the stack to this version's template and to these parameters.
 
     Parameters that are not named keep their values. Returns when CloudFormation has finished, cleaning up included.
     Replay changes nothing. Raises StackFailed with the reason of the first resource that failed, CloudRefused.
     """
-    standing = _ready(cloud, on_event)
+    standing = ready_stack(cloud, on_event)
     template = read_template()
     changed = _change(cloud, standing, parameters, template if standing else template.foundation(), on_event)
     if standing is None:
@@ -114,7 +141,7 @@ def change_stack(cloud: Cloud, parameters: Mapping[str, str], on_event: Callable
 
 def change_parameters(cloud: Cloud, parameters: Mapping[str, str], on_event: Callable[[Event], None]) -> Stack:
     """Change parameters of a stack and leave its template as it is. Returns and raises as `change_stack`."""
-    return _change(cloud, _ready(cloud, on_event), parameters, None, on_event)
+    return _change(cloud, ready_stack(cloud, on_event), parameters, None, on_event)
 
 
 def proposed_changes(cloud: Cloud, parameters: Mapping[str, str]) -> list[Change]:
@@ -139,23 +166,6 @@ def delete_stack(cloud: Cloud, on_event: Callable[[Event], None]) -> None:
 class _Proposal:
     name: str
     changes: list[Change] | None
-
-
-def _ready(cloud: Cloud, on_event: Callable[[Event], None]) -> Stack | None:
-    standing = stack_of(cloud)
-    if standing is None:
-        return None
-    if standing.status in _NEVER_MADE:
-        delete_stack(cloud, on_event)
-        return None
-    if standing.status.endswith("_IN_PROGRESS"):
-        raise CloudRefused(f"{cloud.stack_name} is being changed by somebody else; run this again when that is done.")
-    if standing.status == "UPDATE_ROLLBACK_FAILED":
-        raise CloudRefused(
-            f"{cloud.stack_name} could not be put back after a change that failed; choose "
-            f"“Continue update rollback” at {stack_link(cloud)}, then run this again."
-        )
-    return standing
 
 
 def stack_link(cloud: Cloud) -> str:
@@ -254,8 +264,9 @@ def _follow(cloud: Cloud, since: datetime, on_event: Callable[[Event], None]) ->
             time.sleep(POLL_S)
     if stack is not None and ("ROLLBACK" in stack.status or stack.status.endswith("_FAILED")):
         first = failed[0] if failed else None
+        became = "could not be deleted whole" if stack.status.startswith("DELETE") else "was put back as it was"
         why = "its events say why" if first is None else f"{first.resource}: {first.reason or first.status}"
-        raise StackFailed(f"{cloud.stack_name} was put back as it was. {why.rstrip('.')}. See {stack_link(cloud)}")
+        raise StackFailed(f"{cloud.stack_name} {became}. {why.rstrip('.')}. See {stack_link(cloud)}")
 
 
 def _events(cloud: Cloud, since: datetime) -> Iterator[tuple[str, Event]]:

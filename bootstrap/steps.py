@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from bootstrap.cloud import Cloud, asked
+from bootstrap.cloud import Cloud, CloudRefused, asked
 
 Job = Literal["stream", "refit", "reproject", "maintain"]
 
@@ -67,9 +67,25 @@ def submit(cloud: Cloud, cluster: str, step: Step) -> str:
 
 def steps(cloud: Cloud, cluster: str, job: Job) -> list[Submitted]:
     """A job's steps on this cluster, the newest first. Raises CloudRefused."""
+    return [step for step in all_steps(cloud, cluster) if step.step.name == step_name(job)]
+
+
+def known_steps(cloud: Cloud, cluster: str, job: Job) -> list[Submitted]:
+    """The same, and none of a cluster that EMR has forgotten. Raises CloudRefused."""
+    try:
+        return steps(cloud, cluster, job)
+    except CloudRefused as error:
+        cause = error.__cause__
+        if getattr(cause, "response", {}).get("Error", {}).get("Code") == "InvalidRequestException":
+            return []
+        raise
+
+
+def all_steps(cloud: Cloud, cluster: str) -> list[Submitted]:
+    """The cluster's steps, the newest first. Raises CloudRefused."""
     with asked(f"for the steps of {cluster}"):
         pages = cloud.emr.get_paginator("list_steps").paginate(ClusterId=cluster)
-        found = [step for page in pages for step in page["Steps"] if step["Name"] == step_name(job)]
+        found = [step for page in pages for step in page["Steps"]]
     submitted = [
         Submitted(
             id=step["Id"],
@@ -84,7 +100,7 @@ def steps(cloud: Cloud, cluster: str, job: Job) -> list[Submitted]:
 
 
 def cancel(cloud: Cloud, cluster: str, step: Submitted) -> None:
-    """End a step without waiting for it. Raises CloudRefused."""
+    """End a step without waiting for it; its driver lives on elsewhere in the cluster. Raises CloudRefused."""
     with asked(f"to cancel {step.step.name}"):
         cloud.emr.cancel_steps(ClusterId=cluster, StepIds=[step.id], StepCancellationOption="TERMINATE_PROCESS")
 

@@ -13,7 +13,7 @@ from ops.options import Debug, Weights, console, messages
 if TYPE_CHECKING:
     from bootstrap.cloud import Cloud
     from bootstrap.deploy import Deployed, Rehearsal
-    from bootstrap.stack import Event, Stack
+    from bootstrap.stack import Event
     from bootstrap.steps import Submitted
 
 Stage = Annotated[str | None, typer.Option("--stage", metavar="NAME", help="Which installation; default: dev.")]
@@ -111,22 +111,21 @@ def submit(
 ) -> None:
     """Run a job on the stage's cluster; what follows its name goes to the job, as in `fruits submit refit --full`."""
     from bootstrap import steps
-    from bootstrap.deploy import home_of, stream_options
+    from bootstrap.deploy import home_of
     from bootstrap.handover import run_as
 
     settings = load_settings(stage=stage, region=region)
     _check_options(context, job)
     cloud = _connect(settings)
-    stack, cluster = _cluster(cloud)
+    cluster = _cluster(cloud)
     home = home_of(cloud, settings)
     if job == "stream":
         before = steps.steps(cloud, cluster, job)
-        # Without options the stream is as it was deployed.
-        wanted = (
-            before[0].step
-            if before and not context.args
-            else steps.step_of(job, [*stream_options(settings, stack), *context.args], home.root.uri)
-        )
+        if not before:
+            raise InvalidSetting(f"{cluster} has had no stream yet; `fruits deploy` starts it with its settings.")
+        if context.args:
+            raise InvalidSetting("A stream's settings come with a deployment: set them, and run `fruits deploy`.")
+        wanted = before[0].step
         outcome = run_as(cloud, cluster, home, wanted, _say)
         submitted = steps.steps(cloud, cluster, job)[0]
         console.print(f"The stream: {outcome}, step {submitted.id}.", highlight=False)
@@ -153,7 +152,7 @@ def logs(
 
     settings = load_settings(stage=stage, region=region)
     cloud = _connect(settings)
-    _, cluster = _cluster(cloud)
+    cluster = _cluster(cloud)
     found = [each for each in steps.steps(cloud, cluster, job) if step in (None, each.id)]
     if not found:
         raise InvalidSetting(f"{cluster} has no such step of {job}; `fruits submit {job}` runs one.")
@@ -173,14 +172,14 @@ def _connect(settings: Settings) -> "Cloud":
     return connect(settings.stage, settings.region)
 
 
-def _cluster(cloud: "Cloud") -> tuple["Stack", str]:
+def _cluster(cloud: "Cloud") -> str:
     from bootstrap.destroy import cluster_is_up
     from bootstrap.stack import standing_stack
 
     stack = standing_stack(cloud)
     if "ClusterId" not in stack.outputs or not cluster_is_up(cloud, stack.outputs["ClusterId"]):
         raise InvalidSetting(f"{cloud.stack_name} has no cluster now; run `fruits deploy`.")
-    return stack, stack.outputs["ClusterId"]
+    return stack.outputs["ClusterId"]
 
 
 def _check_options(context: typer.Context, job: str) -> None:
@@ -238,6 +237,7 @@ def _show_rehearsal(cloud: "Cloud", found: "Rehearsal") -> None:
         console.print(f"{mark}  {finding.what}: {finding.says}", highlight=False, soft_wrap=True)
     size = found.wheelhouse.bytes / 1e6
     console.print(f"The nodes would get {found.wheelhouse.sha256[:12]}, {size:.0f} MB.", highlight=False)
+    console.print(f"The stream would run with {' '.join(found.options)}.", highlight=False)
     if found.changes is None:
         console.print(f"{cloud.stack_name} would be created in {cloud.region}.", highlight=False)
     elif not found.changes:
@@ -254,7 +254,7 @@ def _show_deployed(cloud: "Cloud", done: "Deployed") -> None:
     home = outputs["Home"]
     console.print(
         f"""
-[bold]{cloud.stack_name}[/] stands in {cloud.region}; the stream: {done.stream}. It needs some minutes to start.
+[bold]{cloud.stack_name}[/] stands in {cloud.region}. The stream: {done.stream}, with {" ".join(done.options)}.
 
 Drop photos     aws s3 cp kiwi.jpg {home}/landing/kiwi/
 Query           fruits query --home {home} "SELECT label, count(*) FROM photos GROUP BY label"

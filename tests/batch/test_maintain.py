@@ -482,11 +482,8 @@ def _end_lease(home: Home) -> None:
     (home.state.directory / "lease.json").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("where", ["disk", "S3"])
-def test_beside_a_stream_a_refit_and_a_reprojection(
-    where: str, request: pytest.FixtureRequest, spark: SparkSession
-) -> None:
-    settings: Settings = request.getfixturevalue("local_settings" if where == "disk" else "s3_settings")()
+def test_beside_a_stream_a_refit_and_a_reprojection(s3_settings: Callable[..., Settings], spark: SparkSession) -> None:
+    settings = s3_settings()
     home = _with_rows(settings.places())
     home.landing.create()
     silent = ReprojectionWatcher(lambda _: None, lambda _, __: None)

@@ -93,7 +93,10 @@ def test_every_row_is_projected_as_scikit_learn_does_and_the_version_served(spar
     assert _reproject(spark, home) == Reprojection(version=1, rows=120, days=3)
 
     features = _rows(home, "SELECT * FROM features ORDER BY image_id")
-    projections = _rows(home, "SELECT * FROM current_projections ORDER BY image_id")
+    projections = _rows(home, "SELECT * FROM projections WHERE pca_version = 1 ORDER BY image_id")
+    assert [row["image_id"] for row in _rows(home, "SELECT image_id FROM current_projections ORDER BY image_id")] == [
+        row["image_id"] for row in projections
+    ]
     kept = ("image_id", "source", "label", "subject", "arrived_at", "featurizer", "batch", "ingest_date")
     assert [{name: row[name] for name in kept} for row in projections] == [
         {name: row[name] for name in kept} for row in features

@@ -237,7 +237,11 @@ def test_a_table_is_one_that_athena_reads(committed: Home, table: Table) -> None
     assert (protocol["minReaderVersion"], protocol["minWriterVersion"]) == (1, 2)
     assert not protocol.get("readerFeatures") and not protocol.get("writerFeatures")
     [meta] = [action["metaData"] for action in actions if "metaData" in action]
-    assert set(meta["configuration"]) == {"delta.dataSkippingStatsColumns"}
+    assert set(meta["configuration"]) == {
+        "delta.dataSkippingStatsColumns",
+        "delta.deletedFileRetentionDuration",
+        "delta.logRetentionDuration",
+    }
     adds = [action["add"] for action in actions if "add" in action]
     assert adds and not any(add.get("deletionVector") for add in adds)
 

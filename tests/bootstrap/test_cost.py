@@ -99,14 +99,14 @@ def test_a_large_stage_has_the_core_hours_its_photos_take() -> None:
 
 
 def test_storage_is_charged_by_tier() -> None:
-    one_tib_a_day = Workload(2**40 / 1e6, photo_bytes=1e6, archive_days=0, old_version_days=600)
+    one_tib_a_day = Workload(2**40 / 1e6, photo_bytes=1e6, archive_days=499, old_version_days=100)
     tiers = 50 * 1024 * 0.024 + 450 * 1024 * 0.023 + 100 * 1024 * 0.022
     assert dollars(estimate(one_tib_a_day, PRICES), "S3: photos") == pytest.approx(tiers)
 
 
 def test_deleted_photos_are_kept_as_old_versions_only() -> None:
-    assert photo_days(Workload(1)) == 30 + 90 + 30
-    assert photo_days(Workload(1, archive_days=0)) == 30
+    assert photo_days(Workload(1)) == 1 + 90 + 30
+    assert photo_days(Workload(1, archive_days=0)) == 1
     archived, deleted = (estimate(Workload(1e6, archive_days=days), PRICES) for days in (90, 0))
     copies = 1e6 * 730 / 24
     saved = dollars(archived, "S3: PUT") - dollars(deleted, "S3: PUT")

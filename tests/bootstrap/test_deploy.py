@@ -16,6 +16,10 @@ import requests
 from botocore.exceptions import ClientError
 
 from benchmarks.servers import aws_server
+from bootstrap.cloud import Cloud
+from bootstrap.handover import stop
+from bootstrap.steps import steps, submit
+from features.heartbeat import read_heartbeat
 from features.settings import Settings, load_settings
 from ops.query import connect, run_query
 from ops.status import look
@@ -154,6 +158,8 @@ def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_ph
     assert done.returncode == 0, done.stderr
     assert "handed over" in done.stdout
     assert [step["Status"]["State"] for step in stage.steps()].count("COMPLETED") == 1
+    # Who deploys without this setting keeps it.
+    assert "--trigger 300ms" in stage.fruits("deploy", "--dry-run").stdout
     _wait_for(lambda: _outcomes(reading).keys() >= {before, after}, stage)
     assert look(reading.places(), verify=True).broken == []
 
@@ -169,6 +175,26 @@ def test_a_stream_whose_step_failed_is_submitted_again_and_goes_on(stage: Accoun
     key = _upload(stage, photo(7))
     _wait_for(lambda: key in _outcomes(reading), stage)
     assert look(reading.places(), verify=True).broken == []
+
+
+def test_a_stream_without_a_sign_of_life_is_ended_with_its_driver(
+    stage: Account, reading: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", stage.url)
+    monkeypatch.setattr("bootstrap.cloud._session", lambda: boto3.session.Session(region_name=REGION))
+    cloud, cluster = Cloud("dev", REGION, ACCOUNT, "administrator"), stage.outputs()["ClusterId"]
+    last = steps(cloud, cluster, "stream")[0].step
+    assert stop(cloud, cluster, reading.places(), print)
+    begun = submit(cloud, cluster, last)
+    _wait_for(lambda: begun in [step["Id"] for step in _running(stage)], stage)
+
+    assert stop(cloud, cluster, reading.places(), print)
+
+    assert next(step for step in steps(cloud, cluster, "stream") if step.id == begun).state == "CANCELLED"
+    ended = stage.steps("fruits-drivers-end")[0]["Status"]["State"]
+    assert (ended, read_heartbeat(reading.places()).ended_at is not None) == ("COMPLETED", True)
+    again = stage.fruits("submit", "stream")
+    assert "started" in again.stdout, again.stderr
 
 
 def test_jobs_run_as_steps_beside_the_stream_and_their_words_can_be_read(stage: Account, reading: Settings) -> None:
@@ -278,6 +304,9 @@ def test_a_stage_is_taken_down_brought_back_and_at_last_deleted_by_name(stage: A
     gone = stage.fruits("destroy", "--delete-data", "--confirm", STACK)
     assert gone.returncode == 0, gone.stderr
     assert [bucket["Name"] for bucket in stage.client("s3").list_buckets()["Buckets"]] == []
+    kms = stage.client("kms")
+    states = [kms.describe_key(KeyId=key["KeyId"])["KeyMetadata"]["KeyState"] for key in kms.list_keys()["Keys"]]
+    assert set(states) == {"PendingDeletion"}
     assert "There is no fruits-dev" in stage.fruits("destroy").stderr
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +18,6 @@ from bootstrap.java import use_java
 from bootstrap.wheelhouse import CHECKOUT, INSTALL_SCRIPT, Architecture, Wheelhouse, build_wheelhouse
 from features.settings import Settings
 from tests.conftest import REGION
-from tests.pictures import encoded, grainy, text_file
-from tests.stream_run import rows
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -166,26 +163,6 @@ def test_everyone_can_read_it_and_nothing_is_left_to_compile(installed: Node) ->
 def test_it_has_no_package_that_nodes_do_not_need_or_bring_themselves(installed: Node, package: str) -> None:
     answer = subprocess.run([installed.python, "-I", "-c", f"import {package}"], capture_output=True, text=True)
     assert f"No module named '{package}'" in answer.stderr
-
-
-def test_it_runs_the_stream_and_the_refit_as_spark_submit_starts_them(
-    installed: Node, s3_settings: Callable[..., Settings], s3: "S3Client"
-) -> None:
-    settings = s3_settings()
-    bucket, prefix = settings.places().landing.bucket_and_prefix
-    bodies = {f"kiwi/{number}.jpg": encoded(grainy(number, 320, 240), "JPEG") for number in range(PHOTOS)}
-    for name, body in {**bodies, "kiwi/notes.jpg": text_file()}.items():
-        s3.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=body)
-
-    drained = _spark_submit(installed, settings, "stream", "--drain")
-    assert f'"photos": {PHOTOS}' in drained
-    found = rows(settings, "SELECT source FROM features")
-    assert sorted(row["source"].partition("/landing/")[2] for row in found) == sorted(bodies)
-    assert [row["reason"] for row in rows(settings, "SELECT reason FROM rejects")] == ["not_an_image"]
-
-    refitted = _spark_submit(installed, settings, "refit", "--min-rows", "2", "--components", "2", "--reproject")
-    assert f"Version 1 is served. Projected {PHOTOS} rows" in refitted
-    assert len(rows(settings, "SELECT * FROM current_projections")) == PHOTOS
 
 
 def test_run_by_its_path_through_a_link_its_modules_do_not_hide_those_of_others(tmp_path: Path) -> None:

@@ -96,8 +96,9 @@ def test_a_stream_on_s3_is_stopped_without_waiting_and_the_next_one_is_not(s3_se
 
 
 def test_a_stream_that_cannot_give_signs_of_life_keeps_its_photos_and_says_so(
-    local_settings: MakeSettings, drain: Callable[[Settings], Run]
+    local_settings: MakeSettings, drain: Callable[[Settings], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("features.faults.RETRY_DEADLINE_S", 5.0)
     settings = local_settings()
     in_the_way = settings.places().state.directory / HEARTBEAT_KEY
     in_the_way.mkdir(parents=True)
