@@ -19,6 +19,7 @@ from benchmarks.servers import aws_server
 from bootstrap.cloud import Cloud
 from bootstrap.handover import stop
 from bootstrap.steps import steps, submit
+from bootstrap.template import read_template
 from features.heartbeat import read_heartbeat
 from features.settings import Settings, load_settings
 from ops.query import connect, run_query
@@ -110,7 +111,15 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 
 @pytest.fixture(scope="module")
 def stage(account: Account) -> Account:
-    """The account with a stage in it, whose stream runs."""
+    """The account with a stage in it, whose stream runs; a deployment before was killed when it had hardly begun."""
+    account.client("cloudformation").create_change_set(
+        StackName=STACK,
+        ChangeSetName="killed",
+        ChangeSetType="CREATE",
+        TemplateBody=read_template().foundation().text,
+        Parameters=[{"ParameterKey": "Stage", "ParameterValue": "dev"}],
+        Capabilities=["CAPABILITY_IAM"],
+    )
     done = account.fruits("deploy")
     assert done.returncode == 0, done.stderr
     _wait_for(lambda: account.steps()[0]["Status"]["State"] == "RUNNING", account)
@@ -308,6 +317,14 @@ def test_a_stage_is_taken_down_brought_back_and_at_last_deleted_by_name(stage: A
     states = [kms.describe_key(KeyId=key["KeyId"])["KeyMetadata"]["KeyState"] for key in kms.list_keys()["Keys"]]
     assert set(states) == {"PendingDeletion"}
     assert "There is no fruits-dev" in stage.fruits("destroy").stderr
+
+    # A bucket that a stack deleted in the console has left.
+    s3 = stage.client("s3")
+    s3.create_bucket(Bucket=DATA, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_object(Bucket=DATA, Key="landing/kiwi/1.jpg", Body=photo(1))
+    left = stage.fruits("deploy")
+    assert (left.returncode, "which holds its photos" in left.stderr) == (1, True)
+    assert _listed(stage, DATA, "landing/") != []
 
 
 def test_a_region_outside_the_union_is_refused_before_anything_is_asked(account: Account) -> None:
