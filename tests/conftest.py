@@ -1,4 +1,4 @@
-"""What the tests share: one Spark session, one compiled network, one S3 server, and homes to run on."""
+"""What the tests of a process share: a Spark session, a compiled network, an S3 server, and homes to run on."""
 
 import os
 import subprocess
@@ -36,10 +36,10 @@ for name in [name for name in os.environ if name.startswith("FRUITS_")]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, let one of them have all that share the Spark session."""
+    """Where tests run in several processes, each has one Spark session, and a module's tests with it stay together."""
     for item in items:
         if "spark" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("spark"))
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
