@@ -21,7 +21,7 @@ demo: $(READY) java
 	@$(BIN)/fruits demo
 
 test: $(READY) java
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
