@@ -454,10 +454,12 @@ def _matches(statement: IAMPolicyStatement, element: str, value: str) -> bool:
 
 
 def _create_key(backend: KmsBackend, *arguments: Any, **options: Any) -> Any:
-    # moto gives a template's tags to KMS in the form that other services have.
+    # moto gives a template's tags and policy to KMS in the form that other services have.
     for tag in options.get("tags") or []:
         if "Key" in tag:
             tag["TagKey"], tag["TagValue"] = tag.pop("Key"), tag.pop("Value")
+    if isinstance(options.get("policy"), dict):
+        options["policy"] = json.dumps(options["policy"], default=str)
     return _create_key_as_moto(backend, *arguments, **options)
 
 
