@@ -324,6 +324,10 @@ def _delete_unless_protected(response: CloudFormationResponse) -> Any:
     name = response._get_param("StackName")
     if response.cloudformation_backend.get_stack(name).enable_termination_protection:
         raise ValidationError(message=f"Stack [{name}] cannot be deleted while TerminationProtection is enabled")
+    for resource in response.cloudformation_backend.get_stack(name).resource_map._resource_json_map.values():
+        # moto knows only the older word.
+        if resource.get("DeletionPolicy") == "RetainExceptOnCreate":
+            resource["DeletionPolicy"] = "Retain"
     return _delete_stack(response)
 
 
