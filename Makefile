@@ -8,11 +8,12 @@ READY := $(VENV)/ready
 BENCHMARKS := .venv-benchmarks
 BENCHMARKS_READY := $(BENCHMARKS)/ready
 
-.PHONY: help demo test lint benchmark java lock clean
+.PHONY: help demo test test-deployment lint benchmark java lock clean
 
 help:
 	@echo "make demo        photos in, features out, on this machine"
 	@echo "make test        the tests"
+	@echo "make test-deployment   a deployment to stand-ins for AWS"
 	@echo "make lint        ruff, mypy --strict, the import rule"
 	@echo "make benchmark   how fast it is, beside other ways to do the same"
 	@echo "make lock        resolve the dependencies again"
@@ -21,7 +22,11 @@ demo: $(READY) java
 	@$(BIN)/fruits demo
 
 test: $(READY) java
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not deployment"
+
+# Installs nodes and runs jobs for real, which takes as long as half of the other tests.
+test-deployment: $(READY) java
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m deployment
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

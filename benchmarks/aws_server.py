@@ -184,6 +184,8 @@ class Node:
             "PATH": f"{self.folder}/bin:{python}:{os.environ['PATH']}",
             "SPARK_HOME": str(Path(pyspark.__file__).parent),
             "SPARK_LOCAL_IP": "127.0.0.1",
+            # It shares this machine with whatever else is tested on it.
+            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
             "AWS_ENDPOINT_URL": self.endpoint,
             "FRUITS_S3_ENDPOINT": self.endpoint,
             "AWS_REGION": self.region,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 # All need the one installation that takes half a minute.
-pytestmark = pytest.mark.xdist_group("installed")
+pytestmark = [pytest.mark.deployment, pytest.mark.xdist_group("installed")]
 
 BUCKET = "fruits-ops"
 PHOTOS = 6
