@@ -1,19 +1,16 @@
 """The `fruits` command."""
 
-import json
 import signal
 import sys
 import threading
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.table import Table
 
 from features.errors import FruitsError
 from features.registry import Precision
 from features.settings import Settings
-from ops import cloud_cli, cost_cli, maintain_cli, pca_cli
+from ops import cloud_cli, cost_cli, maintain_cli, pca_cli, query_cli, status_cli
 from ops.options import (
     DEBUGGING,
     AllowRegion,
@@ -45,11 +42,9 @@ from ops.options import (
     messages,
     say,
 )
-from ops.rows import Format
 
 if TYPE_CHECKING:
     from features.registry import FeaturizerMeta
-    from ops.status import Status, StreamStatus, Switch
 
 app = typer.Typer(
     help="Turns fruit photos that land in object storage into features you can query.",
@@ -188,53 +183,6 @@ def install_weights(
     )
 
 
-@app.command(
-    epilog='Examples:  [bold]fruits query "SELECT label, count(*) FROM features GROUP BY label"[/]  ·  '
-    "[bold]fruits query --format csv \"SELECT * FROM rejects WHERE ingest_date = DATE '2026-10-03'\"[/]"
-)
-def query(
-    sql: Annotated[str, typer.Argument(help="SQL over features, current_projections, projections and rejects.")],
-    form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = "table",
-    home: HomeUri = None,
-    s3_endpoint: Endpoint = None,
-    s3_region: Region = None,
-    allow_region: AllowRegion = None,
-    debug: Debug = False,
-) -> None:
-    """Query the tables with DuckDB, on disk and on S3."""
-    from ops.query import connect, run_query
-    from ops.rows import show
-
-    settings = checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
-    show(run_query(connect(settings.places()), sql), form, console)
-
-
-@app.command(epilog="Examples:  [bold]fruits status[/]  ·  [bold]fruits status --verify --json[/]")
-def status(
-    verify: Annotated[bool, typer.Option("--verify", help="Check every planned object against the tables.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
-    home: HomeUri = None,
-    landing: Landing = None,
-    s3_endpoint: Endpoint = None,
-    s3_region: Region = None,
-    allow_region: AllowRegion = None,
-    debug: Debug = False,
-) -> None:
-    """Show the last batch, the backlog and the tables; exit 1 when --verify finds a broken promise."""
-    from ops.status import look
-
-    settings = checked_settings(
-        home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
-    )
-    found = look(settings.places(), verify)
-    if as_json:
-        print(json.dumps(asdict(found), default=str))
-    else:
-        _print_status(found)
-    if found.broken:
-        raise typer.Exit(1)
-
-
 @app.command(epilog="Examples:  [bold]fruits demo[/]  ·  [bold]fruits demo --home /tmp/orchard --photos 24[/]")
 def demo(
     home: HomeUri = None,
@@ -260,6 +208,11 @@ app.command(
     epilog="Examples:  [bold]fruits refit[/]  ·  [bold]fruits refit --variance 0.9 --reproject[/]  ·  "
     "[bold]fruits refit --components 32 --dry-run[/]"
 )(pca_cli.refit)
+app.command(
+    epilog='Examples:  [bold]fruits query "SELECT label, count(*) FROM features GROUP BY label"[/]  ·  '
+    "[bold]fruits query --format csv \"SELECT * FROM rejects WHERE ingest_date = DATE '2026-10-03'\"[/]"
+)(query_cli.query)
+app.command(epilog="Examples:  [bold]fruits status[/]  ·  [bold]fruits status --verify --json[/]")(status_cli.status)
 app.command(epilog="Example:  [bold]fruits reproject[/]")(pca_cli.reproject)
 app.command(epilog="Example:  [bold]fruits cost --photos-per-day 100000 --archive-days 30[/]")(cost_cli.cost)
 app.command(epilog="Examples:  [bold]fruits maintain --dry-run[/]  ·  [bold]fruits maintain --keep-archive 90d[/]")(
@@ -319,55 +272,6 @@ def _stop_on_signals() -> threading.Event:
 
 def _on_terminal() -> bool:
     return console.is_terminal
-
-
-def _print_status(found: "Status") -> None:
-    console.print(f"[bold]{found.home}[/]  featurizer {found.featurizer or 'none yet'}", highlight=False)
-    if found.last_batch is None:
-        console.print("No batch yet.")
-    else:
-        last = found.last_batch
-        console.print(
-            f"Last batch {last.batch}: photos {last.photos}, rejects {last.rejects}, "
-            f"finished {last.finished_at:%Y-%m-%d %H:%M:%S} UTC.",
-            highlight=False,
-        )
-    console.print(_stream_sentence(found.stream), highlight=False)
-    console.print(_pca_sentence(found.pca), highlight=False)
-    backlog = found.backlog
-    console.print(f"Backlog: {backlog.files:,} files, {backlog.bytes / 1e6:,.1f} MB.", highlight=False)
-    if found.unfinished_batches:
-        console.print(f"Planned but not committed: {', '.join(map(str, found.unfinished_batches))}.", highlight=False)
-    tables = Table(header_style="bold")
-    for name in ("table", "rows", "files", "MB", "last batch"):
-        tables.add_column(name, justify="left" if name == "table" else "right")
-    for table in found.tables:
-        tables.add_row(
-            table.name, f"{table.rows:,}", f"{table.files:,}", f"{table.bytes / 1e6:,.2f}", f"{table.last_batch}"
-        )
-    console.print(tables)
-    if found.broken is not None:
-        for sentence in found.broken:
-            console.print(f"[bold red]broken:[/] {sentence}", highlight=False)
-        if not found.broken:
-            projected = ", every row its projection" if found.pca.serving is not None else ""
-            console.print(f"Verified: every planned object has exactly one row{projected}.", style="green")
-
-
-def _stream_sentence(stream: "StreamStatus | None") -> str:
-    if stream is None:
-        return "Stream: none has run yet."
-    last_sign = f"{stream.last_sign_at:%Y-%m-%d %H:%M:%S} UTC"
-    if stream.state == "running":
-        return f"Stream: running since {stream.started_at:%Y-%m-%d %H:%M:%S} UTC, last sign {last_sign}."
-    return f"Stream: stopped at {last_sign}." if stream.state == "stopped" else f"Stream: silent since {last_sign}."
-
-
-def _pca_sentence(pca: "Switch") -> str:
-    served = "PCA: no version is served yet" if pca.serving is None else f"PCA: version {pca.serving} is served"
-    if pca.next is None:
-        return f"{served}."
-    return f"{served}; {pca.lacking_batches} batches lack version {pca.next}, the next one."
 
 
 if __name__ == "__main__":

@@ -3,25 +3,23 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from features.expired import expired_before
 from features.heartbeat import Heartbeat, is_alive, read_heartbeat
 from features.home import Home
 from features.landing import Landed, came_at, list_pages
-from features.pca_models import Current, current_models, describe_model
-from features.plan import Result, planned_batches, read_plan, read_result
+from features.pca_models import current_models, describe_model
+from features.plan import planned_batches, read_plan, read_result
 from features.registry import current_featurizer
-from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table, committed_batch, open_table
-from ops.query import CURRENT_PROJECTIONS, connect, connect_to, take_snapshot
+from features.tables import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table, committed_batch, open_table
+from ops.query import connect
+from ops.verification import broken_promises, count_of
 from streaming.arrivals import Backlog
-from streaming.seen import Day, Facts, Seen, identity
+from streaming.seen import Seen, identity
 from streaming.snapshot import recall
 from streaming.source import only_new_since
 
@@ -101,7 +99,7 @@ def look(home: Home, verify: bool) -> Status:
         unfinished_batches=unfinished,
         backlog=backlog,
         tables=tables,
-        broken=_broken(home, committed, kept, _days(days, facts)) if verify else None,
+        broken=broken_promises(home, committed, kept, days, facts) if verify else None,
     )
 
 
@@ -131,7 +129,7 @@ def _switch(home: Home, committed: int) -> Switch:
     models = current_models(home)
     lacking = 0
     if models.next is not None and all(open_table(home, table) is not None for table in TABLES):
-        lacking = _count(connect(home), _lacking(home, models.next, committed))
+        lacking = count_of(connect(home), _lacking(home, models.next, committed))
     return Switch(models.serving, models.next, lacking)
 
 
@@ -172,148 +170,3 @@ def _never_planned(home: Home, seen: Seen) -> Iterator[list[Landed]]:
             if not ((what := known.get(identity(home.landing, landed))) and what.covers(landed))
             and (since is None or came_at(home.landing, landed) >= since)
         ]
-
-
-def _broken(home: Home, last: int, committed: list[int], days: pa.Table) -> list[str]:
-    if any(open_table(home, table) is None for table in TABLES):
-        return []
-    since = expired_before(home)
-    if since != date.min:
-        plans = ((batch, read_plan(home, batch)) for batch in committed)
-        committed = [batch for batch, plan in plans if plan is not None and plan.ingest_date >= since]
-    planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
-    snapshot = take_snapshot(home)
-    connection = connect_to(snapshot)
-    for name, handle in snapshot.tables.items() if since != date.min else ():
-        # The tables lose the rows of expired days one after the other.
-        connection.register(name, handle.to_pyarrow_dataset().filter(pc.field("ingest_date") >= since))
-    connection.register("planned", planned)
-    connection.register("days", days.filter(pc.field("ingest_date") >= since))
-    connection.register("counted", _counted([result for result in results if result is not None]))
-    connection.register("models", _models(home, snapshot.models, last))
-    # What a snapshot covers is deleted, and that may have been just now.
-    missing_results = [
-        batch
-        for batch, result in zip(committed, results, strict=True)
-        if result is None and read_plan(home, batch) is not None and read_result(home, batch) is None
-    ]
-    findings = [f"Batch {batch} is committed but has no result." for batch in missing_results]
-    for sql, sentence in _CHECKS:
-        count = _count(connection, sql)
-        if count:
-            findings.append(sentence.format(count=count))
-    return findings
-
-
-def _planned_objects(home: Home, batches: Iterable[int]) -> pa.Table:
-    columns: dict[str, list[object]] = {"batch": [], "source": [], "etag": []}
-    for batch in batches:
-        plan = read_plan(home, batch)
-        if plan is None:
-            continue
-        landing = home.landing_at(plan.landing)
-        columns["batch"] += [batch] * len(plan.objects)
-        columns["source"] += [landing.uri_of(landed.key) for landed in plan.objects]
-        columns["etag"] += [landed.etag for landed in plan.objects]
-    schema = pa.schema([("batch", pa.int64()), ("source", pa.string()), ("etag", pa.string())])
-    return pa.table(columns, schema=schema)
-
-
-def _models(home: Home, models: Current, last: int) -> pa.Table:
-    """One row for the served model: its featurizer's batches, up to the last committed one, must have it."""
-    served = [] if models.serving is None else [describe_model(home, models.serving)]
-    rows = [{"pca_version": meta.version, "featurizer": meta.featurizer, "last": last} for meta in served]
-    schema = pa.schema([("pca_version", pa.int32()), ("featurizer", pa.string()), ("last", pa.int64())])
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _days(days: Iterable[Day], facts: Facts) -> pa.Table:
-    """What the batches of each day should hold, as far back as that is known."""
-    rows = [
-        {"ingest_date": day.ingest_date, "photos": day.photos, "rejects": day.rejects}
-        | {"after": facts.days_since, "through": facts.through}
-        for day in days
-    ]
-    numbers = [(name, pa.int64()) for name in ("photos", "rejects", "after", "through")]
-    return pa.Table.from_pylist(rows, schema=pa.schema([("ingest_date", pa.date32()), *numbers]))
-
-
-def _counted(results: Iterable[Result]) -> pa.Table:
-    rows = [
-        {"batch": r.batch, "photos": r.counters.photos, "rejects": sum(r.counters.rejects.values())} for r in results
-    ]
-    schema = pa.schema([("batch", pa.int64()), ("photos", pa.int64()), ("rejects", pa.int64())])
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _count(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
-    found = connection.execute(f"SELECT count(*) FROM ({sql})").fetchone()
-    return int(found[0]) if found else 0
-
-
-_OUTCOMES = f"""
-    SELECT batch, source, etag FROM {FEATURE_ROWS.name} UNION ALL SELECT batch, source, etag FROM {REJECT_ROWS.name}
-"""
-_CHECKS = (
-    (
-        f"SELECT * FROM planned ANTI JOIN ({_OUTCOMES}) USING (batch, source, etag)",
-        "{count} planned objects have no row in features or rejects: lost.",
-    ),
-    (
-        f"SELECT batch, source, etag FROM ({_OUTCOMES}) GROUP BY ALL HAVING count(*) > 1",
-        "{count} objects have more than one row for one arrival: doubled.",
-    ),
-    (
-        f"SELECT source, etag FROM {FEATURE_ROWS.name} GROUP BY source, etag "
-        "HAVING count(DISTINCT batch) > 1 AND max(arrived_at) - min(arrived_at) < INTERVAL 14 DAY",
-        "{count} versions of photos have feature rows of more than one batch: doubled.",
-    ),
-    (
-        f"SELECT * FROM ({_OUTCOMES}) SEMI JOIN (SELECT DISTINCT batch FROM planned) USING (batch) "
-        "ANTI JOIN planned USING (batch, source, etag)",
-        "{count} rows belong to no object of their batch's plan.",
-    ),
-    (
-        f"SELECT batch FROM counted WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
-        "WHERE f.batch = counted.batch) OR rejects <> (SELECT count(*) FROM "
-        f"{REJECT_ROWS.name} r WHERE r.batch = counted.batch)",
-        "{count} batches hold other numbers of rows than their results counted.",
-    ),
-    (
-        f"SELECT ingest_date FROM days WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
-        "WHERE f.ingest_date = days.ingest_date AND f.batch > days.after AND f.batch <= days.through) "
-        f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
-        "WHERE r.ingest_date = days.ingest_date AND r.batch > days.after AND r.batch <= days.through)",
-        "{count} days hold other numbers of rows than their batches counted.",
-    ),
-    (
-        f"SELECT image_id FROM {FEATURE_ROWS.name} WHERE len(features) <> 1280 "
-        "OR len(list_filter(features, lambda x: NOT isfinite(x))) > 0",
-        "{count} feature rows are not 1280 finite numbers.",
-    ),
-    (
-        f"SELECT f.batch, f.source FROM {FEATURE_ROWS.name} f JOIN models m USING (featurizer) WHERE f.batch <= m.last "
-        f"EXCEPT SELECT batch, source FROM {CURRENT_PROJECTIONS}",
-        "{count} feature rows have no projection in the served PCA version.",
-    ),
-    (
-        f"SELECT pca_version, batch, source FROM {PROJECTION_ROWS.name} GROUP BY ALL HAVING count(*) > 1",
-        "{count} photos have more than one projection in one PCA version: doubled.",
-    ),
-    (
-        f"SELECT * FROM (SELECT pca_version, batch, count(*) AS n FROM {PROJECTION_ROWS.name} GROUP BY ALL) p "
-        f"LEFT JOIN (SELECT batch, count(*) AS n FROM {FEATURE_ROWS.name} GROUP BY ALL) f USING (batch) "
-        "WHERE p.n IS DISTINCT FROM f.n",
-        "{count} times a batch and a PCA version have other numbers of projections than of photos.",
-    ),
-    (
-        f"SELECT batch, source, image_id, featurizer FROM {PROJECTION_ROWS.name} "
-        f"EXCEPT SELECT batch, source, image_id, featurizer FROM {FEATURE_ROWS.name}",
-        "{count} projections belong to no feature row.",
-    ),
-    (
-        f"SELECT image_id FROM {PROJECTION_ROWS.name} WHERE len(list_filter(pca, lambda x: NOT isfinite(x))) > 0 "
-        "OR len(pca) = 0",
-        "{count} projections are not finite numbers.",
-    ),
-)
