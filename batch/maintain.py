@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from batch.compaction import Group, compact, groups_to_compact
 from batch.retention import Expired, Retention, expire_archive, expire_rows
 from batch.sweep import Stored, log_of, sweep_files, sweep_log
+from features.erasures import forget_old_erasures, settle_erased_rows
 from features.home import Home
 from features.lease import held
-from features.tables import TABLES
+from features.tables import TABLES, open_table
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ def maintain(home: Home, retention: Retention, watcher: Watcher, dry_run: bool =
     """
     with held(home, "fruits maintain", watcher.say) as check:
         now = datetime.now(UTC)
+        if not dry_run:
+            settle_erased_rows(home, {table.name: open_table(home, table) for table in TABLES})
+            forget_old_erasures(home, now)
         _expire(home, retention, watcher, now, dry_run, check)
         groups = groups_to_compact(home, now)
         if dry_run:

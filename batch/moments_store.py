@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from features.errors import StorageUnavailable
 from features.faults import reason
 from features.home import Home
-from features.objects import Place, keys_below, overwrite, read_if_there
+from features.objects import Place, delete_all, keys_below, overwrite, read_if_there
 
 # Longer than a refit takes from its first object to its index.
 UNNAMED_KEPT = timedelta(days=1)
@@ -124,6 +124,21 @@ def sweep(store: Place, months: Collection[str]) -> None:
     eldest = (datetime.now(UTC) - UNNAMED_KEPT).strftime(_WRITTEN_AT)
     objects = [match for key in keys if (match := _OBJECT_KEY.fullmatch(key))]
     _remove(store, [match[0] for match in objects if match[0] not in named and match[1] < eldest])
+
+
+def forget_moments(home: Home, days: Collection[date] | None = None) -> int:
+    """Remove what is stored of some days and their months, or of all, for every featurizer; says how many objects.
+
+    A refit computes them again. Replay removes nothing more. Raises StorageUnavailable.
+    """
+    store = home.pca_models.child("moments")
+    wanted = None if days is None else {f"{day}" for day in days} | {f"{day:%Y-%m}" for day in days}
+    keys = [key for key in keys_below(store) if wanted is None or _dated(key) in wanted]
+    return delete_all(store, keys) if keys else 0
+
+
+def _dated(key: str) -> str:
+    return key.rpartition("/")[2].partition(".")[0]
 
 
 def _named(month: StoredMonth) -> set[str]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from pyspark import SparkContext
 
 from batch.moments_job import sum_moments
+from batch.moments_store import forget_moments
 from batch.scree import ScreeMarks, marks, prepare, scree_png
-from features.errors import FruitsError, StateDamaged, StorageUnavailable
+from features.erasures import refuse_if_one_began, refuse_if_unfinished
+from features.errors import FruitsError, HomeInUse, StateDamaged, StorageUnavailable
 from features.home import Home
 from features.pca import Pca, TooFewRows, fit, principal_angles_rad
 from features.pca_models import (
@@ -81,7 +83,9 @@ def refit(
         # While tasks run, there is time for it.
         threading.Thread(target=prepare, name="scree", daemon=True).start()
     version, parent = next_version(home), _parent(home, featurizer)
+    erasures = refuse_if_unfinished(home)
     summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
+    _refuse_if_rows_were_erased(home, erasures)
     rows = summed.moments.rows
     if rows == 0:
         raise NothingToFit(f"{home.root.uri} has no feature rows of featurizer {featurizer} yet; run `fruits stream`.")
@@ -108,6 +112,15 @@ def picture(model: PcaModel) -> bytes:
     meta = model.meta
     title = f"PCA version {meta.version}: {meta.rows:,} rows of featurizer {meta.featurizer}, {meta.fitted_at:%Y-%m-%d}"
     return scree_png(model.pca.explained_variance_ratio, meta.components, title)
+
+
+def _refuse_if_rows_were_erased(home: Home, begun: int) -> None:
+    try:
+        refuse_if_one_began(home, begun)
+    except HomeInUse:
+        # What was stored just now may hold their rows.
+        forget_moments(home)
+        raise
 
 
 def _publish(home: Home, model: PcaModel) -> None:

@@ -17,6 +17,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.days import chosen, vectors_of
+from features.erasures import read_erasures, refuse_if_one_began
 from features.errors import HomeInUse, JobFailed, StateDamaged, last_words
 from features.home import Home
 from features.launch import make_the_next_launch_light
@@ -138,6 +139,7 @@ class _Filling:
         self._counting = Lock()
         self._others: set[tuple[date, int]] = set()
         self._known_batches: dict[str, frozenset[int]] = {}
+        self._erasures = read_erasures(home).begun
 
     def fill(self) -> None:
         """Repeat until no committed batch lacks the version: others are committed while this one works."""
@@ -206,6 +208,8 @@ class _Filling:
 
     def _commit(self, adds: Sequence[AddedFile], pairs: set[tuple[date, int]]) -> bool:
         def there_already(handle: DeltaTable) -> bool:
+            # An erasure commits to this table once it began: either this sees it, or the commit is refused.
+            refuse_if_one_began(self._home, self._erasures)
             files = [file for file in data_files(handle) if file.partition["pca_version"] == self.meta.version]
             return any(pairs & self._pairs(PROJECTION_ROWS, file) for file in files)
 

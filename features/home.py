@@ -45,6 +45,10 @@ class Home:
     def snapshots(self) -> Place:
         return self.root.child("state/snapshots")
 
+    @property
+    def reports(self) -> Place:
+        return self.root.child("reports")
+
     def landing_at(self, uri: str) -> Place:
         """The landing prefix a plan was made for, reached the way this home is reached."""
         return Place.at(uri, self.landing.s3_endpoint, self.landing.s3_region)

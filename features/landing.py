@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -67,6 +68,13 @@ def is_meant(key: str) -> bool:
     """Whether a person meant to drop a photo under this key, which is relative to the landing prefix."""
     hidden = any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in key.split("/"))
     return bool(key) and not (hidden or key.endswith("/") or key.endswith(_UNFINISHED_ENDINGS))
+
+
+def named_in(key_pattern: str, key: str, group: str) -> str | None:
+    """What a key says of a photo: the text of a named group of the pattern, `label` or `subject`, if it has one."""
+    match = re.search(key_pattern, key)
+    found = match.groupdict().get(group) if match else None
+    return None if found is None else printable(found)
 
 
 def look_again(landing: Place, landed: Landed) -> bool:
@@ -137,13 +145,25 @@ def archived_name(landed: Landed) -> str:
     return f"{path}.{landed.etag}.{ending}" if dot and "/" not in ending else f"{landed.key}.{landed.etag}"
 
 
+def archived_key(name: str) -> tuple[str, str]:
+    """The key and the etag of an archived object: the inverse of `archived_name`; no etag for what it never made."""
+    folder, slash, file = name.rpartition("/")
+    parts = file.split(".")
+    if len(parts) == 1:
+        return name, ""
+    etag = parts.pop(-2 if len(parts) > 2 else -1)
+    return f"{folder}{slash}{'.'.join(parts)}", etag
+
+
 def _pages_of_directory(directory: Path) -> Iterator[list[Landed]]:
-    files = _files_below(directory)
+    files = files_below(directory)
     while page := list(itertools.islice(files, _PAGE_FILES)):
         yield page
 
 
-def _files_below(directory: Path) -> Iterator[Landed]:
+def files_below(directory: Path) -> Iterator[Landed]:
+    """Every regular file below a directory. Raises StorageUnavailable when it cannot be listed."""
+
     def unreadable(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             raise given_up(f"list {error.filename}", error) from error

@@ -1,8 +1,8 @@
 """What a batch is (its plan) and what became of it (its result): two write-once objects each."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from features.errors import AnotherStreamRunning, StateDamaged
 from features.home import Home
 from features.landing import Landed
-from features.objects import Place, delete_all, keys_below, old_keys, read_if_there, write_once
+from features.objects import Place, change, delete_all, keys_below, old_keys, read_if_there, write_once
 
 # An attempt at a batch gives up after this, and until twice as long its plan and its result stay: whoever was paused
 # meanwhile finds them, and is refused.
@@ -100,6 +100,28 @@ def read_result(home: Home, batch: int) -> Result | None:
     return _read(home.batches, result_key(batch), _RESULT)
 
 
+def drop_from_plan(home: Home, batch: int, wanted: Callable[[Plan, Landed], bool]) -> Plan | None:
+    """Write a plan anew without the wanted objects; returns the plan that stands then, or None when there is none.
+
+    It only ever takes objects away from what stands, so it does no harm who else does the same. Replay changes nothing.
+    Raises StateDamaged, StorageUnavailable.
+    """
+
+    def without(plan: Plan) -> Plan:
+        return replace(plan, objects=tuple(landed for landed in plan.objects if not wanted(plan, landed)))
+
+    return _change(home.batches, plan_key(batch), without, _PLAN)
+
+
+def drop_from_result(home: Home, batch: int, keys: Collection[str]) -> Result | None:
+    """Write a result anew without the names of some rejected objects, as `drop_from_plan` does; its counts stay."""
+
+    def without(result: Result) -> Result:
+        return replace(result, rejected_keys=tuple(key for key in result.rejected_keys if key not in keys))
+
+    return _change(home.batches, result_key(batch), without, _RESULT)
+
+
 def planned_batches(home: Home, after: int = 0) -> list[int]:
     """The numbers of the batches beyond `after` that have a plan, ascending; only their names are listed."""
     names = (_NAME.fullmatch(key) for key in keys_below(home.batches, after=f"{after + 1:012d}"))
@@ -149,6 +171,20 @@ def _write(place: Place, key: str, value: _T, adapter: TypeAdapter[_T]) -> None:
 def _read(place: Place, key: str, adapter: TypeAdapter[_T]) -> _T | None:
     body = read_if_there(place, key)
     return None if body is None else _parse(body, place.uri_of(key), adapter.validate_json)
+
+
+def _change(place: Place, key: str, edit: Callable[[_T], _T], adapter: TypeAdapter[_T]) -> _T | None:
+    def edited(body: bytes | None) -> bytes:
+        if body is None:
+            raise FileNotFoundError(place.uri_of(key))
+        standing = _parse(body, place.uri_of(key), adapter.validate_json)
+        changed = edit(standing)
+        return body if changed == standing else adapter.dump_json(changed, indent=1)
+
+    try:
+        return _parse(change(place, key, edited), place.uri_of(key), adapter.validate_json)
+    except FileNotFoundError:
+        return None
 
 
 def _parse(body: bytes, uri: str, validate: Callable[[bytes], _T]) -> _T:

@@ -413,7 +413,7 @@ def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, ap
     StorageRefused and StorageUnavailable; the handle has served its turn then.
     Protocol: Delta Lake `txn` actions, through the handle that the decision was made by.
     """
-    number = (handle.transaction_version(application) or 0) + 1
+    number = next_transaction(handle, application)
     try:
         handle.delete(
             predicate,
@@ -436,7 +436,7 @@ def replace_files(
     Protocol: Delta Lake `txn` actions, through the handle that the decision was made by. Without one, a rival that
     replaced the same files would go unnoticed, and their rows would be there twice (seen with deltalake 1.6.6).
     """
-    number = (handle.transaction_version(application) or 0) + 1
+    number = next_transaction(handle, application)
     now_ms = int(time.time() * 1000)
     committed_at_ms = round(max(file.committed_at for file in removed).timestamp() * 1000)
     add = AddAction(added.path, added.size_bytes, added.partition, committed_at_ms, False, added.statistics)
@@ -454,6 +454,51 @@ def replace_files(
         raise HomeInUse(f"{_place(home, table).uri} was changed meanwhile; nothing was replaced. Try again.") from error
     except (DeltaError, OSError) as error:
         raise given_up(f"replace files of {_place(home, table).uri}", error) from error
+
+
+def next_transaction(handle: DeltaTable, application: str) -> int:
+    """The number of the next commit by an application to a table, as the handle knows it."""
+    return (handle.transaction_version(application) or 0) + 1
+
+
+def take_rows_away(
+    home: Home,
+    table: Table,
+    handle: DeltaTable,
+    rewritten: Sequence[tuple[DataFile, AddedFile | None]],
+    applications: Sequence[str],
+) -> None:
+    """Put files with fewer rows, or none, in the place of others of their partitions, in one transaction.
+
+    The log then names files and numbers, and nothing of the rows. The files replaced stay on disk. Raises HomeInUse
+    when one of the applications has committed since the handle was updated, or anybody has removed one of the files;
+    StorageRefused and StorageUnavailable. Replay with the same files is refused.
+    Protocol: as `replace_files`.
+    """
+    now_ms = int(time.time() * 1000)
+    actions: list[AddAction | RemoveAction] = []
+    for file, added in rewritten:
+        partition: dict[str, str | None] = {column: str(file.partition[column]) for column in table.partitioned_by}
+        actions.append(RemoveAction(file.path, True, now_ms, file.size_bytes, partition))
+        if added is not None:
+            committed_at_ms = round(file.committed_at.timestamp() * 1000)
+            actions.append(
+                AddAction(added.path, added.size_bytes, added.partition, committed_at_ms, True, added.statistics)
+            )
+    transactions = [Transaction(application, next_transaction(handle, application)) for application in applications]
+    try:
+        handle.create_write_transaction(
+            actions,
+            mode="append",
+            schema=table.schema,
+            partition_by=list(table.partitioned_by),
+            commit_properties=CommitProperties(app_transactions=transactions),
+            post_commithook_properties=_HOOKS,
+        )
+    except CommitFailedError as error:
+        raise HomeInUse(f"{_place(home, table).uri} was changed meanwhile; nothing was removed. Try again.") from error
+    except (DeltaError, OSError) as error:
+        raise given_up(f"remove rows from {_place(home, table).uri}", error) from error
 
 
 def shorten_log(home: Home, table: Table) -> None:
@@ -516,7 +561,7 @@ def append_once(
         handle = _opened(place) or _created(place, table)
         if there_already(handle):
             return False
-        number = (handle.transaction_version(application) or 0) + 1
+        number = next_transaction(handle, application)
         _append(handle, table, Transaction(application, number), metadata, adds)
         return True
 

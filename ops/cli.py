@@ -10,7 +10,7 @@ import typer
 from features.errors import FruitsError
 from features.registry import Precision
 from features.settings import Settings
-from ops import cloud_cli, cost_cli, maintain_cli, pca_cli, query_cli, status_cli
+from ops import cloud_cli, cost_cli, erase_cli, maintain_cli, pca_cli, query_cli, status_cli
 from ops.options import (
     DEBUGGING,
     AllowRegion,
@@ -218,6 +218,10 @@ app.command(epilog="Example:  [bold]fruits cost --photos-per-day 100000 --archiv
 app.command(epilog="Examples:  [bold]fruits maintain --dry-run[/]  ·  [bold]fruits maintain --keep-archive 90d[/]")(
     maintain_cli.maintain
 )
+app.command(
+    epilog="Examples:  [bold]fruits erase --source kiwi/IMG_1.jpg --dry-run[/]  ·  "
+    "[bold]fruits erase --subject - --yes --refit[/]"
+)(erase_cli.erase)
 app.add_typer(
     pca_cli.models_app,
     name="models",

@@ -7,6 +7,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.erasures import erased_rows, read_erasures
 from features.expired import expired_before
 from features.home import Home
 from features.pca_models import Current, describe_model
@@ -24,6 +25,12 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     """
     if any(open_table(home, table) is None for table in TABLES):
         return []
+    if unfinished := read_erasures(home).unfinished:
+        began_at = min(erasure.before for erasure in unfinished)
+        return [
+            f"The erasure asked for at {began_at:%Y-%m-%d %H:%M} UTC is not finished, so nothing else was checked; "
+            "if none is at work, run it again with the same option."
+        ]
     since = expired_before(home)
     if since != date.min:
         plans = ((batch, read_plan(home, batch)) for batch in committed)
@@ -36,6 +43,7 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
         connection.register(name, handle.to_pyarrow_dataset().filter(pc.field("ingest_date") >= since))
     connection.register("planned", planned)
     connection.register("days", _days(days, facts).filter(pc.field("ingest_date") >= since))
+    connection.register("erased", _erased(home))
     connection.register("counted", _counted([result for result in results if result is not None]))
     connection.register("models", _models(home, snapshot.models, last))
     # What a snapshot covers is deleted, and that may have been just now.
@@ -85,6 +93,19 @@ def _days(days: Iterable[Day], facts: Facts) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([("ingest_date", pa.date32()), *numbers]))
 
 
+def _erased(home: Home) -> pa.Table:
+    """How many rows of which batch were erased, by table."""
+    handles = {table.name: open_table(home, table) for table in TABLES}
+    rows = [
+        {"name": name, "ingest_date": day, "batch": batch, "rows": count}
+        for name, days in erased_rows(home, handles).items()
+        for day, batches in days.items()
+        for batch, count in batches.items()
+    ]
+    columns = [("name", pa.string()), ("ingest_date", pa.date32()), ("batch", pa.int64()), ("rows", pa.int64())]
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+
+
 def _counted(results: Iterable[Result]) -> pa.Table:
     rows = [
         {"batch": r.batch, "photos": r.counters.photos, "rejects": sum(r.counters.rejects.values())} for r in results
@@ -99,6 +120,11 @@ def count_of(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
     return int(found[0]) if found else 0
 
 
+def _erased_where(table: str, which: str) -> str:
+    return f"(SELECT coalesce(sum(e.rows), 0) FROM erased e WHERE e.name = '{table}' AND {which})"
+
+
+_OF_THE_DAY = "e.ingest_date = days.ingest_date AND e.batch > days.after AND e.batch <= days.through"
 _OUTCOMES = f"""
     SELECT batch, source, etag FROM {FEATURE_ROWS.name} UNION ALL SELECT batch, source, etag FROM {REJECT_ROWS.name}
 """
@@ -123,15 +149,18 @@ _CHECKS = (
     ),
     (
         f"SELECT batch FROM counted WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
-        "WHERE f.batch = counted.batch) OR rejects <> (SELECT count(*) FROM "
-        f"{REJECT_ROWS.name} r WHERE r.batch = counted.batch)",
+        f"WHERE f.batch = counted.batch) + {_erased_where('features', 'e.batch = counted.batch')} "
+        f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
+        f"WHERE r.batch = counted.batch) + {_erased_where('rejects', 'e.batch = counted.batch')}",
         "{count} batches hold other numbers of rows than their results counted.",
     ),
     (
         f"SELECT ingest_date FROM days WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
-        "WHERE f.ingest_date = days.ingest_date AND f.batch > days.after AND f.batch <= days.through) "
+        "WHERE f.ingest_date = days.ingest_date AND f.batch > days.after AND f.batch <= days.through) + "
+        f"{_erased_where('features', _OF_THE_DAY)} "
         f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
-        "WHERE r.ingest_date = days.ingest_date AND r.batch > days.after AND r.batch <= days.through)",
+        "WHERE r.ingest_date = days.ingest_date AND r.batch > days.after AND r.batch <= days.through) + "
+        f"{_erased_where('rejects', _OF_THE_DAY)}",
         "{count} days hold other numbers of rows than their batches counted.",
     ),
     (

@@ -148,6 +148,18 @@ class Arrivals:
             self._changed.notify_all()
         return settled
 
+    def passed_over(self, objects: Iterable[Landed]) -> list[Arrival]:
+        """These wait no longer; returns the messages' arrivals that this settles."""
+        settled: list[Arrival] = []
+        with self._changed:
+            for landed in objects:
+                waiting = self._by_key.get(landed.key)
+                if waiting is not None and waiting.landed.etag == landed.etag:
+                    self._remove(landed.key)
+                    settled += waiting.arrivals
+            self._changed.notify_all()
+        return settled
+
     def backlog(self, at_least: bool) -> Backlog:
         """What waits; `at_least` when not everything was found yet."""
         with self._changed:

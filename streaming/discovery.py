@@ -1,6 +1,7 @@
 """What arrived and was never planned: by listing, or from a queue with a listing every so often."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -77,6 +78,12 @@ class Discovery:
     def planned(self, plan: Plan) -> None:
         """These are in a durable plan; their messages are deleted in the background."""
         settled = self._arrivals.planned(plan)
+        if self._queue is not None:
+            self._queue.settled(settled)
+
+    def passed_over(self, objects: Sequence[Landed]) -> None:
+        """These are never to be planned; their messages are deleted in the background."""
+        settled = self._arrivals.passed_over(objects)
         if self._queue is not None:
             self._queue.settled(settled)
 

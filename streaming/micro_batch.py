@@ -11,6 +11,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkContext
 
+from features.erasures import passed_over
 from features.errors import BatchFailed, StateDamaged, StorageRefused, last_words
 from features.home import Home
 from features.image import Limits
@@ -21,6 +22,7 @@ from features.plan import (
     Counters,
     Plan,
     Result,
+    drop_from_plan,
     plan_key,
     read_plan,
     read_result,
@@ -90,6 +92,7 @@ class MicroBatches:
         replayed = result is not None
         plan_s = clock.lap_s()
         if result is None:
+            plan = self._without_erased(plan)
             result = self._work(plan)
             write_result(self._home, result)
         work_s = clock.lap_s()
@@ -111,7 +114,7 @@ class MicroBatches:
             work_s=work_s,
             commit_s=commit_s,
             counters=result.counters,
-            oldest_waited_s=(datetime.now(UTC) - min(o.arrived_at for o in plan.objects)).total_seconds(),
+            oldest_waited_s=_oldest_waited_s(plan),
         )
 
     def nearly_done(self, batch: int) -> bool:
@@ -152,7 +155,7 @@ class MicroBatches:
         ]
         # Tasks begin in this order, so the number of finished ones tells what is left.
         self._tasks_s = {plan.batch: [sum(map(estimated_work_s, task.objects)) for task in tasks]}
-        messages = self._collect(tasks, self._network(plan.featurizer))
+        messages = self._collect(tasks, self._network(plan.featurizer)) if tasks else []
         if datetime.now(UTC) - began_at > ATTEMPT_LIMIT:
             raise BatchFailed(f"Batch {plan.batch} took over {ATTEMPT_LIMIT}; its files may be swept. Start again.")
         counters = replace(_summed([message.counters for message in messages]), wall_s=time.monotonic() - began_s)
@@ -166,6 +169,15 @@ class MicroBatches:
             raise StateDamaged(f"Batch {plan.batch} has {counters.photos} photos but {projections} projections.")
         rejected_keys = tuple(key for message in messages for key in message.rejected_keys)
         return Result(plan.batch, self._nonce, datetime.now(UTC), adds, rejected_keys, counters)
+
+    def _without_erased(self, plan: Plan) -> Plan:
+        # Whoever erases waits for every plan it can see; one made from an older look at what is to be passed over, and
+        # written after that, is begun after it too.
+        erased = passed_over(self._home)
+        landing = self._home.landing_at(plan.landing)
+        if not any(erased.covers(landing, landed) for landed in plan.objects):
+            return plan
+        return drop_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed)) or plan
 
     def _refuse_half_committed(self, plan: Plan) -> None:
         for table in TABLES:
@@ -195,6 +207,11 @@ class MicroBatches:
                     old.unpersist()
                 self._networks = {featurizer: self._spark.broadcast(load_network(self._home, featurizer))}
             return self._networks[featurizer]
+
+
+def _oldest_waited_s(plan: Plan) -> float:
+    now = datetime.now(UTC)
+    return (now - min((landed.arrived_at for landed in plan.objects), default=now)).total_seconds()
 
 
 def _group(batch: int) -> str:

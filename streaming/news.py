@@ -75,6 +75,7 @@ class Channel:
             "at": outcome.at.isoformat(),
             "ingest_date": outcome.ingest_date.isoformat(),
             "photos": outcome.photos,
+            "rejects": outcome.rejects,
             "rejected": [identity.hex() for identity in outcome.rejected],
         }
         _replace(self.folder / f"{batch:012d}.committed", json.dumps(note).encode())
@@ -89,6 +90,7 @@ class Channel:
                     at=datetime.fromisoformat(note["at"]),
                     ingest_date=date.fromisoformat(note["ingest_date"]),
                     photos=note["photos"],
+                    rejects=note["rejects"],
                     rejected=tuple(bytes.fromhex(identity) for identity in note["rejected"]),
                 ),
             )

@@ -69,11 +69,12 @@ class Day:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a committed batch became; `rejected` are identities."""
+    """What a committed batch became; `rejected` are identities, fewer than `rejects` once some were erased."""
 
     at: datetime
     ingest_date: date
     photos: int
+    rejects: int
     rejected: tuple[bytes, ...]
 
 
@@ -160,7 +161,7 @@ class Seen:
             self._connection.execute(
                 "INSERT INTO day VALUES (?, 1, ?, ?) ON CONFLICT (ingest_date) DO UPDATE SET batches = batches + 1, "
                 "photos = photos + excluded.photos, rejects = rejects + excluded.rejects",
-                (outcome.ingest_date.isoformat(), outcome.photos, len(outcome.rejected)),
+                (outcome.ingest_date.isoformat(), outcome.photos, outcome.rejects),
             )
 
     def has_rows(self, rows: Iterable[tuple[bytes, Known]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
+from features.erasures import erased_rows
 from features.expired import expired_before
 from features.home import Home
 from features.landing import Landed
@@ -68,7 +69,8 @@ def outcome_of(home: Home, plan: Plan, result: Result) -> Outcome:
     rejected = set(result.rejected_keys)
     landing = home.landing_at(plan.landing)
     identities = tuple(identity(landing, landed) for landed in plan.objects if landed.key in rejected)
-    return Outcome(result.finished_at, plan.ingest_date, result.counters.photos, identities)
+    photos, rejects = result.counters.photos, sum(result.counters.rejects.values())
+    return Outcome(result.finished_at, plan.ingest_date, photos, rejects, identities)
 
 
 class Snapshots:
@@ -178,6 +180,8 @@ def _rows_are_all_there(home: Home, seen: Seen, handles: Mapping[str, DeltaTable
     # Nobody knows of which days the rows before were.
     before_days = seen.facts.rows_before_days if since == date.min else 0
     expected = before_days + sum(day.photos + day.rejects for day in seen.days if day.ingest_date >= since)
+    for days in erased_rows(home, handles).values():
+        expected -= sum(sum(batches.values()) for day, batches in days.items() if day >= since)
     return _row_count(handles, since) >= expected
 
 

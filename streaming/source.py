@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
 
+from features.erasures import passed_over
 from features.errors import FruitsError, InvalidSetting, StateDamaged
 from features.home import Home
 from features.landing import Landed
@@ -151,7 +152,7 @@ class Planner:
         self._pacer.ended()
         for batch, outcome in self._channel.take_committed():
             self._seen.committed(batch, outcome)
-            self._snapshots.committed(outcome.photos + len(outcome.rejected))
+            self._snapshots.committed(outcome.photos + outcome.rejects)
         if self._channel.is_held:
             return self._position
         caught_up_to = None
@@ -159,7 +160,7 @@ class Planner:
             self._told = self._position = self._unfinished.pop(0)
         else:
             self._discovery.look()
-            objects = self._pacer.fill(self._discovery.first(self._request.caps.max_files + 1))
+            objects = self._not_erased(self._pacer.fill(self._discovery.first(self._request.caps.max_files + 1)))
             if objects:
                 self._plan(objects)
             else:
@@ -188,6 +189,14 @@ class Planner:
         self._discovery.planned(plan)
         self._last = self._told = self._position = plan.batch
         self._pacer.started(objects, self._discovery.backlog.files)
+
+    def _not_erased(self, objects: tuple[Landed, ...]) -> tuple[Landed, ...]:
+        if not objects:
+            return objects
+        erased = passed_over(self._home)
+        dropped = [landed for landed in objects if erased.covers(self._home.landing, landed)]
+        self._discovery.passed_over(dropped)
+        return tuple(landed for landed in objects if landed not in dropped)
 
     def _close_when_held(self) -> None:
         # Spark ends this process without a word.

@@ -1,7 +1,6 @@
 """What one executor task does: fetch, decode, featurize, write files nobody sees until the batch is committed."""
 
 import hashlib
-import re
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from features.featurizer import Featurizer
 from features.home import Home
 from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
-from features.landing import Landed, Refused, fetch
+from features.landing import Landed, Refused, fetch, named_in
 from features.launch import make_the_next_launch_light
 from features.objects import Place, printable
 from features.pca import project
@@ -161,13 +160,13 @@ def _featurize(fetched: _Fetched, task: Task, featurizer: Featurizer, decode: De
         raise body
     photo = outcome.timed("decode", lambda: decode(body, task.limits))
     outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(photo.pixels[None])))
-    named = re.search(task.key_pattern, fetched.landed.key)
+    key = fetched.landed.key
     outcome.rows.append(
         {
             **_common_columns(fetched.landed, task),
             "image_id": hashlib.sha256(body).hexdigest(),
-            "label": _named(named, "label"),
-            "subject": _named(named, "subject"),
+            "label": named_in(task.key_pattern, key, "label"),
+            "subject": named_in(task.key_pattern, key, "subject"),
             "format": photo.format,
             "width": photo.width_px,
             "height": photo.height_px,
@@ -233,8 +232,3 @@ def _counters(task: Task, outcome: _Outcome) -> Counters:
         infer_s=outcome.seconds["infer"],
         write_s=outcome.seconds["write"],
     )
-
-
-def _named(match: re.Match[str] | None, group: str) -> str | None:
-    found = match.groupdict().get(group) if match else None
-    return None if found is None else printable(found)

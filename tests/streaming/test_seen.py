@@ -32,7 +32,7 @@ def _plan(seen: Seen, batch: int, identities: list[bytes], at: datetime = NOW) -
 def _commit(seen: Seen, batch: int, identities: list[bytes], rejected: int = 0, at: datetime = NOW) -> None:
     _plan(seen, batch, identities, at)
     photos = len(identities) - rejected
-    seen.committed(batch, Outcome(at, at.date(), photos, tuple(identities[:rejected])))
+    seen.committed(batch, Outcome(at, at.date(), photos, rejected, tuple(identities[:rejected])))
 
 
 def test_only_what_was_planned_is_known(seen: Seen) -> None:
@@ -95,7 +95,7 @@ def test_a_rejected_version_that_is_uploaded_again_is_planned_and_remembered_ane
     assert not seen.known([photo])[photo].covers(again)
     seen.planned(2, [(photo, again.arrived_at)], again.arrived_at)
     assert seen.known([photo])[photo].covers(again)
-    seen.committed(2, Outcome(NOW + timedelta(hours=2), NOW.date(), 1, ()))
+    seen.committed(2, Outcome(NOW + timedelta(hours=2), NOW.date(), 1, 0, ()))
     assert seen.known([photo])[photo].featurized
 
 
@@ -103,7 +103,7 @@ def test_a_reject_from_a_clock_that_runs_fast_is_no_arrival_again_and_again(seen
     [photo] = _identities(1)
     tomorrow = NOW + timedelta(days=1)
     seen.planned(1, [(photo, tomorrow)], NOW)
-    seen.committed(1, Outcome(NOW, NOW.date(), 0, (photo,)))
+    seen.committed(1, Outcome(NOW, NOW.date(), 0, 1, (photo,)))
     assert seen.known([photo])[photo].covers(Landed("a.jpg", 3, "etag", tomorrow))
 
 

@@ -1,0 +1,120 @@
+"""What is to be forgotten, as rows of the tables and as objects: by person, by object, or by photo."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.erasures import Kind
+from features.home import Home
+from features.landing import Landed, archived_key, named_in
+from features.objects import Place
+from features.plan import Plan
+from features.tables import Table
+from features.versions import Version
+
+
+@dataclass
+class Selection:
+    """What arrived `before` and matches; which versions of which objects hold a photo is learnt on the way.
+
+    `value` is a subject, an image id, or a key below the landing or its whole URI. `landings` are the places whose
+    keys the tables hold.
+    """
+
+    kind: Kind
+    value: str
+    before: datetime
+    key_patterns: tuple[str, ...]
+    landings: tuple[Place, ...]
+    versions: set[tuple[str, str]] = field(default_factory=set)
+    sizes_bytes: set[int] = field(default_factory=set)
+
+    def columns_of(self, table: Table) -> list[str]:
+        """The columns that `rows` needs of a table."""
+        wanted = ("image_id", "subject", "source", "etag", "arrived_at", "batch", "bytes")
+        return [name for name in wanted if name in table.file_schema.names]
+
+    def rows(self, rows: pa.RecordBatch) -> pa.BooleanArray:
+        """Which rows are to be forgotten."""
+        return pc.and_(self._matches(rows), pc.less(rows["arrived_at"], self._before(rows)))
+
+    def later(self, rows: pa.RecordBatch) -> pa.BooleanArray:
+        """Which rows match, but came after the request."""
+        return pc.and_(self._matches(rows), pc.greater_equal(rows["arrived_at"], self._before(rows)))
+
+    def learn(self, rows: pa.RecordBatch) -> None:
+        """Take in which versions hold the photo, and its size, from feature rows that are to be forgotten."""
+        if self.kind == "image" and {"image_id", "etag"} <= set(rows.schema.names):
+            self.versions.update(zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True))
+            self.sizes_bytes.update(rows["bytes"].to_pylist())
+
+    def landed(self, landing: Place, version: Version) -> bool:
+        """Whether a version of an object of a landing is to be forgotten."""
+        return version.came_at < self.before and self._names(landing, version.key, version.landed.etag)
+
+    def archived(self, version: Version, kept: Collection[tuple[str, str]]) -> bool:
+        """The same of the archive. What came there later is new only if a row of it is kept."""
+        key, etag = archived_key(version.key)
+        if not any(self._names(landing, key, etag) for landing in self.landings):
+            return False
+        is_kept = any((landing.uri_of(key), etag) in kept for landing in self.landings)
+        return version.came_at < self.before or not is_kept
+
+    def planned(self, landing: Place, landed: Landed) -> bool:
+        """Whether an object of a plan is to be forgotten."""
+        return landed.arrived_at < self.before and self._names(landing, landed.key, landed.etag)
+
+    def texts(self) -> list[str]:
+        """What no file may hold any more."""
+        return [self.value, *(source for source, _ in self.versions)]
+
+    def _names(self, landing: Place, key: str, etag: str) -> bool:
+        if self.kind == "subject":
+            return any(named_in(pattern, key, "subject") == self.value for pattern in self.key_patterns)
+        if self.kind == "source":
+            return self.value in (key, landing.uri_of(key))
+        return (landing.uri_of(key), etag) in self.versions
+
+    def _before(self, rows: pa.RecordBatch) -> pa.Scalar:
+        return pa.scalar(self.before, rows["arrived_at"].type)
+
+    def _matches(self, rows: pa.RecordBatch) -> pa.BooleanArray:
+        if self.kind == "source":
+            return pc.is_in(rows["source"], value_set=pa.array(self._sources(), pa.string()))
+        if self.kind == "subject":
+            by_key = self._by_key(rows["source"])
+            if "subject" not in rows.schema.names:
+                return by_key
+            return pc.or_(pc.fill_null(pc.equal(rows["subject"], self.value), False), by_key)
+        if "image_id" in rows.schema.names:
+            return pc.equal(rows["image_id"], self.value)
+        pairs = zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True)
+        return pa.array([pair in self.versions for pair in pairs], pa.bool_())
+
+    def _sources(self) -> list[str]:
+        return [self.value, *(landing.uri_of(self.value) for landing in self.landings)]
+
+    def _by_key(self, sources: pa.StringArray) -> pa.BooleanArray:
+        # Of most rows the text alone says that they are others'.
+        candidates = pc.match_substring(sources, self.value).to_pylist()
+        return pa.array(
+            [
+                maybe and any(self._names(landing, key, "") for landing, key in self._keys(source))
+                for maybe, source in zip(candidates, sources.to_pylist(), strict=True)
+            ],
+            pa.bool_(),
+        )
+
+    def _keys(self, source: str) -> Iterable[tuple[Place, str]]:
+        for landing in self.landings:
+            if source.startswith(landing.uri_of("")):
+                yield landing, source.removeprefix(landing.uri_of(""))
+
+
+def landings_of(home: Home, plans: Iterable[Plan]) -> tuple[Place, ...]:
+    """The landing of a home, and those that its plans still tell of."""
+    uris = {home.landing.uri, *(plan.landing for plan in plans)}
+    return tuple(home.landing_at(uri) for uri in sorted(uris))

@@ -1,0 +1,153 @@
+"""Every version of the objects below a place, also those that listings do not show, and how to delete them for good."""
+
+import errno
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from features.faults import persistently
+from features.landing import Landed, came_at, files_below, s3_client
+from features.objects import Place
+
+if TYPE_CHECKING:
+    from types_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectIdentifierTypeDef
+
+_DELETED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of one object, or a mark that it was deleted; on disk each file has one version and no id."""
+
+    landed: Landed
+    id: str | None
+    came_at: datetime
+    is_current: bool
+    is_mark: bool
+
+    @property
+    def key(self) -> str:
+        return self.landed.key
+
+
+def list_versions(place: Place) -> Iterator[Version]:
+    """Every version below a place, a key's newest first on S3; nothing when the place does not exist.
+
+    Raises StorageRefused, StorageUnavailable. Protocol: ListObjectVersions (Amazon S3).
+    """
+    return _versions_on_disk(place) if place.is_local else _versions_in_bucket(place)
+
+
+def read_version(place: Place, version: Version) -> bytes | None:
+    """The bytes of one version, or None when it is gone. Raises StorageRefused, StorageUnavailable."""
+    read = _read_file if place.is_local else _read_version
+    try:
+        return persistently(f"read {place.uri_of(version.key)}", partial(read, place, version))
+    except FileNotFoundError:
+        return None
+
+
+def delete_versions(place: Place, versions: Iterable[Version]) -> int:
+    """Delete versions for good, a thousand a request on S3, and say how many.
+
+    Replay finds nothing left to do. Raises StorageRefused, StorageUnavailable.
+    """
+    deleted = 0
+    remaining = iter(versions)
+    delete = _unlink if place.is_local else _delete
+    while some := list(itertools.islice(remaining, _DELETED_AT_ONCE)):
+        persistently(f"delete from {place.uri}", partial(delete, place, some))
+        deleted += len(some)
+    return deleted
+
+
+def remove_empty_folders(place: Place, name: str) -> int:
+    """Remove the empty folders of a place on disk whose path holds a name, and say how many; none on S3.
+
+    Raises StorageUnavailable.
+    """
+    if not place.is_local:
+        return 0
+    removed = 0
+    for folder, _, __ in os.walk(place.directory, topdown=False):
+        if name in os.path.relpath(folder, place.directory):
+            removed += persistently(f"remove {folder}", partial(_rmdir, folder))
+    return removed
+
+
+def _rmdir(folder: str) -> bool:
+    try:
+        Path(folder).rmdir()
+    except OSError as error:
+        # Somebody else's photos are in it, or were put there just now.
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            return False
+        raise
+    return True
+
+
+def _versions_on_disk(place: Place) -> Iterator[Version]:
+    for landed in files_below(place.directory):
+        yield Version(landed, None, came_at(place, landed), is_current=True, is_mark=False)
+
+
+def _versions_in_bucket(place: Place) -> Iterator[Version]:
+    client = s3_client(place)
+    bucket, prefix = place.bucket_and_prefix
+    below = f"{prefix}/" if prefix else ""
+
+    def page_after(key: str, version: str) -> "ListObjectVersionsOutputTypeDef":
+        if not key:
+            return client.list_object_versions(Bucket=bucket, Prefix=below)
+        return client.list_object_versions(Bucket=bucket, Prefix=below, KeyMarker=key, VersionIdMarker=version)
+
+    key = version = ""
+    while True:
+        page = persistently(f"list the versions below {place.uri}", partial(page_after, key, version))
+        for entry in page.get("Versions", []):
+            at = entry["LastModified"].astimezone(UTC)
+            landed = Landed(entry["Key"].removeprefix(below), entry["Size"], entry["ETag"].strip('"'), at)
+            yield Version(landed, entry["VersionId"], at, entry["IsLatest"], is_mark=False)
+        for mark in page.get("DeleteMarkers", []):
+            at = mark["LastModified"].astimezone(UTC)
+            landed = Landed(mark["Key"].removeprefix(below), 0, "", at)
+            yield Version(landed, mark["VersionId"], at, mark["IsLatest"], is_mark=True)
+        if not page.get("IsTruncated"):
+            return
+        key, version = page["NextKeyMarker"], page.get("NextVersionIdMarker", "")
+
+
+def _read_file(place: Place, version: Version) -> bytes:
+    return (place.directory / version.key).read_bytes()
+
+
+def _read_version(place: Place, version: Version) -> bytes:
+    bucket, prefix = place.bucket_and_prefix
+    below = f"{prefix}/" if prefix else ""
+    found = s3_client(place).get_object(Bucket=bucket, Key=below + version.key, VersionId=version.id or "null")
+    return found["Body"].read()
+
+
+def _unlink(place: Place, versions: list[Version]) -> None:
+    for version in versions:
+        (place.directory / version.key).unlink(missing_ok=True)
+
+
+def _delete(place: Place, versions: list[Version]) -> None:
+    from botocore.exceptions import ClientError
+
+    bucket, prefix = place.bucket_and_prefix
+    below = f"{prefix}/" if prefix else ""
+    named: list[ObjectIdentifierTypeDef] = [
+        {"Key": below + version.key, "VersionId": version.id or "null"} for version in versions
+    ]
+    answer = s3_client(place).delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
+    for error in answer.get("Errors", []):
+        # Of a request that succeeds for some keys nothing is raised.
+        code, message = error.get("Code", ""), error.get("Message", "")
+        raise ClientError({"Error": {"Code": code, "Message": message}}, "DeleteObjects")
