@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from batch.erase_objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
 from batch.erase_rows import count_rows, erase_rows, handles_of
-from batch.moments_store import forget_moments
+from batch.moments_store import all_moments, forget_moments
 from batch.selection import Selection, landings_of
 from features.erasures import (
     Erasure,
@@ -230,7 +230,7 @@ def _delete_pages(home: Home) -> int:
 
 def _remove_copies(home: Home) -> None:
     """What a bucket keeps of objects that were replaced or deleted, wherever a row or a key can have stood."""
-    places = (home.features, home.projections, home.rejects, home.state, home.reports, home.pca_models)
+    places = (home.features, home.projections, home.rejects, home.state, home.reports, all_moments(home))
     for place in places:
         erase_old_versions(place)
 

@@ -75,9 +75,14 @@ class StoredMonth:
 _MONTH = TypeAdapter(StoredMonth)
 
 
+def all_moments(home: Home) -> Place:
+    """Where the moments of all featurizers are stored."""
+    return home.pca_models.child("moments")
+
+
 def store_of(home: Home, featurizer: str) -> Place:
     """Where the moments of one featurizer are stored."""
-    return home.pca_models.child(f"moments/{featurizer}")
+    return all_moments(home).child(featurizer)
 
 
 def read_month(store: Place, month: str) -> StoredMonth:
@@ -131,7 +136,7 @@ def forget_moments(home: Home, days: Collection[date] | None = None) -> int:
 
     A refit computes them again. Replay removes nothing more. Raises StorageUnavailable.
     """
-    store = home.pca_models.child("moments")
+    store = all_moments(home)
     wanted = None if days is None else {f"{day}" for day in days} | {f"{day:%Y-%m}" for day in days}
     keys = [key for key in keys_below(store) if wanted is None or _dated(key) in wanted]
     return delete_all(store, keys) if keys else 0

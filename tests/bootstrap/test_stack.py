@@ -265,6 +265,7 @@ def test_a_stack_gets_a_cluster_and_loses_it_again_and_keeps_the_photos(aws: Aws
         "UploaderRoleArn",
         "AnalystRoleArn",
         "OperatorRoleArn",
+        "EraserRoleArn",
         "ClusterRoleArn",
         "AlarmTopicArn",
         "Namespace",
@@ -338,15 +339,26 @@ def test_everything_at_rest_is_encrypted_with_the_key(aws: Aws, stack: Stack) ->
         ("Operator", "get_object", "Ops", "logs/j-1/stderr.gz", True),
         ("Operator", "put_object", "Data", "state/lease.json", False),
         ("Operator", "delete_object", "Data", "features/1.parquet", False),
+        ("Operator", "put_object", "Data", "reports/1.html", True),
         ("Operator", "delete_object", "Data", "archive/kiwi/1.jpg", False),
+        ("Eraser", "list_object_versions", "Data", None, True),
+        ("Eraser", "get_object", "Data", "archive/kiwi/1.jpg", True),
+        ("Eraser", "put_object", "Data", "features/1.parquet", True),
+        ("Eraser", "delete_object", "Data", "archive/kiwi/1.jpg", True),
+        ("Eraser", "delete_object", "Data", "models/pca/v000007/model.npz", False),
+        ("Eraser", "put_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Eraser", "get_object", "Ops", "logs/j-1/stderr.gz", False),
+        ("Cluster", "list_object_versions", "Data", None, False),
     ],
 )
 def test_a_role_may_do_what_its_work_needs_and_no_more(
-    aws: Aws, stack: Stack, role: str, request_: str, bucket: str, key: str, allowed: bool
+    aws: Aws, stack: Stack, role: str, request_: str, bucket: str, key: str | None, allowed: bool
 ) -> None:
     outputs = stack.outputs
-    place = {"Bucket": outputs[f"{bucket}Bucket"], "Key": key}
-    aws.client("s3").put_object(**place, Body=b"before")
+    place = {"Bucket": outputs[f"{bucket}Bucket"]}
+    if key is not None:
+        place["Key"] = key
+        aws.client("s3").put_object(**place, Body=b"before")
     taken_on = aws.client("sts").assume_role(RoleArn=outputs[f"{role}RoleArn"], RoleSessionName="test")["Credentials"]
     s3 = aws.client(
         "s3",
