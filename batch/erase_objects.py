@@ -45,13 +45,15 @@ def erase_landed(landing: Place, selection: Selection) -> int:
     Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
     """
     deleted = _erase(landing, lambda version: selection.landed(landing, version))
-    return deleted + _remove_folders(landing, selection)
+    _remove_folders(landing, selection)
+    return deleted
 
 
 def erase_archived(home: Home, selection: Selection, kept: Collection[tuple[str, str]]) -> int:
     """The same of the archive; `kept` are versions of objects with rows that came after the request."""
     deleted = _erase(home.archive, lambda version: selection.archived(version, kept))
-    return deleted + _remove_folders(home.archive, selection)
+    _remove_folders(home.archive, selection)
+    return deleted
 
 
 def erase_old_versions(place: Place) -> int:
@@ -92,9 +94,10 @@ def _erase(place: Place, goes: Callable[[Version], bool]) -> int:
     return delete_versions(place, [version for versions in by_key.values() for version in _to_delete(versions, goes)])
 
 
-def _remove_folders(place: Place, selection: Selection) -> int:
+def _remove_folders(place: Place, selection: Selection) -> None:
     # A folder's name tells as much as a file's.
-    return remove_empty_folders(place, selection.value) if selection.kind == "subject" else 0
+    if selection.kind == "subject":
+        remove_empty_folders(place, selection.value)
 
 
 def _to_delete(versions: list[Version], goes: Callable[[Version], bool]) -> list[Version]:

@@ -66,29 +66,25 @@ def delete_versions(place: Place, versions: Iterable[Version]) -> int:
     return deleted
 
 
-def remove_empty_folders(place: Place, name: str) -> int:
-    """Remove the empty folders of a place on disk whose path holds a name, and say how many; none on S3.
+def remove_empty_folders(place: Place, name: str) -> None:
+    """Remove the empty folders of a place on disk whose path holds a name; on S3 there are none.
 
     Raises StorageUnavailable.
     """
     if not place.is_local:
-        return 0
-    removed = 0
+        return
     for folder, _, __ in os.walk(place.directory, topdown=False):
         if name in os.path.relpath(folder, place.directory):
-            removed += persistently(f"remove {folder}", partial(_rmdir, folder))
-    return removed
+            persistently(f"remove {folder}", partial(_rmdir, Path(folder)))
 
 
-def _rmdir(folder: str) -> bool:
+def _rmdir(folder: Path) -> None:
     try:
-        Path(folder).rmdir()
+        folder.rmdir()
     except OSError as error:
         # Somebody else's photos are in it, or were put there just now.
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-            return False
-        raise
-    return True
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
 
 
 def _versions_on_disk(place: Place) -> Iterator[Version]:
