@@ -63,8 +63,8 @@ class NamedQuery:
     def values(self, given: Mapping[str, str]) -> list[Value]:
         """The parameters' values in the order of their `?`, from what a person wrote for them.
 
-        A date is YYYY-MM-DD or a number of days ago (UTC). Raises InvalidSetting for a parameter that is not the query's,
-        that is missing, or that is not of its type.
+        A date is YYYY-MM-DD or a number of days ago (UTC).
+        Raises InvalidSetting for a parameter that the query does not have, that is missing, or not of its type.
         """
         for name in given:
             if name not in {parameter.name for parameter in self.parameters}:

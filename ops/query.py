@@ -73,7 +73,10 @@ def in_duckdb(sql: str) -> str:
     Raises InvalidQuery when it is not Athena's SQL, or when DuckDB has nothing like it.
     """
     try:
-        parsed = sqlglot.parse_one(sql, read="athena")
+        statements = sqlglot.parse(sql, read="athena")
+        if len(statements) != 1 or statements[0] is None:
+            raise InvalidQuery("DuckDB cannot run this as Athena would: it must be one statement.")
+        parsed = statements[0]
         for fold in parsed.find_all(exp.Reduce):
             # DuckDB's fold has no last step, and needs none that changes nothing.
             last = fold.args.get("finish")

@@ -1,16 +1,19 @@
 -- How far each label's photos spread in the served PCA space, and which other label lies nearest.
 -- since: date = 365 days ago: the first day whose photos count
 -- none: No photo since that day has a projection of a served PCA version; `fruits refit --reproject` makes them.
-WITH coordinates AS (
+WITH points AS (
+    SELECT label, pca FROM current_projections WHERE ingest_date >= ?
+),
+
+coordinates AS (
     SELECT
         label,
         i,
         count(*) AS photos,
         avg(CAST(x AS double)) AS centre,
         var_pop(CAST(x AS double)) AS variance
-    FROM current_projections
+    FROM points
     CROSS JOIN UNNEST(pca) WITH ORDINALITY AS coordinate (x, i)
-    WHERE ingest_date >= ?
     GROUP BY label, i
 ),
 

@@ -1,7 +1,11 @@
 -- How far each day's photos, as a whole, lie from those that each PCA version was fitted on.
 -- since: date = 30 days ago: the first day to look at
 -- none: No photo since that day has a projection; `fruits refit --reproject` makes them.
-WITH coordinates AS (
+WITH points AS (
+    SELECT pca_version, ingest_date, pca FROM projections WHERE ingest_date >= ?
+),
+
+coordinates AS (
     SELECT
         pca_version,
         ingest_date,
@@ -9,9 +13,8 @@ WITH coordinates AS (
         count(*) AS photos,
         avg(CAST(x AS double)) AS centre,
         sum(CAST(x AS double) * x) AS squares
-    FROM projections
+    FROM points
     CROSS JOIN UNNEST(pca) WITH ORDINALITY AS coordinate (x, i)
-    WHERE ingest_date >= ?
     GROUP BY pca_version, ingest_date, i
 ),
 
