@@ -18,11 +18,6 @@ from features.tables import TABLES, Table, open_table
 CURRENT_PROJECTIONS = "current_projections"
 
 _PCA_CURRENT = "pca_current"
-# A query sees the tables and nothing else of this machine: no file, no extension, no variable of this program.
-_CLOSED: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
-    "python_enable_replacements": False,
-}
 
 
 class InvalidQuery(FruitsError):
@@ -41,7 +36,8 @@ def connect(home: Home) -> duckdb.DuckDBPyConnection:
 
 def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     """The same for the tables of one moment."""
-    connection = duckdb.connect(config=_CLOSED)
+    # A query sees the tables and no file of this machine.
+    connection = duckdb.connect(config={"enable_external_access": False})
     connection.execute("SET TimeZone = 'UTC'")
     for name, handle in snapshot.tables.items():
         connection.register(name, handle.to_pyarrow_dataset())

@@ -240,17 +240,14 @@ def test_a_home_without_tables_says_so_and_is_not_created(tmp_path: Path) -> Non
         "SET enable_external_access = true",
     ],
 )
-def test_a_query_reaches_nothing_but_the_tables(home: Home, tmp_path: Path, sql: str) -> None:
+def test_a_query_reaches_nothing_but_the_tables(tmp_path: Path, sql: str) -> None:
+    home = load_settings(home=str(tmp_path / "home")).places()
+    create_tables(home)
     file = tmp_path / "secret.csv"
     file.write_text("a secret")
     with pytest.raises(InvalidQuery):
         run_query(connect(home), sql.format(file=file))
     assert file.read_text() == "a secret"
-
-
-def test_a_variable_of_the_program_is_no_table(home: Home) -> None:
-    with pytest.raises(InvalidQuery, match="Table with name connection does not exist"):
-        run_query(connect(home), "SELECT * FROM connection")
 
 
 def test_values_are_bound(home: Home) -> None:
