@@ -86,7 +86,9 @@ def run_statement(
             QueryString=statement, QueryExecutionContext={"Database": database}, WorkGroup=work_group, **values
         )["QueryExecutionId"]
     except athena.exceptions.ClientError as error:
-        raise AthenaRefused(f"Athena does not run {name} in the work group {work_group}: {error}.") from error
+        told = str(error.response["Error"].get("Message", error)).rstrip(".")
+        hint = " Check --stage and --region." if "workgroup" in told.lower() else ""
+        raise AthenaRefused(f"Athena does not run {name} in the work group {work_group}: {told}.{hint}") from error
     try:
         execution = _ended(athena, query, name)
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from features.errors import InvalidSetting
 
@@ -72,7 +72,7 @@ class NamedQuery:
         return [self._value(parameter, given.get(parameter.name, parameter.default)) for parameter in self.parameters]
 
     def _what_it_has(self) -> str:
-        return f"it has {' and '.join(parameter.flag for parameter in self.parameters)}" if self.parameters else "none"
+        return f"it has {' and '.join(parameter.flag for parameter in self.parameters) or 'none'}"
 
     def _value(self, parameter: Parameter, text: str | None) -> Value:
         if text is None:
@@ -108,8 +108,7 @@ def read_query(name: str, text: str) -> NamedQuery:
     for line in header[1:]:
         match = _PARAMETER.fullmatch(line)
         if match:
-            kind: Kind = match["kind"]  # type: ignore[assignment]
-            parameters.append(Parameter(match["name"], kind, match["default"], match["what"]))
+            parameters.append(Parameter(match["name"], cast(Kind, match["kind"]), match["default"], match["what"]))
         elif line.startswith(_NONE):
             none = line.removeprefix(_NONE)
         else:
@@ -140,15 +139,12 @@ def _integer(text: str) -> int:
 
 
 def _date(text: str) -> date:
-    ago = _DAYS_AGO.fullmatch(text)
+    if ago := _DAYS_AGO.fullmatch(text):
+        return datetime.now(UTC).date() - timedelta(days=int(ago[1]))
     try:
-        if ago:
-            return datetime.now(UTC).date() - timedelta(days=int(ago[1]))
-        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-            return date.fromisoformat(text)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError("a day like 2026-10-31 or '7 days ago'")
+        return datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError as error:
+        raise ValueError("a day like 2026-10-31 or '7 days ago'") from error
 
 
 _PARSED: dict[Kind, Callable[[str], Value]] = {"varchar": _varchar, "integer": _integer, "date": _date}

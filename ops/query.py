@@ -113,7 +113,7 @@ def run_query(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[
     try:
         found = connection.sql(sql, params=list(values) or None)
         if found is None:
-            raise InvalidQuery("This statement gives no rows, and nothing of it would stay; write a SELECT.")
+            raise InvalidQuery("The SQL is empty; write a SELECT, or name a query that `fruits query` lists.")
         return found.to_arrow_table()
     except duckdb.Error as error:
         raise InvalidQuery(str(error).strip()) from error

@@ -186,7 +186,7 @@ def test_an_interrupted_query_is_cancelled(cloud: Cloud) -> None:
     [
         (("labels", "--home", "./x"), InvalidSetting, "drop --home, and name the stage with --stage"),
         (("nearest",), InvalidSetting, "nearest needs --image"),
-        (("labels", "--stage", "nowhere"), AthenaRefused, "labels in the work group fruits-nowhere"),
+        (("labels", "--stage", "nowhere"), AthenaRefused, "WorkGroup does not exist. Check --stage and --region."),
         (("labels", "--stage", "No"), InvalidSetting, "A stage is"),
     ],
 )

@@ -217,7 +217,7 @@ def test_markup_in_a_label_is_shown_as_it_is(home: Home) -> None:
     assert "[red]kiwi[/red] [/]" in console.export_text()
 
 
-@pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nowhere", "SELECT nothing FROM features"])
+@pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nowhere", "SELECT nothing FROM features", "", "-- x"])
 def test_a_wrong_query_says_so(home: Home, sql: str) -> None:
     with pytest.raises(InvalidQuery):
         run_query(connect(home), sql)
