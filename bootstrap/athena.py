@@ -1,12 +1,12 @@
-"""What Athena shows of a home: the tables and views of the SQL files in `athena/`, in the order of their names."""
+"""What Athena shows of a home: the tables and views of the SQL files in `sql/`, in the order of their names."""
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from features.errors import FruitsError, InvalidSetting
 
@@ -63,8 +63,44 @@ def create_tables_and_views(
         if not definition.is_view:
             _refuse_another_location(glue, database, definition.name, _location(statement))
     for definition, statement in statements.items():
-        _run(athena, database, work_group, definition.file, statement)
+        run_statement(athena, database, work_group, definition.file, statement)
         say(f"Athena: {database}.{definition.name}")
+
+
+def run_statement(
+    athena: "AthenaClient",
+    database: str,
+    work_group: str,
+    name: str,
+    statement: str,
+    literals: Sequence[str] = (),
+) -> "QueryExecutionTypeDef":
+    """Run one statement, called `name` in errors, and return its execution once it has succeeded.
+
+    `literals` are the values of the statement's `?` in their order, each written as SQL writes it.
+    Raises AthenaRefused with Athena's own reason. Who interrupts it cancels the statement, too.
+    """
+    values: dict[str, Any] = {"ExecutionParameters": list(literals)} if literals else {}
+    try:
+        query = athena.start_query_execution(
+            QueryString=statement, QueryExecutionContext={"Database": database}, WorkGroup=work_group, **values
+        )["QueryExecutionId"]
+    except athena.exceptions.ClientError as error:
+        told = str(error.response["Error"].get("Message", error)).rstrip(".")
+        hint = " Check --stage and --region." if "workgroup" in told.lower() else ""
+        raise AthenaRefused(f"Athena does not run {name} in the work group {work_group}: {told}.{hint}") from error
+    try:
+        execution = _ended(athena, query, name)
+    except KeyboardInterrupt:
+        athena.stop_query_execution(QueryExecutionId=query)
+        raise
+    status = execution["Status"]
+    if status["State"] != "SUCCEEDED":
+        why = status.get("StateChangeReason", "").rstrip(".") or "it gave no reason"
+        raise AthenaRefused(
+            f"Athena ended {name} as {status['State']} in the database {database}: {why}. Put that right and try again."
+        )
+    return execution
 
 
 def definitions() -> list[Definition]:
@@ -93,22 +129,7 @@ def _refuse_another_location(glue: "GlueClient", database: str, table: str, want
         )
 
 
-def _run(athena: "AthenaClient", database: str, work_group: str, file: str, statement: str) -> None:
-    try:
-        query = athena.start_query_execution(
-            QueryString=statement, QueryExecutionContext={"Database": database}, WorkGroup=work_group
-        )["QueryExecutionId"]
-    except athena.exceptions.ClientError as error:
-        raise AthenaRefused(f"Athena does not run {file} in the work group {work_group}: {error}.") from error
-    status = _ended(athena, query, file)["Status"]
-    if status["State"] != "SUCCEEDED":
-        why = status.get("StateChangeReason", "").rstrip(".") or "it gave no reason"
-        raise AthenaRefused(
-            f"Athena ended {file} as {status['State']} in the database {database}: {why}. Put that right and try again."
-        )
-
-
-def _ended(athena: "AthenaClient", query: str, file: str) -> "QueryExecutionTypeDef":
+def _ended(athena: "AthenaClient", query: str, name: str) -> "QueryExecutionTypeDef":
     deadline_s = time.monotonic() + _PATIENCE_S
     pause_s = _FIRST_PAUSE_S
     while time.monotonic() < deadline_s:
@@ -117,4 +138,4 @@ def _ended(athena: "AthenaClient", query: str, file: str) -> "QueryExecutionType
             return execution
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-    raise AthenaRefused(f"Athena has not ended {file} after {_PATIENCE_S:.0f} s; look at query {query}, and try again.")
+    raise AthenaRefused(f"Athena has not ended {name} after {_PATIENCE_S:.0f} s; look at query {query}, and try again.")

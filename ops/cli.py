@@ -209,8 +209,9 @@ app.command(
     "[bold]fruits refit --components 32 --dry-run[/]"
 )(pca_cli.refit)
 app.command(
-    epilog='Examples:  [bold]fruits query "SELECT label, count(*) FROM features GROUP BY label"[/]  ·  '
-    "[bold]fruits query --format csv \"SELECT * FROM rejects WHERE ingest_date = DATE '2026-10-03'\"[/]"
+    context_settings={"ignore_unknown_options": True},
+    epilog="Examples:  [bold]fruits query arrivals --since 2026-10-01[/]  ·  [bold]fruits query nearest --show[/]  ·  "
+    '[bold]fruits query --format csv "SELECT label, count(*) FROM photos GROUP BY label"[/]',
 )(query_cli.query)
 app.command(epilog="Examples:  [bold]fruits status[/]  ·  [bold]fruits status --verify --json[/]")(status_cli.status)
 app.command(epilog="Example:  [bold]fruits reproject[/]")(pca_cli.reproject)

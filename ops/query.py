@@ -1,12 +1,13 @@
 """Queries over the tables of a home, on this machine: the local Athena."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 import sqlglot
 from deltalake import DeltaTable
-from sqlglot import exp
+from sqlglot import ErrorLevel, exp
 
 from bootstrap.athena import definitions
 from features.errors import FruitsError
@@ -27,7 +28,7 @@ def connect(home: Home) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection in which `features`, `projections` and `rejects` are the home's tables as they stand now.
 
     The views and `pca_current` are those that Athena has, from the same SQL files. Filters on partitions and numbers
-    skip files, in the tables those on times do, too.
+    skip files, in the tables those on times do, too. What is run there reads and writes no file.
     Raises InvalidQuery when the home has no tables yet, StorageUnavailable.
     """
     return connect_to(take_snapshot(home))
@@ -35,14 +36,15 @@ def connect(home: Home) -> duckdb.DuckDBPyConnection:
 
 def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     """The same for the tables of one moment."""
-    connection = duckdb.connect()
+    # A query sees the tables and no file of this machine.
+    connection = duckdb.connect(config={"enable_external_access": False})
     connection.execute("SET TimeZone = 'UTC'")
     for name, handle in snapshot.tables.items():
         connection.register(name, handle.to_pyarrow_dataset())
     connection.register(_PCA_CURRENT, _pca_current(snapshot.models))
     for definition in definitions():
         if definition.is_view:
-            connection.execute(_in_duckdb(definition.statement, snapshot.models.serving))
+            connection.execute(_view_in_duckdb(definition.statement, snapshot.models.serving))
     return connection
 
 
@@ -52,13 +54,33 @@ def _pca_current(models: Current) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([("serving", pa.int32())]))
 
 
-def _in_duckdb(view: str, serving: int | None) -> str:
+def _view_in_duckdb(view: str, serving: int | None) -> str:
     # DuckDB hands a number down to the scan, which then skips files, but not what a subquery gives.
     parsed = sqlglot.parse_one(view, read="athena")
     for lookup in list(parsed.find_all(exp.Subquery)):
         if [table.name for table in lookup.find_all(exp.Table)] == [_PCA_CURRENT]:
             lookup.replace(exp.convert(serving))
     return parsed.sql(dialect="duckdb")
+
+
+def in_duckdb(sql: str) -> str:
+    """A statement in Athena's dialect as DuckDB takes it; its `?` stay in their order.
+
+    Raises InvalidQuery when it is not Athena's SQL, or when DuckDB has nothing like it.
+    """
+    try:
+        statements = sqlglot.parse(sql, read="athena")
+        if len(statements) != 1 or statements[0] is None:
+            raise InvalidQuery("DuckDB cannot run this as Athena would: it must be one statement.")
+        parsed = statements[0]
+        for fold in parsed.find_all(exp.Reduce):
+            # DuckDB's fold has no last step, and needs none that changes nothing.
+            last = fold.args.get("finish")
+            if isinstance(last, exp.Lambda) and last.this == last.expressions[0]:
+                fold.set("finish", None)
+        return parsed.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE)
+    except sqlglot.errors.SqlglotError as error:
+        raise InvalidQuery(f"DuckDB cannot run this as Athena would: {str(error).strip()}") from error
 
 
 @dataclass(frozen=True)
@@ -86,9 +108,12 @@ def _opened(home: Home, table: Table) -> DeltaTable:
     return handle
 
 
-def run_query(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
-    """The rows a query gives. Raises InvalidQuery with the database's own words."""
+def run_query(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> pa.Table:
+    """The rows a query gives, its `?` bound to values. Raises InvalidQuery with the database's own words."""
     try:
-        return connection.sql(sql).to_arrow_table()
+        found = connection.sql(sql, params=list(values) or None)
+        if found is None:
+            raise InvalidQuery("The SQL is empty; write a SELECT, or name a query that `fruits query` lists.")
+        return found.to_arrow_table()
     except duckdb.Error as error:
         raise InvalidQuery(str(error).strip()) from error

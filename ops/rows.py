@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from datetime import datetime
 from typing import Any, Literal
@@ -17,11 +18,16 @@ from features.errors import InvalidSetting
 Format = Literal["table", "csv", "json", "parquet"]
 
 _SHOWN_ELEMENTS = 4
+_SHOWN_DIGITS = 12
+_IMAGE_ID = re.compile(r"[0-9a-f]{64}")
+# Between these a number is easier to read without an exponent, though it shows more than four digits.
+_SHORT, _LONG = 1e4, 1e15
 
 
 def show(rows: pa.Table, form: Format, console: Console, title: str | None = None) -> None:
     """Write rows to the terminal as a table, or to standard output as CSV, JSON lines or parquet.
 
+    A table shortens vectors and image_ids.
     Raises InvalidSetting when parquet would go to a terminal.
     """
     if form == "table":
@@ -65,10 +71,12 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.0f}" if _SHORT <= abs(value) < _LONG else f"{value:.4g}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, list) and len(value) > _SHOWN_ELEMENTS:
         return f"[{', '.join(_cell(element) for element in value[:_SHOWN_ELEMENTS])}, … {len(value)}]"
+    if isinstance(value, str) and _IMAGE_ID.fullmatch(value):
+        return f"{value[:_SHOWN_DIGITS]}…"
     # Keys are other people's words: Rich must not read them as markup.
     return str(value).replace("[", r"\[")

@@ -27,7 +27,7 @@ from features.tables import (
     vectors_column,
     write_file,
 )
-from ops.query import InvalidQuery, connect, run_query
+from ops.query import InvalidQuery, connect, in_duckdb, run_query
 from ops.rows import show
 
 MakeSettings = Callable[..., Settings]
@@ -217,7 +217,7 @@ def test_markup_in_a_label_is_shown_as_it_is(home: Home) -> None:
     assert "[red]kiwi[/red] [/]" in console.export_text()
 
 
-@pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nowhere", "SELECT nothing FROM features"])
+@pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nowhere", "SELECT nothing FROM features", "", "-- x"])
 def test_a_wrong_query_says_so(home: Home, sql: str) -> None:
     with pytest.raises(InvalidQuery):
         run_query(connect(home), sql)
@@ -228,3 +228,56 @@ def test_a_home_without_tables_says_so_and_is_not_created(tmp_path: Path) -> Non
     with pytest.raises(InvalidQuery, match="has no tables yet"):
         connect(home)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_text('{file}')",
+        "SELECT * FROM '{file}'",
+        "COPY (SELECT 1) TO '{file}'",
+        "ATTACH '{file}' AS other",
+        "SET enable_external_access = true",
+    ],
+)
+def test_a_query_reaches_nothing_but_the_tables(tmp_path: Path, sql: str) -> None:
+    home = load_settings(home=str(tmp_path / "home")).places()
+    create_tables(home)
+    file = tmp_path / "secret.csv"
+    file.write_text("a secret")
+    with pytest.raises(InvalidQuery):
+        run_query(connect(home), sql.format(file=file))
+    assert file.read_text() == "a secret"
+
+
+def test_values_are_bound(home: Home) -> None:
+    sql = "SELECT image_id FROM features WHERE label = ? AND ingest_date >= ? AND batch <= ? ORDER BY image_id"
+    assert run_query(connect(home), sql, ["it's", MONDAY, 2])["image_id"].to_pylist() == ["1-3", "2-3"]
+    assert len(run_query(connect(home), sql, ["' OR 1 = 1 --", MONDAY, 2])) == 0
+    with pytest.raises(InvalidQuery):
+        run_query(connect(home), sql, ["it's"])
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT reduce(x, 0, (a, b) -> a + b, a -> a * 2) FROM t", "SELECT (", "SELECT 1; SELECT 2"]
+)
+def test_what_duckdb_cannot_run_as_athena_would_says_so(sql: str) -> None:
+    with pytest.raises(InvalidQuery, match="DuckDB cannot run this as Athena would"):
+        in_duckdb(sql)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "0"), (12.3456, "12.35"), (123456.789, "123457"), (1e-7, "1e-07"), (2e16, "2e+16")]
+)
+def test_numbers_are_shown_short(value: float, shown: str) -> None:
+    console = Console(record=True, width=80)
+    show(pa.table({"x": [value]}), "table", console)
+    assert f" {shown} " in console.export_text()
+
+
+def test_an_image_id_is_shown_short_and_written_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    console, rows = Console(record=True, width=80), pa.table({"image_id": ["0123456789abcdef" * 4]})
+    show(rows, "table", console)
+    assert " 0123456789ab… " in console.export_text()
+    show(rows, "csv", console)
+    assert "0123456789abcdef" * 4 in capsys.readouterr().out
