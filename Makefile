@@ -8,11 +8,12 @@ READY := $(VENV)/ready
 BENCHMARKS := .venv-benchmarks
 BENCHMARKS_READY := $(BENCHMARKS)/ready
 
-.PHONY: help demo test test-deployment lint benchmark java lock clean
+.PHONY: help demo test test-processes test-deployment lint benchmark java lock clean
 
 help:
 	@echo "make demo        photos in, features out, on this machine"
 	@echo "make test        the tests"
+	@echo "make test-processes    whole streams as processes, killed at every step"
 	@echo "make test-deployment   a deployment to stand-ins for AWS"
 	@echo "make lint        ruff, mypy --strict, the import rule"
 	@echo "make benchmark   how fast it is, beside other ways to do the same"
@@ -22,7 +23,11 @@ demo: $(READY) java
 	@$(BIN)/fruits demo
 
 test: $(READY) java
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not deployment"
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not deployment and not processes"
+
+# Whole streams as processes of their own, killed at every step.
+test-processes: $(READY) java
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m processes
 
 # Installs nodes and runs jobs for real, which takes as long as half of the other tests.
 test-deployment: $(READY) java

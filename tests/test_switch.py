@@ -107,6 +107,7 @@ def _refit(spark: SparkSession, home: Home, components: int) -> int:
     return done.meta.version
 
 
+@pytest.mark.processes
 def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are_killed(
     spark: SparkSession, drain: Drain, local_settings: MakeSettings
 ) -> None:

@@ -190,6 +190,7 @@ def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -
     assert look(home, verify=True).broken == []
 
 
+@pytest.mark.processes
 def test_beside_a_stream_and_uploads_of_the_same_person(on_disk: Settings) -> None:
     home = on_disk.places()
     landed: list[tuple[datetime, str]] = []

@@ -456,6 +456,7 @@ def test_stored_moments_hold_after_compaction(spark: SparkSession, on_disk: Home
 @pytest.mark.parametrize(
     "sign", ["state/lease.json", "*/ingest_date=*/*", "*/_delta_log/*.json", "*/_delta_log/*check*"]
 )
+@pytest.mark.processes
 def test_killed_once_there_is_a_sign_of_its_work_it_loses_nothing_and_a_replay_finishes(
     on_disk: Home, sign: str
 ) -> None:
@@ -482,6 +483,7 @@ def _end_lease(home: Home) -> None:
     (home.state.directory / "lease.json").unlink(missing_ok=True)
 
 
+@pytest.mark.processes
 def test_beside_a_stream_a_refit_and_a_reprojection(s3_settings: Callable[..., Settings], spark: SparkSession) -> None:
     settings = s3_settings()
     home = _with_rows(settings.places())

@@ -48,6 +48,7 @@ def _drop(settings: Settings, count: int) -> None:
         (landing / f"{number}.jpg").write_bytes(jpeg(seed=number, width_px=1600, height_px=1200))
 
 
+@pytest.mark.processes
 def test_a_stream_that_is_asked_finishes_what_it_planned_and_ends_well(local_settings: MakeSettings) -> None:
     settings = local_settings()
     places = settings.places()
@@ -76,6 +77,7 @@ def test_a_stream_that_is_asked_finishes_what_it_planned_and_ends_well(local_set
     assert standing.batch == last_batch.batch
 
 
+@pytest.mark.processes
 def test_a_stream_on_s3_is_stopped_without_waiting_and_the_next_one_is_not(s3_settings: MakeSettings) -> None:
     settings = s3_settings()
     with stream_process(settings) as process:
@@ -120,6 +122,7 @@ def test_where_nothing_runs_there_is_nothing_to_stop(local_settings: MakeSetting
     assert read_if_there(settings.places().state, STOP_KEY) is None
 
 
+@pytest.mark.processes
 def test_a_stream_that_was_killed_is_silent_and_is_not_waited_for(local_settings: MakeSettings) -> None:
     settings = local_settings()
     places = settings.places()

@@ -36,6 +36,7 @@ spark.executor.extraJavaOptions                  -XX:TieredStopAtLevel=1 -XX:+Us
 """
 
 
+@pytest.mark.processes
 def test_a_stream_on_a_cluster_gets_executors_under_backlog_and_survives_a_lost_machine(
     local_settings: Callable[..., Settings],
     untrained: CompiledNetwork,

@@ -183,6 +183,7 @@ def test_a_photo_that_changes_between_attempts_has_one_outcome(landed: Settings,
     assert look(home, verify=True).broken == []
 
 
+@pytest.mark.processes
 def test_sigkill_at_steps_that_leave_work_half_done_on_s3(
     s3_settings: MakeSettings,
     finished: tuple[Settings, list[dict[str, Any]]],
@@ -236,6 +237,7 @@ def test_a_write_that_landed_though_its_answer_was_an_error_is_our_own(
     assert read_plan(settings.places(), 2) is None
 
 
+@pytest.mark.processes
 def test_of_two_streams_on_one_home_at_least_one_stops_and_nothing_is_lost_or_doubled(
     landed: Settings, spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -265,6 +267,7 @@ def test_of_two_streams_on_one_home_at_least_one_stops_and_nothing_is_lost_or_do
     assert look(landed.places(), verify=True).broken == []
 
 
+@pytest.mark.processes
 def test_a_driver_paused_while_another_took_over_cannot_commit(
     s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:
