@@ -20,9 +20,22 @@ ATTEMPT_LIMIT = timedelta(hours=12)
 _NAME = re.compile(r"(\d{12,})\.(plan|result)\.json")
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A reject row whose object is tried once more: the object's key, and the batch and the day of the row."""
+
+    key: str
+    batch: int
+    ingest_date: date
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What batch `batch` is: the objects, and everything their outcome depends on."""
+    """What batch `batch` is: the objects, and everything their outcome depends on.
+
+    Objects that were rejected before are among them with the size, the etag and the time of arrival they had; `retried`
+    names their reject rows, which the batch's commit takes away. One object can have several.
+    """
 
     batch: int
     nonce: str
@@ -33,6 +46,7 @@ class Plan:
     featurizer: str
     objects: tuple[Landed, ...]
     pca_versions: tuple[int, ...] = ()
+    retried: tuple[Retried, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Whether a home keeps its promises: every planned object has one row, every row what belongs to it."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import date
 
 import duckdb
@@ -12,7 +13,8 @@ from features.expired import expired_before
 from features.home import Home
 from features.pca_models import Current, describe_model
 from features.plan import Result, read_plan, read_result
-from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, open_table
+from features.retries import retried_rows
+from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, committed_batch, open_table
 from ops.query import CURRENT_PROJECTIONS, connect_to, take_snapshot
 from streaming.seen import Day, Facts
 
@@ -45,6 +47,9 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     connection.register("days", _days(days, facts).filter(pc.field("ingest_date") >= since))
     connection.register("erased", _erased(home))
     connection.register("counted", _counted([result for result in results if result is not None]))
+    # A stream goes on meanwhile: what the tables hold beyond `last` may have taken rejects of earlier batches away.
+    latest = committed_batch(snapshot.tables[REJECT_ROWS.name])
+    connection.register("retried", _retried(home, [*committed, *range(last + 1, latest + 1)]))
     connection.register("models", _models(home, snapshot.models, last))
     # What a snapshot covers is deleted, and that may have been just now.
     missing_results = [
@@ -72,6 +77,14 @@ def _planned_objects(home: Home, batches: Iterable[int]) -> pa.Table:
         columns["etag"] += [landed.etag for landed in plan.objects]
     schema = pa.schema([("batch", pa.int64()), ("source", pa.string()), ("etag", pa.string())])
     return pa.table(columns, schema=schema)
+
+
+def _retried(home: Home, batches: Iterable[int]) -> pa.Table:
+    """The reject rows that these batches took away; `by` is which."""
+    plans = [plan for plan in (read_plan(home, batch) for batch in batches) if plan is not None and plan.retried]
+    rows = [{"by": plan.batch, **asdict(row)} for plan in plans for row in retried_rows(home, plan)]
+    schema = pa.schema([REJECT_ROWS.schema.field(name) for name in ("source", "etag", "batch", "ingest_date")])
+    return pa.Table.from_pylist(rows, schema=schema.append(pa.field("by", pa.int64())))
 
 
 def _models(home: Home, models: Current, last: int) -> pa.Table:
@@ -128,9 +141,11 @@ _OF_THE_DAY = "e.ingest_date = days.ingest_date AND e.batch > days.after AND e.b
 _OUTCOMES = f"""
     SELECT batch, source, etag FROM {FEATURE_ROWS.name} UNION ALL SELECT batch, source, etag FROM {REJECT_ROWS.name}
 """
+# What was tried again has the row of its later batch only.
+_OWED = "SELECT * FROM planned ANTI JOIN retried USING (batch, source, etag)"
 _CHECKS = (
     (
-        f"SELECT * FROM planned ANTI JOIN ({_OUTCOMES}) USING (batch, source, etag)",
+        f"SELECT * FROM ({_OWED}) ANTI JOIN ({_OUTCOMES}) USING (batch, source, etag)",
         "{count} planned objects have no row in features or rejects: lost.",
     ),
     (
@@ -144,14 +159,15 @@ _CHECKS = (
     ),
     (
         f"SELECT * FROM ({_OUTCOMES}) SEMI JOIN (SELECT DISTINCT batch FROM planned) USING (batch) "
-        "ANTI JOIN planned USING (batch, source, etag)",
+        f"ANTI JOIN ({_OWED}) USING (batch, source, etag)",
         "{count} rows belong to no object of their batch's plan.",
     ),
     (
         f"SELECT batch FROM counted WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
         f"WHERE f.batch = counted.batch) + {_erased_where('features', 'e.batch = counted.batch')} "
         f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
-        f"WHERE r.batch = counted.batch) + {_erased_where('rejects', 'e.batch = counted.batch')}",
+        f"WHERE r.batch = counted.batch) + {_erased_where('rejects', 'e.batch = counted.batch')} "
+        "+ (SELECT count(*) FROM retried t WHERE t.batch = counted.batch)",
         "{count} batches hold other numbers of rows than their results counted.",
     ),
     (
@@ -160,7 +176,9 @@ _CHECKS = (
         f"{_erased_where('features', _OF_THE_DAY)} "
         f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
         "WHERE r.ingest_date = days.ingest_date AND r.batch > days.after AND r.batch <= days.through) + "
-        f"{_erased_where('rejects', _OF_THE_DAY)}",
+        f"{_erased_where('rejects', _OF_THE_DAY)} "
+        "+ (SELECT count(*) FROM retried t WHERE t.ingest_date = days.ingest_date "
+        "AND t.batch > days.after AND t.batch <= days.through AND t.by > days.through)",
         "{count} days hold other numbers of rows than their batches counted.",
     ),
     (
