@@ -12,7 +12,7 @@ from features.erasures import erased_rows, read_erasures
 from features.expired import expired_before
 from features.home import Home
 from features.pca_models import Current, describe_model
-from features.plan import Result, read_plan, read_result
+from features.plan import Plan, Result, read_plan, read_result
 from features.retries import retried_rows
 from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, committed_batch, open_table
 from ops.query import CURRENT_PROJECTIONS, connect_to, take_snapshot
@@ -35,9 +35,10 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
         ]
     since = expired_before(home)
     if since != date.min:
-        plans = ((batch, read_plan(home, batch)) for batch in committed)
-        committed = [batch for batch, plan in plans if plan is not None and plan.ingest_date >= since]
-    planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
+        kept = ((batch, read_plan(home, batch)) for batch in committed)
+        committed = [batch for batch, plan in kept if plan is not None and plan.ingest_date >= since]
+    plans = [plan for plan in (read_plan(home, batch) for batch in committed) if plan is not None]
+    planned, results = _planned_objects(home, plans), [read_result(home, batch) for batch in committed]
     snapshot = take_snapshot(home)
     connection = connect_to(snapshot)
     for name, handle in snapshot.tables.items() if since != date.min else ():
@@ -49,7 +50,8 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     connection.register("counted", _counted([result for result in results if result is not None]))
     # A stream goes on meanwhile: what the tables hold beyond `last` may have taken rejects of earlier batches away.
     latest = committed_batch(snapshot.tables[REJECT_ROWS.name])
-    connection.register("retried", _retried(home, [*committed, *range(last + 1, latest + 1)]))
+    later = (read_plan(home, batch) for batch in range(last + 1, latest + 1))
+    connection.register("retried", _retried(home, [*plans, *filter(None, later)]))
     connection.register("models", _models(home, snapshot.models, last))
     # What a snapshot covers is deleted, and that may have been just now.
     missing_results = [
@@ -65,23 +67,19 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     return findings
 
 
-def _planned_objects(home: Home, batches: Iterable[int]) -> pa.Table:
+def _planned_objects(home: Home, plans: Iterable[Plan]) -> pa.Table:
     columns: dict[str, list[object]] = {"batch": [], "source": [], "etag": []}
-    for batch in batches:
-        plan = read_plan(home, batch)
-        if plan is None:
-            continue
+    for plan in plans:
         landing = home.landing_at(plan.landing)
-        columns["batch"] += [batch] * len(plan.objects)
+        columns["batch"] += [plan.batch] * len(plan.objects)
         columns["source"] += [landing.uri_of(landed.key) for landed in plan.objects]
         columns["etag"] += [landed.etag for landed in plan.objects]
     schema = pa.schema([("batch", pa.int64()), ("source", pa.string()), ("etag", pa.string())])
     return pa.table(columns, schema=schema)
 
 
-def _retried(home: Home, batches: Iterable[int]) -> pa.Table:
-    """The reject rows that these batches took away; `by` is which."""
-    plans = [plan for plan in (read_plan(home, batch) for batch in batches) if plan is not None and plan.retried]
+def _retried(home: Home, plans: Iterable[Plan]) -> pa.Table:
+    """The reject rows that these plans' batches took away; `by` is which."""
     rows = [{"by": plan.batch, **asdict(row)} for plan in plans for row in retried_rows(home, plan)]
     schema = pa.schema([REJECT_ROWS.schema.field(name) for name in ("source", "etag", "batch", "ingest_date")])
     return pa.Table.from_pylist(rows, schema=schema.append(pa.field("by", pa.int64())))
