@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pyarrow as pa
 import typer
 from rich.table import Table
 
@@ -61,6 +62,7 @@ def list_rejects(
     ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = "table",
     home: HomeUri = None,
+    landing: Landing = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -69,12 +71,10 @@ def list_rejects(
     """List rejects, newest first."""
     from ops.rejects import Choice, reason_named, rejects
 
-    chosen = Choice(None if reason is None else reason_named(reason), (), _date(since), settled)
-    rows = rejects(_home(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region), chosen)
+    places = _home(home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
+    rows = rejects(places, Choice(reason_named(reason) if reason else None, (), _date(since), settled))
     shown = rows.slice(0, limit or None)
-    if form == "table":
-        shown = shown.select(["ingest_date", "reason", "source", "bytes", "detail"])
-    show(shown, form, console)
+    show(_for_people(places, shown) if form == "table" else shown, form, console)
     if shown.num_rows < rows.num_rows:
         say(f"{shown.num_rows:,} of {rows.num_rows:,}; --limit 0 shows all.")
 
@@ -191,6 +191,11 @@ def _summarize(home: Home) -> None:
         _print(f"{count:,} more came again and are photos since; fruits rejects list --settled shows them.")
     if count := waiting(home):
         _print(f"{count:,} are asked for and wait to be tried again.")
+
+
+def _for_people(home: Home, rows: pa.Table) -> pa.Table:
+    keys = [source.removeprefix(f"{home.landing.uri}/") for source in rows["source"].to_pylist()]
+    return rows.select(["ingest_date", "reason", "bytes", "detail"]).add_column(2, "key", pa.array(keys, pa.string()))
 
 
 def _card(row: Mapping[str, Any], standing: "Standing") -> Table:
