@@ -32,10 +32,9 @@ class Retries:
         self._next: dict[Landed, list[Retry]] = {}
         self._looked_s = float("-inf")
 
-    @property
-    def any_waiting(self) -> bool:
-        """Whether something was asked for and is not planned."""
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """How many are asked for and not planned."""
+        return sum(map(len, self._waiting.values()))
 
     def look(self) -> None:
         """Take in new requests, every 10 s at most. Raises StorageRefused, StorageUnavailable."""

@@ -168,7 +168,7 @@ class Planner:
             objects = self._not_erased(self._pacer.fill(waiting))
             if objects:
                 self._plan(objects)
-            elif not self._retries.any_waiting:
+            elif not self._retries:
                 caught_up_to = self._discovery.caught_up_to
         discovery = self._discovery
         self._channel.tell(News(discovery.backlog, self._told, caught_up_to, discovery.queue_news))
@@ -195,7 +195,7 @@ class Planner:
         self._discovery.planned(plan)
         self._retries.planned(plan)
         self._last = self._told = self._position = plan.batch
-        self._pacer.started(objects, self._discovery.backlog.files)
+        self._pacer.started(objects, self._discovery.backlog.files + len(self._retries))
 
     def _not_erased(self, objects: tuple[Landed, ...]) -> tuple[Landed, ...]:
         if not objects:
