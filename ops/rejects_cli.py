@@ -1,5 +1,6 @@
 """The commands that show what was rejected and have it tried once more."""
 
+import shlex
 import time
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -101,8 +102,11 @@ def show_reject(
         s3_region=s3_region,
         allow_region=allow_region,
     )
-    for row in rejects_of(places, source_named(places, source)):
+    rows = rejects_of(places, source_named(places, source))
+    for row in rows:
         console.print(_card(row, standing(places, row)))
+    if not rows[0]["settled"]:
+        _print(f"To retry: fruits rejects retry --source {shlex.quote(source)} --home {places.root.uri}")
 
 
 @rejects_app.command(

@@ -156,6 +156,7 @@ def test_show_has_every_row_of_an_object_and_what_to_do_with_it(home: Home) -> N
     said = _said(home, "show", "kiwi/big.jpg")
     assert said.index("Why batch 2") < said.index("Why batch 1")
     assert "the version that took its place is an arrival of its own" in said
+    assert f"To retry: fruits rejects retry --source kiwi/big.jpg --home {home.root.uri}" in said
     assert "nothing: the object came again and is a photo since" in _said(home, "show", "pear/back.jpg")
     assert "upload it again: it is an arrival of its own then" in _said(home, "show", "pear/gone.jpg")
 
