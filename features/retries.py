@@ -1,8 +1,8 @@
 """Requests to try rejected objects once more: write-once objects, taken away when all they name is planned."""
 
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 from pydantic import TypeAdapter, ValidationError
@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from features.errors import StateDamaged
 from features.home import Home
 from features.landing import Landed
-from features.objects import Place, delete_all, keys_below, read_if_there, write_once
+from features.objects import Place, delete_all, keys_below, overwrite, read_if_there, write_once
 from features.plan import Plan
 from features.tables import RejectRow
 
@@ -81,8 +81,29 @@ def retried_rows(home: Home, plan: Plan) -> frozenset[RejectRow]:
     landing = home.landing_at(plan.landing)
     etags = {landed.key: landed.etag for landed in plan.objects}
     return frozenset(
-        RejectRow(landing.uri_of(row.key), etags[row.key], row.batch, row.ingest_date) for row in plan.retried
+        RejectRow(landing.uri_of(row.key), etags[row.key], row.batch, row.ingest_date)
+        for row in plan.retried
+        if row.key is not None
     )
+
+
+def drop_from_requests(home: Home, wanted: Callable[[Place, Landed], bool]) -> int:
+    """Write the requests anew that name wanted objects, without them; says how many did. Replay changes nothing.
+
+    Raises StateDamaged when one cannot be read, StorageRefused, StorageUnavailable.
+    """
+    changed = 0
+    for name in requested(home):
+        request = read_request(home, name)
+        if request is None:
+            continue
+        landing = home.landing_at(request.landing)
+        left = tuple(retry for retry in request.retries if not wanted(landing, retry.landed))
+        if len(left) < len(request.retries):
+            changed += 1
+            # A planner that has read it before finds the rows gone.
+            overwrite(_requests(home), name, _REQUEST.dump_json(replace(request, retries=left)))
+    return changed
 
 
 def _requests(home: Home) -> Place:

@@ -168,11 +168,8 @@ class RejectRow:
     ingest_date: date
 
 
-@dataclass(frozen=True)
-class _Rewritten:
-    old: DataFile
-    new: AddedFile | None
-
+# A file, and the one with fewer rows that takes its place, if any are left.
+_Rewritten = tuple[DataFile, AddedFile | None]
 
 # In the order in which a batch is committed to them.
 TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
@@ -438,23 +435,40 @@ def standing_rejects(home: Home, rows: Collection[RejectRow]) -> set[RejectRow]:
 
     Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
-    handle = open_table(home, REJECT_ROWS)
-    files = _files_around(handle, rows) if handle is not None else []
     wanted = set(rows)
-    return {row for file in files for row in _rejects_in(home, file) if row in wanted}
+
+    def look() -> set[RejectRow]:
+        handle = _opened(_place(home, REJECT_ROWS))
+        files = _files_around(handle, wanted) if handle is not None else []
+        with _gone_files_as_faults():
+            return {row for file in files for row in _rejects_in(home, file) if row in wanted}
+
+    return persistently(f"read {_place(home, REJECT_ROWS).uri}", look, again=UNKNOWN_OUTCOME) if wanted else set()
 
 
 def _rewritten_without(home: Home, handle: DeltaTable, gone: Collection[RejectRow]) -> list[_Rewritten]:
-    rewritten = []
-    for file in _files_around(handle, gone):
-        leaving = sum(row in gone for row in _rejects_in(home, file))
-        if leaving == file.rows:
-            rewritten.append(_Rewritten(file, None))
-        elif leaving:
-            partition = {"ingest_date": file.partition["ingest_date"].isoformat()}
-            staying = _staying(home, file, gone)
-            rewritten.append(_Rewritten(file, write_large_file(home, REJECT_ROWS, staying, partition)))
+    rewritten: list[_Rewritten] = []
+    with _gone_files_as_faults():
+        for file in _files_around(handle, gone):
+            leaving = sum(row in gone for row in _rejects_in(home, file))
+            if leaving == file.rows:
+                rewritten.append((file, None))
+            elif leaving:
+                partition = {"ingest_date": file.partition["ingest_date"].isoformat()}
+                staying = _staying(home, file, gone)
+                rewritten.append((file, write_large_file(home, REJECT_ROWS, staying, partition)))
     return rewritten
+
+
+@contextmanager
+def _gone_files_as_faults() -> Iterator[None]:
+    # An erasure deletes files at once: the next look at the table finds what took their place.
+    try:
+        yield
+    except StorageUnavailable as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise
 
 
 def _files_around(handle: DeltaTable, rows: Collection[RejectRow]) -> list[DataFile]:
@@ -546,7 +560,7 @@ def take_rows_away(
     home: Home,
     table: Table,
     handle: DeltaTable,
-    rewritten: Sequence[tuple[DataFile, AddedFile | None]],
+    rewritten: Sequence[_Rewritten],
     applications: Sequence[str],
 ) -> None:
     """Put files with fewer rows, or none, in the place of others of their partitions, in one transaction.
@@ -556,20 +570,10 @@ def take_rows_away(
     StorageRefused and StorageUnavailable. Replay with the same files is refused.
     Protocol: as `replace_files`.
     """
-    now_ms = int(time.time() * 1000)
-    actions: list[AddAction | RemoveAction] = []
-    for file, added in rewritten:
-        partition: dict[str, str | None] = {column: str(file.partition[column]) for column in table.partitioned_by}
-        actions.append(RemoveAction(file.path, True, now_ms, file.size_bytes, partition))
-        if added is not None:
-            committed_at_ms = round(file.committed_at.timestamp() * 1000)
-            actions.append(
-                AddAction(added.path, added.size_bytes, added.partition, committed_at_ms, True, added.statistics)
-            )
     transactions = [Transaction(application, next_transaction(handle, application)) for application in applications]
     try:
         handle.create_write_transaction(
-            actions,
+            list(_replacing(rewritten)),
             mode="append",
             schema=table.schema,
             partition_by=list(table.partitioned_by),
@@ -658,24 +662,14 @@ def _append(
     rewritten: Sequence[_Rewritten] = (),
 ) -> None:
     now_ms = int(time.time() * 1000)
-    actions: list[AddAction | RemoveAction] = [
-        AddAction(f.path, f.size_bytes, f.partition, now_ms, True, f.statistics) for f in adds
-    ]
+    added = [AddAction(f.path, f.size_bytes, f.partition, now_ms, True, f.statistics) for f in adds]
     transactions = [transaction]
-    for file in rewritten:
-        partition: dict[str, str | None] = {name: str(value) for name, value in file.old.partition.items()}
-        actions.append(RemoveAction(file.old.path, True, now_ms, file.old.size_bytes, partition))
-        if file.new is not None:
-            # Compaction is to see when its rows came.
-            came_ms = round(file.old.committed_at.timestamp() * 1000)
-            new = file.new
-            actions.append(AddAction(new.path, new.size_bytes, partition, came_ms, True, new.statistics))
     if rewritten:
         # Maintenance that replaces the same files at the same time would go unnoticed otherwise, and their rows would
         # be there twice (seen with deltalake 1.6.6).
-        transactions.append(Transaction(MAINTENANCE, (handle.transaction_version(MAINTENANCE) or 0) + 1))
+        transactions.append(Transaction(MAINTENANCE, next_transaction(handle, MAINTENANCE)))
     handle.create_write_transaction(
-        actions,
+        [*added, *_replacing(rewritten)],
         mode="append",
         schema=table.schema,
         partition_by=list(table.partitioned_by),
@@ -685,6 +679,17 @@ def _append(
         ),
         post_commithook_properties=_HOOKS,
     )
+
+
+def _replacing(rewritten: Iterable[_Rewritten]) -> Iterator[AddAction | RemoveAction]:
+    now_ms = int(time.time() * 1000)
+    for file, added in rewritten:
+        partition: dict[str, str | None] = {column: str(value) for column, value in file.partition.items()}
+        yield RemoveAction(file.path, True, now_ms, file.size_bytes, partition)
+        if added is not None:
+            # Compaction is to see when its rows came.
+            came_ms = round(file.committed_at.timestamp() * 1000)
+            yield AddAction(added.path, added.size_bytes, added.partition, came_ms, True, added.statistics)
 
 
 def _recognise(home: Home, handle: DeltaTable | None, table: Table, batch: int, nonce: str) -> None:

@@ -1,7 +1,6 @@
 """Whether a home keeps its promises: every planned object has one row, every row what belongs to it."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from datetime import date
 
 import duckdb
@@ -13,7 +12,6 @@ from features.expired import expired_before
 from features.home import Home
 from features.pca_models import Current, describe_model
 from features.plan import Plan, Result, read_plan, read_result
-from features.retries import retried_rows
 from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, committed_batch, open_table
 from ops.query import CURRENT_PROJECTIONS, connect_to, take_snapshot
 from streaming.seen import Day, Facts
@@ -80,8 +78,19 @@ def _planned_objects(home: Home, plans: Iterable[Plan]) -> pa.Table:
 
 def _retried(home: Home, plans: Iterable[Plan]) -> pa.Table:
     """The reject rows that these plans' batches took away; `by` is which."""
-    rows = [{"by": plan.batch, **asdict(row)} for plan in plans for row in retried_rows(home, plan)]
     schema = pa.schema([REJECT_ROWS.schema.field(name) for name in ("source", "etag", "batch", "ingest_date")])
+    rows = []
+    for plan in plans:
+        landing = home.landing_at(plan.landing)
+        etags = {landed.key: landed.etag for landed in plan.objects}
+        for row in plan.retried:
+            # An object that was erased since has no name here, and no row to be compared with.
+            source = None if row.key is None else landing.uri_of(row.key)
+            etag = None if row.key is None else etags[row.key]
+            rows.append(
+                {"by": plan.batch, "source": source, "etag": etag}
+                | {"batch": row.batch, "ingest_date": row.ingest_date}
+            )
     return pa.Table.from_pylist(rows, schema=schema.append(pa.field("by", pa.int64())))
 
 

@@ -16,12 +16,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 import features.tables
+from batch.erase import Asked, Watcher, erase
 from bootstrap.weights import CompiledNetwork
 from features.heartbeat import read_heartbeat
 from features.home import Home
 from features.landing import Landed, archived_name, fetch
 from features.objects import overwrite
-from features.plan import AddedFile, Plan, Retried, read_plan
+from features.plan import AddedFile, Plan, Retried, drop_from_plan, read_plan
 from features.registry import publish_featurizer
 from features.rejects import Reason, Rejected
 from features.retries import Retry, ask_to_retry, requested
@@ -189,6 +190,42 @@ def test_a_retried_reject_whose_old_row_is_still_there_is_found(rejected: Settin
     assert broken is not None
     assert "2 rows belong to no object of their batch's plan." in broken
     assert "1 batches hold other numbers of rows than their results counted." in broken
+
+
+def test_who_was_tried_again_can_be_erased_and_leaves_no_name_and_right_books(
+    retried: tuple[Settings, str], after: Settings, tmp_path: Path
+) -> None:
+    home = _with_an_archive_of_its_own(after, tmp_path)
+    ask_to_retry(home, home.landing.uri, _retries(after, "pear/notes.jpg"))
+    for key in ("kiwi/big.jpg", "pear/notes.jpg"):
+        _erase(home, key)
+    assert look(home, verify=True).broken == []
+    assert [(row.key, row.batch) for row in _plan(home, 2).retried] == [(None, 1), (None, 1)]
+    assert [key for key in requested(home) if "notes" in (home.state.directory / "requests" / key).read_text()] == []
+    for state in (home.batches, home.state.child("requests")):
+        assert not [path for path in state.directory.iterdir() if b"notes" in path.read_bytes()]
+
+
+def test_who_is_erased_before_the_retry_is_planned_is_not_tried_again(before: Settings, tmp_path: Path) -> None:
+    home = _with_an_archive_of_its_own(before, tmp_path)
+    ask_to_retry(home, home.landing.uri, _retries(before, "kiwi/big.jpg", "pear/notes.jpg"))
+    _erase(home, "kiwi/big.jpg")
+    with _planner(before, tmp_path / "channel") as planner:
+        assert planner.next_batch() == 2
+    assert [landed.key for landed in _plan(home, 2).objects] == ["pear/notes.jpg"]
+    assert requested(home) == []
+    dropped = drop_from_plan(home, 2, lambda _, landed: landed.key == "pear/notes.jpg")
+    assert dropped is not None
+    assert (dropped.objects, dropped.retried) == ((), ())
+
+
+def _with_an_archive_of_its_own(settings: Settings, folder: Path) -> Home:
+    shutil.copytree(settings.places().archive.directory, folder / "archive")
+    return settings.model_copy(update={"archive": str(folder / "archive")}).places()
+
+
+def _erase(home: Home, key: str) -> None:
+    erase(home, Asked("source", home.landing.uri_of(key)), Watcher(lambda _: None, lambda _, __: None), copy_s=0)
 
 
 def test_killed_between_the_result_and_the_rejects_commit_it_is_rolled_forward(
@@ -371,8 +408,8 @@ def test_days_and_rows_of_which_no_day_is_known_lose_what_was_retried(tmp_path: 
     seen = Seen(tmp_path / "seen.sqlite")
     day, next_day = date(2026, 10, 3), date(2026, 10, 4)
     seen.set_facts(through=4, days_since=4, rows_before_days=10)
-    seen.committed(5, Outcome(NOW, day, 3, (b"a", b"b")))
-    later = Outcome(NOW, next_day, 2, (b"c",), retried=((3, day), (5, day), (5, day)))
+    seen.committed(5, Outcome(NOW, day, 3, 2, (b"a", b"b")))
+    later = Outcome(NOW, next_day, 2, 1, (b"c",), retried=((3, day), (5, day), (5, day)))
     seen.committed(6, later)
     seen.committed(6, later)
     assert seen.days == [Day(day, 1, 3, 0), Day(next_day, 1, 2, 1)]
