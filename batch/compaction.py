@@ -13,6 +13,7 @@ from features.errors import StateDamaged
 from features.faults import persistently
 from features.home import Home
 from features.tables import (
+    MAINTENANCE,
     TABLES,
     DataFile,
     Table,
@@ -24,9 +25,6 @@ from features.tables import (
     replace_files,
     write_large_file,
 )
-
-# Who rewrites and deletes files of the tables. Each of its commits has a number, so that of two at once one is refused.
-MAINTENANCE = "fruits-maintain"
 
 TARGET_BYTES = 128 * 2**20
 # A row is rewritten when its hour and when its day is finished, and no more once it is in a file of this size.

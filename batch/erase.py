@@ -29,6 +29,7 @@ from features.lease import held
 from features.objects import delete_all, keys_below, overwrite, read_if_there
 from features.plan import Plan, drop_from_plan, drop_from_result, planned_batches, read_plan
 from features.projections import SWITCHING
+from features.retries import drop_from_requests
 from features.tables import PROJECTION_ROWS, TABLES, append_once, committed_batch
 
 # How long a stream that lives may take for a batch before it counts as stuck.
@@ -153,6 +154,7 @@ def _look(
     removed["archive"] += erase_archived(home, selection, kept)
     check()
     removed += _drop_from_plans(home, selection, watcher, check)
+    removed["requests"] += drop_from_requests(home, selection.planned)
     removed["report pages"] += _delete_pages(home)
     return +removed
 
@@ -180,7 +182,7 @@ def _drop_from_plans(home: Home, selection: Selection, watcher: Watcher, check: 
         if batch <= committed:
             # The plan last: it tells a replay what to look for.
             drop_from_result(home, batch, keys)
-            drop_from_plan(home, batch, goes)
+            drop_from_plan(home, batch, goes, committed=True)
         else:
             # In flight: the stream drops them when it begins it, or its rows are found by the next look.
             late.add(batch)

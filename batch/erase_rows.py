@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from batch.compaction import MAINTENANCE
 from batch.moments_store import forget_moments
 from batch.selection import Selection
 from features.erasures import Pending, about_to_erase, settle_erased_rows
@@ -24,6 +23,7 @@ from features.objects import delete_all, keys_below, old_keys, read_if_there
 from features.plan import AddedFile
 from features.tables import (
     FEATURE_ROWS,
+    MAINTENANCE,
     PROJECTION_ROWS,
     TABLES,
     DataFile,

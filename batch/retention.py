@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from batch.compaction import MAINTENANCE
 from features.expired import expire_before
 from features.home import Home
 from features.landing import Landed, came_at, clear_away, list_pages
-from features.tables import Table, data_files, delete_rows, open_table
+from features.tables import MAINTENANCE, Table, data_files, delete_rows, open_table
 
 _CLEARED_AT_ONCE = 16
 

@@ -60,6 +60,12 @@ class StreamDoesNotStop(FruitsError):
     retryable = True
 
 
+class RejectsStillWait(FruitsError):
+    """Rejects that were asked for are not tried again yet; the request stands."""
+
+    retryable = True
+
+
 class HomeInUse(FruitsError):
     """Other work on the tables is under way; this one has changed nothing."""
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, printable
 from features.rejects import Reason, Rejected
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from types_boto3_s3 import S3Client
     from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
@@ -86,6 +87,18 @@ def look_again(landing: Place, landed: Landed) -> bool:
         return _ESCAPED_BYTE in landed.key
 
 
+def look_up(landing: Place, key: str) -> Landed | None:
+    """The version that stands under a key now, or None when there is none.
+
+    Raises StorageRefused, StorageUnavailable.
+    """
+    look = _look_up_file if landing.is_local else _look_up_object
+    try:
+        return persistently(f"look up {landing.uri_of(key)}", lambda: look(landing, key))
+    except FileNotFoundError:
+        return None
+
+
 def came_at(landing: Place, landed: Landed) -> datetime:
     """When an object came to the landing: on disk a file that was moved or copied may be older than that."""
     if not landing.is_local:
@@ -96,19 +109,32 @@ def came_at(landing: Place, landed: Landed) -> datetime:
         return landed.arrived_at
 
 
-def fetch(landing: Place, landed: Landed) -> bytes:
-    """The bytes of exactly the version that was listed.
+def fetch(landing: Place, landed: Landed, archive: Place | None = None) -> bytes:
+    """The bytes of exactly the version that was listed; with an archive, from there if the landing has it no more.
 
     Raises Rejected when it can never be had: `replaced` (another version stands there), `missing`, `unreadable`
     (Refused when storage refuses this object; or a key the storage client cannot address). Raises StorageRefused when
     storage refuses everything, StorageUnavailable for what may pass and has not within two minutes.
     Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
     """
+    try:
+        return _fetch(landing, landed)
+    except Rejected as rejected:
+        if archive is None or rejected.reason not in (Reason.MISSING, Reason.REPLACED):
+            raise
+        try:
+            # The name tells the version; S3 may give a copy another etag.
+            return _fetch(archive, replace(landed, key=archived_name(landed)), check_etag=False)
+        except Rejected as archived:
+            raise (rejected if archived.reason is Reason.MISSING else archived) from None
+
+
+def _fetch(landing: Place, landed: Landed, check_etag: bool = True) -> bytes:
     read = _read_file if landing.is_local else _read_object
 
     def read_or_reject() -> bytes:
         try:
-            return read(landing, landed)
+            return read(landing, landed, check_etag)
         except Exception as error:
             if is_fault(error):
                 _reject_if_lost(error, landed)
@@ -190,6 +216,18 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
+def _look_up_file(place: Place, key: str) -> Landed:
+    status = (place.directory / key).stat()
+    return Landed(key, status.st_size, _etag(status), datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _look_up_object(place: Place, key: str) -> Landed:
+    # Not obstore: it cannot address some of the keys that a listing shows.
+    bucket, prefix = place.bucket_and_prefix
+    found = s3_client(place).head_object(Bucket=bucket, Key="/".join(filter(None, (prefix, key))))
+    return Landed(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].astimezone(UTC))
+
+
 def _pages_of_bucket(landing: Place) -> Iterator[list[Landed]]:
     # Not obstore: one key with an empty or dotted segment, which anybody may upload, fails its whole listing.
     client = s3_client(landing)
@@ -218,17 +256,18 @@ def _pages_of_bucket(landing: Place) -> Iterator[list[Landed]]:
         token = page["NextContinuationToken"]
 
 
-def _read_file(landing: Place, landed: Landed) -> bytes:
+def _read_file(landing: Place, landed: Landed, check_etag: bool) -> bytes:
     with (landing.directory / landed.key).open("rb") as file:
         body = file.read(landed.size_bytes + 1)
-        if _etag(os.fstat(file.fileno())) != landed.etag:
+        if check_etag and _etag(os.fstat(file.fileno())) != landed.etag:
             raise Rejected(Reason.REPLACED, _REPLACED)
         return _whole(body, landed)
 
 
-def _read_object(landing: Place, landed: Landed) -> bytes:
+def _read_object(landing: Place, landed: Landed, check_etag: bool) -> bytes:
+    options: GetOptions = {"if_match": f'"{landed.etag}"'} if check_etag else {}
     try:
-        found = obstore.get(landing.store, landed.key, options={"if_match": f'"{landed.etag}"'})
+        found = obstore.get(landing.store, landed.key, options=options)
     except ValueError as error:
         detail = "The key has an empty, '.' or '..' segment or a control character; upload it under another name."
         raise Rejected(Reason.UNREADABLE, detail) from error

@@ -20,9 +20,25 @@ ATTEMPT_LIMIT = timedelta(hours=12)
 _NAME = re.compile(r"(\d{12,})\.(plan|result)\.json")
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A reject row whose object is tried once more: the object's key, and the batch and the day of the row.
+
+    Without a key the object was erased afterwards; the row still counts as taken away.
+    """
+
+    key: str | None
+    batch: int
+    ingest_date: date
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What batch `batch` is: the objects, and everything their outcome depends on."""
+    """What batch `batch` is: the objects, and everything their outcome depends on.
+
+    Objects that were rejected before are among them with the size, the etag and the time of arrival they had; `retried`
+    names their reject rows, which the batch's commit takes away. One object can have several.
+    """
 
     batch: int
     nonce: str
@@ -33,6 +49,7 @@ class Plan:
     featurizer: str
     objects: tuple[Landed, ...]
     pca_versions: tuple[int, ...] = ()
+    retried: tuple[Retried, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,15 +117,21 @@ def read_result(home: Home, batch: int) -> Result | None:
     return _read(home.batches, result_key(batch), _RESULT)
 
 
-def drop_from_plan(home: Home, batch: int, wanted: Callable[[Plan, Landed], bool]) -> Plan | None:
+def drop_from_plan(
+    home: Home, batch: int, wanted: Callable[[Plan, Landed], bool], committed: bool = False
+) -> Plan | None:
     """Write a plan anew without the wanted objects; returns the plan that stands then, or None when there is none.
 
+    The reject rows of objects that it tried again stay then, unless it is `committed`: gone they are, and are counted.
     It only ever takes objects away from what stands, so it does no harm who else does the same. Replay changes nothing.
     Raises StateDamaged, StorageUnavailable.
     """
 
     def without(plan: Plan) -> Plan:
-        return replace(plan, objects=tuple(landed for landed in plan.objects if not wanted(plan, landed)))
+        objects = tuple(landed for landed in plan.objects if not wanted(plan, landed))
+        keys = {landed.key for landed in objects}
+        retried = (row if row.key in keys else replace(row, key=None) for row in plan.retried)
+        return replace(plan, objects=objects, retried=tuple(row for row in retried if committed or row.key is not None))
 
     return _change(home.batches, plan_key(batch), without, _PLAN)
 

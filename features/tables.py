@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -34,6 +34,8 @@ from features.objects import Place, upload
 from features.plan import AddedFile
 
 APPLICATION = "fruits"
+# Who rewrites and deletes files of the tables. Each of its commits has a number, so that of two at once one is refused.
+MAINTENANCE = "fruits-maintain"
 
 READ_ROWS = 2048
 # 40 MB of features: what a writer of a large file and a reader of it hold at a time.
@@ -49,6 +51,7 @@ RETENTION = {
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 _INSTANT = pa.timestamp("us", tz="UTC")
 _HISTORY_SEARCHED = 200
+_IDENTIFYING = ("source", "etag", "batch")
 # pyarrow raises OSError for damage, too.
 _DAMAGE = ("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed")
 
@@ -154,6 +157,19 @@ class DataFile:
     batches: tuple[int, int] | None
     committed_at: datetime
 
+
+@dataclass(frozen=True, slots=True)
+class RejectRow:
+    """What tells one row of `rejects` from all others."""
+
+    source: str
+    etag: str
+    batch: int
+    ingest_date: date
+
+
+# A file, and the one with fewer rows that takes its place, if any are left.
+_Rewritten = tuple[DataFile, AddedFile | None]
 
 # In the order in which a batch is committed to them.
 TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
@@ -376,11 +392,18 @@ def _new_path(table: Table, partition: Mapping[str, str]) -> str:
 
 
 def commit(
-    home: Home, table: Table, batch: int, nonce: str, adds: Sequence[AddedFile], tables: OpenTables | None = None
+    home: Home,
+    table: Table,
+    batch: int,
+    nonce: str,
+    adds: Sequence[AddedFile],
+    tables: OpenTables | None = None,
+    gone: Collection[RejectRow] = (),
 ) -> None:
-    """Append a batch's files to a table in one Delta transaction, exactly once.
+    """Append a batch's files to a table in one Delta transaction, exactly once; rows of `rejects` in `gone` go with it.
 
-    Replay, also by another process, finds the batch's transaction in the table and changes nothing.
+    Replay, also by another process, finds the batch's transaction in the table and changes nothing. A file that holds
+    rows of `gone` is rewritten without them; who replaced it meanwhile makes us look again.
     `tables` spares a writer of many batches reading the log for each. Raises AnotherStreamRunning when a rival
     committed this batch while we tried, StorageRefused, and StorageUnavailable at the deadline.
     Protocol: Delta Lake `txn` actions; check and commit go through one handle, so that a commit in between is refused.
@@ -400,10 +423,82 @@ def commit(
             tried = True
             metadata = {"fruits.batch": str(batch), "fruits.nonce": nonce}
             handle = handle or _created(place, table)
-            _append(handle, table, Transaction(APPLICATION, batch), metadata, adds)
+            rewritten = _rewritten_without(home, handle, gone)
+            _append(handle, table, Transaction(APPLICATION, batch), metadata, adds, rewritten)
             tables.committed(table, handle, batch)
 
     persistently(f"commit batch {batch} to {place.uri}", commit_or_recognise, again=UNKNOWN_OUTCOME)
+
+
+def standing_rejects(home: Home, rows: Collection[RejectRow]) -> set[RejectRow]:
+    """Those of some rows that `rejects` holds now; only files of their days and batches are read.
+
+    Raises StateDamaged, StorageRefused, StorageUnavailable.
+    """
+    wanted = set(rows)
+
+    def look() -> set[RejectRow]:
+        handle = _opened(_place(home, REJECT_ROWS))
+        files = _files_around(handle, wanted) if handle is not None else []
+        with _gone_files_as_faults():
+            return {row for file in files for row in _rejects_in(home, file) if row in wanted}
+
+    return persistently(f"read {_place(home, REJECT_ROWS).uri}", look, again=UNKNOWN_OUTCOME) if wanted else set()
+
+
+def _rewritten_without(home: Home, handle: DeltaTable, gone: Collection[RejectRow]) -> list[_Rewritten]:
+    rewritten: list[_Rewritten] = []
+    with _gone_files_as_faults():
+        for file in _files_around(handle, gone):
+            leaving = sum(row in gone for row in _rejects_in(home, file))
+            if leaving == file.rows:
+                rewritten.append((file, None))
+            elif leaving:
+                partition = {"ingest_date": file.partition["ingest_date"].isoformat()}
+                staying = _staying(home, file, gone)
+                rewritten.append((file, write_large_file(home, REJECT_ROWS, staying, partition)))
+    return rewritten
+
+
+@contextmanager
+def _gone_files_as_faults() -> Iterator[None]:
+    # An erasure deletes files at once: the next look at the table finds what took their place.
+    try:
+        yield
+    except StorageUnavailable as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise
+
+
+def _files_around(handle: DeltaTable, rows: Collection[RejectRow]) -> list[DataFile]:
+    if not rows:
+        return []
+    batches: dict[date, set[int]] = {}
+    for row in rows:
+        batches.setdefault(row.ingest_date, set()).add(row.batch)
+
+    def may_hold_one(file: DataFile) -> bool:
+        wanted = batches.get(file.partition["ingest_date"], set())
+        return any(file.batches is None or file.batches[0] <= batch <= file.batches[1] for batch in wanted)
+
+    return [file for file in data_files(handle) if may_hold_one(file)]
+
+
+def _rejects_in(home: Home, file: DataFile) -> Iterator[RejectRow]:
+    for rows in read_file(home, REJECT_ROWS, file.path, _IDENTIFYING):
+        yield from _reject_rows(rows, file)
+
+
+def _staying(home: Home, file: DataFile, gone: Collection[RejectRow]) -> Iterator[pa.RecordBatch]:
+    for rows in read_file(home, REJECT_ROWS, file.path, REJECT_ROWS.file_schema.names):
+        yield rows.filter(pa.array([row not in gone for row in _reject_rows(rows, file)], pa.bool_()))
+
+
+def _reject_rows(rows: pa.RecordBatch, file: DataFile) -> Iterator[RejectRow]:
+    columns = (rows[name].to_pylist() for name in _IDENTIFYING)
+    day = file.partition["ingest_date"]
+    return (RejectRow(source, etag, batch, day) for source, etag, batch in zip(*columns, strict=True))
 
 
 def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, application: str) -> None:
@@ -465,7 +560,7 @@ def take_rows_away(
     home: Home,
     table: Table,
     handle: DeltaTable,
-    rewritten: Sequence[tuple[DataFile, AddedFile | None]],
+    rewritten: Sequence[_Rewritten],
     applications: Sequence[str],
 ) -> None:
     """Put files with fewer rows, or none, in the place of others of their partitions, in one transaction.
@@ -475,20 +570,10 @@ def take_rows_away(
     StorageRefused and StorageUnavailable. Replay with the same files is refused.
     Protocol: as `replace_files`.
     """
-    now_ms = int(time.time() * 1000)
-    actions: list[AddAction | RemoveAction] = []
-    for file, added in rewritten:
-        partition: dict[str, str | None] = {column: str(file.partition[column]) for column in table.partitioned_by}
-        actions.append(RemoveAction(file.path, True, now_ms, file.size_bytes, partition))
-        if added is not None:
-            committed_at_ms = round(file.committed_at.timestamp() * 1000)
-            actions.append(
-                AddAction(added.path, added.size_bytes, added.partition, committed_at_ms, True, added.statistics)
-            )
     transactions = [Transaction(application, next_transaction(handle, application)) for application in applications]
     try:
         handle.create_write_transaction(
-            actions,
+            list(_replacing(rewritten)),
             mode="append",
             schema=table.schema,
             partition_by=list(table.partitioned_by),
@@ -569,20 +654,42 @@ def append_once(
 
 
 def _append(
-    handle: DeltaTable, table: Table, transaction: Transaction, metadata: Mapping[str, str], adds: Sequence[AddedFile]
+    handle: DeltaTable,
+    table: Table,
+    transaction: Transaction,
+    metadata: Mapping[str, str],
+    adds: Sequence[AddedFile],
+    rewritten: Sequence[_Rewritten] = (),
 ) -> None:
     now_ms = int(time.time() * 1000)
+    added = [AddAction(f.path, f.size_bytes, f.partition, now_ms, True, f.statistics) for f in adds]
+    transactions = [transaction]
+    if rewritten:
+        # Maintenance that replaces the same files at the same time would go unnoticed otherwise, and their rows would
+        # be there twice (seen with deltalake 1.6.6).
+        transactions.append(Transaction(MAINTENANCE, next_transaction(handle, MAINTENANCE)))
     handle.create_write_transaction(
-        [AddAction(f.path, f.size_bytes, f.partition, now_ms, True, f.statistics) for f in adds],
+        [*added, *_replacing(rewritten)],
         mode="append",
         schema=table.schema,
         partition_by=list(table.partitioned_by),
         commit_properties=CommitProperties(
             custom_metadata=dict(metadata),
-            app_transactions=[transaction],
+            app_transactions=transactions,
         ),
         post_commithook_properties=_HOOKS,
     )
+
+
+def _replacing(rewritten: Iterable[_Rewritten]) -> Iterator[AddAction | RemoveAction]:
+    now_ms = int(time.time() * 1000)
+    for file, added in rewritten:
+        partition: dict[str, str | None] = {column: str(value) for column, value in file.partition.items()}
+        yield RemoveAction(file.path, True, now_ms, file.size_bytes, partition)
+        if added is not None:
+            # Compaction is to see when its rows came.
+            came_ms = round(file.committed_at.timestamp() * 1000)
+            yield AddAction(added.path, added.size_bytes, added.partition, came_ms, True, added.statistics)
 
 
 def _recognise(home: Home, handle: DeltaTable | None, table: Table, batch: int, nonce: str) -> None:

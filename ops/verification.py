@@ -11,8 +11,8 @@ from features.erasures import erased_rows, read_erasures
 from features.expired import expired_before
 from features.home import Home
 from features.pca_models import Current, describe_model
-from features.plan import Result, read_plan, read_result
-from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, open_table
+from features.plan import Plan, Result, read_plan, read_result
+from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, committed_batch, open_table
 from ops.query import CURRENT_PROJECTIONS, connect_to, take_snapshot
 from streaming.seen import Day, Facts
 
@@ -33,9 +33,10 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
         ]
     since = expired_before(home)
     if since != date.min:
-        plans = ((batch, read_plan(home, batch)) for batch in committed)
-        committed = [batch for batch, plan in plans if plan is not None and plan.ingest_date >= since]
-    planned, results = _planned_objects(home, committed), [read_result(home, batch) for batch in committed]
+        kept = ((batch, read_plan(home, batch)) for batch in committed)
+        committed = [batch for batch, plan in kept if plan is not None and plan.ingest_date >= since]
+    plans = [plan for plan in (read_plan(home, batch) for batch in committed) if plan is not None]
+    planned, results = _planned_objects(home, plans), [read_result(home, batch) for batch in committed]
     snapshot = take_snapshot(home)
     connection = connect_to(snapshot)
     for name, handle in snapshot.tables.items() if since != date.min else ():
@@ -45,6 +46,10 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     connection.register("days", _days(days, facts).filter(pc.field("ingest_date") >= since))
     connection.register("erased", _erased(home))
     connection.register("counted", _counted([result for result in results if result is not None]))
+    # A stream goes on meanwhile: what the tables hold beyond `last` may have taken rejects of earlier batches away.
+    latest = committed_batch(snapshot.tables[REJECT_ROWS.name])
+    later = (read_plan(home, batch) for batch in range(last + 1, latest + 1))
+    connection.register("retried", _retried(home, [*plans, *filter(None, later)]))
     connection.register("models", _models(home, snapshot.models, last))
     # What a snapshot covers is deleted, and that may have been just now.
     missing_results = [
@@ -60,18 +65,33 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     return findings
 
 
-def _planned_objects(home: Home, batches: Iterable[int]) -> pa.Table:
+def _planned_objects(home: Home, plans: Iterable[Plan]) -> pa.Table:
     columns: dict[str, list[object]] = {"batch": [], "source": [], "etag": []}
-    for batch in batches:
-        plan = read_plan(home, batch)
-        if plan is None:
-            continue
+    for plan in plans:
         landing = home.landing_at(plan.landing)
-        columns["batch"] += [batch] * len(plan.objects)
+        columns["batch"] += [plan.batch] * len(plan.objects)
         columns["source"] += [landing.uri_of(landed.key) for landed in plan.objects]
         columns["etag"] += [landed.etag for landed in plan.objects]
     schema = pa.schema([("batch", pa.int64()), ("source", pa.string()), ("etag", pa.string())])
     return pa.table(columns, schema=schema)
+
+
+def _retried(home: Home, plans: Iterable[Plan]) -> pa.Table:
+    """The reject rows that these plans' batches took away; `by` is which."""
+    schema = pa.schema([REJECT_ROWS.schema.field(name) for name in ("source", "etag", "batch", "ingest_date")])
+    rows = []
+    for plan in plans:
+        landing = home.landing_at(plan.landing)
+        etags = {landed.key: landed.etag for landed in plan.objects}
+        for row in plan.retried:
+            # An object that was erased since has no name here, and no row to be compared with.
+            source = None if row.key is None else landing.uri_of(row.key)
+            etag = None if row.key is None else etags[row.key]
+            rows.append(
+                {"by": plan.batch, "source": source, "etag": etag}
+                | {"batch": row.batch, "ingest_date": row.ingest_date}
+            )
+    return pa.Table.from_pylist(rows, schema=schema.append(pa.field("by", pa.int64())))
 
 
 def _models(home: Home, models: Current, last: int) -> pa.Table:
@@ -128,9 +148,11 @@ _OF_THE_DAY = "e.ingest_date = days.ingest_date AND e.batch > days.after AND e.b
 _OUTCOMES = f"""
     SELECT batch, source, etag FROM {FEATURE_ROWS.name} UNION ALL SELECT batch, source, etag FROM {REJECT_ROWS.name}
 """
+# What was tried again has the row of its later batch only.
+_OWED = "SELECT * FROM planned ANTI JOIN retried USING (batch, source, etag)"
 _CHECKS = (
     (
-        f"SELECT * FROM planned ANTI JOIN ({_OUTCOMES}) USING (batch, source, etag)",
+        f"SELECT * FROM ({_OWED}) ANTI JOIN ({_OUTCOMES}) USING (batch, source, etag)",
         "{count} planned objects have no row in features or rejects: lost.",
     ),
     (
@@ -144,14 +166,15 @@ _CHECKS = (
     ),
     (
         f"SELECT * FROM ({_OUTCOMES}) SEMI JOIN (SELECT DISTINCT batch FROM planned) USING (batch) "
-        "ANTI JOIN planned USING (batch, source, etag)",
+        f"ANTI JOIN ({_OWED}) USING (batch, source, etag)",
         "{count} rows belong to no object of their batch's plan.",
     ),
     (
         f"SELECT batch FROM counted WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
         f"WHERE f.batch = counted.batch) + {_erased_where('features', 'e.batch = counted.batch')} "
         f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
-        f"WHERE r.batch = counted.batch) + {_erased_where('rejects', 'e.batch = counted.batch')}",
+        f"WHERE r.batch = counted.batch) + {_erased_where('rejects', 'e.batch = counted.batch')} "
+        "+ (SELECT count(*) FROM retried t WHERE t.batch = counted.batch)",
         "{count} batches hold other numbers of rows than their results counted.",
     ),
     (
@@ -160,7 +183,9 @@ _CHECKS = (
         f"{_erased_where('features', _OF_THE_DAY)} "
         f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
         "WHERE r.ingest_date = days.ingest_date AND r.batch > days.after AND r.batch <= days.through) + "
-        f"{_erased_where('rejects', _OF_THE_DAY)}",
+        f"{_erased_where('rejects', _OF_THE_DAY)} "
+        "+ (SELECT count(*) FROM retried t WHERE t.ingest_date = days.ingest_date "
+        "AND t.batch > days.after AND t.batch <= days.through AND t.by > days.through)",
         "{count} days hold other numbers of rows than their batches counted.",
     ),
     (

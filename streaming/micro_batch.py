@@ -29,7 +29,8 @@ from features.plan import (
     write_result,
 )
 from features.registry import load_network
-from features.tables import PROJECTION_ROWS, TABLES, OpenTables, commit
+from features.retries import retried_rows
+from features.tables import PROJECTION_ROWS, REJECT_ROWS, TABLES, OpenTables, commit
 from streaming.pacing import cut, estimated_work_s
 from streaming.refusals import Refusals
 from streaming.task import Task, TaskMessage, run_tasks
@@ -100,7 +101,8 @@ class MicroBatches:
         # Waiting for the batch before is no stage of this one.
         clock.lap_s()
         for table in TABLES:
-            commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables)
+            gone = retried_rows(self._home, plan) if table is REJECT_ROWS else frozenset()
+            commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables, gone)
         commit_s = clock.lap_s()
         self._on_commit(plan, result)
         return BatchReport(
@@ -139,6 +141,7 @@ class MicroBatches:
         pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizer)}))
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_at(plan.landing)
+        retried = {row.key for row in plan.retried}
         tasks = [
             Task(
                 home=self._home,
@@ -150,6 +153,7 @@ class MicroBatches:
                 key_pattern=plan.key_pattern,
                 limits=self._limits,
                 objects=objects,
+                retried=frozenset(one.key for one in objects if one.key in retried),
             )
             for objects in cut(plan.objects, self._spark.defaultParallelism)
         ]
@@ -210,8 +214,10 @@ class MicroBatches:
 
 
 def _oldest_waited_s(plan: Plan) -> float:
+    # What is tried again had its outcome long ago.
+    retried = {row.key for row in plan.retried}
     now = datetime.now(UTC)
-    return (now - min((landed.arrived_at for landed in plan.objects), default=now)).total_seconds()
+    return (now - min((one.arrived_at for one in plan.objects if one.key not in retried), default=now)).total_seconds()
 
 
 def _group(batch: int) -> str:

@@ -77,6 +77,7 @@ class Channel:
             "photos": outcome.photos,
             "rejects": outcome.rejects,
             "rejected": [identity.hex() for identity in outcome.rejected],
+            "retried": [(batch, day.isoformat()) for batch, day in outcome.retried],
         }
         _replace(self.folder / f"{batch:012d}.committed", json.dumps(note).encode())
 
@@ -92,6 +93,7 @@ class Channel:
                     photos=note["photos"],
                     rejects=note["rejects"],
                     rejected=tuple(bytes.fromhex(identity) for identity in note["rejected"]),
+                    retried=tuple((batch, date.fromisoformat(day)) for batch, day in note["retried"]),
                 ),
             )
             path.unlink()

@@ -69,13 +69,17 @@ class Day:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a committed batch became; `rejected` are identities, fewer than `rejects` once some were erased."""
+    """What a committed batch became; `rejected` are identities, fewer than `rejects` once some were erased.
+
+    `retried` are the batches and the days of the reject rows that it took away.
+    """
 
     at: datetime
     ingest_date: date
     photos: int
     rejects: int
     rejected: tuple[bytes, ...]
+    retried: tuple[tuple[int, date], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ class Seen:
                 "UPDATE seen SET featurized = 1, at_s = ? WHERE featurized IS NULL AND batch = ?", (at_s, batch)
             )
             self._set("through", batch)
+            self._take_off(outcome.retried)
             if batch <= self.facts.days_since:
                 return
             self._connection.execute(
@@ -163,6 +168,14 @@ class Seen:
                 "photos = photos + excluded.photos, rejects = rejects + excluded.rejects",
                 (outcome.ingest_date.isoformat(), outcome.photos, outcome.rejects),
             )
+
+    def _take_off(self, rows: Sequence[tuple[int, date]]) -> None:
+        if not rows:
+            return
+        facts = self.facts
+        counted = [(day.isoformat(),) for batch, day in rows if batch > facts.days_since]
+        self._connection.executemany("UPDATE day SET rejects = rejects - 1 WHERE ingest_date = ?", counted)
+        self._set("rows_before_days", facts.rows_before_days - sum(batch <= facts.days_since for batch, _ in rows))
 
     def has_rows(self, rows: Iterable[tuple[bytes, Known]]) -> None:
         """The tables hold rows of these identities. Features count more than a reject, then the newest one."""

@@ -70,7 +70,8 @@ def outcome_of(home: Home, plan: Plan, result: Result) -> Outcome:
     landing = home.landing_at(plan.landing)
     identities = tuple(identity(landing, landed) for landed in plan.objects if landed.key in rejected)
     photos, rejects = result.counters.photos, sum(result.counters.rejects.values())
-    return Outcome(result.finished_at, plan.ingest_date, photos, rejects, identities)
+    retried = tuple((row.batch, row.ingest_date) for row in plan.retried)
+    return Outcome(result.finished_at, plan.ingest_date, photos, rejects, identities, retried)
 
 
 class Snapshots:

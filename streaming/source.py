@@ -32,6 +32,7 @@ from streaming.cleaning import CleaningRule
 from streaming.discovery import Discovery, Watched
 from streaming.news import Channel, News
 from streaming.pacing import Caps, Pacer
+from streaming.retries import Retries
 from streaming.snapshot import Snapshots, recall
 
 SOURCE_NAME = "fruits_landing"
@@ -140,6 +141,7 @@ class Planner:
         self._snapshots = Snapshots(home, self._seen)
         watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home))
         self._discovery = Discovery(home, self._seen, watched, request.cleaning, self.started_after)
+        self._retries = Retries(home, self._seen)
         self._discovery.start()
         if request.queue is not None:
             threading.Thread(target=self._close_when_held, name="hold", daemon=True).start()
@@ -160,10 +162,13 @@ class Planner:
             self._told = self._position = self._unfinished.pop(0)
         else:
             self._discovery.look()
-            objects = self._not_erased(self._pacer.fill(self._discovery.first(self._request.caps.max_files + 1)))
+            self._retries.look()
+            most = self._request.caps.max_files + 1
+            waiting = self._retries.among(self._discovery.first(most), most)
+            objects = self._not_erased(self._pacer.fill(waiting))
             if objects:
                 self._plan(objects)
-            else:
+            elif not self._retries:
                 caught_up_to = self._discovery.caught_up_to
         discovery = self._discovery
         self._channel.tell(News(discovery.backlog, self._told, caught_up_to, discovery.queue_news))
@@ -184,11 +189,13 @@ class Planner:
             featurizer=featurizer,
             objects=objects,
             pca_versions=versions_to_project(self._home, featurizer),
+            retried=self._retries.rows_of(objects),
         )
         write_plan(self._home, plan)
         self._discovery.planned(plan)
+        self._retries.planned(plan)
         self._last = self._told = self._position = plan.batch
-        self._pacer.started(objects, self._discovery.backlog.files)
+        self._pacer.started(objects, self._discovery.backlog.files + len(self._retries))
 
     def _not_erased(self, objects: tuple[Landed, ...]) -> tuple[Landed, ...]:
         if not objects:
@@ -196,6 +203,7 @@ class Planner:
         erased = passed_over(self._home)
         dropped = [landed for landed in objects if erased.covers(self._home.landing, landed)]
         self._discovery.passed_over(dropped)
+        self._retries.passed_over(dropped)
         return tuple(landed for landed in objects if landed not in dropped)
 
     def _close_when_held(self) -> None:

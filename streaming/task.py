@@ -47,6 +47,8 @@ class Task:
     key_pattern: str
     limits: Limits
     objects: tuple[Landed, ...]
+    retried: frozenset[str] = frozenset()
+    """The keys of those that were rejected before."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def _fetch(task: Task, landed: Landed) -> _Fetched:
         detail = f"{landed.size_bytes} bytes; the limit is {task.limits.max_image_bytes}."
         return _Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
     try:
-        return _Fetched(landed, fetch(task.landing, landed))
+        archive = task.home.archive if landed.key in task.retried else None
+        return _Fetched(landed, fetch(task.landing, landed, archive))
     except Rejected as rejected:
         return _Fetched(landed, rejected)
 
@@ -179,7 +182,8 @@ def _reject(fetched: _Fetched, task: Task, rejected: Rejected, outcome: _Outcome
     common = _common_columns(fetched.landed, task)
     outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
     outcome.rejected_keys.append(fetched.landed.key)
-    if isinstance(rejected, Refused):
+    # That one is refused which was refused before says nothing of a permission that was lost.
+    if isinstance(rejected, Refused) and fetched.landed.key not in task.retried:
         outcome.refusals.append(rejected.words)
 
 

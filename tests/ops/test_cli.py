@@ -30,6 +30,7 @@ COMMANDS = [
     "reproject",
     "models",
     "maintain",
+    "rejects",
     "deploy",
     "destroy",
     "submit",
