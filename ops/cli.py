@@ -10,7 +10,7 @@ import typer
 from features.errors import FruitsError
 from features.registry import Precision
 from features.settings import Settings
-from ops import cloud_cli, cost_cli, erase_cli, maintain_cli, pca_cli, query_cli, status_cli
+from ops import cloud_cli, cost_cli, erase_cli, maintain_cli, pca_cli, query_cli, report_cli, status_cli
 from ops.options import (
     DEBUGGING,
     AllowRegion,
@@ -214,6 +214,9 @@ app.command(
     '[bold]fruits query --format csv "SELECT label, count(*) FROM photos GROUP BY label"[/]',
 )(query_cli.query)
 app.command(epilog="Examples:  [bold]fruits status[/]  ·  [bold]fruits status --verify --json[/]")(status_cli.status)
+app.command(
+    epilog="Examples:  [bold]fruits report --open[/]  ·  [bold]fruits report --thumbnails --since 2026-10-01[/]"
+)(report_cli.report)
 app.command(epilog="Example:  [bold]fruits reproject[/]")(pca_cli.reproject)
 app.command(epilog="Example:  [bold]fruits cost --photos-per-day 100000 --archive-days 30[/]")(cost_cli.cost)
 app.command(epilog="Examples:  [bold]fruits maintain --dry-run[/]  ·  [bold]fruits maintain --keep-archive 90d[/]")(
