@@ -26,6 +26,8 @@ _BINS_S = (1, 5, 10, 30, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600
 # A stream on a trickle leaves 43,000 results a day, and each is a request on S3.
 _MOST_RESULTS = 300
 _RESULTS_AT_ONCE = 16
+# Shorter than times of day in seconds can tell.
+_LEAST_S = 1e-3
 _MOST_VERSIONS = 8
 _SPECTRUM_POINTS = 90
 _SHIFT_COMPONENTS = 8
@@ -68,7 +70,7 @@ class Pace:
 
     at: datetime
     batches: int
-    photos: int
+    photos: float
     per_s: float
     limit_per_s: float | None
 
@@ -238,38 +240,59 @@ def _results(home: Home, since: date | None) -> list[Result]:
 
 
 def _pace(results: Sequence[Result]) -> tuple[list[Pace], int]:
-    worked = [result for result in results if result.counters.photos and result.counters.wall_s > 0]
+    """Photos are spread evenly over the time of their batch, as batches overlap and can outlast a piece of time."""
+    worked = [_Work.of(result) for result in results if result.counters.photos and result.counters.wall_s > _LEAST_S]
     if not worked:
         return [], 0
-    bin_s = _bin_s(worked[0].finished_at, worked[-1].finished_at)
-    bins: dict[int, list[Result]] = {}
-    for result in worked:
-        bins.setdefault(int(result.finished_at.timestamp()) // bin_s * bin_s, []).append(result)
-    return [_pace_of(at_s, some) for at_s, some in sorted(bins.items())], bin_s
+    began_s, ended_s = min(work.began_s for work in worked), max(work.ended_s for work in worked)
+    bin_s = _bin_s(datetime.fromtimestamp(began_s, UTC), datetime.fromtimestamp(ended_s, UTC))
+    bins: dict[int, list[_Work]] = {}
+    for work in worked:
+        for at_s in range(int(work.began_s // bin_s) * bin_s, int(np.ceil(work.ended_s)), bin_s):
+            bins.setdefault(at_s, []).append(work.within(at_s, at_s + bin_s))
+    return [_pace_of(at_s, works) for at_s, works in sorted(bins.items())], bin_s
 
 
-def _pace_of(at_s: int, results: Sequence[Result]) -> Pace:
-    photos = sum(result.counters.photos for result in results)
-    busy_s = sum(result.counters.decode_s + result.counters.infer_s for result in results)
-    slots = min(result.counters.slots for result in results)
+@dataclass(frozen=True)
+class _Work:
+    """A batch at work, or a part of that."""
+
+    began_s: float
+    ended_s: float
+    photos: float
+    busy_s: float
+    slots: int
+
+    @classmethod
+    def of(cls, result: Result) -> "_Work":
+        counters, ended_s = result.counters, result.finished_at.timestamp()
+        busy_s = counters.decode_s + counters.infer_s
+        return cls(ended_s - counters.wall_s, ended_s, counters.photos, busy_s, counters.slots)
+
+    def within(self, from_s: float, to_s: float) -> "_Work":
+        began_s, ended_s = max(self.began_s, from_s), min(self.ended_s, to_s)
+        share = max(ended_s - began_s, 0) / (self.ended_s - self.began_s)
+        return _Work(began_s, ended_s, self.photos * share, self.busy_s * share, self.slots)
+
+
+def _pace_of(at_s: int, works: Sequence[_Work]) -> Pace:
+    photos, busy_s = sum(work.photos for work in works), sum(work.busy_s for work in works)
+    slots = min(work.slots for work in works)
     return Pace(
         at=datetime.fromtimestamp(at_s, UTC),
-        batches=len(results),
+        batches=len(works),
         photos=photos,
-        per_s=photos / _at_work_s(results),
+        per_s=photos / _at_work_s(works),
         limit_per_s=slots * photos / busy_s if slots and busy_s else None,
     )
 
 
-def _at_work_s(results: Sequence[Result]) -> float:
-    """The seconds in which at least one of the batches was at work; they overlap."""
-    spans = sorted(
-        (result.finished_at.timestamp() - result.counters.wall_s, result.finished_at.timestamp()) for result in results
-    )
+def _at_work_s(works: Sequence[_Work]) -> float:
+    """The seconds in which at least one was at work."""
     worked_s, until_s = 0.0, -np.inf
-    for began_s, ended_s in spans:
-        worked_s += max(ended_s - max(began_s, until_s), 0)
-        until_s = max(until_s, ended_s)
+    for work in sorted(works, key=lambda work: work.began_s):
+        worked_s += max(work.ended_s - max(work.began_s, until_s), 0)
+        until_s = max(until_s, work.ended_s)
     return worked_s
 
 

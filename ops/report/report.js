@@ -86,7 +86,7 @@
         { name: "photos a second", colour: "c2", kind: "line", points: bins.map((bin) => [bin.at + half, bin.per_s]) },
         ...(limits ? [{ name: "limit of the cores", colour: "c4", kind: "line", dash: true, points: bins.filter((bin) => bin.limit_per_s).map((bin) => [bin.at + half, bin.limit_per_s]) }] : []),
       ],
-      stops: bins.map((bin) => ({ x: bin.at + half, head: `${moment(bin.at)} · ${counted(bin.photos, "photo")} in ${counted(bin.batches, "batch", "batches")}`, values: [rate(bin.per_s), ...(limits ? [bin.limit_per_s ? rate(bin.limit_per_s) : "–"] : [])] })),
+      stops: bins.map((bin) => ({ x: bin.at + half, head: `${moment(bin.at)} · ${counted(Math.round(bin.photos), "photo")} in ${counted(bin.batches, "batch", "batches")}`, values: [rate(bin.per_s), ...(limits ? [bin.limit_per_s ? rate(bin.limit_per_s) : "–"] : [])] })),
       columns: ["from"],
     });
   }
