@@ -151,7 +151,7 @@
       title: "Drift of the photos",
       caption: "How far a day's mean projection lies from the served version's mean, in standard deviations of one photo. The dashed line is what chance gives.",
       none: !days.length && "No photo is projected with a served version yet.",
-      height: 230, x: timeAxis(days, 86400), y: { format: (value) => value.toFixed(1) },
+      height: 230, x: timeAxis(days, 86400), y: { format: (value) => String(Number(value.toPrecision(3))) },
       series: [
         { name: "the day's mean", colour: "c0", kind: "line", points: days.map((row) => [row.at + DAY_MS / 2, row.shift]) },
         { name: "by chance", colour: "other", kind: "line", dots: false, dash: true, points: days.map((row) => [row.at + DAY_MS / 2, row.by_chance]) },
@@ -318,7 +318,8 @@
       : [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1];
     const between = (ticks) => ticks.filter((tick) => Math.log10(tick) >= low && Math.log10(tick) <= high);
     const decades = between(candidates);
-    if (decades.length >= 2) return decades;
+    if (decades.length >= 3) return decades;
+    if (isDuration) return between([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 86400, 3 * 86400, 7 * 86400, 28 * 86400, 365 * 86400]);
     const finer = [];
     for (let power = Math.floor(low); power <= high; power++) finer.push(...[1, 2, 5].map((digit) => Number((digit * 10 ** power).toPrecision(1))));
     return between(finer);
