@@ -44,6 +44,11 @@ benchmark: $(BENCHMARKS_READY) java
 	@$(BENCHMARKS)/bin/python -m benchmarks.stream
 	@$(BENCHMARKS)/bin/python -m benchmarks.refit
 
+# The pictures are of a report, so a demo is made for it first.
+slides: $(READY) java chromium
+	@$(BIN)/fruits demo --home build/slides
+	@$(BIN)/python -m ops.slides build/slides
+
 # The build tools are locked too, so nothing is installed that was not checked against its hash.
 $(READY): requirements.lock requirements-build.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11."; exit 1; }
