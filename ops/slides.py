@@ -140,7 +140,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print docs/slides.pdf from docs/slides.md.")
     parser.add_argument("home", help="a home with photos and a PCA, as the demo makes one")
     home = parser.parse_args().home
-    make_slides(load_settings(home=home), DOCS / "slides.md", DOCS / "slides.css", DOCS / "slides.pdf")
+    try:
+        make_slides(load_settings(home=home), DOCS / "slides.md", DOCS / "slides.css", DOCS / "slides.pdf")
+    except FruitsError as error:
+        raise SystemExit(f"fruits: {error}") from error
     print(f"{DOCS / 'slides.pdf'}")
 
 

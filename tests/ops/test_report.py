@@ -18,6 +18,8 @@ from deltalake import DeltaTable, write_deltalake
 from PIL import Image
 from typer.testing import CliRunner
 
+from features.erasures import begin_erasure, finish_erasure
+from features.errors import HomeInUse
 from features.home import Home
 from features.image import Limits
 from features.landing import Landed, archived_name
@@ -389,6 +391,16 @@ def _rename_images(home: Home, bodies: Sequence[bytes]) -> None:
     rows = table.to_pyarrow_table().sort_by("label")
     ids = [[hashlib.sha256(body).hexdigest() for body in bodies]]
     write_deltalake(table, rows.set_column(0, rows.schema.field(0), ids), mode="overwrite")
+
+
+def test_no_page_is_made_while_someone_is_being_forgotten(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    erasure = begin_erasure(home, "subject", "anna", [], MONDAY)
+    with pytest.raises(HomeInUse):
+        write_report(home, LIMITS, None, False, file, MONDAY)
+    assert not file.exists()
+    finish_erasure(home, erasure.id, MONDAY)
+    assert write_report(home, LIMITS, None, False, file, MONDAY).uri == file.as_uri()
 
 
 def test_the_command_uploads_the_page_to_a_home_on_s3(bucket: str, s3_server: str, tmp_path: Path) -> None:
