@@ -12,7 +12,7 @@ import numpy as np
 from batch.scree import marks
 from features.home import Home
 from features.pca import principal_angles_rad
-from features.pca_models import PcaModel, current_models, describe_model, load_model, versions
+from features.pca_models import PcaModel, cached_model, current_models, versions
 from features.plan import Result, planned_batches, read_result
 from features.registry import current_featurizer
 from ops.query import connect
@@ -162,7 +162,7 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         condition = f"ingest_date >= DATE '{since}'" if since else "true"
         connection.execute(f"CREATE VIEW seen_{name} AS SELECT * FROM {name} WHERE {condition}")
     serving = current_models(home).serving
-    served = None if serving is None else load_model(home, serving)
+    served = None if serving is None else cached_model(home, serving)
     totals = _totals(connection)
     bin_s = _bin_s(totals.first_at, totals.last_at)
     pace, pace_bin_s = _pace(_results(home, since))
@@ -300,7 +300,7 @@ def _versions(home: Home, served: PcaModel | None) -> list[Version]:
     """The newest versions, and the served one where it is older."""
     numbers = versions(home)
     shown = {*numbers[-_MOST_VERSIONS:], *([served.meta.version] if served else [])}
-    return [_version(home, load_model(home, number), set(numbers)) for number in sorted(shown)]
+    return [_version(home, cached_model(home, number), set(numbers)) for number in sorted(shown)]
 
 
 def _version(home: Home, model: PcaModel, there: set[int]) -> Version:
@@ -308,7 +308,7 @@ def _version(home: Home, model: PcaModel, there: set[int]) -> Version:
     cumulative = np.cumsum(ratios)
     wanted = np.unique(np.geomspace(1, len(ratios), _SPECTRUM_POINTS).astype(int))
     found = marks(ratios)
-    comparable = meta.parent in there and describe_model(home, meta.parent).featurizer == meta.featurizer
+    parent = cached_model(home, meta.parent) if meta.parent in there else None
     return Version(
         version=meta.version,
         rows=meta.rows,
@@ -319,7 +319,7 @@ def _version(home: Home, model: PcaModel, there: set[int]) -> Version:
         at_80=found.at_80,
         at_95=found.at_95,
         spectrum=[(int(n), float(ratios[n - 1]), float(cumulative[n - 1])) for n in wanted],
-        angles_deg=_angles_deg(model, load_model(home, meta.parent)) if comparable and meta.parent else [],
+        angles_deg=_angles_deg(model, parent) if parent and parent.meta.featurizer == meta.featurizer else [],
     )
 
 

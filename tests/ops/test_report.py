@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from features.errors import HomeInUse
 from features.home import Home
 from features.image import Limits
 from features.landing import Landed, archived_name
-from features.pca import fit, moments_of, project
+from features.pca import Pca, fit, moments_of, project
 from features.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, publish_model
 from features.plan import Counters, Plan, Result, write_plan, write_result
 from features.settings import load_settings
@@ -40,7 +41,7 @@ from ops.cli import app
 from ops.query import InvalidQuery, connect
 from ops.report.data import collect
 from ops.report.written import write_report
-from tests.feature_rows import feature_vectors
+from tests.feature_rows import feature_vectors, fitted
 from tests.pictures import encoded, pixels
 
 if TYPE_CHECKING:
@@ -100,14 +101,13 @@ def _add_day(home: Home, batch: int, labels: Sequence[str | None], at: datetime,
     commit(home, REJECT_ROWS, batch, "a test", [write_file(home, REJECT_ROWS, refused, partition)] if rejects else [])
 
 
-def _serve(home: Home, batches: dict[int, int]) -> None:
-    """Publish two versions and serve the second, with the projections of all rows: so many by batch."""
-    vectors = [feature_vectors(rows, batch) for batch, rows in batches.items()]
-    first = fit(moments_of(vectors[:1], 1280), 3, None)
-    second = fit(moments_of(vectors, 1280), 4, None, first.components)
-    for version, pca, parent in ((1, first, None), (2, second, 1)):
+def _serve(home: Home, batch: int, pcas: Sequence[Pca]) -> None:
+    """Publish a version for each PCA and serve the last, with the projections of all rows committed as a batch."""
+    for version, pca in enumerate(pcas, 1):
+        parent = version - 1 or None
         meta = PcaMeta(version, "abc", pca.rows, len(pca.components), 0.9, MONDAY, parent, None, f"test {version}")
         publish_model(home, PcaModel(meta, pca))
+    served = pcas[-1]
     added = []
     rows = connect(home).sql("SELECT * FROM features").to_arrow_table().to_pylist()
     for day in sorted({row["ingest_date"] for row in rows}):
@@ -115,10 +115,12 @@ def _serve(home: Home, batches: dict[int, int]) -> None:
         seen = np.array([row["features"] for row in some], np.float32)
         kept = ("image_id", "source", "label", "subject", "arrived_at", "featurizer", "batch", "ingested_at")
         columns = {name: [row[name] for row in some] for name in kept}
-        columns["pca"] = vectors_column(project(second.mean, second.components, seen))
-        added.append(write_file(home, PROJECTION_ROWS, columns, {"pca_version": "2", "ingest_date": day.isoformat()}))
-    commit(home, PROJECTION_ROWS, max(batches) + 1, "a test", added)
-    finish_switch(home, begin_switch(home, 2))
+        columns["pca"] = vectors_column(project(served.mean, served.components, seen))
+        added.append(
+            write_file(home, PROJECTION_ROWS, columns, {"pca_version": f"{len(pcas)}", "ingest_date": day.isoformat()})
+        )
+    commit(home, PROJECTION_ROWS, batch, "a test", added)
+    finish_switch(home, begin_switch(home, len(pcas)))
 
 
 def _finish(home: Home, batch: int, at: datetime, counters: Counters) -> None:
@@ -133,7 +135,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     _add_day(home, 1, HOSTILE, MONDAY, rejects=3)
     _add_day(home, 2, ["kiwi"] * 30 + ["lime"] * 2, MONDAY + timedelta(days=1))
     _add_day(home, 3, [None, None], MONDAY + timedelta(days=2))
-    _serve(home, {1: 12, 2: 32, 3: 2})
+    fewer = replace(fitted(), components=fitted().components[:3])
+    _serve(home, 4, [fewer, fit(moments_of([feature_vectors(30, 2)], 1280), 4, None)])
     _finish(home, 1, MONDAY, Counters(photos=100, decode_s=8, infer_s=2, wall_s=10, slots=2))
     _finish(home, 2, MONDAY + timedelta(seconds=5), Counters(photos=100, decode_s=8, infer_s=2, wall_s=10, slots=2))
     return home
@@ -369,7 +372,7 @@ def test_thumbnails_are_of_the_photos_themselves_and_carry_nothing_else(browser:
     archived = home.archive.directory / archived_name(Landed(keys[2], 0, "e", MONDAY))
     archived.parent.mkdir(parents=True)
     archived.write_bytes(bodies[2])
-    _serve(home, {1: 5})
+    _serve(home, 2, [fitted()])
 
     written = write_report(home, LIMITS, None, True, None, MONDAY)
     with _open(browser, written.uri) as page:
