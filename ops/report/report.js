@@ -483,7 +483,7 @@
     });
   }
 
-  function labelNode(label) { return label === null ? el("em", {}, "no label") : el("bdi", {}, label); }
+  function labelNode(label) { return label ? el("bdi", {}, label) : el("em", {}, label === null ? "no label" : "empty label"); }
   function colourOf(place) { return place === null || place >= data.coloured_labels ? "other" : COLOURS[place % 6]; }
   function shapeOf(place) { return place === null || place >= data.coloured_labels ? "small" : place >= 6 ? "diamond" : "circle"; }
   function shapeNode(shape, x, y, r) {
