@@ -215,6 +215,7 @@ def test_the_headline_and_the_tables_tell_what_the_home_holds(browser: "Browser"
         }
         assert page.locator("#headline .more").nth(3).text_content() == "67 % of the cores' limit, 20/s"
         page.locator("#flow summary").click()
+        page.locator("#flow table").wait_for()
         cells = page.locator("#flow td").all_text_contents()
         photos, rejects = cells[1::3], cells[2::3]
         assert sum(map(int, photos)) == 46
