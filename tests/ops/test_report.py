@@ -47,6 +47,9 @@ from tests.pictures import encoded, pixels
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+# One browser and one home for all of them, where tests run in several processes.
+pytestmark = pytest.mark.xdist_group("browser")
+
 MONDAY = datetime(2026, 10, 5, 8, tzinfo=UTC)
 LIMITS = Limits(64 * 2**20, 100_000_000)
 HOSTILE = [

@@ -11,6 +11,8 @@ from ops.slides import DOCS, UnknownPicture, slides_html
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.xdist_group("browser")
+
 MARKDOWN = (DOCS / "slides.md").read_text()
 SLIDES = MARKDOWN.split("\n---\n")
 STYLE = (DOCS / "slides.css").read_text()
