@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 BENCHMARKS := .venv-benchmarks
 BENCHMARKS_READY := $(BENCHMARKS)/ready
 
-.PHONY: help demo test test-processes test-deployment lint benchmark java lock clean
+.PHONY: help demo test test-processes test-deployment lint benchmark slides java chromium lock clean
 
 help:
 	@echo "make demo        photos in, features out, on this machine"
@@ -17,12 +17,13 @@ help:
 	@echo "make test-deployment   a deployment to stand-ins for AWS"
 	@echo "make lint        ruff, mypy --strict, the import rule"
 	@echo "make benchmark   how fast it is, beside other ways to do the same"
+	@echo "make slides      docs/slides.pdf from docs/slides.md"
 	@echo "make lock        resolve the dependencies again"
 
 demo: $(READY) java
 	@$(BIN)/fruits demo
 
-test: $(READY) java
+test: $(READY) java chromium
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not deployment and not processes"
 
 # Whole streams as processes of their own, killed at every step.
@@ -42,6 +43,11 @@ lint: $(READY)
 benchmark: $(BENCHMARKS_READY) java
 	@$(BENCHMARKS)/bin/python -m benchmarks.stream
 	@$(BENCHMARKS)/bin/python -m benchmarks.refit
+
+# The pictures are of a report, so a demo is made for it first.
+slides: $(READY) java chromium
+	@$(BIN)/fruits demo --home build/slides
+	@$(BIN)/python -m ops.slides build/slides
 
 # The build tools are locked too, so nothing is installed that was not checked against its hash.
 $(READY): requirements.lock requirements-build.lock pyproject.toml
@@ -70,6 +76,11 @@ java: $(READY)
 	@$(BIN)/python -m bootstrap.java >/dev/null 2>&1 || bootstrap/install_java.sh || true
 	@$(BIN)/python -m bootstrap.java >/dev/null
 	@JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME && $(BIN)/python -m streaming.class_archive >/dev/null || echo "Spark will start more slowly than it could; everything works."
+
+# Without a Chromium, apt installs one when it may; otherwise the tests that need one are skipped and say so.
+chromium: $(READY)
+	@$(BIN)/python -m bootstrap.chromium >/dev/null 2>&1 || bootstrap/install_chromium.sh || true
+	@$(BIN)/python -m bootstrap.chromium >/dev/null || true
 
 lock: $(READY)
 	@$(BIN)/python -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install --quiet uv

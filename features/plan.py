@@ -68,6 +68,7 @@ class Counters:
     """What a batch counted; seconds are summed over tasks, except `wall_s`.
 
     `refused` are the rejects that storage refused to hand out; a key that no client can address is none of them.
+    `slots` is how many tasks could run at once, 0 where a result does not tell.
     """
 
     photos: int = 0
@@ -79,6 +80,7 @@ class Counters:
     infer_s: float = 0.0
     write_s: float = 0.0
     wall_s: float = 0.0
+    slots: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,17 @@ import typer
 from features.errors import FruitsError
 from features.registry import Precision
 from features.settings import Settings
-from ops import cloud_cli, cost_cli, erase_cli, maintain_cli, pca_cli, query_cli, rejects_cli, status_cli
+from ops import (
+    cloud_cli,
+    cost_cli,
+    erase_cli,
+    maintain_cli,
+    pca_cli,
+    query_cli,
+    rejects_cli,
+    report_cli,
+    status_cli,
+)
 from ops.options import (
     DEBUGGING,
     AllowRegion,
@@ -219,6 +229,9 @@ app.add_typer(
     name="rejects",
     epilog="Examples:  [bold]fruits rejects[/]  ·  [bold]fruits rejects retry --reason too_many_pixels[/]",
 )
+app.command(
+    epilog="Examples:  [bold]fruits report --open[/]  ·  [bold]fruits report --thumbnails --since 2026-10-01[/]"
+)(report_cli.report)
 app.command(epilog="Example:  [bold]fruits reproject[/]")(pca_cli.reproject)
 app.command(epilog="Example:  [bold]fruits cost --photos-per-day 100000 --archive-days 30[/]")(cost_cli.cost)
 app.command(epilog="Examples:  [bold]fruits maintain --dry-run[/]  ·  [bold]fruits maintain --keep-archive 90d[/]")(

@@ -140,10 +140,12 @@ def _touring(inner: Watcher, tour: _Tour, stop: threading.Event) -> Watcher:
 
 
 def show_results(settings: Settings, console: Console) -> None:
-    """Ask the tables four things, with the command a person would type."""
+    """Ask the tables four things, with the command a person would type, and make the page that shows all of it."""
     for title, sql in _QUESTIONS.items():
         console.print(f"[bold]{title}[/bold]")
         run_command(settings, console, "query", sql)
+    console.print("[bold]All of it on one page: open this in a browser[/bold]")
+    run_command(settings, console, "report", "--thumbnails")
 
 
 _FOLLOWED = (

@@ -162,7 +162,8 @@ class MicroBatches:
         messages = self._collect(tasks, self._network(plan.featurizer)) if tasks else []
         if datetime.now(UTC) - began_at > ATTEMPT_LIMIT:
             raise BatchFailed(f"Batch {plan.batch} took over {ATTEMPT_LIMIT}; its files may be swept. Start again.")
-        counters = replace(_summed([message.counters for message in messages]), wall_s=time.monotonic() - began_s)
+        wall_s, slots = time.monotonic() - began_s, self._spark.defaultParallelism
+        counters = replace(_summed([message.counters for message in messages]), wall_s=wall_s, slots=slots)
         outcomes = counters.photos + sum(counters.rejects.values())
         if outcomes != len(plan.objects):
             raise StateDamaged(f"Batch {plan.batch} has {len(plan.objects)} objects but {outcomes} outcomes.")

@@ -13,6 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from benchmarks import servers
+from bootstrap.chromium import ChromiumMissing, find_chromium
 from bootstrap.java import use_java
 from bootstrap.weights import CompiledNetwork, compile_weights
 from features.errors import WeightsUnavailable
@@ -23,6 +24,7 @@ from streaming.session import close_session, open_session
 from tests.stream_run import Run, run_here
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
 
@@ -75,6 +77,22 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     del os.environ["PYTHONPATH"]
     yield session
     close_session(session)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """A headless Chromium, where there is one; `make test` has tried to install it."""
+    from playwright.sync_api import sync_playwright
+
+    try:
+        found = find_chromium()
+    except ChromiumMissing as missing:
+        pytest.skip(str(missing))
+    with sync_playwright() as playwright:
+        # Its sandbox does not work for root, as which containers run tests; the pages are our own.
+        browser = playwright.chromium.launch(executable_path=found, chromium_sandbox=False)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

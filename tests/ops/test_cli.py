@@ -24,6 +24,7 @@ COMMANDS = [
     "stop",
     "weights",
     "query",
+    "report",
     "status",
     "demo",
     "refit",

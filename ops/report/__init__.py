@@ -1,0 +1,1 @@
+"""The report: one page, complete in itself, that shows what a home has done."""

@@ -1,0 +1,87 @@
+"""The report as one HTML page that needs nothing beside itself and can reach nothing."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import date, datetime
+from importlib.resources import files
+from typing import Any
+
+from ops.report.data import MOST_COLOURED_LABELS, MapPhoto, Report
+
+_DECIMALS = 4
+
+
+def render(report: Report, thumbnails: Mapping[str, str]) -> bytes:
+    """The page, UTF-8. `thumbnails` are data URIs by image id.
+
+    Labels and keys are hostile. They are in the page as JSON without a character that HTML knows, the script puts them
+    into text nodes only, and the page's policy lets nothing run but the one script and nothing be fetched at all.
+    """
+    style, script = _part("report.css"), _part("report.js")
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; base-uri 'none'"
+    page = _part("report.html")
+    for name, text in (
+        ("policy", f"{policy}; form-action 'none'"),
+        ("style", style),
+        ("data", _json(_plain(report, thumbnails))),
+        ("script", script),
+    ):
+        page = page.replace(f"<!-- {name} -->", text)
+    return page.encode()
+
+
+def _part(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """Source of the form: Content Security Policy Level 3, section 2.3.1."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _json(value: Any) -> str:
+    """JSON in ASCII that cannot end the element it stands in."""
+    text = json.dumps(value, default=_scalar, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return round(value.timestamp() * 1000)
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no form on the page")
+
+
+def _plain(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
+    plain = {field.name: getattr(report, field.name) for field in fields(report)}
+    for name in ("totals", "flow", "pace", "versions", "shifts"):
+        found = plain[name]
+        plain[name] = [asdict(item) for item in found] if isinstance(found, list) else asdict(found)
+    if report.pca_map:
+        plain["pca_map"] = {
+            "of_photos": report.pca_map.of_photos,
+            "shares": report.pca_map.shares,
+            "labels": report.pca_map.labels,
+            "photos": [_plain_photo(photo, thumbnails) for photo in report.pca_map.photos],
+        }
+    return plain | {"coloured_labels": MOST_COLOURED_LABELS}
+
+
+def _plain_photo(photo: MapPhoto, thumbnails: Mapping[str, str]) -> dict[str, Any]:
+    plain = {
+        "x": _short(photo.x),
+        "y": _short(photo.y),
+        "label": photo.label,
+        "key": photo.key,
+        "arrived_at": photo.arrived_at,
+        "image_id": photo.image_id[:12],
+    }
+    return plain | ({"thumbnail": thumbnails[photo.image_id]} if photo.image_id in thumbnails else {})
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.{_DECIMALS}g}")

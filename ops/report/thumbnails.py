@@ -1,0 +1,79 @@
+"""Small pictures of photos that still stand, with nothing of the files but their pixels."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import duckdb
+from PIL import Image
+
+from features.home import Home
+from features.image import Limits
+from features.isolation import IsolatedDecoder
+from features.landing import Landed, archived_name
+from features.objects import read_if_there
+from features.rejects import Rejected
+from ops.query import connect
+from ops.report.data import MapPhoto
+
+# Some 4 kB each in the page.
+MOST_THUMBNAILS = 500
+
+_SIDE_PX = 112
+_QUALITY = 70
+# Photos in memory at a time.
+_AT_ONCE = 8
+
+
+def thumbnails(home: Home, photos: Sequence[MapPhoto], limits: Limits) -> dict[str, str]:
+    """JPEGs of 112 pixels a side as data URIs, by image id, of those photos that stand in the landing or the archive.
+
+    Only bytes with the hash in the table are shown, so never what took a photo's place. Each is decoded in a process
+    of its own. Raises StorageRefused, StorageUnavailable.
+    """
+    etags = _etags(connect(home), photos)
+    shown: dict[str, str] = {}
+    with IsolatedDecoder(limits) as decoder:
+        for image_id, body in _bodies(home, photos, etags):
+            try:
+                pixels = decoder.decode(body, limits).pixels
+            except Rejected:
+                # It passed once; limits can have become tighter since.
+                continue
+            shown[image_id] = _data_uri(Image.fromarray(pixels))
+    return shown
+
+
+def _etags(connection: duckdb.DuckDBPyConnection, photos: Sequence[MapPhoto]) -> dict[str, str]:
+    """By source, the version that was ingested: the archive's names carry it."""
+    sources = [photo.source for photo in photos]
+    rows = connection.execute("SELECT source, etag FROM features WHERE source IN (SELECT unnest(?))", [sources])
+    return dict(rows.fetchall())
+
+
+def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    def body(photo: MapPhoto) -> bytes | None:
+        if not photo.source.startswith(f"{home.landing.uri}/"):
+            return None
+        key = photo.source.removeprefix(f"{home.landing.uri}/")
+        archived = archived_name(Landed(key, 0, etags.get(photo.source, ""), datetime.min.replace(tzinfo=UTC)))
+        for found in (read_if_there(home.landing, key), read_if_there(home.archive, archived)):
+            if found is not None and hashlib.sha256(found).hexdigest() == photo.image_id:
+                return found
+        return None
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails") as pool:
+        for start in range(0, len(photos), _AT_ONCE):
+            some = photos[start : start + _AT_ONCE]
+            for photo, found in zip(some, pool.map(body, some), strict=True):
+                if found is not None:
+                    yield photo.image_id, found
+
+
+def _data_uri(picture: Image.Image) -> str:
+    jpeg = io.BytesIO()
+    picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS).save(jpeg, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"

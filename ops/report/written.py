@@ -1,0 +1,63 @@
+"""A report written where people find it: below the home, or in a file of their choice."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+from features.erasures import refuse_if_one_began, refuse_if_unfinished
+from features.errors import HomeInUse, InvalidSetting
+from features.home import Home
+from features.image import Limits
+from features.objects import Place, delete_all, overwrite
+from ops.report.data import MOST_PHOTOS_ON_MAP, collect
+from ops.report.page import render
+from ops.report.thumbnails import MOST_THUMBNAILS, thumbnails
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """Where a page is, as a URI, and how large it is."""
+
+    uri: str
+    size_bytes: int
+
+
+def write_report(
+    home: Home, limits: Limits, since: date | None, with_thumbnails: bool, file: Path | None, now: datetime
+) -> WrittenReport:
+    """Make the page of a home and write it to a file, or else to the home's reports under a name made of the time.
+
+    With thumbnails the map has fewer photos, so that the page stays at a few MB. A page that an erasure overtook is
+    deleted again. Raises InvalidQuery when the home has no tables yet, HomeInUse when an erasure is at work or began
+    meanwhile, InvalidSetting when the file cannot be written, StateDamaged, StorageRefused, StorageUnavailable.
+    """
+    erasures = refuse_if_unfinished(home)
+    report = collect(home, since, MOST_THUMBNAILS if with_thumbnails else MOST_PHOTOS_ON_MAP)
+    shown = report.pca_map.photos if with_thumbnails and report.pca_map else []
+    page = render(report, thumbnails(home, shown, limits) if shown else {})
+    refuse_if_one_began(home, erasures)
+    key = f"{now:%Y-%m-%dT%H%M%SZ}.html"
+    uri = _write_below(home.reports, key, page) if file is None else _write_file(file.expanduser().absolute(), page)
+    try:
+        # One that begins later deletes the page itself.
+        refuse_if_one_began(home, erasures)
+    except HomeInUse:
+        if file is None:
+            delete_all(home.reports, [key])
+        else:
+            file.expanduser().unlink(missing_ok=True)
+        raise
+    return WrittenReport(uri, len(page))
+
+
+def _write_below(reports: Place, key: str, page: bytes) -> str:
+    overwrite(reports, key, page)
+    return (reports.directory / key).as_uri() if reports.is_local else reports.uri_of(key)
+
+
+def _write_file(file: Path, page: bytes) -> str:
+    try:
+        file.write_bytes(page)
+    except OSError as error:
+        raise InvalidSetting(f"{file} cannot be written: {error.strerror}; choose another --output.") from error
+    return file.as_uri()
