@@ -43,8 +43,6 @@ SPEAKERS = {
 }
 # Modules whose ValueErrors are shown as they are, after the name of the setting.
 VALUE_ERRORS_ARE_SHOWN = ("features/settings.py", "ops/named_queries.py")
-# Commands that the runbook names before they are there.
-NOT_YET = ("rejects",)
 # Errors and the like whose sentence is made elsewhere, and where.
 MADE_ELSEWHERE = {
     ("bootstrap/cost.py", "sentence"): "the callers of _refuse_unless",
@@ -247,7 +245,7 @@ def _complaint(line: str) -> str | None:
         command = command.commands[words.pop(0)]
         flags |= _flags(command)
     if not flags:
-        return None if words[0] in NOT_YET else f"  {line}: there is no such command"
+        return f"  {line}: there is no such command"
     if command.name == "submit" and words and words[0] in fruits.commands:
         # What follows the job's name is the job's.
         flags |= _flags(fruits.commands[words[0]])
