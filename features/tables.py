@@ -31,7 +31,7 @@ from features.errors import AnotherStreamRunning, HomeInUse, StateDamaged, Stora
 from features.faults import UNKNOWN_OUTCOME, given_up, persistently, reason
 from features.home import Home
 from features.objects import Place, upload
-from features.plan import AddedFile
+from features.plan import AddedFile, planned_batches
 
 APPLICATION = "fruits"
 # Who rewrites and deletes files of the tables. Each of its commits has a number, so that of two at once one is refused.
@@ -176,10 +176,19 @@ TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
 
 
 def create_tables(home: Home) -> None:
-    """Create the tables that do not exist yet. Replay changes nothing. Raises StorageRefused, StorageUnavailable."""
-    for table in TABLES:
-        if open_table(home, table) is None:
-            place = _place(home, table)
+    """Create the tables that do not exist yet. Replay changes nothing.
+
+    Raises StateDamaged when one is gone whose files the results of batches still name, StorageRefused,
+    StorageUnavailable.
+    """
+    missing = [_place(home, table) for table in TABLES if open_table(home, table) is None]
+    if missing and planned_batches(home):
+        raise StateDamaged(
+            f"The table {missing[0].uri} is gone, but {home.batches.uri} tells of batches in it; restore it, or move "
+            f"{home.state.uri} away as well: then everything in the landing that no table holds is processed anew."
+        )
+    for place, table in ((_place(home, table), table) for table in TABLES):
+        if place in missing:
             create = partial(_created, place, table)
             persistently(f"create the table {place.uri}", create, again=UNKNOWN_OUTCOME)
 

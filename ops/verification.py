@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.erasures import erased_rows, read_erasures
+from features.errors import StateDamaged
 from features.expired import expired_before
 from features.home import Home
 from features.pca_models import Current, describe_model
@@ -59,7 +60,10 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     ]
     findings = [f"Batch {batch} is committed but has no result." for batch in missing_results]
     for sql, sentence in _CHECKS:
-        count = count_of(connection, sql)
+        try:
+            count = count_of(connection, sql)
+        except duckdb.Error as error:
+            raise StateDamaged(f"A file of the tables cannot be read; restore it. {_first_line(error)}.") from error
         if count:
             findings.append(sentence.format(count=count))
     return findings
@@ -138,6 +142,10 @@ def count_of(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
     """How many rows a query gives."""
     found = connection.execute(f"SELECT count(*) FROM ({sql})").fetchone()
     return int(found[0]) if found else 0
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 def _erased_where(table: str, which: str) -> str:

@@ -102,7 +102,7 @@
       bar.style.width = `${(100 * files) / most}%`;
       bars.append(el("bdi", {}, reason), bar, el("span", {}, number(files)));
     }
-    section.append(el("p", { class: "caption" }, "What became of files that are no photo. fruits query \"SELECT * FROM rejects\" names each."), bars);
+    section.append(el("p", { class: "caption" }, "What became of files that are no photo. fruits rejects tells what to do about each."), bars);
   }
 
   function spectra() {

@@ -1,17 +1,19 @@
 """A batch is in a table once, whoever commits it."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 
-from features.errors import AnotherStreamRunning, InvalidSetting
+from features.errors import AnotherStreamRunning, InvalidSetting, StateDamaged
 from features.home import Home
-from features.plan import AddedFile
+from features.plan import AddedFile, Plan, write_plan
 from features.settings import Settings, load_settings
 from features.tables import (
     APPLICATION,
@@ -45,6 +47,18 @@ def _details(home: Home) -> list[str]:
     handle = open_table(home, REJECT_ROWS)
     assert handle is not None
     return list(handle.to_pyarrow_table(columns=["detail"])["detail"].to_pylist())
+
+
+def test_a_table_that_is_gone_is_not_made_anew_while_results_name_its_files(tmp_path: Path) -> None:
+    home = load_settings(home=str(tmp_path)).places()
+    create_tables(home)
+    plan = Plan(1, "n", datetime.now(UTC), date(2026, 10, 3), home.landing.uri, "", "f", ())
+    write_plan(home, plan)
+    shutil.rmtree(home.features.directory)
+    with pytest.raises(StateDamaged, match=r"features is gone, but .*/state/batches tells of batches in it; restore it"):
+        create_tables(home)
+    shutil.rmtree(home.state.directory)
+    create_tables(home)
 
 
 def test_a_replayed_commit_changes_nothing(home: Home) -> None:
