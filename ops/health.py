@@ -165,11 +165,12 @@ def _advice_on_pca(found: Status, min_rows: int) -> Iterator[Finding]:
     coming = next((model for model in found.models if model.version == found.pca.next), None)
     rows = next(table.rows for table in found.tables if table.name == "features")
     newest: ModelStatus | None = coming or serving
-    if newest is None:
-        if rows >= min_rows:
-            yield Finding("pca_missing", "advice", f"{rows:,} rows have no PCA yet; run `fruits refit --reproject`.")
+    if rows < min_rows:
+        # A refit would be refused.
         return
-    if newest.featurizer != found.featurizer:
+    if newest is None:
+        yield Finding("pca_missing", "advice", f"{rows:,} rows have no PCA yet; run `fruits refit --reproject`.")
+    elif newest.featurizer != found.featurizer:
         yield Finding(
             "pca_of_another_featurizer",
             "advice",

@@ -22,8 +22,8 @@ Level = Literal["info", "warning", "error"]
 
 # None of these can hold a secret, an address of a person, or a name of a photo.
 _SETTINGS_TOLD = {
-    *("home", "landing", "archive", "trigger", "max_files", "max_bytes", "queue", "backfill", "only_new", "clean"),
-    *("clean_after", "master", "max_image_bytes", "max_pixels", "max_decode_time", "metrics"),
+    *("trigger", "max_files", "max_bytes", "queue", "backfill", "only_new", "clean", "clean_after", "master"),
+    *("max_image_bytes", "max_pixels", "max_decode_time", "metrics"),
 }
 
 
@@ -45,7 +45,9 @@ class JsonLines:
         return Watcher(self._on_batch, self._on_news, self._on_stage)
 
     def __enter__(self) -> "JsonLines":
+        places = self._settings.places()
         told = self._settings.model_dump(mode="json", include=_SETTINGS_TOLD)
+        told |= {"home": places.root.uri, "landing": places.landing.uri, "archive": places.archive.uri}
         self._write("info", "start", version=version("fruits-ingestion"), settings=told)
         return self
 
@@ -106,7 +108,7 @@ def without_names(sentence: str, home: Home, has_reason: bool) -> str:
     # In a library's reason there can be a path once more.
     _, colon, last_words = sentence[end:].rpartition(": ")
     because = f": {last_words.rstrip('.')}" if has_reason and colon and "/" not in last_words else ""
-    return f"{sentence[:end]}…{because}. Its name is left out of the log; --debug shows it."
+    return f"{sentence[:end]}…{because}. The photo's name is left out of the log; --debug shows it."
 
 
 def _ways_to_write(uri: str) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ops.status import ModelStatus, Status
 
 _TOP_REASONS = 3
+_ON_THE_CLOCK = ("plan", "work", "commit")
 
 
 def status(
@@ -161,7 +162,7 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
     yield "stream", _stream_sentence(found, ago)
     yield "last batch", _last_batch_sentence(found, ago)
     if found.last_batch is not None and found.last_batch.stages_s:
-        yield "stages", "  ".join(f"{stage} {seconds:.2f} s" for stage, seconds in found.last_batch.stages_s.items())
+        yield "stages", _stages(found.last_batch.stages_s)
     yield "backlog", _backlog_sentence(found, ago)
     if found.unfinished_batches:
         yield "in flight", f"planned and not committed: {', '.join(map(str, found.unfinished_batches))}"
@@ -194,6 +195,12 @@ def _last_batch_sentence(found: "Status", ago: Callable[[datetime], str]) -> str
     if last.finished_at is None:
         return f"{last.batch}, more than a day ago"
     return f"{last.batch}, {ago(last.finished_at)} ago: photos {last.photos:,}, rejects {last.rejects:,}"
+
+
+def _stages(stages_s: Mapping[str, float]) -> str:
+    clock = [f"{stage} {stages_s[stage]:.2f} s" for stage in _ON_THE_CLOCK if stage in stages_s]
+    tasks = [f"{stage} {seconds:.2f} s" for stage, seconds in stages_s.items() if stage not in _ON_THE_CLOCK]
+    return "\n".join(filter(None, (", ".join(clock), f"in its tasks: {', '.join(tasks)}" if tasks else "")))
 
 
 def _backlog_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
