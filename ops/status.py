@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from batch.compaction import BIG_ENOUGH_BYTES, groups_to_compact
-from features.faults import persistently
+from features.errors import StateDamaged
+from features.faults import persistently, reason
 from features.heartbeat import FinishedBatch, Heartbeat, Waiting, is_alive, read_heartbeat
 from features.home import Home
 from features.landing import Landed, came_at, list_pages
@@ -25,8 +26,8 @@ from features.tables import (
     REJECT_ROWS,
     TABLES,
     DataFile,
+    OpenTables,
     Table,
-    committed_batch,
     data_files,
     open_table,
 )
@@ -157,21 +158,21 @@ class Status:
     broken: list[str] | None
 
 
-def look(home: Home, verify: bool, queue: str | None = None, count: bool = False) -> Status:
+def look(
+    home: Home, verify: bool, queue: str | None = None, count: bool = False, tables: OpenTables | None = None
+) -> Status:
     """The home as it stands, read-only.
 
     A running stream is asked what waits; without one, to verify, and with `count`, the landing is listed and what was
-    ever planned recalled. `queue` is the URL to ask about where no stream named one. Raises StateDamaged,
-    StorageUnavailable.
+    ever planned recalled. `queue` is the URL to ask about where no stream named one. `tables` spare who looks again
+    and again reading their logs each time. Raises StateDamaged, StorageUnavailable.
     """
     looked_at = datetime.now(UTC)
     heartbeat = read_heartbeat(home)
     stream = _stream(heartbeat, looked_at)
     vitals = heartbeat.vitals if heartbeat else None
-    handles = {table.name: open_table(home, table) for table in TABLES}
-    files = {name: data_files(handle) if handle else [] for name, handle in handles.items()}
-    tables = [_table_status(table, handles[table.name], files[table.name]) for table in TABLES]
-    committed = min(table.last_batch for table in tables)
+    views = {table.name: _view(home, tables or OpenTables(home), table) for table in TABLES}
+    committed = min(view.last_batch for view in views.values())
     unfinished = planned_batches(home, after=committed)
     plans = [plan for plan in (read_plan(home, batch) for batch in unfinished) if plan is not None]
 
@@ -189,6 +190,7 @@ def look(home: Home, verify: bool, queue: str | None = None, count: bool = False
             kept = [batch for batch in planned_batches(home) if facts.snapshot < batch <= committed]
             broken = broken_promises(home, committed, kept, days, facts)
 
+    table_statuses = [_table_status(name, view) for name, view in views.items()]
     featurizer = current_featurizer(home)
     current = current_models(home)
     url = (vitals.settings.queue if vitals else None) or queue
@@ -204,16 +206,16 @@ def look(home: Home, verify: bool, queue: str | None = None, count: bool = False
         backlog=backlog,
         backlog_as_of=told.told_at if told else looked_at,
         pace=pace,
-        today=_today(handles[REJECT_ROWS.name], files, looked_at.date()),
+        today=_today(views, looked_at.date()),
         queue=look_at_queue(url, home.landing.s3_region, vitals.messages if vitals and is_running else None)
         if url
         else None,
         featurizer=featurizer,
         weights=describe_featurizer(home, featurizer).source if featurizer else None,
-        pca=_switch(home, current, committed, handles),
-        models=[_model_status(home, version, files[FEATURE_ROWS.name]) for version in current.versions],
-        tables=tables,
-        compactable_files=_compactable_files(home, tables, looked_at),
+        pca=_switch(home, current, committed),
+        models=[_model_status(home, version, views[FEATURE_ROWS.name].files) for version in current.versions],
+        tables=table_statuses,
+        compactable_files=_compactable_files(home, table_statuses, looked_at),
         broken=broken,
     )
 
@@ -244,14 +246,35 @@ def _state(heartbeat: Heartbeat, now: datetime) -> Literal["running", "stopped",
     return "running" if is_alive(heartbeat, now) else "silent"
 
 
-def _table_status(table: Table, handle: DeltaTable | None, files: list[DataFile]) -> TableStatus:
+@dataclass(frozen=True)
+class _View:
+    """A table as it stood at one moment; its handle is None when it was never created."""
+
+    handle: DeltaTable | None
+    files: list[DataFile]
+    last_batch: int
+
+
+def _view(home: Home, tables: OpenTables, table: Table) -> _View:
+    def seen() -> _View:
+        with tables.latest(table) as handle:
+            return _View(handle, data_files(handle) if handle else [], tables.batch_of(table, handle))
+
+    uri = home.root.child(table.name).uri
+    try:
+        return persistently(f"open the table {uri}", seen)
+    except FileNotFoundError as error:
+        raise StateDamaged(f"The table {uri} lacks a file of its log; restore it. {reason(error)}.") from error
+
+
+def _table_status(name: str, view: _View) -> TableStatus:
     return TableStatus(
-        name=table.name,
-        rows=sum(file.rows for file in files),
-        files=len(files),
-        bytes=sum(file.size_bytes for file in files),
-        last_batch=committed_batch(handle),
-        small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in files),
+        name=name,
+        rows=sum(file.rows for file in view.files),
+        files=len(view.files),
+        bytes=sum(file.size_bytes for file in view.files),
+        last_batch=view.last_batch,
+        small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in view.files),
     )
 
 
@@ -261,11 +284,12 @@ def _compactable_files(home: Home, tables: Iterable[TableStatus], now: datetime)
     return sum(len(group.files) for group in groups_to_compact(home, now))
 
 
-def _today(rejects: DeltaTable | None, files: Mapping[str, list[DataFile]], today: date) -> Today:
+def _today(views: Mapping[str, _View], today: date) -> Today:
     of_today = {
-        name: sum(file.rows for file in some if file.partition["ingest_date"] == today) for name, some in files.items()
+        name: sum(file.rows for file in view.files if file.partition["ingest_date"] == today)
+        for name, view in views.items()
     }
-    count = of_today[REJECT_ROWS.name]
+    rejects, count = views[REJECT_ROWS.name].handle, of_today[REJECT_ROWS.name]
     reasons: Counter[str] = Counter()
     if rejects is not None and count:
         scanner = rejects.to_pyarrow_dataset().scanner(["reason"], filter=pc.field("ingest_date") == today)
@@ -289,9 +313,9 @@ def _model_status(home: Home, version: int, feature_files: Iterable[DataFile]) -
     )
 
 
-def _switch(home: Home, models: Current, committed: int, handles: Mapping[str, DeltaTable | None]) -> Switch:
+def _switch(home: Home, models: Current, committed: int) -> Switch:
     lacking = 0
-    if models.next is not None and all(handle is not None for handle in handles.values()):
+    if models.next is not None and all(open_table(home, table) is not None for table in TABLES):
         lacking = count_of(connect(home), _lacking(home, models.next, committed))
     return Switch(models.serving, models.next, lacking)
 

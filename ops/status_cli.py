@@ -91,12 +91,14 @@ def _interval_s(every: str) -> float:
 
 
 def _looks(settings: Settings, verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
+    from features.tables import OpenTables
     from ops.health import judge
     from ops.status import look
 
     places = settings.places()
+    tables = OpenTables(places)
     while True:
-        found = look(places, verify, settings.queue, count)
+        found = look(places, verify, settings.queue, count, tables)
         yield found, judge(found, settings.min_rows)
         if every_s is None:
             return
