@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,7 @@ from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
 from bootstrap.weights import CompiledNetwork
+from features.errors import InvalidSetting
 from features.heartbeat import (
     HEARTBEAT_KEY,
     Heartbeat,
@@ -43,6 +47,9 @@ from tests.stream_run import run_here
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -210,11 +217,35 @@ def test_the_first_line_and_the_exit_code_say_whether_photos_flow(drained: Setti
     assert "silent since " in killed
 
 
+def test_a_watch_looks_again_until_it_is_interrupted(drained: Settings) -> None:
+    home = drained.places()
+    command = [sys.executable, "-m", "ops.cli", "status", "--home", drained.home, "--landing", str(drained.landing)]
+    command += ["--watch", "--every", "50ms", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["healthy"]
+        late = home.landing.directory / "late.jpg"
+        late.write_bytes(jpeg(seed=9))
+        looks = (json.loads(line) for line in process.stdout)
+        waits = next(look for look in looks if not look["healthy"])
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    late.unlink()
+    assert (waits["backlog"]["files"], [finding["name"] for finding in waits["findings"]]) == (1, ["stream_stopped"])
+    assert (process.returncode, said) == (1, "")
+
+
+def test_an_interval_that_is_none_is_refused(drained: Settings) -> None:
+    with pytest.raises(InvalidSetting, match="every: write a number and a unit"):
+        _status(drained, "--watch", "--every", "soon")
+
+
 def test_json_has_the_documented_names(drained: Settings) -> None:
     code, line = _status(drained, "--json", "--verify")
     told: dict[str, Any] = json.loads(line)
     assert (code, told["healthy"], told["findings"], told["broken"]) == (0, True, [], [])
-    documented = (Path(__file__).parents[2] / "docs/telemetry.md").read_text()
+    documented = (ROOT / "docs/telemetry.md").read_text()
     assert [name for name in told if f"`{name}`" not in documented] == []
     assert [name for part in ("stream", "today", "pace") for name in told[part] if f"`{name}`" not in documented] == []
     assert datetime.fromisoformat(told["looked_at"]).tzinfo is not None
