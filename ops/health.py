@@ -25,6 +25,9 @@ SWITCH_TAKES = timedelta(hours=1)
 MANY_COMPACTABLE_FILES = 6000
 
 
+_RESTORE = "Find out who changed the tables, and restore them."
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing to know; only what is `wrong` makes a home unhealthy. The sentence says what to do."""
@@ -78,11 +81,7 @@ def _wrong(found: Status) -> Iterator[Finding]:
     stream, backlog, queue, now = found.stream, found.backlog, found.queue, found.looked_at
     is_running = stream is not None and stream.state == "running"
     if found.broken:
-        yield wrong(
-            "promises_broken",
-            f"{_broken(found.broken)} Run `fruits reproject` where only projections are missing; else find out who "
-            "changed the tables, and restore them.",
-        )
+        yield wrong("promises_broken", _broken(found.broken))
     if stream is not None and stream.state == "silent":
         yield wrong(
             "stream_silent",
@@ -113,7 +112,11 @@ def _wrong(found: Status) -> Iterator[Finding]:
 
 def _broken(sentences: Sequence[str]) -> str:
     more = f" And {counted(len(sentences) - 1, 'more kind')} of broken promises." if sentences[1:] else ""
-    return f"{sentences[0]}{more}"
+    if "run it again" in sentences[0]:
+        # Of an erasure that is not finished, which says itself what to do.
+        return f"{sentences[0]}{more}"
+    mend = "Run `fruits reproject`." if all("no projection" in sentence for sentence in sentences) else _RESTORE
+    return f"{sentences[0]}{more} {mend}"
 
 
 def _moved_at(found: Status) -> datetime:

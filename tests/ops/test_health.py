@@ -83,7 +83,16 @@ def test_photos_flow_or_nothing_waits(found: Status, verdict: str) -> None:
         ),
         (replace(SOUND, backlog=_waiting(timedelta(minutes=31))), "backlog_old", "more than 30 min"),
         (replace(SOUND, queue=replace(QUEUE, dead_letters=2)), "dead_letters", "2 messages of S3"),
-        (replace(SOUND, broken=["1 row is lost.", "2 are doubled."]), "promises_broken", "1 row is lost. And 1 more"),
+        (
+            replace(SOUND, broken=["1 row is lost.", "2 are doubled."]),
+            "promises_broken",
+            "1 row is lost. And 1 more kind of broken promises. Find out who changed the tables, and restore them.",
+        ),
+        (
+            replace(SOUND, broken=["2 rows have no projection in it."]),
+            "promises_broken",
+            "it. Run `fruits reproject`.",
+        ),
     ],
 )
 def test_what_is_wrong_says_what_to_do(found: Status, name: str, does: str) -> None:
