@@ -85,9 +85,12 @@ def status(
 
 def _interval_s(every: str) -> float:
     try:
-        return float(parse_duration(every).total_seconds())
+        interval_s = float(parse_duration(every).total_seconds())
     except ValueError as error:
         raise InvalidSetting(f"every: {error}") from error
+    if not interval_s:
+        raise InvalidSetting("every: write how long to wait between two looks, like 5s")
+    return interval_s
 
 
 def _looks(settings: Settings, verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
