@@ -382,7 +382,9 @@ def _reported(folder: Path) -> Iterator[dict[str, object]]:
     for log in sorted([*folder.glob("stream-*.out"), *folder.glob("drain-*.out")]):
         for line in log.read_text().splitlines():
             with suppress(json.JSONDecodeError):
-                yield json.loads(line)
+                event = json.loads(line)
+                if event["event"] == "batch":
+                    yield event
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _measured(kind: Kind, network: bytes, photos: Path | None, seconds: int, tri
 def _follow(batches: Iterator[dict[str, Any]], photos: int, committed_at: dict[int, datetime]) -> None:
     while photos > 0:
         batch = next(batches)
-        committed_at[batch["batch"]] = datetime.fromisoformat(batch["at"])
+        committed_at[batch["batch"]] = datetime.fromisoformat(batch["time"])
         photos -= batch["photos"]
 
 

@@ -82,14 +82,16 @@ def reports(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
     """The batches as the service prints them. Raises ServiceEnded when it ends."""
     assert process.stdout is not None
     for line in process.stdout:
-        yield json.loads(line)
+        event = json.loads(line)
+        if event["event"] == "batch":
+            yield event
     raise ServiceEnded(f"The stream ended with {process.wait()}; what it said is above.")
 
 
 def _steady(batches: list[dict[str, Any]], peak_mb: float) -> SteadyState:
     if len(batches) <= RAMP_UP_BATCHES:
         raise InvalidSetting(f"{len(batches)} batches show no steady state; measure with more photos.")
-    ends = [datetime.fromisoformat(batch["at"]) for batch in batches]
+    ends = [datetime.fromisoformat(batch["time"]) for batch in batches]
     seconds = (ends[-1] - ends[RAMP_UP_BATCHES - 1]).total_seconds()
     counted = batches[RAMP_UP_BATCHES:]
     shares = {

@@ -20,14 +20,78 @@ from features.objects import change, delete_all, overwrite, read_if_there
 HEARTBEAT_KEY = "stream.json"
 STOP_KEY = "requests/stop.json"
 SILENT_AFTER = timedelta(seconds=60)
+# A batch lasts some 20 s. A stream in which nothing has moved for so long does not work, whatever its process says.
+MOVED_WITHIN = timedelta(minutes=10)
 LOOK_EVERY_S = 5.0
 LOOKS_A_BEAT = 2
 WAIT_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
+class StreamSettings:
+    """How a stream was started, as far as others need to know."""
+
+    landing: str
+    trigger_s: float
+    clean: str
+    queue: str | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What had arrived and was in no plan at `told_at`; there was more where `at_least` says so."""
+
+    told_at: datetime
+    files: int
+    bytes: int
+    oldest_arrived_at: datetime | None
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Messages of the queue that the stream holds until their photos are planned, and those of unknown shape so far."""
+
+    held: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    """What a batch was: counts, and seconds by stage.
+
+    `plan`, `work` and `commit` are on the clock; `fetch`, `decode`, `infer` and `write` are summed over tasks.
+    """
+
+    batch: int
+    finished_at: datetime
+    photos: int
+    rejects: int
+    stages_s: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What a stream knows of itself: numbers, times and places; no key, no label, no person.
+
+    `photos` and `rejects` are those that were committed in the last `window_s` seconds.
+    """
+
+    settings: StreamSettings
+    waiting: Waiting | None = None
+    messages: Messages | None = None
+    window_s: float = 0.0
+    photos: int = 0
+    rejects: int = 0
+    last_batch: FinishedBatch | None = None
+
+
+@dataclass(frozen=True)
 class Heartbeat:
-    """What a stream last said of itself; `batch` is the newest one it committed, `ended_at` is None until its end."""
+    """What a stream last said of itself; `batch` is the newest one it committed, `ended_at` is None until its end.
+
+    Streams of earlier versions left no `vitals`.
+    """
 
     nonce: str
     holder: str
@@ -35,6 +99,7 @@ class Heartbeat:
     beat_at: datetime
     ended_at: datetime | None
     batch: int | None
+    vitals: Vitals | None = None
 
 
 @dataclass(frozen=True)
@@ -88,13 +153,20 @@ class Heart:
 
     At the end it takes the request away and says that the stream has ended; after a fault of storage silence says so.
     Of two streams on one home the one that started last is heard. Leaving raises StorageUnavailable when the end
-    could not be told and nothing else went wrong.
+    could not be told and nothing else went wrong. `newest_batch` and `vitals` are asked in that thread.
     """
 
-    def __init__(self, home: Home, nonce: str, newest_batch: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        nonce: str,
+        newest_batch: Callable[[], int | None],
+        vitals: Callable[[], Vitals | None] = lambda: None,
+    ) -> None:
         self._home = home
         self._nonce = nonce
         self._newest_batch = newest_batch
+        self._vitals = vitals
         self._holder = f"{socket.gethostname()}, process {os.getpid()}"
         self._started_at = datetime.now(UTC)
         self._asked = threading.Event()
@@ -152,7 +224,9 @@ class Heart:
             now = datetime.now(UTC)
             if body is not None and self._is_of_a_newer_stream(_parsed(body), now):
                 return body
-            beat = Heartbeat(self._nonce, self._holder, self._started_at, now, ended_at, self._newest_batch())
+            beat = Heartbeat(
+                self._nonce, self._holder, self._started_at, now, ended_at, self._newest_batch(), self._vitals()
+            )
             return _HEARTBEAT.dump_json(beat, indent=1)
 
         change(self._home.state, HEARTBEAT_KEY, ours_unless_newer)

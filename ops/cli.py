@@ -98,8 +98,9 @@ def stream(
 ) -> None:
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
     from bootstrap.java import use_java
+    from ops.json_lines import JsonLines
     from ops.metrics import measured
-    from ops.progress import JsonLines, LivePanel
+    from ops.progress import LivePanel
     from streaming.service import run_stream
 
     settings = checked_settings(
@@ -128,8 +129,10 @@ def stream(
     stop = _stop_on_signals()
     use_java()
     _install_featurizer(settings, new_featurizer)
-    progress = LivePanel(console, f"fruits stream  {settings.places().root.uri}") if _on_terminal() else JsonLines()
-    with progress, measured(settings, progress.watcher, say) as watcher:
+    progress = (
+        LivePanel(console, f"fruits stream  {settings.places().root.uri}") if _on_terminal() else JsonLines(settings)
+    )
+    with progress, measured(settings, progress.watcher, progress.warn) as watcher:
         run_stream(settings, drain, stop, watcher)
 
 
@@ -204,13 +207,16 @@ def demo(
     """Draw photos of fruit, drop them while the stream runs, and query what became of them."""
     from bootstrap.java import use_java
     from ops.demo import run_demo
-    from ops.progress import JsonLines, LivePanel
+    from ops.json_lines import JsonLines
+    from ops.progress import LivePanel
 
     settings = checked_settings(home=home, weights=weights, master=master)
     stop = _stop_on_signals()
     use_java()
     _install_featurizer(settings, new_featurizer=False)
-    progress = LivePanel(console, f"fruits demo  {settings.places().root.uri}") if _on_terminal() else JsonLines()
+    progress = (
+        LivePanel(console, f"fruits demo  {settings.places().root.uri}") if _on_terminal() else JsonLines(settings)
+    )
     run_demo(settings, photos, stop, progress, console)
 
 

@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,6 @@ from rich.console import Console
 from features.errors import FruitsError, InvalidSetting
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
-from streaming.micro_batch import BatchReport
 from streaming.news import News
 from streaming.service import Watcher, run_stream
 
@@ -135,8 +135,7 @@ def _touring(inner: Watcher, tour: _Tour, stop: threading.Event) -> Watcher:
         if tour.is_over.is_set():
             stop.set()
 
-    on_batch: Callable[[BatchReport], None] = inner.on_batch
-    return Watcher(on_batch, on_news)
+    return replace(inner, on_news=on_news)
 
 
 def show_results(settings: Settings, console: Console) -> None:

@@ -7,11 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from features.errors import FruitsError, InvalidSetting
 from features.faults import is_fault, reason
+from features.heartbeat import MOVED_WITHIN
 from features.home import Home
 from features.pca_models import current_models
 from features.settings import Settings
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 EVERY_S = 60.0
 # The service passes news on five times a second while its query runs and nothing has failed.
 HEARD_WITHIN_S = 15.0
-# A batch lasts some 20 s. A stream in which nothing has moved for so long does not work, whatever Spark says of it.
-MOVED_WITHIN = timedelta(minutes=10)
 # What CloudWatch takes in one request, and what is kept while it takes nothing: half an hour and more.
 MOST_DATA = 1000
 
@@ -49,7 +48,8 @@ def measured(settings: Settings, watcher: Watcher, say: Callable[[str], None]) -
         yield watcher
         return
     with Metrics(_client(settings), settings.metrics, settings.places(), say) as metrics:
-        yield Watcher(_both(watcher.on_batch, metrics.on_batch), _both(watcher.on_news, metrics.on_news))
+        on_batch, on_news = _both(watcher.on_batch, metrics.on_batch), _both(watcher.on_news, metrics.on_news)
+        yield Watcher(on_batch, on_news, watcher.on_stage)
 
 
 class Metrics:
@@ -156,11 +156,8 @@ class _Interval:
     def add(self, report: BatchReport) -> None:
         self.photos += report.photos
         self.rejects.update(report.rejects)
-        for stage in ("plan", "work", "commit"):
-            self.stages_s[stage].append(getattr(report, f"{stage}_s"))
-        # A batch that was only rolled forward ran no task.
-        for stage in () if report.replayed else ("fetch", "decode", "infer", "write"):
-            self.stages_s[stage].append(getattr(report.counters, f"{stage}_s"))
+        for stage, seconds in report.stages_s.items():
+            self.stages_s[stage].append(seconds)
 
     def data(self, now: datetime) -> "list[MetricDatumTypeDef]":
         lasted_s = max(time.monotonic() - self.began_s, 1.0)

@@ -1,10 +1,7 @@
-"""What a person, or a log collector, sees of a running stream."""
+"""What a person sees of a running stream."""
 
-import json
-import sys
 import time
 from collections import Counter, deque
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 from rich.console import Console, Group
@@ -45,6 +42,10 @@ class LivePanel:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    def warn(self, sentence: str) -> None:
+        """Say something above the panel."""
+        self._live.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def _on_batch(self, report: BatchReport) -> None:
         self._batches += 1
@@ -111,41 +112,5 @@ class LivePanel:
         )
 
 
-class JsonLines:
-    """One JSON line per batch on standard output; it names no object and no person."""
-
-    def __init__(self) -> None:
-        self._news: News | None = None
-
-    @property
-    def watcher(self) -> Watcher:
-        return Watcher(self._on_batch, self._on_news)
-
-    def __enter__(self) -> "JsonLines":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.stdout.flush()
-
-    def _on_news(self, news: News) -> None:
-        self._news = news
-
-    def _on_batch(self, report: BatchReport) -> None:
-        line = {"at": datetime.now(UTC), **asdict(report), "total_s": report.total_s, "backlog": {}}
-        if self._news is not None:
-            line["backlog"] = asdict(self._news.backlog)
-            if self._news.queue is not None:
-                line["queue"] = asdict(self._news.queue)
-        print(json.dumps(_rounded(line), default=str), flush=True)
-
-
 def _figure(name: str, value: str) -> Text:
     return Text.assemble(f"{name} ", (value, "bold"))
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, 3)
-    if isinstance(value, dict):
-        return {name: _rounded(element) for name, element in value.items()}
-    return value

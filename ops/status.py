@@ -1,48 +1,73 @@
-"""How a home stands: its last batch, what waits, its tables, and whether its promises hold."""
+"""How a home stands: its stream, what waits, how fast it goes, its models and tables, and whether its promises hold."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
 
-from features.heartbeat import Heartbeat, is_alive, read_heartbeat
+from batch.compaction import BIG_ENOUGH_BYTES, groups_to_compact
+from features.errors import StateDamaged
+from features.faults import persistently, reason
+from features.heartbeat import FinishedBatch, Heartbeat, Waiting, is_alive, read_heartbeat
 from features.home import Home
 from features.landing import Landed, came_at, list_pages
-from features.pca_models import current_models, describe_model
-from features.plan import planned_batches, read_plan, read_result
-from features.registry import current_featurizer
-from features.tables import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table, committed_batch, open_table
+from features.pca_models import Current, current_models, describe_model
+from features.plan import Plan, planned_batches, read_plan, read_result
+from features.registry import current_featurizer, describe_featurizer
+from features.tables import (
+    FEATURE_ROWS,
+    PROJECTION_ROWS,
+    REJECT_ROWS,
+    TABLES,
+    DataFile,
+    OpenTables,
+    Table,
+    data_files,
+    open_table,
+)
 from ops.query import connect
+from ops.queue_status import QueueStatus, look_at_queue
 from ops.verification import broken_promises, count_of
 from streaming.arrivals import Backlog
 from streaming.seen import Seen, identity
 from streaming.snapshot import recall
 from streaming.source import only_new_since
 
+# With a trigger of 2 s a table gets up to 1800 files an hour, which stay until the hour is over. Fewer than these are
+# not worth asking which of them could be one.
+MANY_SMALL_FILES = 500
+
 
 @dataclass(frozen=True)
 class TableStatus:
-    """What one table holds."""
+    """What one table holds; a file that maintenance would not leave for its size is small."""
 
     name: str
     rows: int
     files: int
     bytes: int
     last_batch: int
+    small_files: int
 
 
 @dataclass(frozen=True)
 class LastBatch:
-    """The newest batch that has a result."""
+    """The newest batch that has an outcome, with its seconds by stage as far as they are known.
+
+    Once its result is folded into a snapshot, a day later, its counts are not known either.
+    """
 
     batch: int
-    finished_at: datetime
-    photos: int
-    rejects: int
+    finished_at: datetime | None
+    photos: int | None
+    rejects: int | None
+    stages_s: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -55,78 +80,240 @@ class Switch:
 
 
 @dataclass(frozen=True)
+class ModelStatus:
+    """A PCA version that is served or comes next.
+
+    `rows` are those it was fitted on; `rows_since` are in files that were committed after it was fitted.
+    """
+
+    version: int
+    featurizer: str
+    fitted_at: datetime
+    components: int
+    explained: float
+    rows: int
+    rows_since: int
+    parent: int | None
+    drift_rad: float | None
+
+
+@dataclass(frozen=True)
 class StreamStatus:
-    """The newest stream: one that is silent was killed, or cannot reach storage."""
+    """The newest stream: one that is silent was killed, or cannot reach storage.
+
+    `moved_at` is when it last looked for photos or committed some, None when it never did or is of an earlier version.
+    """
 
     state: Literal["running", "stopped", "silent"]
     holder: str
     started_at: datetime
     last_sign_at: datetime
+    moved_at: datetime | None = None
+    trigger_s: float | None = None
+    clean: str | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many photos a second a running stream commits, over so many seconds; None when that is not known."""
+
+    photos_per_s: float | None
+    window_s: float
+
+
+@dataclass(frozen=True)
+class Today:
+    """What was committed of the plans of this day (UTC)."""
+
+    ingest_date: date
+    photos: int
+    rejects: int
+    reasons: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Status:
-    """Everything `fruits status` shows; `broken` is None when the invariants were not checked."""
+    """Everything `fruits status` shows; `broken` is None when the invariants were not checked.
+
+    `backlog` is what was planned and has no rows yet, and what was not planned: as the stream said at `backlog_as_of`,
+    or as a listing found it.
+    """
 
     home: str
-    featurizer: str | None
+    looked_at: datetime
     stream: StreamStatus | None
-    pca: Switch
     last_batch: LastBatch | None
     unfinished_batches: list[int]
     backlog: Backlog
+    backlog_as_of: datetime
+    pace: Pace
+    today: Today
+    queue: QueueStatus | None
+    featurizer: str | None
+    weights: str | None
+    pca: Switch
+    models: list[ModelStatus]
     tables: list[TableStatus]
+    compactable_files: int
     broken: list[str] | None
 
 
-def look(home: Home, verify: bool) -> Status:
-    """The home as it stands, read-only. Raises StorageUnavailable."""
-    tables = [_table_status(home, table) for table in TABLES]
-    committed = min(table.last_batch for table in tables)
-    planned = planned_batches(home)
-    unfinished = [batch for batch in planned if batch > committed]
-    with tempfile.TemporaryDirectory() as folder:
-        seen = recall(home, Path(folder, "seen.sqlite"))
-        backlog, facts, days = _backlog(home, seen, unfinished), seen.facts, seen.days
-        seen.close()
-    kept = [batch for batch in planned if facts.snapshot < batch <= committed]
+def look(
+    home: Home, verify: bool, queue: str | None = None, count: bool = False, tables: OpenTables | None = None
+) -> Status:
+    """The home as it stands, read-only.
+
+    A running stream is asked what waits; without one, to verify, and with `count`, the landing is listed and what was
+    ever planned recalled. `queue` is the URL to ask about where no stream named one. `tables` spare who looks again
+    and again reading their logs each time. Raises StateDamaged, StorageUnavailable.
+    """
+    looked_at = datetime.now(UTC)
+    heartbeat = read_heartbeat(home)
+    stream = _stream(heartbeat, looked_at)
+    vitals = heartbeat.vitals if heartbeat else None
+    views = {table.name: _view(home, tables or OpenTables(home), table) for table in TABLES}
+    committed = min(view.last_batch for view in views.values())
+    unfinished = planned_batches(home, after=committed)
+    plans = [plan for plan in (read_plan(home, batch) for batch in unfinished) if plan is not None]
+
+    is_running = stream is not None and stream.state == "running"
+    told = vitals.waiting if vitals and is_running and not (verify or count) else None
+    broken: list[str] | None = None
+    if told is not None:
+        backlog = _as_told(told, plans)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            seen = recall(home, Path(folder, "seen.sqlite"))
+            backlog, facts, days = _counted(home, seen, plans), seen.facts, seen.days
+            seen.close()
+        if verify:
+            kept = [batch for batch in planned_batches(home) if facts.snapshot < batch <= committed]
+            broken = broken_promises(home, committed, kept, days, facts)
+
+    table_statuses = [_table_status(name, view) for name, view in views.items()]
+    featurizer = current_featurizer(home)
+    current = current_models(home)
+    url = (vitals.settings.queue if vitals else None) or queue
+    pace = Pace(None, 0.0)
+    if vitals and is_running and vitals.window_s:
+        pace = Pace(vitals.photos / max(vitals.window_s, 1.0), vitals.window_s)
     return Status(
         home=home.root.uri,
-        featurizer=current_featurizer(home),
-        stream=_stream(home),
-        pca=_switch(home, committed),
-        last_batch=_last_batch(home, planned),
+        looked_at=looked_at,
+        stream=stream,
+        last_batch=_last_batch(home, committed, unfinished, vitals.last_batch if vitals else None),
         unfinished_batches=unfinished,
         backlog=backlog,
-        tables=tables,
-        broken=broken_promises(home, committed, kept, days, facts) if verify else None,
+        backlog_as_of=told.told_at if told else looked_at,
+        pace=pace,
+        today=_today(views, looked_at.date()),
+        queue=look_at_queue(url, home.landing.s3_region, vitals.messages if vitals and is_running else None)
+        if url
+        else None,
+        featurizer=featurizer,
+        weights=describe_featurizer(home, featurizer).source if featurizer else None,
+        pca=_switch(home, current, committed),
+        models=[_model_status(home, version, views[FEATURE_ROWS.name].files) for version in current.versions],
+        tables=table_statuses,
+        compactable_files=_compactable_files(home, table_statuses, looked_at),
+        broken=broken,
     )
 
 
-def _table_status(home: Home, table: Table) -> TableStatus:
-    handle = open_table(home, table)
-    if handle is None:
-        return TableStatus(table.name, 0, 0, 0, 0)
-    files = pa.table(handle.get_add_actions(flatten=True)).select(["num_records", "size_bytes"]).to_pylist()
-    rows = sum(file["num_records"] for file in files)
-    return TableStatus(table.name, rows, len(files), sum(file["size_bytes"] for file in files), committed_batch(handle))
-
-
-def _stream(home: Home) -> StreamStatus | None:
-    heartbeat = read_heartbeat(home)
+def _stream(heartbeat: Heartbeat | None, now: datetime) -> StreamStatus | None:
     if heartbeat is None:
         return None
-    return StreamStatus(_state(heartbeat), heartbeat.holder, heartbeat.started_at, heartbeat.beat_at)
+    vitals = heartbeat.vitals
+    moves: list[datetime] = []
+    if vitals is not None:
+        moves = [heartbeat.started_at]
+        moves += [vitals.waiting.told_at] if vitals.waiting else []
+        moves += [vitals.last_batch.finished_at] if vitals.last_batch else []
+    return StreamStatus(
+        state=_state(heartbeat, now),
+        holder=heartbeat.holder,
+        started_at=heartbeat.started_at,
+        last_sign_at=heartbeat.beat_at,
+        moved_at=max(moves, default=None),
+        trigger_s=vitals.settings.trigger_s if vitals else None,
+        clean=vitals.settings.clean if vitals else None,
+    )
 
 
-def _state(heartbeat: Heartbeat) -> Literal["running", "stopped", "silent"]:
+def _state(heartbeat: Heartbeat, now: datetime) -> Literal["running", "stopped", "silent"]:
     if heartbeat.ended_at is not None:
         return "stopped"
-    return "running" if is_alive(heartbeat, datetime.now(UTC)) else "silent"
+    return "running" if is_alive(heartbeat, now) else "silent"
 
 
-def _switch(home: Home, committed: int) -> Switch:
-    models = current_models(home)
+@dataclass(frozen=True)
+class _View:
+    """A table as it stood at one moment; its handle is None when it was never created."""
+
+    handle: DeltaTable | None
+    files: list[DataFile]
+    last_batch: int
+
+
+def _view(home: Home, tables: OpenTables, table: Table) -> _View:
+    def seen() -> _View:
+        with tables.latest(table) as handle:
+            return _View(handle, data_files(handle) if handle else [], tables.batch_of(table, handle))
+
+    uri = home.root.child(table.name).uri
+    try:
+        return persistently(f"open the table {uri}", seen)
+    except FileNotFoundError as error:
+        raise StateDamaged(f"The table {uri} lacks a file of its log; restore it. {reason(error)}.") from error
+
+
+def _table_status(name: str, view: _View) -> TableStatus:
+    return TableStatus(
+        name=name,
+        rows=sum(file.rows for file in view.files),
+        files=len(view.files),
+        bytes=sum(file.size_bytes for file in view.files),
+        last_batch=view.last_batch,
+        small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in view.files),
+    )
+
+
+def _compactable_files(home: Home, tables: Iterable[TableStatus], now: datetime) -> int:
+    if sum(table.small_files for table in tables) < MANY_SMALL_FILES:
+        return 0
+    return sum(len(group.files) for group in groups_to_compact(home, now))
+
+
+def _today(views: Mapping[str, _View], today: date) -> Today:
+    of_today = {
+        name: sum(file.rows for file in view.files if file.partition["ingest_date"] == today)
+        for name, view in views.items()
+    }
+    rejects, count = views[REJECT_ROWS.name].handle, of_today[REJECT_ROWS.name]
+    reasons: Counter[str] = Counter()
+    if rejects is not None and count:
+        scanner = rejects.to_pyarrow_dataset().scanner(["reason"], filter=pc.field("ingest_date") == today)
+        found = persistently(f"read {REJECT_ROWS.name}", scanner.to_table)
+        reasons.update(found["reason"].to_pylist())
+    return Today(today, of_today[FEATURE_ROWS.name], count, dict(reasons.most_common()))
+
+
+def _model_status(home: Home, version: int, feature_files: Iterable[DataFile]) -> ModelStatus:
+    meta = describe_model(home, version)
+    return ModelStatus(
+        version=version,
+        featurizer=meta.featurizer,
+        fitted_at=meta.fitted_at,
+        components=meta.components,
+        explained=meta.explained,
+        rows=meta.rows,
+        rows_since=sum(file.rows for file in feature_files if file.committed_at > meta.fitted_at),
+        parent=meta.parent,
+        drift_rad=meta.drift_rad,
+    )
+
+
+def _switch(home: Home, models: Current, committed: int) -> Switch:
     lacking = 0
     if models.next is not None and all(open_table(home, table) is not None for table in TABLES):
         lacking = count_of(connect(home), _lacking(home, models.next, committed))
@@ -141,23 +328,46 @@ def _lacking(home: Home, version: int, committed: int) -> str:
     )
 
 
-def _last_batch(home: Home, planned: Iterable[int]) -> LastBatch | None:
-    for batch in sorted(planned, reverse=True):
-        result = read_result(home, batch)
-        if result is not None:
-            return LastBatch(batch, result.finished_at, result.counters.photos, sum(result.counters.rejects.values()))
-    return None
+def _last_batch(home: Home, committed: int, unfinished: list[int], told: FinishedBatch | None) -> LastBatch | None:
+    for batch in (*reversed(unfinished), committed):
+        result = read_result(home, batch) if batch else None
+        if result is None:
+            continue
+        counters = result.counters
+        tasks_s = {"fetch": counters.fetch_s, "decode": counters.decode_s}
+        tasks_s |= {"infer": counters.infer_s, "write": counters.write_s}
+        stages_s = told.stages_s if told and told.batch == batch else {"work": counters.wall_s} | tasks_s
+        stages_s = {stage: round(seconds, 3) for stage, seconds in stages_s.items()}
+        return LastBatch(batch, result.finished_at, counters.photos, sum(counters.rejects.values()), stages_s)
+    return LastBatch(committed, None, None, None, {}) if committed else None
 
 
-def _backlog(home: Home, seen: Seen, unfinished: list[int]) -> Backlog:
+def _as_told(told: Waiting, plans: Iterable[Plan]) -> Backlog:
+    # A plan that was made since then holds what the stream counted as waiting.
+    planned = [plan.objects for plan in plans if plan.planned_at <= told.told_at]
+    return _summed([Backlog(told.files, told.bytes, told.oldest_arrived_at, told.at_least), *map(_backlog_of, planned)])
+
+
+def _counted(home: Home, seen: Seen, plans: Iterable[Plan]) -> Backlog:
+    planned = (plan.objects for plan in plans)
+    return _summed(map(_backlog_of, (*planned, *_never_planned(home, seen))))
+
+
+def _backlog_of(some: Iterable[Landed]) -> Backlog:
+    sizes_bytes = [landed.size_bytes for landed in some]
+    return Backlog(len(sizes_bytes), sum(sizes_bytes), min((landed.arrived_at for landed in some), default=None))
+
+
+def _summed(parts: Iterable[Backlog]) -> Backlog:
     files = size_bytes = 0
     oldest: datetime | None = None
-    plans = (read_plan(home, batch) for batch in unfinished)
-    for some in (*(plan.objects for plan in plans if plan), *_never_planned(home, seen)):
-        files += len(some)
-        size_bytes += sum(landed.size_bytes for landed in some)
-        oldest = min(filter(None, (oldest, *(landed.arrived_at for landed in some))), default=None)
-    return Backlog(files, size_bytes, oldest)
+    at_least = False
+    for part in parts:
+        files += part.files
+        size_bytes += part.bytes
+        oldest = min(filter(None, (oldest, part.oldest_arrived_at)), default=None)
+        at_least = at_least or part.at_least
+    return Backlog(files, size_bytes, oldest, at_least)
 
 
 def _never_planned(home: Home, seen: Seen) -> Iterator[list[Landed]]:

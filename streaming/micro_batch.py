@@ -60,12 +60,28 @@ class BatchReport:
     def total_s(self) -> float:
         return self.plan_s + self.work_s + self.commit_s
 
+    @property
+    def stages_s(self) -> dict[str, float]:
+        """`plan`, `work`, `commit` on the clock; then, unless it was only rolled forward, the sums over its tasks."""
+        stages_s = {"plan": self.plan_s, "work": self.work_s, "commit": self.commit_s}
+        if not self.replayed:
+            tasks = self.counters
+            stages_s |= {"fetch": tasks.fetch_s, "decode": tasks.decode_s, "infer": tasks.infer_s}
+            stages_s |= {"write": tasks.write_s}
+        return stages_s
+
 
 class MicroBatches:
     """Runs batches, also two at a time; keeps the networks that were broadcast."""
 
     def __init__(
-        self, spark: SparkContext, home: Home, limits: Limits, nonce: str, on_commit: Callable[[Plan, Result], None]
+        self,
+        spark: SparkContext,
+        home: Home,
+        limits: Limits,
+        nonce: str,
+        on_commit: Callable[[Plan, Result], None],
+        on_stage: Callable[[int, str, float], None] = lambda batch, stage, seconds: None,
     ) -> None:
         self._spark = spark
         self._home = home
@@ -73,6 +89,7 @@ class MicroBatches:
         self._tables = OpenTables(home)
         self._nonce = nonce
         self._on_commit = on_commit
+        self._on_stage = on_stage
         self._networks: dict[str, Broadcast[bytes]] = {}
         self._broadcasting = threading.Lock()
         self._tasks_s: dict[int, list[float]] = {}
@@ -92,11 +109,13 @@ class MicroBatches:
         result = read_result(self._home, batch)
         replayed = result is not None
         plan_s = clock.lap_s()
+        self._on_stage(batch, "plan", plan_s)
         if result is None:
             plan = self._without_erased(plan)
             result = self._work(plan)
             write_result(self._home, result)
         work_s = clock.lap_s()
+        self._on_stage(batch, "work", work_s)
         in_turn()
         # Waiting for the batch before is no stage of this one.
         clock.lap_s()
@@ -104,6 +123,7 @@ class MicroBatches:
             gone = retried_rows(self._home, plan) if table is REJECT_ROWS else frozenset()
             commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables, gone)
         commit_s = clock.lap_s()
+        self._on_stage(batch, "commit", commit_s)
         self._on_commit(plan, result)
         return BatchReport(
             batch=batch,

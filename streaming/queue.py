@@ -58,7 +58,7 @@ class Queue:
         self._wait_s = WAIT_S if wait_s is None else wait_s
         self._bucket, prefix = landing.bucket_and_prefix
         self._below = f"{prefix}/" if prefix else ""
-        self._requests = Requests(_sqs_client(url, region), url)
+        self._requests = Requests(sqs_client(url, region), url)
         self._changed = threading.Condition()
         self._held = HeldMessages()
         self._unknown: dict[str, None] = {}
@@ -254,7 +254,8 @@ class Queue:
             return self._held.receipts(numbers)
 
 
-def _sqs_client(url: str, region: str | None) -> "SQSClient":
+def sqs_client(url: str, region: str | None) -> "SQSClient":
+    """A client for one queue. Raises InvalidSetting for a URL that is no standard queue's."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import NoRegionError

@@ -27,6 +27,7 @@ from streaming.pipeline import Pipeline
 from streaming.session import SparkUnavailable, spark_session
 from streaming.snapshot import outcome_of
 from streaming.source import SOURCE_NAME, LandingSource, PlanningRequest, request_option
+from streaming.vitals import Watch
 
 POLL_S = 0.2
 GRACE_S = 10.0
@@ -34,10 +35,14 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who follows the stream: told of each finished batch, and every so often of the backlog."""
+    """Who follows the stream: told of each finished batch, every so often of the backlog, and of each stage's end.
+
+    A stage has its batch, its name (`plan`, `work`, `commit`) and its seconds; batches run two at a time.
+    """
 
     on_batch: Callable[[BatchReport], None]
     on_news: Callable[[News], None]
+    on_stage: Callable[[int, str, float], None] = lambda batch, stage, seconds: None
 
 
 def run_stream(settings: Settings, drain: bool, stop: threading.Event, watcher: Watcher) -> None:
@@ -89,11 +94,14 @@ class _Stream:
             nonce=nonce,
             folder=folder,
         )
-        self._batches = MicroBatches(session.sparkContext, home, settings.limits, nonce, self._on_commit)
+        self._batches = MicroBatches(
+            session.sparkContext, home, settings.limits, nonce, self._on_commit, watcher.on_stage
+        )
         self._begun: int | None = None
         self._committed: int | None = None
-        self._heart = Heart(home, nonce, lambda: self._committed)
-        self._pipeline = Pipeline(self._batches, watcher.on_batch)
+        self._watch = Watch(settings)
+        self._heart = Heart(home, nonce, lambda: self._committed, self._watch.vitals)
+        self._pipeline = Pipeline(self._batches, self._on_report)
 
     def run_until(self, stop: threading.Event) -> None:
         try:
@@ -116,6 +124,7 @@ class _Stream:
                 if news is not None and news.error is None:
                     # What was planned before this news and is still in flight is not committed yet.
                     news = news if self._pipeline.idle else replace(news, caught_up_to=None)
+                    self._watch.on_news(news)
                     self._watcher.on_news(news)
                     if self._drain and news.caught_up_to is not None:
                         break
@@ -157,6 +166,10 @@ class _Stream:
         self._committed = plan.batch
         self._channel.committed(plan.batch, outcome_of(self._home, plan, result))
         self._cleaner.committed(plan, result)
+
+    def _on_report(self, report: BatchReport) -> None:
+        self._watch.on_batch(report)
+        self._watcher.on_batch(report)
 
     def _on_batch(self, _: DataFrame, __: int) -> None:
         # The batch's one row says no more than the news, which Spark's next look at the source will be the first to

@@ -1,5 +1,6 @@
 """Requests to one SQS queue: tried again while that can help, and else refused in a sentence that says what to do."""
 
+import json
 import math
 import re
 import time
@@ -106,6 +107,19 @@ class Requests:
             visible=int(counts["ApproximateNumberOfMessages"]),
             in_flight=int(counts["ApproximateNumberOfMessagesNotVisible"]),
             delayed=int(counts["ApproximateNumberOfMessagesDelayed"]),
+        )
+
+    def dead_letter_queue(self) -> str | None:
+        """The URL of the queue that takes what was received too often and never settled; None when there is none."""
+        asked = self._persist(
+            lambda: self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=["RedrivePolicy"])
+        )
+        policy = asked.get("Attributes", {}).get("RedrivePolicy")
+        if policy is None:
+            return None
+        *_, account, name = json.loads(policy)["deadLetterTargetArn"].split(":")
+        return self._persist(
+            lambda: self._client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
         )
 
     def _in_batch(

@@ -1,5 +1,6 @@
 """Runs of the stream, in the suite's session and as a process, and what they leave in the tables."""
 
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,12 @@ def outcomes(settings: Settings) -> list[dict[str, Any]]:
         ORDER BY key, image_id
         """,
     )
+
+
+def photos_told(output: str) -> int:
+    """The photos of all batches that a stream process told of."""
+    lines = map(json.loads, output.splitlines())
+    return sum(line["photos"] for line in lines if line["event"] == "batch")
 
 
 @contextmanager

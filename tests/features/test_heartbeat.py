@@ -13,8 +13,13 @@ from features.errors import StateDamaged, StorageUnavailable
 from features.heartbeat import (
     HEARTBEAT_KEY,
     STOP_KEY,
+    FinishedBatch,
     Heart,
     Heartbeat,
+    Messages,
+    StreamSettings,
+    Vitals,
+    Waiting,
     ask_to_stop,
     is_alive,
     read_heartbeat,
@@ -57,6 +62,17 @@ def _left_by_another(home: Home, age: timedelta, nonce: str = "theirs") -> None:
     at = (datetime.now(UTC) - age).isoformat()
     left = {"nonce": nonce, "holder": "elsewhere, process 7", "started_at": at, "beat_at": at}
     overwrite(home.state, HEARTBEAT_KEY, json.dumps(left | {"ended_at": None, "batch": 3}).encode())
+
+
+def test_a_sign_of_life_carries_what_the_stream_knows_and_an_older_one_can_be_read(home: Home) -> None:
+    _left_by_another(home, timedelta(0))
+    assert _standing(home).vitals is None
+    waiting = Waiting(NOW, 7, 700, NOW - timedelta(seconds=5), at_least=True)
+    last = FinishedBatch(3, NOW, 5, 1, {"work": 2.5})
+    vitals = Vitals(StreamSettings("s3://bucket/landing", 2.0, "keep"), waiting, Messages(4, 1), 60.0, 50, 2, last)
+    with Heart(home, "ours", lambda: 3, lambda: vitals):
+        _until(lambda: _standing(home).nonce == "ours")
+    assert _standing(home).vitals == vitals
 
 
 def test_a_home_without_a_stream_has_none(home: Home) -> None:

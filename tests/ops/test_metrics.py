@@ -16,6 +16,7 @@ import boto3
 import pytest
 from pyspark.sql import SparkSession
 
+from bootstrap.template import read_template
 from features.errors import InvalidSetting
 from features.pca_models import begin_switch, finish_switch
 from features.plan import Counters
@@ -124,6 +125,19 @@ def test_a_minute_is_added_up(local_settings: MakeSettings, cloudwatch: "CloudWa
     assert told["PhotosPerSecond"]["Maximum"] > 0
     assert told["Alive"]["Maximum"] == 1
     assert (len(inner.reports), len(inner.news)) == (2, 1)
+    assert {"Alive", "BacklogAgeSeconds", "Photos", "Rejects"} == _alarmed() <= told.keys()
+
+
+def _alarmed() -> set[str]:
+    """The metrics of a stream that alarms look at."""
+    found = set[str]()
+    for resource in read_template().sections["Resources"].values():
+        if resource["Type"] == "AWS::CloudWatch::Alarm":
+            alarm = resource["Properties"]
+            parts = [part["MetricStat"]["Metric"] for part in alarm.get("Metrics", []) if "MetricStat" in part]
+            names = [part["MetricName"] for part in (alarm, *parts) if "Fruits/" in str(part.get("Namespace"))]
+            found.update(names)
+    return found
 
 
 def test_when_nothing_waits_the_backlog_has_no_age(

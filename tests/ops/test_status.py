@@ -1,25 +1,55 @@
-"""`status --verify` finds every way in which a promise can be broken."""
+"""Status tells how a home stands, also beside a running stream, and finds every way to break a promise."""
 
+import json
 import shutil
-from datetime import UTC, datetime
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from deltalake import DeltaTable
+from pydantic import TypeAdapter
 from pyspark.sql import SparkSession
+from typer.testing import CliRunner
 
 from bootstrap.weights import CompiledNetwork
+from features.errors import InvalidSetting
+from features.heartbeat import (
+    HEARTBEAT_KEY,
+    Heartbeat,
+    Messages,
+    StreamSettings,
+    Vitals,
+    Waiting,
+    read_heartbeat,
+)
 from features.home import Home
+from features.landing import Landed
+from features.objects import overwrite
 from features.pca import fit, moments_of
 from features.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, publish_model
+from features.plan import Plan, write_plan
 from features.projections import KEPT_COLUMNS, write_projections
 from features.registry import publish_featurizer
 from features.settings import Settings, load_settings
 from features.tables import FEATURE_ROWS, PROJECTION_ROWS, append_once, commit, write_file
-from ops.status import Switch, look
+from ops.cli import app
+from ops.queue_status import QueueStatus, look_at_queue
+from ops.status import MANY_SMALL_FILES, Switch, look
+from streaming.arrivals import Backlog
+from tests.feature_rows import commit_features, feature_vectors
 from tests.pictures import jpeg, text_file
 from tests.stream_run import run_here
+
+if TYPE_CHECKING:
+    from types_boto3_sqs import SQSClient
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +103,155 @@ def test_a_batch_that_not_all_tables_hold_is_unfinished(drained: Settings) -> No
     shutil.rmtree(drained.places().root.directory / "rejects")
     status = look(drained.places(), verify=True)
     assert (status.unfinished_batches, status.broken) == ([1], [])
+
+
+def _beat(home: Home, vitals: Vitals | None, age: timedelta = timedelta(0), ended: bool = False) -> None:
+    at = datetime.now(UTC) - age
+    beat = Heartbeat("nonce", "host, process 7", at - timedelta(hours=1), at, at if ended else None, 1, vitals)
+    overwrite(home.state, HEARTBEAT_KEY, TypeAdapter(Heartbeat).dump_json(beat))
+
+
+def _vitals(home: Home, waiting: Waiting | None = None) -> Vitals:
+    return Vitals(StreamSettings(home.landing.uri, 2.0, "keep"), waiting, window_s=60.0, photos=30)
+
+
+def test_a_stream_that_ended_left_the_stages_of_its_last_batch(drained: Settings) -> None:
+    standing = read_heartbeat(drained.places())
+    assert standing is not None and standing.vitals is not None
+    assert standing.vitals.waiting is not None and standing.vitals.waiting.files == 0
+    status = look(drained.places(), verify=False)
+    assert status.stream is not None and status.stream.state == "stopped"
+    assert status.last_batch is not None
+    assert set(status.last_batch.stages_s) == {"plan", "work", "commit", "fetch", "decode", "infer", "write"}
+    assert (status.today.photos, status.today.rejects, status.today.reasons) == (3, 1, {"not_an_image": 1})
+    assert status.pace.photos_per_s is None
+
+
+def test_beside_a_running_stream_the_backlog_is_what_it_says_unless_it_is_counted(drained: Settings) -> None:
+    home = drained.places()
+    told_at = datetime.now(UTC) - timedelta(seconds=8)
+    oldest = told_at - timedelta(minutes=4)
+    _beat(home, _vitals(home, Waiting(told_at, 7, 7000, oldest, at_least=True)))
+    told = look(home, verify=False)
+    assert (told.backlog, told.backlog_as_of) == (Backlog(7, 7000, oldest, at_least=True), told_at)
+    assert told.pace.photos_per_s == 0.5
+    assert look(home, verify=False, count=True).backlog == Backlog(0, 0, None)
+    assert look(home, verify=True).backlog.files == 0
+
+
+def test_what_was_planned_before_the_stream_told_waits_too_and_what_was_planned_since_was_told(
+    drained: Settings,
+) -> None:
+    home = drained.places()
+    told_at = datetime.now(UTC)
+    arrived_at = told_at - timedelta(minutes=9)
+    _beat(home, _vitals(home, Waiting(told_at, 1, 10, told_at)))
+    for batch, planned_at in ((2, told_at - timedelta(seconds=1)), (3, told_at + timedelta(seconds=1))):
+        photo = Landed(f"{batch}.jpg", 100, "e", arrived_at)
+        day = planned_at.date()
+        write_plan(home, Plan(batch, "nonce", planned_at, day, home.landing.uri, "", "featurizer", (photo,)))
+    status = look(home, verify=False)
+    assert status.unfinished_batches == [2, 3]
+    assert status.backlog == Backlog(2, 110, arrived_at)
+
+
+def test_a_stream_of_an_earlier_version_says_nothing_of_its_backlog(drained: Settings) -> None:
+    home = drained.places()
+    at = datetime.now(UTC).isoformat()
+    beat = {"nonce": "n", "holder": "h", "started_at": at, "beat_at": at, "ended_at": None, "batch": 1}
+    overwrite(home.state, HEARTBEAT_KEY, json.dumps(beat).encode())
+    status = look(home, verify=False)
+    assert status.stream is not None
+    assert (status.stream.state, status.stream.moved_at, status.backlog.files) == ("running", None, 0)
+
+
+def test_a_last_batch_whose_result_is_gone_is_still_named(drained: Settings) -> None:
+    for path in (drained.places().root.directory / "state/batches").iterdir():
+        path.unlink()
+    last = look(drained.places(), verify=False).last_batch
+    assert last is not None
+    assert (last.batch, last.finished_at, last.photos) == (1, None, None)
+    assert "1, more than a day ago" in _status(drained)[1]
+
+
+def test_small_files_are_counted_and_many_of_them_are_looked_at_as_maintenance_would(tmp_path: Path) -> None:
+    home = load_settings(home=str(tmp_path / "home")).places()
+    days = [datetime(2026, 10, 3, tzinfo=UTC).date(), datetime.now(UTC).date()]
+    for batch, (day, files) in enumerate(zip(days, (MANY_SMALL_FILES, 3), strict=True), start=1):
+        commit_features(home, batch, day, feature_vectors(files, seed=batch), files=files)
+    status = look(home, verify=False)
+    assert status.tables[0].small_files == MANY_SMALL_FILES + 3
+    assert status.compactable_files == MANY_SMALL_FILES
+
+
+def test_a_queue_tells_its_messages_and_its_dead_letters(sqs: "SQSClient", queue_url: str) -> None:
+    dead_url = sqs.create_queue(QueueName=f"{queue_url.rpartition('/')[2]}-dead")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    region = arn.split(":")[3]
+    sqs.send_message(QueueUrl=queue_url, MessageBody="one")
+    found = look_at_queue(queue_url, region, Messages(4, 1))
+    assert found == QueueStatus(queue_url, 1, 0, 0, dead_letters=None, held=4, unknown=1)
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 5})
+    sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"RedrivePolicy": policy})
+    for _ in range(2):
+        sqs.send_message(QueueUrl=dead_url, MessageBody="never settled")
+    assert look_at_queue(queue_url, region, None) == QueueStatus(queue_url, 1, 0, 0, dead_letters=2)
+    gone = look_at_queue(f"{queue_url}-gone", region, None)
+    assert gone.visible is None
+    assert gone.refused is not None and gone.refused.startswith("There is no queue")
+
+
+def _status(settings: Settings, *arguments: str) -> tuple[int, str]:
+    places = ("--home", settings.home, "--landing", str(settings.landing))
+    answer = CliRunner().invoke(app, ["status", *places, *arguments], catch_exceptions=False)
+    return answer.exit_code, answer.stdout
+
+
+def test_the_first_line_and_the_exit_code_say_whether_photos_flow(drained: Settings) -> None:
+    code, sound = _status(drained)
+    assert (code, sound.splitlines()[0]) == (0, "Healthy: no stream runs and nothing waits.")
+    _beat(drained.places(), None, age=timedelta(minutes=2))
+    code, killed = _status(drained)
+    assert code == 1
+    assert killed.startswith("Not healthy: the stream (host, process 7) gave no sign for 2 min")
+    assert "silent since " in killed
+
+
+def test_a_watch_looks_again_until_it_is_interrupted(drained: Settings) -> None:
+    home = drained.places()
+    command = [sys.executable, "-m", "ops.cli", "status", "--home", drained.home, "--landing", str(drained.landing)]
+    command += ["--watch", "--every", "50ms", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["healthy"]
+        late = home.landing.directory / "late.jpg"
+        late.write_bytes(jpeg(seed=9))
+        looks = (json.loads(line) for line in process.stdout)
+        waits = next(look for look in looks if not look["healthy"])
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    late.unlink()
+    assert (waits["backlog"]["files"], [finding["name"] for finding in waits["findings"]]) == (1, ["stream_stopped"])
+    assert (process.returncode, said) == (1, "")
+
+
+def test_an_interval_that_is_none_is_refused(drained: Settings) -> None:
+    with pytest.raises(InvalidSetting, match="every: write a number and a unit"):
+        _status(drained, "--watch", "--every", "soon")
+    with pytest.raises(InvalidSetting, match="every: write how long to wait"):
+        _status(drained, "--watch", "--every", "0s")
+
+
+def test_json_has_the_documented_names(drained: Settings) -> None:
+    code, line = _status(drained, "--json", "--verify")
+    told: dict[str, Any] = json.loads(line)
+    assert (code, told["healthy"], told["findings"], told["broken"]) == (0, True, [], [])
+    documented = (ROOT / "docs/telemetry.md").read_text()
+    assert [name for name in told if f"`{name}`" not in documented] == []
+    assert [name for part in ("stream", "today", "pace") for name in told[part] if f"`{name}`" not in documented] == []
+    assert datetime.fromisoformat(told["looked_at"]).tzinfo is not None
+    assert told["stream"]["started_at"].endswith("Z")
 
 
 def test_doubled_rows_are_found(drained: Settings) -> None:

@@ -62,7 +62,7 @@ def test_a_stream_that_is_asked_finishes_what_it_planned_and_ends_well(local_set
         running = _fruits(settings, "status")
         stop = _fruits(settings, "stop")
         output, message = process.communicate(timeout=60)
-    assert "Stream: running since " in running.stdout
+    assert "running since " in running.stdout
     assert (stop.returncode, stop.stderr) == (0, "")
     assert stop.stdout.endswith("The stream has stopped.\n")
     assert (process.returncode, message) == (0, "")
@@ -118,7 +118,7 @@ def test_where_nothing_runs_there_is_nothing_to_stop(local_settings: MakeSetting
     never = _fruits(settings, "stop")
     assert (never.returncode, never.stderr) == (0, "")
     assert "No stream is running on" in never.stdout
-    assert "Stream: none has run yet." in _fruits(settings, "status").stdout
+    assert "none has run yet" in _fruits(settings, "status").stdout
     assert read_if_there(settings.places().state, STOP_KEY) is None
 
 
@@ -134,7 +134,7 @@ def test_a_stream_that_was_killed_is_silent_and_is_not_waited_for(local_settings
     beat = json.loads(read(places.state, HEARTBEAT_KEY))
     beat["beat_at"] = (standing.beat_at - timedelta(seconds=61)).isoformat()
     overwrite(places.state, HEARTBEAT_KEY, json.dumps(beat).encode())
-    assert "Stream: silent since " in _fruits(settings, "status").stdout
+    assert "silent since " in _fruits(settings, "status").stdout
     stop = _fruits(settings, "stop")
     assert stop.returncode == 0
     assert "has been silent since" in stop.stdout

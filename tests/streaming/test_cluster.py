@@ -1,6 +1,5 @@
 """The stream on a cluster: executors come under backlog, machines go, and every photo has one row."""
 
-import json
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from features.settings import Settings
 from ops.status import look
 from tests.feature_rows import serve_a_model
 from tests.pictures import encoded, grainy, text_file, truncated_jpeg
-from tests.stream_run import rows, stream_process
+from tests.stream_run import photos_told, rows, stream_process
 
 PHOTOS = 24
 CONF = """\
@@ -66,7 +65,7 @@ def test_a_stream_on_a_cluster_gets_executors_under_backlog_and_survives_a_lost_
             output, message = process.communicate(timeout=120)
 
     assert (process.returncode, message) == (0, "")
-    assert sum(json.loads(line)["photos"] for line in output.splitlines()) == PHOTOS
+    assert photos_told(output) == PHOTOS
     # Python writes it when it first imports the module, which the driver does elsewhere.
     assert list(python.parents[1].glob("lib/*/site-packages/streaming/__pycache__/task.*.pyc"))
     status = look(settings.places(), verify=True)

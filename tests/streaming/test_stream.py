@@ -1,6 +1,5 @@
 """Photos in, features out."""
 
-import json
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from features.tables import FEATURE_ROWS, data_files, open_table
 from ops.status import look
 from tests.crashing_decoder.sitecustomize import SEGFAULT, STUCK
 from tests.pictures import encoded, jpeg, pixels, scan_bomb, text_file
-from tests.stream_run import Run, rows, stream_process
+from tests.stream_run import Run, photos_told, rows, stream_process
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -179,7 +178,7 @@ def test_a_running_stream_survives_a_killed_worker_and_finishes_the_batch_in_han
     assert (process.returncode, message) == (0, "")
     status = look(settings.places(), verify=True)
     assert (status.unfinished_batches, status.broken) == ([], [])
-    assert status.tables[0].rows == sum(json.loads(line)["photos"] for line in output.splitlines())
+    assert status.tables[0].rows == photos_told(output)
     assert rows(settings, "SELECT count(*) - count(DISTINCT source) AS doubled FROM features") == [{"doubled": 0}]
 
 

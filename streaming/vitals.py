@@ -1,0 +1,73 @@
+"""What a running stream can tell others of itself, with each sign of life."""
+
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+
+from features.heartbeat import FinishedBatch, Messages, StreamSettings, Vitals, Waiting
+from features.settings import Settings
+from streaming.micro_batch import BatchReport
+from streaming.news import News
+
+# Long enough to hold some of the batches of 20 s that there are under backlog.
+WINDOW_S = 300.0
+
+
+class Watch:
+    """Takes in what the service hears; any thread may read its vitals."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = StreamSettings(
+            landing=settings.places().landing.uri,
+            trigger_s=settings.trigger.total_seconds(),
+            clean=settings.clean,
+            queue=settings.queue,
+        )
+        self._lock = threading.Lock()
+        self._began_s = time.monotonic()
+        self._news: News | None = None
+        self._last: FinishedBatch | None = None
+        self._recent: deque[tuple[float, FinishedBatch]] = deque()
+
+    def on_news(self, news: News) -> None:
+        """This is what the planner last told; the first time the stream is up."""
+        with self._lock:
+            if self._news is None:
+                self._began_s = time.monotonic()
+            self._news = news
+
+    def on_batch(self, report: BatchReport) -> None:
+        """A batch is committed."""
+        with self._lock:
+            self._last = FinishedBatch(
+                batch=report.batch,
+                finished_at=datetime.now(UTC),
+                photos=report.photos,
+                rejects=sum(report.rejects.values()),
+                stages_s={stage: round(seconds, 3) for stage, seconds in report.stages_s.items()},
+            )
+            self._recent.append((time.monotonic(), self._last))
+
+    def vitals(self) -> Vitals:
+        """What is known now."""
+        with self._lock:
+            now_s = time.monotonic()
+            while self._recent and self._recent[0][0] < now_s - WINDOW_S:
+                self._recent.popleft()
+            batches = [batch for _, batch in self._recent]
+            queue = self._news.queue if self._news else None
+            return Vitals(
+                settings=self._settings,
+                waiting=_waiting(self._news) if self._news else None,
+                messages=Messages(queue.held, queue.unknown) if queue else None,
+                window_s=round(min(WINDOW_S, now_s - self._began_s), 3),
+                photos=sum(batch.photos for batch in batches),
+                rejects=sum(batch.rejects for batch in batches),
+                last_batch=self._last,
+            )
+
+
+def _waiting(news: News) -> Waiting:
+    backlog = news.backlog
+    return Waiting(news.told_at, backlog.files, backlog.bytes, backlog.oldest_arrived_at, backlog.at_least)
