@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from batch.compaction import Group, compact, groups_to_compact
-from batch.retention import Expired, Retention, expire_archive, expire_rows
+from batch.retention import Expired, Retention, expire_archive, expire_reports, expire_rows
 from batch.sweep import Stored, log_of, sweep_files, sweep_log
 from features.erasures import forget_old_erasures, settle_erased_rows
 from features.home import Home
@@ -40,7 +40,7 @@ class Shortened:
 
 @dataclass(frozen=True)
 class Kept:
-    """What was older than it is kept: photos of the archive, or rows of a table."""
+    """What was older than it is kept: photos of the archive, pages of reports, or rows of a table."""
 
     place: str
     expired: Expired
@@ -90,6 +90,8 @@ def _expire(
 ) -> None:
     if retention.archive is not None:
         watcher.done(Kept("archive", expire_archive(home, retention.archive, now, dry_run)))
+    if retention.reports is not None:
+        watcher.done(Kept("reports", expire_reports(home, retention.reports, dry_run)))
     if retention.rows is not None:
         for table in TABLES:
             check()

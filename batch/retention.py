@@ -8,6 +8,7 @@ from functools import partial
 from features.expired import expire_before
 from features.home import Home
 from features.landing import Landed, came_at, clear_away, list_pages
+from features.objects import delete_all, old_keys, sizes_below
 from features.tables import MAINTENANCE, Table, data_files, delete_rows, open_table
 
 _CLEARED_AT_ONCE = 16
@@ -19,11 +20,12 @@ class Retention:
 
     archive: timedelta | None = None
     rows: timedelta | None = None
+    reports: timedelta | None = None
 
 
 @dataclass(frozen=True)
 class Expired:
-    """What was removed: photos or rows, and their bytes."""
+    """What was removed: photos, rows or pages, and their bytes."""
 
     count: int
     size_bytes: int
@@ -48,6 +50,18 @@ def expire_archive(home: Home, keep: timedelta, now: datetime, dry_run: bool) ->
             count += sum(deleted)
             size_bytes += sum(landed.size_bytes for landed, done in zip(old, deleted, strict=True) if done)
     return Expired(count, size_bytes)
+
+
+def expire_reports(home: Home, keep: timedelta, dry_run: bool) -> Expired:
+    """Delete pages of reports that were made longer ago than `keep`; says how many. Certificates of erasures stay.
+
+    Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
+    """
+    old = [key for key in old_keys(home.reports, keep) if key.endswith(".html")]
+    sizes = sizes_below(home.reports) if old else {}
+    if not dry_run:
+        delete_all(home.reports, old)
+    return Expired(len(old), sum(sizes.get(key, 0) for key in old))
 
 
 def expire_rows(home: Home, table: Table, keep: timedelta, now: datetime, dry_run: bool) -> Expired:

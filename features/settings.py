@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     clean: Cleaning = "keep"
     clean_after: Duration = timedelta(0)
     keep_archive: Duration | None = Field(default=None, gt=timedelta(0))
+    keep_reports: Duration | None = Field(default=None, gt=timedelta(0))
     keep_rows: Duration | None = Field(default=None, ge=timedelta(days=15))
     components: int | None = Field(default=None, ge=1, le=FEATURES)
     variance: float | None = Field(default=None, gt=0, le=1)

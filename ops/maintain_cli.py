@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 KeepArchive = Annotated[
     str | None, typer.Option("--keep-archive", metavar="DURATION", help="Delete archived photos after this, like 90d.")
 ]
+KeepReports = Annotated[
+    str | None, typer.Option("--keep-reports", metavar="DURATION", help="Delete pages of reports after this, like 30d.")
+]
 KeepRows = Annotated[
     str | None, typer.Option("--keep-rows", metavar="DURATION", help="Delete rows of days older than this, like 730d.")
 ]
@@ -25,6 +28,7 @@ KeepRows = Annotated[
 def maintain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
     keep_archive: KeepArchive = None,
+    keep_reports: KeepReports = None,
     keep_rows: KeepRows = None,
     home: HomeUri = None,
     master: Master = None,
@@ -40,6 +44,7 @@ def maintain(
 
     settings = checked_settings(
         keep_archive=keep_archive,
+        keep_reports=keep_reports,
         keep_rows=keep_rows,
         home=home,
         master=master,
@@ -53,7 +58,7 @@ def maintain(
         saved.update(_saved(piece))
         console.print(_sentence(piece, dry_run), highlight=False, soft_wrap=True)
 
-    retention = Retention(settings.keep_archive, settings.keep_rows)
+    retention = Retention(settings.keep_archive, settings.keep_rows, settings.keep_reports)
     with _as_yarn_expects(settings):
         run_maintain(settings.places(), retention, Watcher(say, done), dry_run)
     if dry_run:
@@ -88,7 +93,7 @@ def _saved(piece: "Piece") -> dict[str, int]:
             return {"files": len(group.files) - 1, "replaced": group.size_bytes}
         case Swept(_, removed) | Shortened(_, removed, _):
             return {"freed": max(0, removed.size_bytes)}
-        case Kept("archive", expired):
+        case Kept("archive" | "reports", expired):
             return {"freed": expired.size_bytes}
     return {}
 
@@ -127,7 +132,7 @@ def _shortened(piece: "Shortened") -> str:
 
 
 def _kept(piece: "Kept", dry_run: bool) -> str:
-    what = "photos" if piece.place == "archive" else "rows"
+    what = {"archive": "photos", "reports": "pages"}.get(piece.place, "rows")
     verb = "would be deleted" if dry_run else "deleted"
     expired = piece.expired
     return (

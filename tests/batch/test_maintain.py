@@ -391,6 +391,18 @@ def test_archived_photos_go_after_their_time_and_others_stay(home: Home) -> None
     assert list(keys_below(home.landing)) == ["kiwi/2.jpg"]
 
 
+def test_old_pages_go_and_certificates_stay(on_disk: Home) -> None:
+    for key in ("20261001T000000Z.html", "erasures/1.json"):
+        overwrite(on_disk.reports, key, b"<html>")
+    _age(on_disk.reports.directory, days=31)
+    overwrite(on_disk.reports, "20261101T000000Z.html", b"<html>")
+    pieces = _maintain(on_disk, Retention(reports=timedelta(days=30)))
+    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Kept)] == [
+        ("reports", 1, 6)
+    ]
+    assert sorted(keys_below(on_disk.reports)) == ["20261101T000000Z.html", "erasures/1.json"]
+
+
 def test_a_photo_that_was_old_when_it_was_archived_is_kept_as_long(on_disk: Home) -> None:
     overwrite(on_disk.archive, "kiwi/1.e.jpg", b"a photo")
     _age(on_disk.archive.directory, days=400)
