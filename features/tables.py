@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from features.errors import AnotherStreamRunning, HomeInUse, StateDamaged, StorageUnavailable
 from features.faults import UNKNOWN_OUTCOME, given_up, persistently, reason
 from features.home import Home
-from features.objects import Place, upload
-from features.plan import AddedFile, planned_batches
+from features.objects import Place, keys_below, upload
+from features.plan import AddedFile, planned_batches, read_result
 
 APPLICATION = "fruits"
 # Who rewrites and deletes files of the tables. Each of its commits has a number, so that of two at once one is refused.
@@ -181,16 +181,23 @@ def create_tables(home: Home) -> None:
     Raises StateDamaged when one is gone whose files the results of batches still name, StorageRefused,
     StorageUnavailable.
     """
-    missing = [_place(home, table) for table in TABLES if open_table(home, table) is None]
-    if missing and planned_batches(home):
+    missing = [table for table in TABLES if open_table(home, table) is None]
+    for table in missing:
+        _refuse_lost_files(home, table)
+    for table in missing:
+        place = _place(home, table)
+        persistently(f"create the table {place.uri}", partial(_created, place, table), again=UNKNOWN_OUTCOME)
+
+
+def _refuse_lost_files(home: Home, table: Table) -> None:
+    # Rolled forward into a new table, these results would name files that nobody can read.
+    results = (read_result(home, batch) for batch in planned_batches(home))
+    named = {added.path for result in results if result for added in result.adds.get(table.name, ())}
+    if not named <= set(keys_below(_place(home, table))):
         raise StateDamaged(
-            f"The table {missing[0].uri} is gone, but {home.batches.uri} tells of batches in it; restore it, or move "
-            f"{home.state.uri} away as well: then everything in the landing that no table holds is processed anew."
+            f"The table {_place(home, table).uri} is gone, but {home.batches.uri} tells of batches in it; restore it, "
+            f"or move {home.state.uri} away as well: then what lies in the landing and in no table is processed anew."
         )
-    for place, table in ((_place(home, table), table) for table in TABLES):
-        if place in missing:
-            create = partial(_created, place, table)
-            persistently(f"create the table {place.uri}", create, again=UNKNOWN_OUTCOME)
 
 
 def open_table(home: Home, table: Table) -> DeltaTable | None:

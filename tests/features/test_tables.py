@@ -13,10 +13,11 @@ from deltalake.exceptions import CommitFailedError
 
 from features.errors import AnotherStreamRunning, InvalidSetting, StateDamaged
 from features.home import Home
-from features.plan import AddedFile, Plan, write_plan
+from features.plan import AddedFile, Counters, Plan, Result, write_plan, write_result
 from features.settings import Settings, load_settings
 from features.tables import (
     APPLICATION,
+    FEATURE_ROWS,
     REJECT_ROWS,
     _append,
     append_once,
@@ -28,6 +29,8 @@ from features.tables import (
 )
 
 MakeSettings = Callable[..., Settings]
+
+DAY = date(2026, 10, 3)
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -52,8 +55,9 @@ def _details(home: Home) -> list[str]:
 def test_a_table_that_is_gone_is_not_made_anew_while_results_name_its_files(tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path)).places()
     create_tables(home)
-    plan = Plan(1, "n", datetime.now(UTC), date(2026, 10, 3), home.landing.uri, "", "f", ())
-    write_plan(home, plan)
+    write_plan(home, Plan(1, "n", datetime.now(UTC), DAY, home.landing.uri, "", "f", ()))
+    added = AddedFile("ingest_date=2026-10-03/part-1.parquet", 1, 1, {"ingest_date": "2026-10-03"}, "{}")
+    write_result(home, Result(1, "n", datetime.now(UTC), {FEATURE_ROWS.name: (added,)}, (), Counters()))
     shutil.rmtree(home.features.directory)
     with pytest.raises(StateDamaged, match=r"features is gone, but .*/state/batches tells of batches in it"):
         create_tables(home)
