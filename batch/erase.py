@@ -31,6 +31,7 @@ from features.plan import Plan, drop_from_plan, drop_from_result, planned_batche
 from features.projections import SWITCHING
 from features.retries import drop_from_requests
 from features.tables import PROJECTION_ROWS, TABLES, append_once, committed_batch
+from features.versions import list_versions
 
 # How long a stream that lives may take for a batch before it counts as stuck.
 PATIENCE_S = 300.0
@@ -119,6 +120,16 @@ def would_erase(home: Home, asked: Asked) -> dict[str, int]:
     if asked.kind == "image":
         find_photo(home, selection)
     return {**counts, **count_objects(home, selection)}
+
+
+def is_empty(home: Home) -> bool:
+    """Whether nothing is below a home: no table, no state, no photo. Raises StorageRefused, StorageUnavailable."""
+    below = (place for place in (home.landing, home.archive) if place.uri.startswith(f"{home.root.uri}/"))
+    return (
+        all(handle is None for handle in handles_of(home).values())
+        and next(keys_below(home.state), None) is None
+        and not any(next(list_versions(place), None) for place in below)
+    )
 
 
 def patterns_of(home: Home, own: str) -> tuple[str, ...]:

@@ -105,6 +105,8 @@ class PassedOver:
     def _digests(self, landing: Place, landed: Landed) -> Iterable[str]:
         source = landing.uri_of(landed.key)
         yield digest_of(self._salt, "source", source)
+        # Whoever asks may name an object by its key, too.
+        yield digest_of(self._salt, "source", landed.key)
         yield digest_of(self._salt, "version", source, landed.etag)
         for pattern in self._key_patterns:
             subject = named_in(pattern, landed.key, "subject")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from features.faults import persistently
 from features.landing import Landed, came_at, files_below, s3_client
-from features.objects import Place
+from features.objects import Place, printable
 
 if TYPE_CHECKING:
     from types_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectIdentifierTypeDef
@@ -119,7 +119,17 @@ def _versions_in_bucket(place: Place) -> Iterator[Version]:
 
 
 def _read_file(place: Place, version: Version) -> bytes:
-    return (place.directory / version.key).read_bytes()
+    return _path(place, version).read_bytes()
+
+
+def _path(place: Place, version: Version) -> Path:
+    path = place.directory
+    for segment in version.key.split("/"):
+        # A name that is not Unicode is listed in a printable form.
+        if not (path / segment).exists() and path.is_dir():
+            segment = next((entry.name for entry in path.iterdir() if printable(entry.name) == segment), segment)
+        path /= segment
+    return path
 
 
 def _read_version(place: Place, version: Version) -> bytes:
@@ -131,7 +141,7 @@ def _read_version(place: Place, version: Version) -> bytes:
 
 def _unlink(place: Place, versions: list[Version]) -> None:
     for version in versions:
-        (place.directory / version.key).unlink(missing_ok=True)
+        _path(place, version).unlink(missing_ok=True)
 
 
 def _delete(place: Place, versions: list[Version]) -> None:

@@ -66,7 +66,7 @@ def erase(
     debug: Debug = False,
 ) -> None:
     """Forget a person, a photo or an object everywhere, as article 17 of the GDPR asks; what arrives later stays."""
-    from batch.erase import Watcher, certificate_key, would_erase
+    from batch.erase import Watcher, certificate_key, is_empty, would_erase
     from batch.erase import erase as run_erase
 
     kind, value = _one_of(subject=subject, image=image, source=source)
@@ -82,6 +82,9 @@ def erase(
     )
     places = settings.places()
     asked = _asked(settings, kind, value)
+    if is_empty(places):
+        # A slip, for which a certificate would be given all the same.
+        raise InvalidSetting(f"There is nothing to erase below {places.root.uri}; check --home.")
     if dry_run:
         console.print(_counts(would_erase(places, asked), "to be erased"))
         console.print("A dry run: nothing was changed.")

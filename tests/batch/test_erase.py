@@ -1,6 +1,7 @@
 """Who asks to be forgotten is nowhere any more, whatever else is at work, and nobody else misses anything."""
 
 import io
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -187,6 +188,18 @@ def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -
     assert _erase(on_disk, Asked("source", home.landing.uri_of(f"{BEN}/kiwi/b.jpg"))).removed["rejects rows"] == 1
     assert [path.name for path in home.landing.directory.rglob("*.jpg")] == ["aa.jpg"]
     assert _where(home, f"{BEN}/kiwi/a.jpg", f"{BEN}/kiwi/b.jpg") == set()
+    assert look(home, verify=True).broken == []
+
+
+def test_a_file_whose_name_is_not_unicode_goes_too(on_disk: Settings, drain: Drain) -> None:
+    _drop(on_disk, {f"{BEN}/kiwi/b.jpg": jpeg(2)})
+    home = on_disk.places()
+    folder = home.landing.directory / ANNA / os.fsdecode(b"kiwi-\xfe")
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes(jpeg(1))
+    drain(on_disk)
+    assert _erase(on_disk, _subject()).removed["landing"] == 1
+    assert _where(home, ANNA) == set()
     assert look(home, verify=True).broken == []
 
 
@@ -403,6 +416,11 @@ def test_what_is_passed_over_is_forgotten_when_no_message_can_come_any_more(tmp_
     landed = Landed(f"{ANNA}/kiwi/a.jpg", 1, "e", now - timedelta(days=21))
     assert passed_over(home).covers(home.landing, landed)
     assert not passed_over(home).covers(home.landing, replace(landed, arrived_at=now))
+    # An object may be asked for by its key or by its URI.
+    for named in ("other/a.jpg", home.landing.uri_of("other/b.jpg")):
+        other = begin_erasure(home, "source", named, [], now - timedelta(days=20))
+        assert passed_over(home).covers(home.landing, replace(landed, key=f"other/{named[-5:]}"))
+        finish_erasure(home, other.id, now - timedelta(days=15))
     assert not passed_over(home).covers(home.landing, replace(landed, key=f"{BEN}/kiwi/a.jpg"))
     assert ANNA not in read(home.state, "erasures.json").decode()
     finish_erasure(home, erasure.id, now - timedelta(days=15))
@@ -440,3 +458,8 @@ def test_the_command_asks_for_one_thing_and_a_yes(on_disk: Settings, drain: Drai
     assert _count(on_disk, "features") == 0
     nowhere = CliRunner().invoke(app, ["erase", "--subject", ANNA, "--yes", "--home", str(tmp_path / "another")])
     assert str(nowhere.exception).startswith("The key pattern has no group `subject`")
+    slip = tmp_path / "another"
+    for option in ("--yes", "--dry-run"):
+        nothing = CliRunner().invoke(app, ["erase", "--source", "a/b.jpg", option, "--home", str(slip)])
+        assert str(nothing.exception).startswith(f"There is nothing to erase below file://{slip}")
+    assert not slip.exists()
