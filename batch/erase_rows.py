@@ -3,10 +3,11 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,6 +42,11 @@ ERASURE = "fruits-erase"
 
 _READ_AT_ONCE = 8
 _LOG = "_delta_log/"
+# Of what a commit says of itself: what programs write, in which no person can be named.
+_SAYS_NOTHING = {
+    *("timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion"),
+    *("readVersion", "isolationLevel", "isBlindAppend", "txnId", "fruits.batch", "fruits.nonce"),
+}
 
 
 @dataclass
@@ -210,13 +216,12 @@ def _delete_unreferenced(home: Home, table: Table, selection: Selection) -> int:
 def _clean_log(home: Home, table: Table, texts: Collection[str]) -> int:
     """Log files that hold one of the texts: the predicate of a deletion by hand, or what another program wrote."""
     place = home.root.child(f"{table.name}/_delta_log")
-    wanted = {form.encode() for text in texts for form in (text, json.dumps(text)[1:-1])}
+    # As it is, as SQL has it between quotes, and as a string in JSON.
+    wanted = {form for text in texts for form in (text, text.replace("'", "''"), json.dumps(text)[1:-1])}
 
     def holds(key: str) -> bool:
-        body = read_if_there(place, key) or b""
-        if key.endswith(".parquet"):
-            body = _plain(body)
-        return any(form in body for form in wanted)
+        said = "\0".join(_said_in(table, key, read_if_there(place, key) or b""))
+        return any(form in said for form in wanted)
 
     def found() -> list[str]:
         keys = [key for key in keys_below(place) if key.endswith((".json", ".parquet"))]
@@ -224,16 +229,41 @@ def _clean_log(home: Home, table: Table, texts: Collection[str]) -> int:
             return [key for key, hit in zip(keys, pool.map(holds, keys), strict=True) if hit]
 
     telling = found()
-    if not telling:
+    handle = open_table(home, table) if telling else None
+    if handle is None:
         return 0
-    handle = open_table(home, table)
-    if handle is not None:
-        # From here on nobody needs what is older.
-        persistently(f"write a checkpoint of {place.uri}", handle.create_checkpoint)
-    return delete_all(place, telling)
+    # From here on nobody needs what is older. The checkpoint itself is the table: it is written anew, and stays.
+    persistently(f"write a checkpoint of {place.uri}", handle.create_checkpoint)
+    newest = f"{handle.version():020d}."
+    return delete_all(place, [key for key in telling if key < newest or key == f"{newest}json"])
 
 
-def _plain(parquet: bytes) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pq.read_table(io.BytesIO(parquet)), out, compression="none", use_dictionary=False)
-    return out.getvalue()
+def _said_in(table: Table, key: str, body: bytes) -> Iterator[str]:
+    """What a log file says in words of rows; numbers, names of files and the schema would look like anybody's name."""
+    if key.endswith(".parquet"):
+        for row in pq.read_table(io.BytesIO(body)).to_pylist():
+            yield from _said(table, row)
+        return
+    for line in body.splitlines():
+        try:
+            action = json.loads(line)
+        except ValueError:
+            action = None
+        if isinstance(action, dict):
+            yield from _said(table, action)
+        else:
+            yield line.decode("utf-8", "replace")
+
+
+def _said(table: Table, action: Mapping[str, Any]) -> Iterator[str]:
+    words = {column.name for column in table.file_schema if pa.types.is_string(column.type)}
+    info, add = action.get("commitInfo") or {}, action.get("add") or {}
+    statistics = json.loads(add.get("stats") or "{}")
+    extremes = (statistics.get("minValues") or {}, statistics.get("maxValues") or {})
+    yield from _as_text(value for name, value in info.items() if name not in _SAYS_NOTHING)
+    yield from _as_text([(info.get("operationParameters") or {}).get("predicate"), add.get("tags")])
+    yield from _as_text(value for columns in extremes for name, value in columns.items() if name in words)
+
+
+def _as_text(values: Iterable[Any]) -> Iterator[str]:
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)

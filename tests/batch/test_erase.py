@@ -31,7 +31,7 @@ from features.landing import Landed, archived_key, archived_name, list_landed
 from features.objects import keys_below, overwrite, read
 from features.plan import Plan, read_plan, write_plan
 from features.settings import Settings
-from features.tables import FEATURE_ROWS, REJECT_ROWS, open_table
+from features.tables import FEATURE_ROWS, REJECT_ROWS, append_once, open_table
 from ops.cli import app
 from ops.status import look
 from tests.feature_rows import serve_a_model
@@ -189,6 +189,38 @@ def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -
     assert [path.name for path in home.landing.directory.rglob("*.jpg")] == ["aa.jpg"]
     assert _where(home, f"{BEN}/kiwi/a.jpg", f"{BEN}/kiwi/b.jpg") == set()
     assert look(home, verify=True).broken == []
+
+
+@pytest.mark.parametrize("name", ["7", "add", "e", "o'neil"])
+def test_a_name_that_the_log_is_full_of_costs_no_log(name: str, settings: Settings, drain: Drain) -> None:
+    home = settings.places()
+    _drop(settings, {f"{who}/kiwi/{n}.jpg": jpeg(n) for who in (name, BEN) for n in range(2)})
+    _drop(settings, {f"{who}/kiwi/no.jpg": text_file() for who in (name, BEN)})
+    drain(settings)
+    append_once(home, REJECT_ROWS, "somebody", (), {"note": f"of {name}"}, lambda _: False)
+    handle = open_table(home, REJECT_ROWS)
+    assert handle is not None
+    handle.create_checkpoint()
+    certificate = _erase(settings, _subject(name))
+    assert (certificate.looks, certificate.removed["rejects log"]) == (2, 1)
+    assert "features log" not in certificate.removed
+    assert (_count(settings, "features"), _count(settings, "rejects")) == (2, 1)
+    assert look(home, verify=True).broken == []
+    _drop(settings, {f"{BEN}/lime/0.jpg": jpeg(9)})
+    drain(settings)
+    assert _count(settings, "features") == 3
+
+
+def test_a_deletion_by_hand_leaves_no_name_in_the_log(on_disk: Settings, drain: Drain) -> None:
+    name, home = "o'neil", on_disk.places()
+    _drop(on_disk, {f"{name}/kiwi/no.jpg": text_file(), f"{BEN}/kiwi/no.jpg": text_file()})
+    drain(on_disk)
+    handle = open_table(home, REJECT_ROWS)
+    assert handle is not None
+    handle.delete("source LIKE '%o''neil/kiwi/no.jpg'")
+    assert _erase(on_disk, _subject(name)).removed["rejects log"] == 1
+    assert _where(home, "neil") == set()
+    assert _count(on_disk, "rejects") == 1
 
 
 def test_a_file_whose_name_is_not_unicode_goes_too(on_disk: Settings, drain: Drain) -> None:
