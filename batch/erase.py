@@ -1,5 +1,6 @@
 """Forget a person, an object or a photo everywhere in a home (GDPR, article 17)."""
 
+import os
 import re
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pydantic import TypeAdapter
 
 from batch.erase_objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
-from batch.erase_rows import count_rows, erase_rows, handles_of
+from batch.erase_rows import count_rows, erase_rows, handles_of, strange_sources
 from batch.moments_store import all_moments, forget_moments
 from batch.selection import Selection, landings_of
 from features.erasures import (
@@ -19,9 +20,10 @@ from features.erasures import (
     begin_erasure,
     finish_erasure,
     pass_over_versions,
+    passed_over,
     settle_erased_rows,
 )
-from features.errors import HomeInUse
+from features.errors import HomeInUse, InvalidSetting
 from features.heartbeat import is_alive, read_heartbeat
 from features.home import Home
 from features.landing import Landed
@@ -43,11 +45,15 @@ MOST_LOOKS = 20
 
 @dataclass(frozen=True)
 class Asked:
-    """Who or what is to be forgotten; `key_patterns` are those by which a key may tell its subject."""
+    """Who or what is to be forgotten; `key_patterns` are those by which a key may tell its subject.
+
+    `former_landings` are URIs of places where photos landed that nothing else tells of any more.
+    """
 
     kind: Kind
     value: str
     key_patterns: tuple[str, ...] = ()
+    former_landings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def erase(home: Home, asked: Asked, watcher: Watcher, copy_s: float = COPY_S) ->
     """
     with held(home, "fruits erase", watcher.say) as check:
         settle_erased_rows(home, handles_of(home))
+        _refuse_unknown_landings(home, asked)
         erasure = begin_erasure(home, asked.kind, asked.value, asked.key_patterns, datetime.now(UTC))
         certificate = _standing(home, erasure)
         if handles_of(home)[PROJECTION_ROWS.name] is not None:
@@ -92,6 +99,9 @@ def erase(home: Home, asked: Asked, watcher: Watcher, copy_s: float = COPY_S) ->
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
         _wait_for_batches(home, watcher, check, lambda _: True)
         selection = _selection(home, asked, erasure)
+        # Before their rows go: a request that is cut off then still knows which objects they were of.
+        strange_sources(home, selection)
+        pass_over_versions(home, erasure.id, selection.versions)
         for _ in range(MOST_LOOKS):
             removed = _look(home, erasure, selection, watcher, check)
             certificate = _counted(home, certificate, removed)
@@ -144,6 +154,18 @@ def certificate_key(id: str) -> str:
     return f"erasures/{id}.json"
 
 
+def _refuse_unknown_landings(home: Home, asked: Asked) -> None:
+    selection = _selection(home, asked, Erasure("", asked.kind, (), datetime.now(UTC), asked.key_patterns))
+    strange = strange_sources(home, selection)
+    if strange:
+        scheme, _, _ = strange[0].partition("://")
+        place = os.path.commonpath([source.partition("://")[2].rpartition("/")[0] for source in strange])
+        raise InvalidSetting(
+            f"{len(strange):,} rows are of objects below {scheme}://{place}, which is no landing that is known, so their "
+            "photos would stay; add --former-landing with the place where they landed. Nothing was erased."
+        )
+
+
 def _look(
     home: Home, erasure: Erasure, selection: Selection, watcher: Watcher, check: Callable[[], None]
 ) -> Counter[str]:
@@ -173,7 +195,12 @@ def _look(
 def _selection(home: Home, asked: Asked, erasure: Erasure) -> Selection:
     plans = [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
     return Selection(
-        asked.kind, asked.value, erasure.before, erasure.key_patterns or asked.key_patterns, landings_of(home, plans)
+        asked.kind,
+        asked.value,
+        erasure.before,
+        erasure.key_patterns or asked.key_patterns,
+        landings_of(home, plans, asked.former_landings),
+        passed_over(home),
     )
 
 

@@ -97,15 +97,16 @@ def _erase(place: Place, goes: Callable[[Version], bool]) -> int:
 def _remove_folders(place: Place, selection: Selection) -> None:
     # A folder's name tells as much as a file's.
     if selection.kind == "subject":
-        remove_empty_folders(place, selection.value)
+        remove_empty_folders(place, selection.is_folder_of_theirs)
 
 
 def _to_delete(versions: list[Version], goes: Callable[[Version], bool]) -> list[Version]:
+    # A listing gives the newest first; its times have whole seconds.
     real = [version for version in versions if not version.is_mark]
-    newest = max((version.came_at for version in real if goes(version)), default=None)
+    newest = next((number for number, version in enumerate(real) if goes(version)), None)
     if newest is None:
         return []
-    gone = [version for version in real if version.came_at <= newest]
+    gone = real[newest:]
     marks = [version for version in versions if version.is_mark]
     # A mark that stays would name what is gone; one that goes too early would bring back what is not.
-    return gone + (marks if len(gone) == len(real) else [mark for mark in marks if mark.came_at <= newest])
+    return gone + (marks if len(gone) == len(real) else [mark for mark in marks if mark.came_at <= gone[0].came_at])

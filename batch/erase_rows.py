@@ -26,6 +26,7 @@ from features.tables import (
     FEATURE_ROWS,
     MAINTENANCE,
     PROJECTION_ROWS,
+    REJECT_ROWS,
     TABLES,
     DataFile,
     Table,
@@ -102,6 +103,21 @@ def count_rows(home: Home, selection: Selection, table: Table) -> int:
     handle = open_table(home, table)
     files = data_files(handle) if handle else []
     return sum(scan.rows for _, scan in _scanned(home, table, selection, files))
+
+
+def strange_sources(home: Home, selection: Selection) -> list[str]:
+    """Sources of rows below no landing that is known, so that nobody would search there; and learn what goes with rows.
+
+    Raises StateDamaged, StorageUnavailable.
+    """
+    strange: list[str] = []
+    for table in (FEATURE_ROWS, REJECT_ROWS):
+        handle = open_table(home, table)
+        for file in data_files(handle) if handle else ():
+            for rows in read_file(home, table, file.path, selection.columns_of(table)):
+                strange += selection.strangers(rows["source"].to_pylist())
+                selection.learn(rows.filter(selection.rows(rows)))
+    return strange
 
 
 def handles_of(home: Home) -> dict[str, DeltaTable | None]:
@@ -232,10 +248,12 @@ def _clean_log(home: Home, table: Table, texts: Collection[str]) -> int:
     handle = open_table(home, table) if telling else None
     if handle is None:
         return 0
-    # From here on nobody needs what is older. The checkpoint itself is the table: it is written anew, and stays.
+    # One more entry, which says nothing: what is older is then needed by nobody, who writes next included.
+    take_rows_away(home, table, handle, (), (MAINTENANCE,))
+    handle = open_table(home, table) or handle
     persistently(f"write a checkpoint of {place.uri}", handle.create_checkpoint)
     newest = f"{handle.version():020d}."
-    return delete_all(place, [key for key in telling if key < newest or key == f"{newest}json"])
+    return delete_all(place, [key for key in telling if key < newest])
 
 
 def _said_in(table: Table, key: str, body: bytes) -> Iterator[str]:

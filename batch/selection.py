@@ -7,7 +7,8 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.erasures import Kind
+from features.erasures import NONE as NOTHING
+from features.erasures import Kind, PassedOver
 from features.home import Home
 from features.landing import Landed, archived_key, named_in
 from features.objects import Place
@@ -21,7 +22,7 @@ class Selection:
     """What arrived `before` and matches; which versions of which objects hold a photo is learnt on the way.
 
     `value` is a subject, an image id, or a key below the landing or its whole URI. `landings` are the places whose
-    keys the tables hold.
+    keys the tables hold. `passed_over` tells which objects a request covered before it was cut off.
     """
 
     kind: Kind
@@ -29,6 +30,7 @@ class Selection:
     before: datetime
     key_patterns: tuple[str, ...]
     landings: tuple[Place, ...]
+    passed_over: PassedOver = field(default_factory=lambda: PassedOver(NOTHING))
     versions: set[tuple[str, str]] = field(default_factory=set)
     sizes_bytes: set[int] = field(default_factory=set)
 
@@ -46,10 +48,23 @@ class Selection:
         return pc.and_(self._matches(rows), pc.greater_equal(rows["arrived_at"], self._before(rows)))
 
     def learn(self, rows: pa.RecordBatch) -> None:
-        """Take in which versions hold the photo, and its size, from feature rows that are to be forgotten."""
-        if self.kind == "image" and {"image_id", "etag"} <= set(rows.schema.names):
-            self.versions.update(zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True))
+        """Take in, from feature rows to be forgotten, which versions of objects go with them, and a photo's size.
+
+        Of a subject's those whose keys do not tell so by today's key patterns.
+        """
+        if not {"image_id", "etag"} <= set(rows.schema.names):
+            return
+        pairs = zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True)
+        if self.kind == "image":
+            self.versions.update(pairs)
             self.sizes_bytes.update(rows["bytes"].to_pylist())
+        elif self.kind == "subject":
+            told = {s for s in rows["source"].to_pylist() if any(self._is_theirs(key) for _, key in self._keys(s))}
+            self.versions.update(pair for pair in pairs if pair[0] not in told)
+
+    def strangers(self, sources: Iterable[str]) -> list[str]:
+        """Those of some rows' sources that lie below no landing that is known."""
+        return [source for source in sources if not any(self._keys(source))]
 
     def landed(self, landing: Place, version: Version) -> bool:
         """Whether a version of an object of a landing is to be forgotten."""
@@ -72,11 +87,19 @@ class Selection:
         return [self.value, *(source for source, _ in self.versions)]
 
     def _names(self, landing: Place, key: str, etag: str) -> bool:
-        if self.kind == "subject":
-            return any(named_in(pattern, key, "subject") == self.value for pattern in self.key_patterns)
+        if self.kind == "subject" and self._is_theirs(key):
+            return True
         if self.kind == "source":
             return self.value in (key, landing.uri_of(key))
-        return (landing.uri_of(key), etag) in self.versions
+        source = landing.uri_of(key)
+        return (source, etag) in self.versions or self.passed_over.covers_version(source, etag, self.before)
+
+    def _is_theirs(self, key: str) -> bool:
+        return any(named_in(pattern, key, "subject") == self.value for pattern in self.key_patterns)
+
+    def is_folder_of_theirs(self, folder: str) -> bool:
+        """Whether keys below a folder tell the subject by its name."""
+        return self.kind == "subject" and any(self._is_theirs(f"{folder}{rest}") for rest in ("/-", "/-/-", "/-/-/-"))
 
     def _before(self, rows: pa.RecordBatch) -> pa.Scalar:
         return pa.scalar(self.before, rows["arrived_at"].type)
@@ -114,7 +137,7 @@ class Selection:
                 yield landing, source.removeprefix(landing.uri_of(""))
 
 
-def landings_of(home: Home, plans: Iterable[Plan]) -> tuple[Place, ...]:
-    """The landing of a home, and those that its plans still tell of."""
-    uris = {home.landing.uri, *(plan.landing for plan in plans)}
+def landings_of(home: Home, plans: Iterable[Plan], former: Iterable[str] = ()) -> tuple[Place, ...]:
+    """The landing of a home, the usual one below it, those that its plans still tell of, and former ones."""
+    uris = {home.landing.uri, home.root.child("landing").uri, *(plan.landing for plan in plans), *former}
     return tuple(home.landing_at(uri) for uri in sorted(uris))

@@ -102,6 +102,11 @@ class PassedOver:
             if digest in self._before
         )
 
+    def covers_version(self, source: str, etag: str, before: datetime) -> bool:
+        """Whether a request of that moment or a later one named this version of an object."""
+        named = self._before.get(digest_of(self._salt, "version", source, etag)) if self._before else None
+        return named is not None and named >= before
+
     def _digests(self, landing: Place, landed: Landed) -> Iterable[str]:
         source = landing.uri_of(landed.key)
         yield digest_of(self._salt, "source", source)

@@ -3,7 +3,7 @@
 import errno
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -66,15 +66,16 @@ def delete_versions(place: Place, versions: Iterable[Version]) -> int:
     return deleted
 
 
-def remove_empty_folders(place: Place, name: str) -> None:
-    """Remove the empty folders of a place on disk whose path holds a name; on S3 there are none.
+def remove_empty_folders(place: Place, goes: Callable[[str], bool]) -> None:
+    """Remove the empty folders of a place on disk that are to go by their path below it; on S3 there are none.
 
     Raises StorageUnavailable.
     """
     if not place.is_local:
         return
     for folder, _, __ in os.walk(place.directory, topdown=False):
-        if name in os.path.relpath(folder, place.directory):
+        path = Path(folder).relative_to(place.directory)
+        if path.parts and goes(printable(path.as_posix())):
             persistently(f"remove {folder}", partial(_rmdir, Path(folder)))
 
 

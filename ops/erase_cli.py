@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from features.errors import InvalidSetting
+from features.objects import Place
 from features.settings import Settings
 from ops.options import (
     AllowRegion,
@@ -55,6 +56,10 @@ def erase(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be erased, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; erased is erased.")] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Then refit the PCA without it, and reproject.")] = False,
+    former_landing: Annotated[
+        list[str] | None,
+        typer.Option("--former-landing", metavar="URI", help="Where photos landed before; give it for each place."),
+    ] = None,
     home: HomeUri = None,
     landing: Landing = None,
     archive: Archive = None,
@@ -81,7 +86,7 @@ def erase(
         allow_region=allow_region,
     )
     places = settings.places()
-    asked = _asked(settings, kind, value)
+    asked = _asked(settings, kind, value, [Place.at(uri).uri for uri in former_landing or ()])
     if is_empty(places):
         # A slip, for which a certificate would be given all the same.
         raise InvalidSetting(f"There is nothing to erase below {places.root.uri}; check --home.")
@@ -125,18 +130,23 @@ def _one_of(**given: str | None) -> tuple["Kind", str]:
     return kind, value
 
 
-def _asked(settings: Settings, kind: "Kind", value: str) -> "Asked":
+def _asked(settings: Settings, kind: "Kind", value: str, former_landings: list[str]) -> "Asked":
     from batch.erase import Asked, patterns_of
+    from ops.rejects import source_named
 
-    if kind != "subject":
-        return Asked(kind, value)
-    patterns = patterns_of(settings.places(), settings.key_pattern)
+    places, former = settings.places(), tuple(former_landings)
+    if kind == "source":
+        # A path is a URI, too; a key may have stood in any landing.
+        return Asked(kind, source_named(places, value) if value.startswith("/") else value, (), former)
+    if kind == "image":
+        return Asked(kind, value, (), former)
+    patterns = patterns_of(places, settings.key_pattern)
     if not patterns:
         raise InvalidSetting(
             "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
             "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
         )
-    return Asked(kind, value, patterns)
+    return Asked(kind, value, patterns, former)
 
 
 def _ask(yes: bool, sentence: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
+import batch.erase
 import batch.erase_rows
 from batch.compaction import compact, groups_to_compact
 from batch.erase import Asked, Certificate, Watcher, erase, read_certificate
@@ -236,6 +237,63 @@ def test_a_file_whose_name_is_not_unicode_goes_too(on_disk: Settings, drain: Dra
 
 
 @pytest.mark.processes
+def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Settings, drain: Drain) -> None:
+    home = on_disk.places()
+    _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2), f"{BEN}/{ANNA}/c.jpg": jpeg(3)})
+    drain(on_disk)
+    _fold_plans(home)
+    today = Asked("subject", ANNA, (r"^nobody/(?P<subject>[^/]+)/",))
+    with pytest.MonkeyPatch.context() as cut:
+        # Rows are gone then, photos are not.
+        cut.setattr(batch.erase, "erase_landed", _cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            _erase(on_disk, today)
+    _erase(on_disk, today)
+    assert sorted(landed.key for landed in list_landed(home.landing)) == [f"{BEN}/{ANNA}/c.jpg", f"{BEN}/kiwi/b.jpg"]
+    assert _count(on_disk, "features") == 2
+
+
+def test_rows_of_a_landing_that_nothing_tells_of_are_not_erased_without_their_photos(
+    on_disk: Settings, drain: Drain, tmp_path: Path
+) -> None:
+    home = on_disk.places()
+    moved = on_disk.model_copy(update={"landing": str(tmp_path / "moved")})
+    overwrite(moved.places().landing, f"{ANNA}/kiwi/a.jpg", jpeg(1))
+    drain(moved)
+    _fold_plans(home)
+    with pytest.raises(InvalidSetting, match=r"1 rows are of objects below .*/moved/.*; add --former-landing"):
+        _erase(on_disk, _subject())
+    assert (_count(on_disk, "features"), read_erasures(home).begun) == (1, 0)
+    former = replace(_subject(), former_landings=(moved.places().landing.uri,))
+    assert _erase(on_disk, former).removed == {
+        "features rows": 1,
+        "features files": 1,
+        "landing": 1,
+    }
+    assert list(list_landed(moved.places().landing)) == []
+
+
+def _fold_plans(home: Home) -> None:
+    for path in home.batches.directory.iterdir():
+        path.unlink()
+
+
+def test_an_empty_folder_goes_only_with_the_person_whose_it_is(on_disk: Settings, drain: Drain) -> None:
+    landing = on_disk.places().landing.directory
+    _drop(on_disk, {"a/kiwi/1.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2)})
+    drain(on_disk)
+    for folder in ("banana", "carl/a"):
+        (landing / folder).mkdir(parents=True)
+    _erase(on_disk, _subject("a"))
+    assert sorted(str(path.relative_to(landing)) for path in landing.rglob("*") if path.is_dir()) == [
+        "banana",
+        BEN,
+        f"{BEN}/kiwi",
+        "carl",
+        "carl/a",
+    ]
+
+
 def test_beside_a_stream_and_uploads_of_the_same_person(on_disk: Settings) -> None:
     home = on_disk.places()
     landed: list[tuple[datetime, str]] = []
