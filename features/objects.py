@@ -47,13 +47,20 @@ class Place:
     def at(cls, location: str, s3_endpoint: str | None = None, s3_region: str | None = None) -> "Place":
         """The place a person names: an `s3://` or `file://` URI, or a path of this machine.
 
-        Raises InvalidSetting for any other scheme.
+        Raises InvalidSetting for any other scheme, and for no name at all.
         """
+        if not location.strip():
+            # Of a variable that is not set; the working directory would become a home.
+            raise InvalidSetting("A place is named by an empty text; write a directory, file:// or s3://bucket/prefix.")
         scheme = urlsplit(location).scheme if "://" in location else ""
         if scheme == "s3":
-            if not location.removeprefix("s3://").strip("/"):
+            name = location.partition("://")[2].strip("/")
+            if not name:
                 raise InvalidSetting(f"{location!r} names no bucket; write s3://bucket or s3://bucket/prefix.")
-            return cls("s3://" + location.removeprefix("s3://").strip("/"), s3_endpoint, s3_region)
+            return cls(f"s3://{name}", s3_endpoint, s3_region)
+        if not scheme and location.lower().startswith(("s3:", "s3a:")):
+            # A slip of the pen; photos would be kept in a directory of that name.
+            raise InvalidSetting(f"{location!r} lacks a slash; write s3://bucket/prefix, or ./ before a directory.")
         if scheme not in ("", "file"):
             raise InvalidSetting(f"{location!r} is not supported; use a directory, file:// or s3://bucket/prefix.")
         directory = Path(location.removeprefix("file://")).expanduser().absolute()

@@ -71,7 +71,7 @@ def _region_of_bucket(place: Place) -> str | None:
     bucket, _ = place.bucket_and_prefix
 
     def ask() -> str | None:
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import ClientError, NoCredentialsError
 
         try:
             headers = s3_client(place).head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
@@ -79,6 +79,11 @@ def _region_of_bucket(place: Place) -> str | None:
             headers = error.response["ResponseMetadata"]["HTTPHeaders"]
             if _BUCKET_REGION not in headers:
                 raise
+        except NoCredentialsError as error:
+            raise StorageRefused(
+                f"No AWS credentials were found for the bucket {bucket}; "
+                "give this machine a role, or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            ) from error
         return headers.get(_BUCKET_REGION)
 
     try:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from rich.text import Text
 
 from features.errors import FruitsError
 from features.registry import Precision
@@ -52,6 +53,7 @@ from ops.options import (
     messages,
     say,
 )
+from ops.wording import visible
 
 if TYPE_CHECKING:
     from features.registry import FeaturizerMeta
@@ -280,7 +282,7 @@ def main() -> NoReturn:
 def _fail(error: Exception, sentence: str) -> NoReturn:
     if DEBUGGING.is_set():
         raise error
-    messages.print(f"[bold red]fruits:[/] {sentence.replace('[', chr(92) + '[')}", soft_wrap=True, highlight=False)
+    messages.print(Text.assemble(("fruits:", "bold red"), f" {visible(sentence)}"), soft_wrap=True, highlight=False)
     sys.exit(1)
 
 

@@ -134,7 +134,7 @@ def _varchar(text: str) -> str:
 
 def _integer(text: str) -> int:
     if not (re.fullmatch(r"[0-9]{1,10}", text) and 1 <= int(text) <= _LARGEST):
-        raise ValueError("a whole number from 1")
+        raise ValueError(f"a whole number from 1 to {_LARGEST}")
     return int(text)
 
 

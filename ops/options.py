@@ -11,6 +11,7 @@ from rich.console import Console
 from features.region import check_home
 from features.registry import Precision
 from features.settings import Settings, load_settings
+from ops.wording import visible
 
 # Standard output carries what was asked for, standard error what is said about it.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -36,7 +37,7 @@ def checked_settings(**flags: Any) -> Settings:
 
 def say(sentence: str) -> None:
     """Tell a person something on standard error."""
-    messages.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    messages.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
 
 
 def _remember_debug(debug: bool) -> bool:

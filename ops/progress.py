@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ops.wording import visible
 from streaming.micro_batch import BatchReport
 from streaming.news import News
 from streaming.service import Watcher
@@ -45,7 +46,7 @@ class LivePanel:
 
     def warn(self, sentence: str) -> None:
         """Say something above the panel."""
-        self._live.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._live.console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def _on_batch(self, report: BatchReport) -> None:
         self._batches += 1

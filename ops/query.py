@@ -19,6 +19,9 @@ CURRENT_PROJECTIONS = "current_projections"
 
 _PCA_CURRENT = "pca_current"
 
+# What gives rows. Anything else would change a database that ends with the command; MULTI is a PIVOT.
+_READS = {"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI"}
+
 
 class InvalidQuery(FruitsError):
     """A query that cannot be run as written."""
@@ -111,6 +114,9 @@ def _opened(home: Home, table: Table) -> DeltaTable:
 def run_query(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> pa.Table:
     """The rows a query gives, its `?` bound to values. Raises InvalidQuery with the database's own words."""
     try:
+        statements = connection.extract_statements(sql)
+        if statements and statements[-1].type.name not in _READS:
+            raise InvalidQuery("A query only reads: write a SELECT; rows come by `fruits stream` alone.")
         found = connection.sql(sql, params=list(values) or None)
         if found is None:
             raise InvalidQuery("The SQL is empty; write a SELECT, or name a query that `fruits query` lists.")

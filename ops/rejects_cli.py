@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pyarrow as pa
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from features.errors import InvalidSetting, RejectsStillWait
 from features.heartbeat import Heartbeat, is_alive, read_heartbeat
 from features.home import Home
 from ops.options import AllowRegion, Archive, Debug, Endpoint, HomeUri, Landing, Region, checked_settings, console, say
 from ops.rows import Format, show
+from ops.wording import visible
 
 if TYPE_CHECKING:
     from features.retries import Retry
@@ -185,7 +187,7 @@ def _summarize(home: Home) -> None:
                 row["reason"],
                 f"{row['rejects']:,}",
                 f"{row['last']:%Y-%m-%d %H:%M}",
-                row["example"].replace("[", r"\["),
+                Text(visible(row["example"])),
                 WHAT_TO_DO[Reasons(row["reason"])],
             )
         console.print(table)
@@ -209,9 +211,9 @@ def _card(row: Mapping[str, Any], standing: "Standing") -> Table:
     for name, value in row.items():
         if name != "settled":
             shown = f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
-            card.add_row(name, shown.replace("[", r"\["))
-    card.add_row("now", _where(standing).replace("[", r"\["))
-    card.add_row("to do", _advice(row, standing).replace("[", r"\["), end_section=True)
+            card.add_row(name, Text(visible(shown)))
+    card.add_row("now", Text(visible(_where(standing))))
+    card.add_row("to do", _advice(row, standing), end_section=True)
     return card
 
 
@@ -279,4 +281,4 @@ def _wait(home: Home, retries: tuple["Retry", ...]) -> None:
 
 
 def _print(sentence: str) -> None:
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)

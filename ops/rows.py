@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from features.errors import InvalidSetting
+from ops.wording import visible
 
 Format = Literal["table", "csv", "json", "parquet"]
 
@@ -51,9 +53,10 @@ def _rich(rows: pa.Table, title: str | None) -> Table:
     shown = Table(title=title, title_justify="left", header_style="bold")
     for column in rows.schema:
         numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        shown.add_column(column.name, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(Text(visible(column.name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows.to_pylist():
-        shown.add_row(*(_cell(value) for value in row.values()))
+        # Keys are other people's words: Rich must not read them as markup, nor a terminal as commands.
+        shown.add_row(*(Text(visible(_cell(value))) for value in row.values()))
     return shown
 
 
@@ -78,5 +81,4 @@ def _cell(value: Any) -> str:
         return f"[{', '.join(_cell(element) for element in value[:_SHOWN_ELEMENTS])}, … {len(value)}]"
     if isinstance(value, str) and _IMAGE_ID.fullmatch(value):
         return f"{value[:_SHOWN_DIGITS]}…"
-    # Keys are other people's words: Rich must not read them as markup.
-    return str(value).replace("[", r"\[")
+    return str(value)

@@ -1,6 +1,15 @@
-"""How numbers read in a sentence."""
+"""How numbers read in a sentence, and how other people's words reach a terminal."""
 
+import re
 from datetime import timedelta
+
+# What a terminal obeys instead of showing: C0 without tab and newline, DEL and C1; and what turns the line's direction.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Text that only shows: a key may hold what renames a window, clears the screen or turns the line around."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def duration(long: timedelta) -> str:

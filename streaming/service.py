@@ -108,9 +108,14 @@ class _Stream:
             with self._heart:
                 self._run(stop)
         except (ConnectionError, Py4JNetworkError) as error:
-            raise SparkUnavailable(
-                "Spark's Java process has ended; start the stream again: it goes on where it was."
-            ) from error
+            raise _java_ended() from error
+        except Py4JJavaError as error:
+            # Its words are asked of Java, which a signal to all of a service's processes ends, too.
+            try:
+                words = last_words(error)
+            except (ConnectionError, Py4JNetworkError):
+                raise _java_ended() from None
+            raise SparkUnavailable(f"Spark ended the stream: {words}. Start it again.") from error
 
     def _run(self, stop: threading.Event) -> None:
         try:
@@ -197,3 +202,7 @@ class _Stream:
             kind = getattr(errors, news.error, FruitsError)
             return kind(news.message)
         return BatchFailed(f"Spark ended the stream: {last_words(failure)}. Start it again.")
+
+
+def _java_ended() -> SparkUnavailable:
+    return SparkUnavailable("Spark's Java process has ended; start the stream again: it goes on where it was.")

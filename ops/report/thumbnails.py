@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 import duckdb
 from PIL import Image
 
+from features.faults import persistently
 from features.home import Home
 from features.image import Limits
 from features.isolation import IsolatedDecoder
 from features.landing import Landed, archived_name
-from features.objects import read_if_there
+from features.objects import Place, read_if_there
 from features.rejects import Rejected
 from ops.query import connect
 from ops.report.data import MapPhoto
@@ -60,7 +61,7 @@ def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) ->
             return None
         key = photo.source.removeprefix(f"{home.landing.uri}/")
         archived = archived_name(Landed(key, 0, etags.get(photo.source, ""), datetime.min.replace(tzinfo=UTC)))
-        for found in (read_if_there(home.landing, key), read_if_there(home.archive, archived)):
+        for found in (_read(home.landing, key), _read(home.archive, archived)):
             if found is not None and hashlib.sha256(found).hexdigest() == photo.image_id:
                 return found
         return None
@@ -71,6 +72,16 @@ def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) ->
             for photo, found in zip(some, pool.map(body, some), strict=True):
                 if found is not None:
                     yield photo.image_id, found
+
+
+def _read(place: Place, key: str) -> bytes | None:
+    # The stream takes any name on disk, but obstore raises ValueError for some, as for those of S3 that became rejects.
+    try:
+        if place.is_local:
+            return persistently(f"read {place.uri_of(key)}", (place.directory / key).read_bytes)
+        return read_if_there(place, key)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _data_uri(picture: Image.Image) -> str:

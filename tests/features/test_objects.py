@@ -54,6 +54,7 @@ def test_a_bucket_that_does_not_exist_is_one_sentence(s3_server: str) -> None:
     [
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
         ("s3://bucket", "s3://bucket"),
+        ("S3://bucket/a", "s3://bucket/a"),
         ("/data/../home", "file:///home"),
         ("file:///home/x/", "file:///home/x"),
     ],
@@ -62,7 +63,9 @@ def test_a_place_has_one_spelling(location: str, uri: str) -> None:
     assert Place.at(location).uri == uri
 
 
-@pytest.mark.parametrize("location", ["gs://bucket/x", "https://host/x", "s3://", "s3:///"])
+@pytest.mark.parametrize(
+    "location", ["gs://bucket/x", "https://host/x", "s3://", "s3:///", "s3:/bucket/x", "s3:x", "", " "]
+)
 def test_other_places_are_refused(location: str) -> None:
     with pytest.raises(InvalidSetting):
         Place.at(location)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import obstore
@@ -29,6 +30,7 @@ from features.tables import (
 )
 from ops.query import InvalidQuery, connect, in_duckdb, run_query
 from ops.rows import show
+from ops.wording import visible
 
 MakeSettings = Callable[..., Settings]
 
@@ -215,6 +217,30 @@ def test_markup_in_a_label_is_shown_as_it_is(home: Home) -> None:
     console = Console(record=True, width=80)
     show(run_query(connect(home), "SELECT '[red]kiwi[/red] [/]' AS label"), "table", console)
     assert "[red]kiwi[/red] [/]" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    "hostile", ["\x1b[31mred", "\x1b]0;title\x07", "\x9b31m", "\u202eiwik", "\\[bold]kiwi[/bold]", "[/]\\"]
+)
+def test_a_label_is_no_command_to_the_terminal(hostile: str) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
+    show(pa.table({"label": [hostile], hostile: ["x"]}), "table", console)
+    written = cast(io.StringIO, console.file).getvalue()
+    assert not set(written) & set("\x1b\x07\x9b\u202e")
+    assert written.count(visible(hostile)) == 2
+    assert "kiwi" not in hostile or hostile in written
+
+
+@pytest.mark.parametrize(
+    "sql", ["CREATE TABLE x AS SELECT 1", "DELETE FROM features", "SELECT 1; DROP VIEW photos", "SET threads = 1"]
+)
+def test_what_would_change_something_is_refused(home: Home, sql: str) -> None:
+    with pytest.raises(InvalidQuery, match="only reads"):
+        run_query(connect(home), sql)
+
+
+def test_a_pivot_reads(home: Home) -> None:
+    assert run_query(connect(home), "PIVOT (SELECT 1 AS n, 'kiwi' AS label) ON label USING count(*)").num_rows == 1
 
 
 @pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nowhere", "SELECT nothing FROM features", "", "-- x"])

@@ -51,7 +51,7 @@ def test_parameters_are_flags_in_both_spellings(tmp_path: Path) -> None:
         (["nearest", "--imgae", "0"], "nearest has no parameter --imgae; it has --image and --k."),
         (["nearest", "--image"], "--image has no value: write --image VALUE."),
         (["nearest", "--image", "0", "--image=1"], "--image is given twice; give it once."),
-        (["nearest", "--image", "0", "--k", "many"], "--k must be a whole number from 1, not 'many'."),
+        (["nearest", "--image", "0", "--k", "many"], "--k must be a whole number from 1 to 2147483647, not 'many'."),
         (["arrivals", "--since", "soon"], "--since must be a day like 2026-10-31 or '7 days ago', not 'soon'."),
         (["SELECT", "1"], "No query is named SELECT"),
         (["arrivals", "today"], "'today' is one word too many: quote SQL as a whole"),
