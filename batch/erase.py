@@ -161,8 +161,8 @@ def _refuse_unknown_landings(home: Home, asked: Asked) -> None:
         scheme, _, _ = strange[0].partition("://")
         place = os.path.commonpath([source.partition("://")[2].rpartition("/")[0] for source in strange])
         raise InvalidSetting(
-            f"{len(strange):,} rows are of objects below {scheme}://{place}, which is no landing that is known, so their "
-            "photos would stay; add --former-landing with the place where they landed. Nothing was erased."
+            f"{len(strange):,} rows are of objects below {scheme}://{place}, which is no landing that is known, so "
+            "their photos would stay; add --former-landing with the place where they landed. Nothing was erased."
         )
 
 

@@ -377,7 +377,7 @@ def test_values_have_their_types(kind: str, text: str, value: object) -> None:
     ("kind", "text", "sentence"),
     [
         ("varchar", "", "--x must be some text, not ''"),
-        ("integer", "0", "--x must be a whole number from 1, not '0'"),
+        ("integer", "0", "--x must be a whole number from 1 to 2147483647, not '0'"),
         ("integer", "-3", "a whole number from 1"),
         ("integer", "1e3", "a whole number from 1"),
         ("integer", "٣", "a whole number from 1"),
