@@ -24,6 +24,7 @@ SECRET = ("zz-anna", "zz-durian", "zz-IMG")
 KEY = "zz-anna/zz-durian/zz-IMG: {}.jpg"
 
 
+@pytest.mark.processes
 def test_a_stream_tells_each_stage_and_names_nobody_also_when_it_fails(
     s3_settings: MakeSettings, proxy: str, s3: "S3Client"
 ) -> None:

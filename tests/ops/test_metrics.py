@@ -275,6 +275,7 @@ def test_a_running_stream_is_alive_with_its_counts(
     assert told["BacklogFiles"]["Minimum"] == 0
 
 
+@pytest.mark.processes
 def test_the_command_reports_a_drain_to_its_end(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from bootstrap.weights import CompiledNetwork
 from features.featurizer import Featurizer
@@ -158,6 +159,7 @@ def test_clean_archive_moves_photos_under_names_with_their_etag(local_settings: 
     assert list(settings.places().landing.directory.rglob("*.jpg")) == []
 
 
+@pytest.mark.processes
 def test_a_running_stream_survives_a_killed_worker_and_finishes_the_batch_in_hand_at_ctrl_c(
     local_settings: MakeSettings,
 ) -> None:
