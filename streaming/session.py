@@ -24,7 +24,9 @@ Spark: TypeAlias = SparkContext
 
 
 class SparkUnavailable(FruitsError):
-    """Spark could not be started."""
+    """Spark could not be started, or its Java process has ended."""
+
+    retryable = True
 
 
 @contextmanager
