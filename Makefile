@@ -26,7 +26,7 @@ demo: $(READY) java
 test: $(READY) java chromium
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not deployment and not processes"
 
-# Whole streams as processes of their own, killed at every step.
+# Whole streams as processes of their own, and work that is killed or cut off at every step.
 test-processes: $(READY) java
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m processes
 

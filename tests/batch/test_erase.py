@@ -392,6 +392,7 @@ def test_a_plan_of_nothing_but_what_is_to_be_forgotten_is_committed_empty(on_dis
     assert (status.broken, status.unfinished_batches) == ([], [])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("step", ["take_rows_away", "settle_erased_rows", "delete_all", "_delete_unreferenced"])
 def test_cut_off_at_any_step_the_same_request_goes_on(
     step: str, on_disk: Settings, drain: Drain, monkeypatch: pytest.MonkeyPatch

@@ -92,6 +92,7 @@ def finished(
     return settings, outcomes(settings)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("state_is_lost", [False, True], ids=["state kept", "state lost"])
 @pytest.mark.parametrize(
     "as_killed", [_as_after_the_plan, _as_after_the_result, _as_between_commits, _as_after_all_commits]
