@@ -1,6 +1,6 @@
 """How near the service comes to what the cores can do, and how it compares with other ways.
 
-python -m benchmarks.stream [--photos DIR] [--only 12MP ...] [--size 1.0] [--rounds 2] [--no-rivals] [--no-s3]
+python -m benchmarks.stream [--photos DIR] [--only 12MP ...] [--size 1.0] [--rounds 3] [--no-rivals] [--no-s3]
 """
 
 import json
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, Final, get_args
 
 import boto3
@@ -28,9 +29,14 @@ from benchmarks.service import SteadyState, steady_state
 from bootstrap.weights import compile_weights
 from features.settings import load_settings
 
-# Some 12 s for the limit and the rivals, and two or three batches of 20 s for the service.
-_FILES: dict[Kind, tuple[int, int]] = {"12MP": (320, 1200), "350px": (2000, 8000), "100px": (2500, 10_000)}
-_RIVALS = {"naive": None, "daft_job": "daft", "ray_job": "ray"}
+# A few for warming up and the naive way; some 25 s for the limit and the rivals, so that the beginning of their jobs
+# weighs little; two or three batches of 20 s for the service, after its first two.
+_FILES: dict[Kind, tuple[int, int, int]] = {
+    "12MP": (40, 1200, 2600),
+    "350px": (250, 5000, 13_000),
+    "100px": (310, 7000, 17_000),
+}
+_ENGINES = {"daft_job": "daft", "ray_job": "ray"}
 _STAGES = ("fetch", "decode", "infer", "write", "idle")
 _REGION: Final = "eu-west-3"
 
@@ -54,7 +60,7 @@ def main(
     rivals: Annotated[bool, typer.Option(help="Measure the naive way, Daft and Ray Data too.")] = True,
     s3: Annotated[bool, typer.Option(help="Measure from an S3 server on this machine too.")] = True,
     seconds: Annotated[int, typer.Option(help="How long photos trickle for the latency; 0 for not at all.")] = 60,
-    rounds: Annotated[int, typer.Option(help="How often limit and service take turns.")] = 2,
+    rounds: Annotated[int, typer.Option(help="How often limit, service and rivals take turns.")] = 3,
 ) -> None:
     """Print the tables of docs/benchmarks.md."""
     kinds = [kind for kind in get_args(Kind) if not only or kind in only]
@@ -66,21 +72,24 @@ def main(
             corpora = _corpora(work or folder / "corpora", kind, size, photos)
             console.print(f"{kind}: {corpora.many.description}.")
             limits = [_limit(corpora, network, folder)]
-            rows = []
+            rows, turns = [], []
             for place in ["disk"] * rounds + ["S3"] * s3:
                 from_place = _service if place == "disk" else _service_from_s3
                 rows.append((place, from_place(corpora, network, folder)))
                 limits.append(_limit(corpora, network, folder))
+                if rivals and place == "disk":
+                    answers = [_rival(name, corpora, network, folder) for name in _installed(_ENGINES)]
+                    turns.append((rows[-1][1], answers))
             _print_service(kind, limits, rows)
             if rivals:
-                _print_rivals(kind, rows[rounds - 1][1], corpora, network, folder)
+                turns[-1][1].append(_rival("naive", corpora, network, folder))
+                _print_rivals(kind, turns)
         if seconds:
             console.print(latency_table(kinds[:2], network.read_bytes(), photos, seconds, "1s"))
 
 
 def _corpora(folder: Path, kind: Kind, size: float, photos: Path | None) -> Corpora:
-    some, many = (max(1, int(size * count)) for count in _FILES[kind])
-    few = max(8, some // 8)
+    few, some, many = (max(8, int(size * count)) for count in _FILES[kind])
     counts = {"few": few, "some": some, "many": many}
     return Corpora(**{name: make_corpus(folder / f"{kind}-{name}", kind, n, photos) for name, n in counts.items()})
 
@@ -94,11 +103,12 @@ def _service(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
 def _service_from_s3(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
     os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=_REGION)
     with s3_server(folder) as endpoint:
-        _upload(corpora.many, endpoint)
+        # The server keeps all of them in memory.
+        _upload(corpora.some, endpoint)
         settings = load_settings(
             home="s3://benchmark/home", s3_endpoint=endpoint, s3_region=_REGION, master=f"local[{CORES},4]"
         )
-        return steady_state(settings, network.read_bytes(), corpora.many.count)
+        return steady_state(settings, network.read_bytes(), corpora.some.count)
 
 
 def _upload(corpus: Corpus, endpoint: str) -> None:
@@ -147,16 +157,27 @@ def _print_service(kind: Kind, limits: list[float], rows: list[tuple[str, Steady
     console.print(f"The limit, before and after each: {', '.join(f'{rate:.1f}' for rate in limits)} photos/s.")
 
 
-def _print_rivals(kind: Kind, service: SteadyState, corpora: Corpora, network: Path, folder: Path) -> None:
-    table = Table("way", "photos/s", "service is faster by", "worker, MB", title=f"{kind}: other ways")
-    for name, needs in _RIVALS.items():
-        if needs and find_spec(needs) is None:
-            console.print(f"{needs} is not installed here; `make benchmark` has it.")
-            continue
-        line = _rival(name, corpora, network, folder)
-        factor = f"{service.photos_per_s / line['rate']:.2f}"
-        table.add_row(line["name"], f"{line['rate']:.1f}", factor, str(line["peak_worker_mb"]))
+def _installed(engines: dict[str, str]) -> list[str]:
+    for module in (module for module in engines.values() if find_spec(module) is None):
+        console.print(f"{module} is not installed here; `make benchmark` has it.")
+    return [name for name, module in engines.items() if find_spec(module) is not None]
+
+
+def _print_rivals(kind: Kind, turns: list[tuple[SteadyState, list[dict[str, Any]]]]) -> None:
+    """Each rival beside the service's run right before it."""
+    table = Table(
+        "way", "photos/s", "service then, photos/s", "service is faster by", "worker, MB", title=f"{kind}: other ways"
+    )
+    factors: dict[str, list[float]] = {}
+    for service, answers in turns:
+        for answer in answers:
+            factor = service.photos_per_s / answer["rate"]
+            factors.setdefault(answer["name"], []).append(factor)
+            row = [f"{answer['rate']:.1f}", f"{service.photos_per_s:.1f}", f"{factor:.2f}"]
+            table.add_row(answer["name"], *row, str(answer["peak_worker_mb"]))
     console.print(table)
+    medians = [f"{name} {median(its_factors):.2f}" for name, its_factors in factors.items()]
+    console.print(f"The service is faster by, in the median: {', '.join(medians)}.")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -127,6 +128,17 @@ def fetch(landing: Place, landed: Landed, archive: Place | None = None) -> bytes
             return _fetch(archive, replace(landed, key=archived_name(landed)), check_etag=False)
         except Rejected as archived:
             raise (rejected if archived.reason is Reason.MISSING else archived) from None
+
+
+def announce(landing: Place, landed: Landed) -> None:
+    """Have the kernel begin to read a file of a landing on disk that `fetch` will soon ask for, where it can.
+
+    Never raises for the file's sake: whoever fetches it is told what is wrong with it.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError, ValueError), (landing.directory / landed.key).open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, landed.size_bytes, os.POSIX_FADV_WILLNEED)
 
 
 def _fetch(landing: Place, landed: Landed, check_etag: bool = True) -> bytes:

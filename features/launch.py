@@ -4,6 +4,9 @@ import gc
 import sys
 from zipimport import zipimporter
 
+# Not gc.get_freeze_count(): it walks through everything that is frozen.
+_frozen = False
+
 
 def make_the_next_launch_light() -> None:
     """Spare a Spark worker most of what is done in it before each task, 0.14 s of a core where it was measured.
@@ -11,7 +14,9 @@ def make_the_next_launch_light() -> None:
     Spark collects garbage, which need not look at modules again and again; and it has every finder of modules forget
     what it knows, for which those of zip files (Spark ships itself in one) read the whole file's directory anew.
     """
-    if not gc.get_freeze_count():
+    global _frozen
+    if not _frozen:
+        _frozen = True
         gc.collect()
         gc.freeze()
     for path, finder in list(sys.path_importer_cache.items()):
