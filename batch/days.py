@@ -19,7 +19,6 @@ from features.pca import Moments, NotFinite, moments_of
 from features.plan import planned_batches, read_plan
 from features.tables import (
     FEATURE_ROWS,
-    READ_ROWS,
     TABLES,
     DataFile,
     committed_batch,
@@ -109,7 +108,7 @@ def sum_share(home: Home, featurizer: str, share: Share) -> tuple[Moments, Count
     """
     rows_by_batch: Counter[int] = Counter()
     try:
-        return moments_of(_blocks(home, featurizer, share, rows_by_batch), FEATURES), rows_by_batch
+        return moments_of(_vectors(home, featurizer, share, rows_by_batch), FEATURES), rows_by_batch
     except NotFinite as error:
         raise NotFinite(
             f"Features of {share.date} hold a NaN or an infinity, in one of {len(share.paths)} files from "
@@ -153,18 +152,11 @@ def digest_of_rows(rows_by_batch: Mapping[int, int]) -> str:
     return hashlib.sha256(json.dumps(sorted(rows_by_batch.items())).encode()).hexdigest()
 
 
-def _blocks(home: Home, featurizer: str, share: Share, rows_by_batch: Counter[int]) -> Iterator[NDArray[np.float32]]:
-    # Small files are put together: a block costs a product of 1280 x 1280, however few rows it has.
-    waiting: list[NDArray[np.float32]] = []
+def _vectors(home: Home, featurizer: str, share: Share, rows_by_batch: Counter[int]) -> Iterator[NDArray[np.float32]]:
     for path in share.paths:
         for rows in _rows(home, featurizer, path, ["features", "batch"]):
             rows_by_batch.update(rows["batch"].to_pylist())
-            waiting.append(vectors_of(home, share.date, path, rows))
-            if sum(map(len, waiting)) >= READ_ROWS:
-                yield np.concatenate(waiting)
-                waiting = []
-    if waiting:
-        yield np.concatenate(waiting)
+            yield vectors_of(home, share.date, path, rows)
 
 
 def _rows(home: Home, featurizer: str, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

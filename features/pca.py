@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +20,29 @@ class TooFewRows(FruitsError):
     """The rows, or the differences between them, do not suffice for the components asked for."""
 
 
+# Products of fewer rows cost more for each row: on one core 63 GFLOPS at 1250 of them, 79 at 2500, 83 at 5000.
+BLOCK_ROWS = 4096
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Count, mean and scatter of rows: all that PCA needs to know of them; moments of disjoint rows add up.
 
-    `mean` is (d,) and `scatter` (d, d), both float64; `scatter` is the sum over rows of (x - mean)(x - mean)^T, and
-    symmetric to the last bit.
+    The scatter is the sum over rows of (x - mean)(x - mean)^T. It is symmetric, and `triangle` holds its rows from the
+    diagonal on, one after the other. `mean` is (d,) and `triangle` (d (d + 1) / 2,), both float64.
     """
 
     rows: int
     mean: NDArray[np.float64]
-    scatter: NDArray[np.float64]
+    triangle: NDArray[np.float64]
+
+    @property
+    def scatter(self) -> NDArray[np.float64]:
+        """The whole scatter, (d, d) float64, made anew."""
+        scatter = np.zeros((len(self.mean), len(self.mean)))
+        for place, part in _rows_of_triangle(self.triangle, len(self.mean)):
+            scatter[place, place:] = part
+        return scatter + np.triu(scatter, 1).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,28 +64,52 @@ def moments_of(chunks: Iterable[NDArray[np.floating[Any]]], columns: int) -> Mom
     """The moments of all rows of all chunks, in one pass.
 
     Chunks are (n, columns) of any float dtype and any n, also 0; no rows at all give zeros. Products are float64.
-    A chunk is centred on its own mean before it is multiplied, so an offset far larger than the spread costs no digits,
-    and columns that never change have a scatter of exactly 0. Raises NotFinite when a value is NaN or infinite, and
-    ValueError for chunks of another width. Source: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm
-    for Computing Sample Variances" (1979).
+    Rows are centred on their own mean, some thousands at a time, before they are multiplied, so an offset far larger
+    than the spread costs no digits, and columns that never change have a scatter of exactly 0. Raises NotFinite when a
+    value is NaN or infinite, and ValueError for chunks of another width. Source: Chan, Golub, LeVeque, "Updating
+    Formulae and a Pairwise Algorithm for Computing Sample Variances" (1979).
     """
     rows, mean, scatter = 0, np.zeros(columns), np.zeros((columns, columns))
     product = np.empty_like(scatter)
+    for first, block in _blocks(chunks, columns):
+        # From the first row on, the sums are as small as the spread, and exactly 0 where all rows are alike.
+        with np.errstate(invalid="ignore"):
+            from_first = block[:-1].mean(axis=0)
+        if not np.isfinite(from_first).all():
+            raise NotFinite(f"One of {len(block) - 1} rows has a NaN or an infinity; find it and take it out.")
+        block[:-1] -= from_first
+        # The shift between means is one more row of the product: no second (d, d) for it.
+        mean, block[-1] = _met(rows, mean, len(block) - 1, first + from_first)
+        # A matrix times its own transpose is what NumPy hands to syrk, at half the cost.
+        scatter += np.matmul(block.T, block, out=product)
+        rows += len(block) - 1
+    return Moments(rows, mean, np.concatenate([row[place:] for place, row in enumerate(scatter)]))
+
+
+def _blocks(
+    chunks: Iterable[NDArray[np.floating[Any]]], columns: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The first of some thousand rows, and all of them minus it, with one row to spare at the end.
+
+    The next block takes the place of the one before.
+    """
+    block, filled, first = np.empty((BLOCK_ROWS + 1, columns)), 0, np.zeros(columns)
     for chunk in chunks:
         if chunk.ndim != 2 or chunk.shape[1] != columns:
             raise ValueError(f"a chunk of shape {chunk.shape} does not have {columns} columns")
-        if not np.isfinite(chunk).all():
-            raise NotFinite(f"One of {len(chunk)} rows has a NaN or an infinity; find it and take it out.")
-        if not len(chunk):
-            continue
-        # The shift between means is one more row of the product: no second (d, d) for it.
-        factors = np.empty((len(chunk) + 1, columns))
-        chunk_mean = _centre(chunk, factors[:-1])
-        mean, factors[-1] = _met(rows, mean, len(chunk), chunk_mean)
-        # A matrix times its own transpose is what NumPy hands to syrk, at half the cost.
-        scatter += np.matmul(factors.T, factors, out=product)
-        rows += len(chunk)
-    return Moments(rows, mean, scatter)
+        while len(chunk):
+            if not filled:
+                first = chunk[0].astype(np.float64)
+            piece, chunk = np.split(chunk, [BLOCK_ROWS - filled])
+            # An infinity minus an infinity is a NaN, which whoever takes the block looks for.
+            with np.errstate(invalid="ignore"):
+                np.subtract(piece, first, out=block[filled : filled + len(piece)], dtype=np.float64)
+            filled += len(piece)
+            if filled == BLOCK_ROWS:
+                yield first, block
+                filled = 0
+    if filled:
+        yield first, block[: filled + 1]
 
 
 def merged(parts: Iterable[Moments], columns: int) -> Moments:
@@ -81,24 +117,21 @@ def merged(parts: Iterable[Moments], columns: int) -> Moments:
 
     Source: as `moments_of`.
     """
-    rows, mean, scatter = 0, np.zeros(columns), np.zeros((columns, columns))
+    rows, mean, triangle = 0, np.zeros(columns), np.zeros(columns * (columns + 1) // 2)
     for part in parts:
         if part.rows:
             mean, shift = _met(rows, mean, part.rows, part.mean)
-            scatter += part.scatter
-            scatter += np.outer(shift, shift)
+            triangle += part.triangle
+            if rows:
+                for place, row in _rows_of_triangle(triangle, columns):
+                    row += shift[place] * shift[place:]
             rows += part.rows
-    return Moments(rows, mean, scatter)
+    return Moments(rows, mean, triangle)
 
 
-def _centre(chunk: NDArray[np.floating[Any]], centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Writes the chunk minus its mean to `centred`, and returns the mean."""
-    # From the first row on, the sums are as small as the spread, and exactly 0 where all rows are alike.
-    np.subtract(chunk, chunk[0], out=centred, dtype=np.float64)
-    from_first: NDArray[np.float64] = centred.mean(axis=0)
-    centred -= from_first
-    from_first += chunk[0]
-    return from_first
+def _rows_of_triangle(triangle: NDArray[np.float64], columns: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Views of the rows of a symmetric matrix from the diagonal on, each with its number."""
+    return enumerate(np.split(triangle, np.cumsum(range(columns, 1, -1))))
 
 
 def _met(
@@ -113,8 +146,7 @@ def _met(
 def packed(moments: Moments) -> bytes:
     """Moments as bytes of an npz file: float64, of the scatter only the triangle; the same moments, the same bytes."""
     body = io.BytesIO()
-    triangle = np.concatenate([row[place:] for place, row in enumerate(moments.scatter)])
-    np.savez(body, rows=np.int64(moments.rows), mean=moments.mean, triangle=triangle)
+    np.savez(body, rows=np.int64(moments.rows), mean=moments.mean, triangle=moments.triangle)
     return body.getvalue()
 
 
@@ -123,14 +155,12 @@ def unpacked(body: bytes) -> Moments:
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
             rows, mean, triangle = int(archive["rows"]), archive["mean"], archive["triangle"]
-        scatter = np.empty((len(mean), len(mean)))
-        ends = np.cumsum(range(len(mean), 0, -1))
-        for place, part in enumerate(np.split(triangle, ends[:-1])):
-            scatter[place, place:] = scatter[place:, place] = part
+        if triangle.shape != (len(mean) * (len(mean) + 1) // 2,):
+            raise ValueError(f"a triangle of {triangle.shape} for {len(mean)} columns")
     # Depending on where bytes are damaged, NumPy and zipfile raise a dozen unrelated kinds.
     except Exception as error:
         raise ValueError(f"these {len(body)} bytes are not packed moments: {error}") from error
-    return Moments(rows, mean, scatter)
+    return Moments(rows, mean, triangle)
 
 
 def fit(

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from features.errors import InvalidSetting
 from features.pca import (
+    BLOCK_ROWS,
     Moments,
     NotFinite,
     Pca,
@@ -135,7 +136,11 @@ def _two_passes(rows: Rows) -> Moments:
     wide = rows.astype(np.longdouble)
     mean = wide.mean(axis=0) if len(wide) else np.zeros(wide.shape[1], np.longdouble)
     centred = wide - mean
-    return Moments(len(rows), mean.astype(np.float64), (centred.T @ centred).astype(np.float64))
+    return _moments(len(rows), mean.astype(np.float64), (centred.T @ centred).astype(np.float64))
+
+
+def _moments(rows: int, mean: NDArray[np.float64], scatter: NDArray[np.float64]) -> Moments:
+    return Moments(rows, mean, scatter[np.triu_indices(len(mean))])
 
 
 @settings(deadline=None)
@@ -144,6 +149,27 @@ def test_any_split_and_order_of_rows_gives_the_same_moments(data: st.DataObject,
     columns = rows.shape[1]
     parts = [moments_of(chunks, columns) for chunks in data.draw(tasks(rows))]
     _assert_same_moments(merged(parts, columns), _two_passes(rows), rows)
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 5000], [BLOCK_ROWS, 2 * BLOCK_ROWS], list(range(0, 9000, 7))])
+def test_more_rows_than_are_multiplied_at_once_give_the_same_moments(cuts: list[int]) -> None:
+    random = np.random.default_rng(3)
+    rows = (random.normal(size=(9000, 3)) * [1, 1e-3, 0] + [1e6, 0, 7]).astype(np.float32)
+    rows[6000:, :2] += np.float32(100)
+    moments, expected = moments_of(np.split(rows, cuts), 3), _two_passes(rows)
+    assert moments.rows == len(rows)
+    np.testing.assert_allclose(moments.mean, expected.mean, rtol=1e-13)
+    spread = np.sqrt(expected.scatter.diagonal())
+    assert (np.abs(moments.scatter - expected.scatter) <= 1e-11 * np.outer(spread, spread)).all()
+
+
+def test_a_value_that_is_no_number_is_refused_wherever_it_stands() -> None:
+    rows = np.ones((2 * BLOCK_ROWS + 5, 3), np.float32)
+    for place in (0, BLOCK_ROWS - 1, BLOCK_ROWS, len(rows) - 1):
+        bad = rows.copy()
+        bad[place, 2] = math.inf
+        with pytest.raises(NotFinite):
+            moments_of(np.array_split(bad, 3), 3)
 
 
 @settings(deadline=None)
@@ -173,7 +199,7 @@ def _assert_equal(left: Moments, right: Moments) -> None:
 
 @pytest.mark.parametrize("chunks", [[], [np.empty((0, 3), np.float32)]])
 def test_no_rows_have_zero_moments(chunks: list[Rows]) -> None:
-    zero = Moments(0, np.zeros(3), np.zeros((3, 3)))
+    zero = _moments(0, np.zeros(3), np.zeros((3, 3)))
     _assert_equal(moments_of(chunks, 3), zero)
     _assert_equal(merged([], 3), zero)
 
@@ -370,7 +396,7 @@ def test_a_share_of_variance_takes_as_few_components_as_reach_it(variance: float
 @pytest.mark.parametrize("tenths", range(1, 11))
 def test_a_share_of_variance_that_is_met_exactly_is_met(tenths: int) -> None:
     """A tenth added up eight times is less than 0.8 in floats."""
-    moments = Moments(11, np.zeros(10), np.eye(10))
+    moments = _moments(11, np.zeros(10), np.eye(10))
     assert len(fit(moments, None, tenths / 10).components) == tenths
 
 
