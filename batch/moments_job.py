@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,6 +49,7 @@ _T = TypeVar("_T")
 FEWEST_MONTHS_AT_ONCE = 2
 MOST_MONTHS_AT_ONCE = 4
 FILES_COUNTED_PER_TASK = 32
+SUMS_READ_AT_ONCE = 4
 LOOK_S = 0.2
 
 
@@ -149,7 +150,7 @@ class _ShareSum:
 
 @dataclass(frozen=True)
 class _DaySum:
-    """The sum of a day's shares; `stored` once it was written to the store."""
+    """The sum of a day's shares: `stored` where it can be read from the store, so that it need not go through Spark."""
 
     date: date
     body: bytes | None = None
@@ -371,12 +372,13 @@ def _add_shares(
         if refused is not None:
             yield 0, _DaySum(dates[at], refused=refused)
             continue
-        day, body = dates[at], _added(share.body for share in shares)
+        day, body = dates[at], _added(share.body for share in shares if share.body)
         rows_by_batch: Counter[int] = Counter()
         for share in shares:
             rows_by_batch.update(share.rows_by_batch)
         stored = write_day_sum(store, day, body) if body and day in storing else None
-        yield 0, _DaySum(day, body, rows_by_batch.total(), digest_of_rows(rows_by_batch), stored)
+        rows, digest = rows_by_batch.total(), digest_of_rows(rows_by_batch)
+        yield 0, _DaySum(day, None if stored else body, rows, digest, stored)
     make_the_next_launch_light()
 
 
@@ -388,29 +390,15 @@ def _add_days(store: Place, fold: _Fold, part: Iterable[tuple[int, _DaySum]]) ->
     if refused is not None:
         yield _Folded(read, refused=refused)
         return
+
+    def parts(dates: Iterable[date]) -> list[StoredSum | bytes | None]:
+        return [days[day].stored or days[day].body if day in days else fold.stored.get(day) for day in dates]
+
     lost: set[str] = set()
-
-    def bodies(dates: Sequence[date]) -> Iterator[bytes | None]:
-        for day in dates:
-            if day in days:
-                yield days[day].body
-            elif day in fold.stored:
-                body = read_sum(store, fold.stored[day])
-                if body is None:
-                    lost.add(fold.stored[day].key)
-                yield body
-
-    def finished_bodies() -> Iterator[bytes | None]:
-        # Added in the same order as ever, so that its bits are those of adding up all days again.
-        if fold.base is not None:
-            body = read_sum(store, fold.base)
-            if body is None:
-                lost.add(fold.base.key)
-            yield body
-        yield from bodies(fold.finished or ())
-
-    finished = _added(finished_bodies()) if fold.finished is not None else None
-    others = _added(bodies(fold.others))
+    # Added in the same order as ever, so that its bits are those of adding up all days again.
+    in_order = [fold.base, *parts(fold.finished or ())]
+    finished = _added(_bodies(store, in_order, lost)) if fold.finished is not None else None
+    others = _added(_bodies(store, parts(fold.others), lost))
     if lost:
         yield _Folded(lost=frozenset(lost))
         return
@@ -418,20 +406,28 @@ def _add_days(store: Place, fold: _Fold, part: Iterable[tuple[int, _DaySum]]) ->
     yield _Folded(read, finished, others, stored)
 
 
-def _added(bodies: Iterable[bytes | None]) -> bytes | None:
+def _bodies(store: Place, parts: Sequence[StoredSum | bytes | None], lost: set[str]) -> Iterator[bytes]:
+    """Packed moments in this order, stored ones read a few at a time; the keys of those that are gone become `lost`."""
+    there = [part for part in parts if part is not None]
+
+    def body_of(part: StoredSum | bytes) -> bytes | None:
+        return read_sum(store, part) if isinstance(part, StoredSum) else part
+
+    with ThreadPoolExecutor(SUMS_READ_AT_ONCE, thread_name_prefix="sums") as pool:
+        for part, body in zip(there, pool.map(body_of, there), strict=True):
+            if body is not None:
+                yield body
+            elif isinstance(part, StoredSum):
+                lost.add(part.key)
+
+
+def _added(bodies: Iterable[bytes]) -> bytes | None:
     """Packed moments added up in this order; None without any."""
-    there = (body for body in bodies if body is not None)
-    first = next(there, None)
-    second = next(there, None)
+    there = iter(bodies)
+    first, second = next(there, None), next(there, None)
     if first is None or second is None:
         return first
-
-    def parts() -> Iterator[Moments]:
-        yield unpacked(first)
-        yield unpacked(second)
-        yield from map(unpacked, there)
-
-    return packed(merged(parts(), FEATURES))
+    return packed(merged(map(unpacked, chain((first, second), there)), FEATURES))
 
 
 def _collected(results: "RDD[_T]") -> list[_T]:
