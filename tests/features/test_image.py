@@ -144,7 +144,9 @@ def test_wide_gamut_colours_become_srgb(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "profile", [b"no profile at all", ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()]
+    "profile",
+    [b"no profile at all", ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()],
+    ids=["not a profile", "of other colours"],
 )
 def test_a_profile_that_does_not_fit_is_no_profile(profile: bytes) -> None:
     picture = pixels(seed=6, width_px=300, height_px=300)
