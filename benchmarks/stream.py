@@ -95,6 +95,7 @@ def _corpora(folder: Path, kind: Kind, size: float, photos: Path | None) -> Corp
 
 
 def _service(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
+    _read_once(corpora.many)
     with tempfile.TemporaryDirectory(dir=folder) as home:
         settings = load_settings(home=f"{home}/home", landing=str(corpora.many.folder), master=f"local[{CORES},4]")
         return steady_state(settings, network.read_bytes(), corpora.many.count)
@@ -131,6 +132,7 @@ def _limit(corpora: Corpora, network: Path, folder: Path) -> float:
 def _rival(name: str, corpora: Corpora, network: Path, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as out:
         photos = corpora.few if name == "naive" else corpora.some
+        _read_once(photos)
         command = [sys.executable, "-m", f"benchmarks.rivals.{name}", "--photos", str(photos.folder)]
         command += ["--warm-up", str(corpora.few.folder), "--out", f"{out}/rows"]
         if name != "naive":
@@ -139,6 +141,12 @@ def _rival(name: str, corpora: Corpora, network: Path, folder: Path) -> dict[str
             answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, check=True)
     line: dict[str, Any] = json.loads(answer.stdout)
     return line | {"rate": line["photos"] / line["seconds"]}
+
+
+def _read_once(corpus: Corpus) -> None:
+    # So that nobody reads from the disk what the kernel still holds for another: all find their files in memory.
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(lambda path: len(path.read_bytes()), photo_files(corpus.folder)))
 
 
 def _print_service(kind: Kind, limits: list[float], rows: list[tuple[str, SteadyState]]) -> None:
