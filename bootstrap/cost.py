@@ -254,9 +254,9 @@ class MeasuredPace:
 
 # 100px from disk, 350px and 12MP from S3, whose stand-in took its share of the same two cores.
 MEASURED = (
-    MeasuredPace(0.01, 4_400, 260.2 / 2),
-    MeasuredPace(0.1225, 23_900, 137.7 / 2),
-    MeasuredPace(USUAL_MEGAPIXELS, 3_800_000, 26.5 / 2),
+    MeasuredPace(0.01, 4_400, 321.5 / 2),
+    MeasuredPace(0.1225, 23_900, 174.9 / 2),
+    MeasuredPace(USUAL_MEGAPIXELS, 3_800_000, 37.9 / 2),
 )
 _MEGAPIXELS = [pace.megapixels for pace in MEASURED]
 

@@ -89,7 +89,7 @@ def test_a_small_stage_is_its_two_machines_and_what_it_stores() -> None:
 
 def test_a_large_stage_has_the_core_hours_its_photos_take() -> None:
     found = estimate(Workload(100e6, peak_factor=1, utilisation=1), PRICES)
-    needed = 100e6 / 13.25 / 86_400
+    needed = 100e6 / 18.95 / 86_400
     assert found.fleet.core_hours == pytest.approx(needed * 730)
     # The core node gives 3 of its 4 vCPUs; each task node has 8.
     assert found.fleet.task_nodes_at_peak == math.ceil((needed - 3) / 8)
