@@ -414,11 +414,14 @@ def _bodies(store: Place, parts: Sequence[StoredSum | bytes | None], lost: set[s
         return read_sum(store, part) if isinstance(part, StoredSum) else part
 
     with ThreadPoolExecutor(SUMS_READ_AT_ONCE, thread_name_prefix="sums") as pool:
-        for part, body in zip(there, pool.map(body_of, there), strict=True):
-            if body is not None:
-                yield body
-            elif isinstance(part, StoredSum):
-                lost.add(part.key)
+        # Group by group, so that no more than these are held at once, however many days there are.
+        for at in range(0, len(there), SUMS_READ_AT_ONCE):
+            group = there[at : at + SUMS_READ_AT_ONCE]
+            for part, body in zip(group, pool.map(body_of, group), strict=True):
+                if body is not None:
+                    yield body
+                elif isinstance(part, StoredSum):
+                    lost.add(part.key)
 
 
 def _added(bodies: Iterable[bytes]) -> bytes | None:
