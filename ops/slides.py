@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import hashlib
 import html
 import tempfile
 from datetime import UTC, datetime
@@ -61,7 +62,13 @@ def slides_html(markdown: str, style: str, pictures: dict[str, str]) -> str:
     """
     parser = MarkdownIt("commonmark").enable("table")
     shown = "".join(_slide(parser, slide, pictures) for slide in markdown.split("\n---\n"))
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Fruits!</title><style>{style}</style>{shown}'
+    head = f'<meta charset="utf-8"><title>{title(markdown, style)}</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en">{head}{shown}'
+
+
+def title(markdown: str, style: str) -> str:
+    """The title of the page and its PDF: another one for each text and style, so that an old print is known by it."""
+    return f"Fruits! edition {hashlib.sha256((markdown + style).encode()).hexdigest()[:12]}"
 
 
 def _slide(parser: MarkdownIt, markdown: str, pictures: dict[str, str]) -> str:

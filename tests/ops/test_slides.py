@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ops.slides import DOCS, UnknownPicture, slides_html
+from ops.slides import DOCS, UnknownPicture, slides_html, title
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -39,8 +39,9 @@ def test_each_slide_fits_on_a_page(browser: "Browser") -> None:
     assert _pages(printed) == 10
 
 
-def test_the_pdf_that_is_checked_in_has_a_page_for_each_slide() -> None:
+def test_the_pdf_that_is_checked_in_is_printed_from_the_slides_as_they_are() -> None:
     pdf = (DOCS / "slides.pdf").read_bytes()
+    assert f"/Title ({title(MARKDOWN, STYLE)})".encode() in pdf, "run make slides"
     assert _pages(pdf) == len(SLIDES)
     assert len(pdf) < 2_000_000
 
