@@ -1,6 +1,5 @@
 """Forget a person, an object or a photo everywhere in a home (GDPR, article 17)."""
 
-import os
 import re
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from features.errors import HomeInUse, InvalidSetting
 from features.heartbeat import is_alive, read_heartbeat
 from features.home import Home
 from features.landing import Landed
+from features.landing_names import common_folder
 from features.lease import held
 from features.objects import delete_all, keys_below, overwrite, read_if_there
 from features.plan import Plan, drop_from_plan, drop_from_result, planned_batches, read_plan
@@ -89,6 +89,7 @@ def erase(home: Home, asked: Asked, watcher: Watcher, copy_s: float = COPY_S) ->
     Raises HomeInUse when other work is under way, or a batch is planned that no stream finishes; StateDamaged,
     StorageRefused, StorageUnavailable.
     """
+    asked = _by_source(home, asked)
     with held(home, "fruits erase", watcher.say) as check:
         settle_erased_rows(home, handles_of(home))
         _refuse_unknown_landings(home, asked)
@@ -125,11 +126,17 @@ def erase(home: Home, asked: Asked, watcher: Watcher, copy_s: float = COPY_S) ->
 
 def would_erase(home: Home, asked: Asked) -> dict[str, int]:
     """How many rows of each table, and how many objects of the landing and the archive, a request covers now."""
+    asked = _by_source(home, asked)
     selection = _selection(home, asked, Erasure("", asked.kind, (), datetime.now(UTC), asked.key_patterns))
     counts = {table.name: count_rows(home, selection, table) for table in TABLES}
     if asked.kind == "image":
         find_photo(home, selection)
     return {**counts, **count_objects(home, selection)}
+
+
+def _by_source(home: Home, asked: Asked) -> Asked:
+    # By today's URI of an object that the tables may call by another.
+    return replace(asked, value=home.source_at(asked.value)) if asked.kind == "source" else asked
 
 
 def is_empty(home: Home) -> bool:
@@ -158,11 +165,9 @@ def _refuse_unknown_landings(home: Home, asked: Asked) -> None:
     selection = _selection(home, asked, Erasure("", asked.kind, (), datetime.now(UTC), asked.key_patterns))
     strange = strange_sources(home, selection)
     if strange:
-        scheme, _, _ = strange[0].partition("://")
-        place = os.path.commonpath([source.partition("://")[2].rpartition("/")[0] for source in strange])
         raise InvalidSetting(
-            f"{len(strange):,} rows are of objects below {scheme}://{place}, which is no landing that is known, so "
-            "their photos would stay; add --former-landing with the place where they landed. Nothing was erased."
+            f"{len(strange):,} rows are of objects below {common_folder(strange)}, which is no landing that is known, "
+            "so their photos would stay; add --former-landing with the place where they landed. Nothing was erased."
         )
 
 
@@ -206,7 +211,7 @@ def _selection(home: Home, asked: Asked, erasure: Erasure) -> Selection:
 
 def _drop_from_plans(home: Home, selection: Selection, watcher: Watcher, check: Callable[[], None]) -> Counter[str]:
     def goes(plan: Plan, landed: Landed) -> bool:
-        return selection.planned(home.landing_at(plan.landing), landed)
+        return selection.planned(home.landing_named(plan.landing), landed)
 
     removed: Counter[str] = Counter()
     late: set[int] = set()

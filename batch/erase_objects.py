@@ -21,18 +21,22 @@ def find_photo(home: Home, selection: Selection) -> None:
     """
     for landing in selection.landings:
         for version in _same_bytes(landing, selection):
-            selection.versions.add((landing.uri_of(version.key), version.landed.etag))
+            selection.versions.add((landing.source_of(version.key), version.landed.etag))
     for version in _same_bytes(home.archive, selection):
         key, etag = archived_key(version.key)
-        selection.versions.update((landing.uri_of(key), etag) for landing in selection.landings)
+        selection.versions.update((landing.source_of(key), etag) for landing in selection.landings)
 
 
 def count_objects(home: Home, selection: Selection) -> dict[str, int]:
     """How many versions of objects a selection covers now, by place. Raises StorageRefused, StorageUnavailable."""
+    # A landing that has moved has several names.
+    by_place: dict[str, list[Place]] = defaultdict(list)
+    for landing in selection.landings:
+        by_place[landing.uri].append(landing)
     landed = (
-        not version.is_mark and selection.landed(landing, version)
-        for landing in selection.landings
-        for version in list_versions(landing)
+        not version.is_mark and any(selection.landed(landing, version) for landing in same)
+        for same in by_place.values()
+        for version in list_versions(same[0])
     )
     archived = (not version.is_mark and selection.archived(version, ()) for version in list_versions(home.archive))
     return {"landing": sum(landed), "archive": sum(archived)}

@@ -24,6 +24,7 @@ from features.objects import delete_all, keys_below, old_keys, read_if_there
 from features.plan import AddedFile
 from features.tables import (
     FEATURE_ROWS,
+    LANDINGS_SAID,
     MAINTENANCE,
     PROJECTION_ROWS,
     REJECT_ROWS,
@@ -46,7 +47,7 @@ _LOG = "_delta_log/"
 # Of what a commit says of itself: what programs write, in which no person can be named.
 _SAYS_NOTHING = {
     *("timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion"),
-    *("readVersion", "isolationLevel", "isBlindAppend", "txnId", "fruits.batch", "fruits.nonce"),
+    *("readVersion", "isolationLevel", "isBlindAppend", "txnId", "fruits.batch", "fruits.nonce", LANDINGS_SAID),
 }
 
 

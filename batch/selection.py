@@ -75,7 +75,7 @@ class Selection:
         key, etag = archived_key(version.key)
         if not any(self._names(landing, key, etag) for landing in self.landings):
             return False
-        is_kept = any((landing.uri_of(key), etag) in kept for landing in self.landings)
+        is_kept = any((landing.source_of(key), etag) in kept for landing in self.landings)
         return version.came_at < self.before or not is_kept
 
     def planned(self, landing: Place, landed: Landed) -> bool:
@@ -90,8 +90,8 @@ class Selection:
         if self.kind == "subject" and self._is_theirs(key):
             return True
         if self.kind == "source":
-            return self.value in (key, landing.uri_of(key))
-        source = landing.uri_of(key)
+            return self.value in (key, landing.source_of(key))
+        source = landing.source_of(key)
         return (source, etag) in self.versions or self.passed_over.covers_version(source, etag, self.before)
 
     def _is_theirs(self, key: str) -> bool:
@@ -118,7 +118,7 @@ class Selection:
         return pa.array([pair in self.versions for pair in pairs], pa.bool_())
 
     def _sources(self) -> list[str]:
-        return [self.value, *(landing.uri_of(self.value) for landing in self.landings)]
+        return [self.value, *(landing.source_of(self.value) for landing in self.landings)]
 
     def _by_key(self, sources: pa.StringArray) -> pa.BooleanArray:
         # Of most rows the text alone says that they are others'.
@@ -133,11 +133,16 @@ class Selection:
 
     def _keys(self, source: str) -> Iterable[tuple[Place, str]]:
         for landing in self.landings:
-            if source.startswith(landing.uri_of("")):
-                yield landing, source.removeprefix(landing.uri_of(""))
+            if source.startswith(landing.source_of("")):
+                yield landing, source.removeprefix(landing.source_of(""))
 
 
 def landings_of(home: Home, plans: Iterable[Plan], former: Iterable[str] = ()) -> tuple[Place, ...]:
-    """The landing of a home, the usual one below it, those that its plans still tell of, and former ones."""
-    uris = {home.landing.uri, home.root.child("landing").uri, *(plan.landing for plan in plans), *former}
-    return tuple(home.landing_at(uri) for uri in sorted(uris))
+    """The landings a home knows, the usual one below it, those that its plans still tell of, and former ones."""
+    by_name = {landing.source: landing for landing in home.landings}
+    usual = home.root.child("landing")
+    if not any(landing.uri == usual.uri for landing in home.landings):
+        by_name.setdefault(usual.uri, usual)
+    for name in (*(plan.landing for plan in plans), *former):
+        by_name.setdefault(name, home.landing_named(name))
+    return tuple(by_name[name] for name in sorted(by_name))

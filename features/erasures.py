@@ -108,7 +108,7 @@ class PassedOver:
         return named is not None and named >= before
 
     def _digests(self, landing: Place, landed: Landed) -> Iterable[str]:
-        source = landing.uri_of(landed.key)
+        source = landing.source_of(landed.key)
         yield digest_of(self._salt, "source", source)
         # Whoever asks may name an object by its key, too.
         yield digest_of(self._salt, "source", landed.key)

@@ -1,17 +1,24 @@
 """Where everything of one installation lives."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from features.errors import StateDamaged
 from features.objects import Place
 
 
 @dataclass(frozen=True)
 class Home:
-    """The places below one root URI; the landing and the archive can be elsewhere."""
+    """The places below one root URI; the landing and the archive can be elsewhere.
+
+    `other_landings` are those that the home knows beside today's: where photos landed before, and former names of a
+    landing that has moved.
+    """
 
     root: Place
     landing: Place
     archive: Place
+    other_landings: tuple[Place, ...] = ()
 
     @property
     def features(self) -> Place:
@@ -27,7 +34,7 @@ class Home:
 
     @property
     def featurizers(self) -> Place:
-        return self.root.child("models/featurizer")
+        return self.root.child(FEATURIZERS)
 
     @property
     def pca_models(self) -> Place:
@@ -49,6 +56,64 @@ class Home:
     def reports(self) -> Place:
         return self.root.child("reports")
 
-    def landing_at(self, uri: str) -> Place:
-        """The landing prefix a plan was made for, reached the way this home is reached."""
-        return Place.at(uri, self.landing.s3_endpoint, self.landing.s3_region)
+    @property
+    def landings(self) -> tuple[Place, ...]:
+        """Every landing that the home knows, today's first."""
+        return (self.landing, *self.other_landings)
+
+    def landing_named(self, name: str) -> Place:
+        """The landing that plans and requests call by this name, where it lies today.
+
+        Raises StateDamaged when that would be in another home: what is there is none of ours.
+        """
+        known = next((landing for landing in self.landings if landing.source == name), None)
+        if known is not None:
+            return known
+        place = self.place_at(name)
+        if other := home_around(place, self.root):
+            raise StateDamaged(f"{name} is the landing of another home, {other}; nothing of it was touched.")
+        return place
+
+    def place_at(self, location: str) -> Place:
+        """A place by its URI, reached the way this home's landing is reached."""
+        return Place.at(location, self.landing.s3_endpoint, self.landing.s3_region)
+
+    def location_of(self, place: Place) -> str:
+        """Where a place lies: a path below the home, which holds when the home moves, or a URI."""
+        if place.uri.startswith(f"{self.root.uri}/"):
+            return place.uri.removeprefix(f"{self.root.uri}/")
+        if place.is_local and self.root.is_local:
+            directory, root = place.directory.resolve(), self.root.directory.resolve()
+            if root in directory.parents:
+                return directory.relative_to(root).as_posix()
+        return place.uri
+
+    def landing_of(self, source: str) -> tuple[Place, str] | None:
+        """The landing, and the key below it, of what the tables call by this source; None below no known landing."""
+        around = [landing for landing in self.landings if source.startswith(f"{landing.source}/")]
+        landing = max(around, key=lambda landing: len(landing.source), default=None)
+        return None if landing is None else (landing, source.removeprefix(f"{landing.source}/"))
+
+    def source_at(self, uri: str) -> str:
+        """What the tables call an object that lies at a URI today; a source is returned as it is."""
+        for landing in self.landings:
+            if uri.startswith(f"{landing.uri}/"):
+                return landing.source_of(uri.removeprefix(f"{landing.uri}/"))
+        return uri
+
+
+def home_around(place: Place, root: Place) -> str | None:
+    """The home, other than that below `root`, that a directory lies in; None for what is on S3."""
+    if not place.is_local:
+        return None
+    directory = place.directory.resolve()
+    if root.is_local and directory.is_relative_to(root.directory.resolve()):
+        return None
+    return next((str(parent) for parent in directory.parents if _is_home(parent)), None)
+
+
+def _is_home(directory: Path) -> bool:
+    return (directory / FEATURIZERS).is_dir()
+
+
+FEATURIZERS = "models/featurizer"

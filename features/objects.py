@@ -37,11 +37,15 @@ _DELETED_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Place:
-    """A prefix in object storage: `file:///directory` or `s3://bucket/prefix`, without a trailing slash."""
+    """A prefix in object storage: `file:///directory` or `s3://bucket/prefix`, without a trailing slash.
+
+    A landing has a `name` beside it: the URI by which its home first called it, wherever it lies today.
+    """
 
     uri: str
     s3_endpoint: str | None = None
     s3_region: str | None = None
+    name: str | None = None
 
     @classmethod
     def at(cls, location: str, s3_endpoint: str | None = None, s3_region: str | None = None) -> "Place":
@@ -82,10 +86,20 @@ class Place:
         return bucket, prefix
 
     def child(self, name: str) -> "Place":
-        return replace(self, uri=f"{self.uri}/{name}")
+        return replace(self, uri=f"{self.uri}/{name}", name=None)
 
     def uri_of(self, key: str) -> str:
+        """Where an object lies today."""
         return printable(f"{self.uri}/{key}")
+
+    @property
+    def source(self) -> str:
+        """The name of a landing: what plans, tables and hashes call it, though it has moved since."""
+        return self.name or self.uri
+
+    def source_of(self, key: str) -> str:
+        """What the tables call an object of a landing."""
+        return printable(f"{self.source}/{key}")
 
     @property
     def store(self) -> ObjectStore:

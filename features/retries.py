@@ -30,7 +30,7 @@ class Retry:
 
     def row(self, landing: Place) -> RejectRow:
         """The reject row, for an object of this landing."""
-        return RejectRow(landing.uri_of(self.landed.key), self.landed.etag, self.batch, self.ingest_date)
+        return RejectRow(landing.source_of(self.landed.key), self.landed.etag, self.batch, self.ingest_date)
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ def take_away(home: Home, names: Iterable[str]) -> None:
 
 def retried_rows(home: Home, plan: Plan) -> frozenset[RejectRow]:
     """The reject rows that the commit of a plan takes away: each of its objects that had one gets another outcome."""
-    landing = home.landing_at(plan.landing)
+    landing = home.landing_named(plan.landing)
     etags = {landed.key: landed.etag for landed in plan.objects}
     return frozenset(
-        RejectRow(landing.uri_of(row.key), etags[row.key], row.batch, row.ingest_date)
+        RejectRow(landing.source_of(row.key), etags[row.key], row.batch, row.ingest_date)
         for row in plan.retried
         if row.key is not None
     )
@@ -97,7 +97,7 @@ def drop_from_requests(home: Home, wanted: Callable[[Place, Landed], bool]) -> i
         request = read_request(home, name)
         if request is None:
             continue
-        landing = home.landing_at(request.landing)
+        landing = home.landing_named(request.landing)
         left = tuple(retry for retry in request.retries if not wanted(landing, retry.landed))
         if len(left) < len(request.retries):
             changed += 1

@@ -106,7 +106,17 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     def places(self) -> Home:
-        """Where everything lives. Raises InvalidSetting when the places cannot go together."""
+        """Where everything lives, with the names that the home gave its landings; asks the home's storage.
+
+        Raises InvalidSetting when the places cannot go together, StateDamaged, StorageRefused, StorageUnavailable.
+        """
+        # Loaded only here: it opens tables.
+        from features.landing_names import with_names
+
+        return with_names(self.locations())
+
+    def locations(self) -> Home:
+        """The same by the settings alone; nobody is asked. Raises InvalidSetting when the places cannot go together."""
         root = Place.at(self.home, self.s3_endpoint, self.s3_region)
         # The tables' library decodes percent signs, on disk too, and would write elsewhere.
         if set(root.uri) & set("%" if root.is_local else "%#?"):

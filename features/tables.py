@@ -34,6 +34,8 @@ from features.objects import Place, keys_below, upload
 from features.plan import AddedFile, planned_batches, read_result
 
 APPLICATION = "fruits"
+# What each commit says of the home's landings: pairs of a name and where it lies, as JSON.
+LANDINGS_SAID = "fruits.landings"
 # Who rewrites and deletes files of the tables. Each of its commits has a number, so that of two at once one is refused.
 MAINTENANCE = "fruits-maintain"
 
@@ -440,7 +442,7 @@ def commit(
             metadata = {"fruits.batch": str(batch), "fruits.nonce": nonce}
             handle = handle or _created(place, table)
             rewritten = _rewritten_without(home, handle, gone)
-            _append(handle, table, Transaction(APPLICATION, batch), metadata, adds, rewritten)
+            _append(home, handle, table, Transaction(APPLICATION, batch), metadata, adds, rewritten)
             tables.committed(table, handle, batch)
 
     persistently(f"commit batch {batch} to {place.uri}", commit_or_recognise, again=UNKNOWN_OUTCOME)
@@ -528,7 +530,7 @@ def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, ap
     try:
         handle.delete(
             predicate,
-            commit_properties=CommitProperties(app_transactions=[Transaction(application, number)]),
+            commit_properties=_properties(home, [Transaction(application, number)]),
             post_commithook_properties=_HOOKS,
         )
     except CommitFailedError as error:
@@ -558,7 +560,7 @@ def replace_files(
             mode="append",
             schema=table.schema,
             partition_by=list(table.partitioned_by),
-            commit_properties=CommitProperties(app_transactions=[Transaction(application, number)]),
+            commit_properties=_properties(home, [Transaction(application, number)]),
             post_commithook_properties=_HOOKS,
         )
     except CommitFailedError as error:
@@ -593,7 +595,7 @@ def take_rows_away(
             mode="append",
             schema=table.schema,
             partition_by=list(table.partitioned_by),
-            commit_properties=CommitProperties(app_transactions=transactions),
+            commit_properties=_properties(home, transactions),
             post_commithook_properties=_HOOKS,
         )
     except CommitFailedError as error:
@@ -617,7 +619,8 @@ def shorten_log(home: Home, table: Table) -> None:
         standing = handle.metadata().configuration
         if any(standing.get(name) != value for name, value in RETENTION.items()):
             # Tables that were made before these were set. A commit at the same moment is refused once, and tried again.
-            handle.alter.set_table_properties(RETENTION, post_commithook_properties=_HOOKS)
+            said = _properties(home, [])
+            handle.alter.set_table_properties(RETENTION, commit_properties=said, post_commithook_properties=_HOOKS)
             handle = _opened(place) or handle
         handle.create_checkpoint()
         handle.cleanup_metadata()
@@ -663,13 +666,23 @@ def append_once(
         if there_already(handle):
             return False
         number = next_transaction(handle, application)
-        _append(handle, table, Transaction(application, number), metadata, adds)
+        _append(home, handle, table, Transaction(application, number), metadata, adds)
         return True
 
     return persistently(f"append to {place.uri}", append_unless_there, again=UNKNOWN_OUTCOME)
 
 
+def _properties(
+    home: Home, transactions: list[Transaction], metadata: Mapping[str, str] | None = None
+) -> CommitProperties:
+    said = dict(metadata or {})
+    if home.landing.name is not None:
+        said[LANDINGS_SAID] = json.dumps([(one.source, home.location_of(one)) for one in home.landings])
+    return CommitProperties(custom_metadata=said, app_transactions=transactions)
+
+
 def _append(
+    home: Home,
     handle: DeltaTable,
     table: Table,
     transaction: Transaction,
@@ -689,10 +702,7 @@ def _append(
         mode="append",
         schema=table.schema,
         partition_by=list(table.partitioned_by),
-        commit_properties=CommitProperties(
-            custom_metadata=dict(metadata),
-            app_transactions=transactions,
-        ),
+        commit_properties=_properties(home, transactions, metadata),
         post_commithook_properties=_HOOKS,
     )
 

@@ -31,6 +31,7 @@ from ops.options import (
     CleanAfter,
     Debug,
     Endpoint,
+    FormerLanding,
     HomeUri,
     KeyPattern,
     Landing,
@@ -41,6 +42,7 @@ from ops.options import (
     MaxImageBytes,
     MaxPixels,
     Metrics,
+    MovedFrom,
     NewFeaturizer,
     OnlyNew,
     PrecisionFlag,
@@ -85,6 +87,8 @@ def stream(
     queue: QueueUrl = None,
     backfill: Backfill = None,
     only_new: OnlyNew = None,
+    moved_from: MovedFrom = None,
+    former_landing: FormerLanding = None,
     clean: Clean = None,
     clean_after: CleanAfter = None,
     archive: Archive = None,
@@ -100,6 +104,7 @@ def stream(
 ) -> None:
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
     from bootstrap.java import use_java
+    from features.landing_names import remember_landing
     from ops.json_lines import JsonLines
     from ops.metrics import measured
     from ops.progress import LivePanel
@@ -129,10 +134,12 @@ def stream(
         allow_region=allow_region,
     )
     stop = _stop_on_signals()
+    if moved_from or former_landing:
+        remember_landing(settings.locations(), moved_from, former_landing or ())
     use_java()
     _install_featurizer(settings, new_featurizer)
     progress = (
-        LivePanel(console, f"fruits stream  {settings.places().root.uri}") if _on_terminal() else JsonLines(settings)
+        LivePanel(console, f"fruits stream  {settings.locations().root.uri}") if _on_terminal() else JsonLines(settings)
     )
     with progress, measured(settings, progress.watcher, progress.warn) as watcher:
         run_stream(settings, drain, stop, watcher)
@@ -156,7 +163,7 @@ def stop_stream(
 
     settings = checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
     stop_running(
-        settings.places(), wait, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+        settings.locations(), wait, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
     )
 
 
@@ -193,7 +200,7 @@ def install_weights(
     meta = _install_featurizer(settings, new_featurizer, precision)
     calibrated = f", calibrated on {meta.calibrated_on}" if meta.calibrated_on else ""
     console.print(
-        f"{settings.places().root.uri} uses featurizer [bold]{meta.id}[/], {meta.precision}, "
+        f"{settings.locations().root.uri} uses featurizer [bold]{meta.id}[/], {meta.precision}, "
         f"from {meta.source}{calibrated}."
     )
 
@@ -217,7 +224,7 @@ def demo(
     use_java()
     _install_featurizer(settings, new_featurizer=False)
     progress = (
-        LivePanel(console, f"fruits demo  {settings.places().root.uri}") if _on_terminal() else JsonLines(settings)
+        LivePanel(console, f"fruits demo  {settings.locations().root.uri}") if _on_terminal() else JsonLines(settings)
     )
     run_demo(settings, photos, stop, progress, console)
 
@@ -291,7 +298,7 @@ def _install_featurizer(
 ) -> "FeaturizerMeta":
     from bootstrap.featurizer import install_featurizer
 
-    return install_featurizer(settings.places(), settings.weights, precision, new_featurizer, settings.limits, say)
+    return install_featurizer(settings.locations(), settings.weights, precision, new_featurizer, settings.limits, say)
 
 
 def _stop_on_signals() -> threading.Event:

@@ -45,7 +45,7 @@ class JsonLines:
         return Watcher(self._on_batch, self._on_news, self._on_stage)
 
     def __enter__(self) -> "JsonLines":
-        places = self._settings.places()
+        places = self._settings.locations()
         told = self._settings.model_dump(mode="json", include=_SETTINGS_TOLD)
         told |= {"home": places.root.uri, "landing": places.landing.uri, "archive": places.archive.uri}
         self._write("info", "start", version=version("fruits-ingestion"), settings=told)
@@ -55,7 +55,7 @@ class JsonLines:
         if not isinstance(error, Exception):
             self._write("info", "end", **{name: self._totals[name] for name in ("batches", "photos", "rejects")})
             return
-        nameless = without_names(str(error), self._settings.places(), has_reason=isinstance(error, FruitsError))
+        nameless = without_names(str(error), self._settings.locations(), has_reason=isinstance(error, FruitsError))
         retryable = isinstance(error, FruitsError) and error.retryable
         self._write("error", "failed", error=type(error).__name__, retryable=retryable, message=nameless)
         if nameless == str(error) or DEBUGGING.is_set():
@@ -66,7 +66,7 @@ class JsonLines:
 
     def warn(self, sentence: str) -> None:
         """Something that a person should know, and that does not stop the stream."""
-        self._write("warning", "warning", message=without_names(sentence, self._settings.places(), has_reason=False))
+        self._write("warning", "warning", message=without_names(sentence, self._settings.locations(), has_reason=False))
 
     def _on_news(self, news: News) -> None:
         if self._news is None:

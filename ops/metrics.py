@@ -47,7 +47,7 @@ def measured(settings: Settings, watcher: Watcher, say: Callable[[str], None]) -
     if settings.metrics is None:
         yield watcher
         return
-    with Metrics(_client(settings), settings.metrics, settings.places(), say) as metrics:
+    with Metrics(_client(settings), settings.metrics, settings.locations(), say) as metrics:
         on_batch, on_news = _both(watcher.on_batch, metrics.on_batch), _both(watcher.on_news, metrics.on_news)
         yield Watcher(on_batch, on_news, watcher.on_stage)
 

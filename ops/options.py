@@ -26,7 +26,7 @@ def checked_settings(**flags: Any) -> Settings:
     the credentials of a profile. Raises InvalidSetting, OutsideEurope, CloudRefused, StorageUnavailable.
     """
     settings = load_settings(**flags)
-    home = settings.places()
+    home = settings.locations()
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
         from bootstrap.cloud import use_own_credentials
 
@@ -107,6 +107,13 @@ Backfill = Annotated[
 ]
 OnlyNew = Annotated[
     bool | None, typer.Option("--only-new", help="At a home's first start: pass over what is there already.")
+]
+MovedFrom = Annotated[
+    str | None, typer.Option("--moved-from", metavar="URI", help="What the landing was called before it was moved.")
+]
+FormerLanding = Annotated[
+    list[str] | None,
+    typer.Option("--former-landing", metavar="URI", help="Where photos landed before; give it for each place."),
 ]
 Archive = Annotated[
     str | None, typer.Option("--archive", metavar="URI", help="Where --clean archive moves them; default: archive/.")

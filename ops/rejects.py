@@ -72,12 +72,12 @@ def reason_named(name: str) -> Reason:
 
 
 def source_named(home: Home, name: str) -> str:
-    """The URI of a landed object that a person names by its URI, its path, or its key below the landing."""
+    """The source of a landed object that a person names by its URI, its path, or its key below the landing."""
     if "://" in name:
-        return name
+        return home.source_at(name)
     if home.landing.is_local and name.startswith(f"{home.landing.directory}/"):
-        return f"file://{name}"
-    return home.landing.uri_of(name)
+        return home.source_at(f"file://{name}")
+    return home.landing.source_of(name)
 
 
 def counts(home: Home) -> pa.Table:
@@ -119,12 +119,13 @@ def rejects_of(home: Home, source: str) -> list[dict[str, Any]]:
 
 def standing(home: Home, row: Mapping[str, Any]) -> Standing:
     """Where the version that a reject row tells of is now. Raises StorageUnavailable."""
-    below = f"{home.landing.uri}/"
-    if not row["source"].startswith(below):
+    known = home.landing_of(row["source"])
+    if known is None:
         return Standing("unknown", f"it does not lie below {home.landing.uri}; name its landing with --landing")
-    landed = Landed(row["source"].removeprefix(below), row["bytes"], row["etag"], row["arrived_at"])
+    landing, key = known
+    landed = Landed(key, row["bytes"], row["etag"], row["arrived_at"])
     try:
-        found = look_up(home.landing, landed.key)
+        found = look_up(landing, landed.key)
         if found is not None and found.etag == landed.etag:
             return Standing("landing")
         if look_up(home.archive, archived_name(landed)) is not None:
@@ -146,7 +147,7 @@ def retryable(home: Home, choice: Choice) -> Retryable:
             _explain_unknown(connection, unknown)
     found = _chosen(connection, replace(choice, with_settled=True)).to_arrow_table().to_pylist()
     chosen = [row for row in found if not row["settled"]]
-    below = f"{home.landing.uri}/"
+    below = f"{home.landing.source}/"
     elsewhere = next((row["source"] for row in chosen if not row["source"].startswith(below)), None)
     ours = [row for row in chosen if row["source"].startswith(below)]
     asked = _asked_for(home)
@@ -172,7 +173,7 @@ def are_open(home: Home, retries: Sequence[Retry]) -> bool:
 def became(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
     """What the objects of some retries are now, counted: `photo`, or the reasons they are rejected for."""
     connection = connect(home)
-    versions = {(home.landing.uri_of(one.landed.key), one.landed.etag) for one in retries}
+    versions = {(home.landing.source_of(one.landed.key), one.landed.etag) for one in retries}
     connection.register("versions", _columns(("source", "etag"), versions))
     return dict(
         connection.sql(

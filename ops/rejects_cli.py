@@ -152,7 +152,7 @@ def retry(
         raise RejectsStillWait(
             f"No stream runs on {places.root.uri}; start one, or leave out --wait: the next one finds the request."
         )
-    ask_to_retry(places, places.landing.uri, wanted.retries)
+    ask_to_retry(places, places.landing.source, wanted.retries)
     _say_what(wanted, "will be")
     if stream is None:
         _print(f"No stream is running. The next one plans them: fruits stream --home {places.root.uri}")
@@ -200,7 +200,7 @@ def _summarize(home: Home) -> None:
 
 
 def _for_people(home: Home, rows: pa.Table) -> pa.Table:
-    keys = [source.removeprefix(f"{home.landing.uri}/") for source in rows["source"].to_pylist()]
+    keys = [source.removeprefix(f"{home.landing.source}/") for source in rows["source"].to_pylist()]
     return rows.select(["ingest_date", "reason", "bytes", "detail"]).add_column(2, "key", pa.array(keys, pa.string()))
 
 

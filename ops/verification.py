@@ -51,6 +51,12 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     latest = committed_batch(snapshot.tables[REJECT_ROWS.name])
     later = (read_plan(home, batch) for batch in range(last + 1, latest + 1))
     connection.register("retried", _retried(home, [*plans, *filter(None, later)]))
+    connection.register(
+        "landings",
+        pa.table(
+            {"name": pa.array(sorted({one.source for one in home.landings} | {one.uri for one in home.landings}))}
+        ),
+    )
     connection.register("models", _models(home, snapshot.models, last))
     # What a snapshot covers is deleted, and that may have been just now.
     missing_results = [
@@ -72,9 +78,9 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
 def _planned_objects(home: Home, plans: Iterable[Plan]) -> pa.Table:
     columns: dict[str, list[object]] = {"batch": [], "source": [], "etag": []}
     for plan in plans:
-        landing = home.landing_at(plan.landing)
+        landing = home.landing_named(plan.landing)
         columns["batch"] += [plan.batch] * len(plan.objects)
-        columns["source"] += [landing.uri_of(landed.key) for landed in plan.objects]
+        columns["source"] += [landing.source_of(landed.key) for landed in plan.objects]
         columns["etag"] += [landed.etag for landed in plan.objects]
     schema = pa.schema([("batch", pa.int64()), ("source", pa.string()), ("etag", pa.string())])
     return pa.table(columns, schema=schema)
@@ -85,11 +91,11 @@ def _retried(home: Home, plans: Iterable[Plan]) -> pa.Table:
     schema = pa.schema([REJECT_ROWS.schema.field(name) for name in ("source", "etag", "batch", "ingest_date")])
     rows = []
     for plan in plans:
-        landing = home.landing_at(plan.landing)
+        landing = home.landing_named(plan.landing)
         etags = {landed.key: landed.etag for landed in plan.objects}
         for row in plan.retried:
             # An object that was erased since has no name here, and no row to be compared with.
-            source = None if row.key is None else landing.uri_of(row.key)
+            source = None if row.key is None else landing.source_of(row.key)
             etag = None if row.key is None else etags[row.key]
             rows.append(
                 {"by": plan.batch, "source": source, "etag": etag}
@@ -171,6 +177,11 @@ _CHECKS = (
         f"SELECT source, etag FROM {FEATURE_ROWS.name} GROUP BY source, etag "
         "HAVING count(DISTINCT batch) > 1 AND max(arrived_at) - min(arrived_at) < INTERVAL 14 DAY",
         "{count} versions of photos have feature rows of more than one batch: doubled.",
+    ),
+    (
+        f"SELECT image_id FROM {FEATURE_ROWS.name} f JOIN landings l ON starts_with(f.source, l.name || '/') "
+        "GROUP BY image_id, etag, substr(f.source, length(l.name) + 2) HAVING count(DISTINCT f.source) > 1",
+        "{count} photos have rows under two names of a landing: doubled.",
     ),
     (
         f"SELECT * FROM ({_OUTCOMES}) SEMI JOIN (SELECT DISTINCT batch FROM planned) USING (batch) "

@@ -71,7 +71,7 @@ class Cleaner:
         due_s = time.monotonic() + self._rule.after.total_seconds()
         with self._changed:
             if self._due_objects + len(covered) <= MOST_DUE or not self._due:
-                heapq.heappush(self._due, (due_s, plan.batch, self._home.landing_at(plan.landing), covered))
+                heapq.heappush(self._due, (due_s, plan.batch, self._home.landing_named(plan.landing), covered))
                 self._due_objects += len(covered)
                 self._changed.notify_all()
 

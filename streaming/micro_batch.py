@@ -160,7 +160,7 @@ class MicroBatches:
         # plan made from an older pointer after that look is begun after it too, and finds the new version here.
         pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizer)}))
         began_at, began_s = datetime.now(UTC), time.monotonic()
-        landing = self._home.landing_at(plan.landing)
+        landing = self._home.landing_named(plan.landing)
         retried = {row.key for row in plan.retried}
         tasks = [
             Task(
@@ -199,7 +199,7 @@ class MicroBatches:
         # Whoever erases waits for every plan it can see; one made from an older look at what is to be passed over, and
         # written after that, is begun after it too.
         erased = passed_over(self._home)
-        landing = self._home.landing_at(plan.landing)
+        landing = self._home.landing_named(plan.landing)
         if not any(erased.covers(landing, landed) for landed in plan.objects):
             return plan
         return drop_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed)) or plan

@@ -76,7 +76,7 @@ class Retries:
         except StateDamaged:
             # Its rejects stay in the table; whoever asks again is told of the file.
             request = None
-        if request is not None and request.landing == self._home.landing.uri:
+        if request is not None and request.landing == self._home.landing.source:
             self._waiting[name] = list(request.retries)
         else:
             self._passed_over.add(name)

@@ -104,7 +104,7 @@ class Facts:
 
 def identity(landing: Place, landed: Landed) -> bytes:
     """16 bytes that stand for one version of one object; a hash, so that the state names nobody."""
-    return identity_of(landing.uri_of(landed.key), landed.etag)
+    return identity_of(landing.source_of(landed.key), landed.etag)
 
 
 def identity_of(source: str, etag: str) -> bytes:

@@ -16,6 +16,7 @@ from features import errors
 from features.errors import BatchFailed, FruitsError, last_words
 from features.heartbeat import Heart
 from features.home import Home
+from features.landing_names import remember_landing
 from features.plan import Plan, Result
 from features.settings import Settings
 from features.tables import create_tables
@@ -59,7 +60,7 @@ def stream_in(
     session: SparkSession, settings: Settings, drain: bool, stop: threading.Event, watcher: Watcher, scratch: Path
 ) -> None:
     """The same in a session that is already open; `scratch` is an empty directory for Spark's checkpoint."""
-    home = settings.places()
+    home = remember_landing(settings.locations())
     home.landing.create()
     create_tables(home)
     stream = _Stream(session, home, settings, drain, watcher, scratch)

@@ -41,7 +41,7 @@ def recall(home: Home, file: Path) -> Seen:
     committed = [committed_batch(handle) for handle in handles.values()]
     seen = _from_snapshot(home, file, _ids(handles), min(committed))
     through = seen.facts.through
-    if seen.facts.landing not in ("", home.landing.uri):
+    if seen.facts.landing not in ("", home.landing.source):
         seen.forget_objects()
         _take_rows(home, seen, handles, pc.field("batch") <= through)
     planned = planned_batches(home, through)
@@ -60,14 +60,14 @@ def recall(home: Home, file: Path) -> Seen:
         plan = read_plan(home, batch) if batch > min(committed) else None
         if plan is not None:
             seen.planned(batch, _identities(home, plan), plan.planned_at)
-    seen.set_facts(landing=home.landing.uri, tables=_ids(handles))
+    seen.set_facts(landing=home.landing.source, tables=_ids(handles))
     return seen
 
 
 def outcome_of(home: Home, plan: Plan, result: Result) -> Outcome:
     """What a batch became, for `Seen.committed`."""
     rejected = set(result.rejected_keys)
-    landing = home.landing_at(plan.landing)
+    landing = home.landing_named(plan.landing)
     identities = tuple(identity(landing, landed) for landed in plan.objects if landed.key in rejected)
     photos, rejects = result.counters.photos, sum(result.counters.rejects.values())
     retried = tuple((row.batch, row.ingest_date) for row in plan.retried)
@@ -121,7 +121,7 @@ def in_tables(home: Home, landed: Sequence[Landed]) -> set[bytes]:
     """The identities of those objects that the tables hold; only files from around their arrival are read."""
     first, last = _a_day_around(landed)
     between = (pc.field("arrived_at") >= first) & (pc.field("arrived_at") <= last)
-    named = pc.field("source").isin([home.landing.uri_of(one.key) for one in landed])
+    named = pc.field("source").isin([home.landing.source_of(one.key) for one in landed])
     found: set[bytes] = set()
     for table in (FEATURE_ROWS, REJECT_ROWS):
         handle = open_table(home, table)
@@ -161,7 +161,7 @@ def _take_batches(home: Home, seen: Seen, batches: Sequence[int]) -> bool:
 
 
 def _take_rows(home: Home, seen: Seen, handles: Mapping[str, DeltaTable | None], batches: pc.Expression) -> None:
-    below = pc.starts_with(pc.field("source"), home.landing.uri + "/")
+    below = pc.starts_with(pc.field("source"), home.landing.source + "/")
     columns = ["source", "etag", "batch", "arrived_at", "ingested_at"]
     for table in (FEATURE_ROWS, REJECT_ROWS):
         handle = handles[table.name]
@@ -198,7 +198,7 @@ def _rows(handle: DeltaTable, columns: list[str], which: pc.Expression) -> Itera
 
 
 def _identities(home: Home, plan: Plan) -> Iterator[tuple[bytes, datetime]]:
-    landing = home.landing_at(plan.landing)
+    landing = home.landing_named(plan.landing)
     return ((identity(landing, landed), landed.arrived_at) for landed in plan.objects)
 
 

@@ -184,7 +184,7 @@ class Planner:
             nonce=self._request.nonce,
             planned_at=now,
             ingest_date=now.date(),
-            landing=self._home.landing.uri,
+            landing=self._home.landing.source,
             key_pattern=self._request.key_pattern,
             featurizer=featurizer,
             objects=objects,

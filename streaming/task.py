@@ -208,7 +208,7 @@ def _reject(fetched: _Fetched, task: Task, rejected: Rejected, outcome: _Outcome
 
 def _common_columns(landed: Landed, task: Task) -> dict[str, Any]:
     return {
-        "source": task.landing.uri_of(landed.key),
+        "source": task.landing.source_of(landed.key),
         "etag": landed.etag,
         "bytes": landed.size_bytes,
         "arrived_at": landed.arrived_at,

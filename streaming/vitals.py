@@ -19,7 +19,7 @@ class Watch:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = StreamSettings(
-            landing=settings.places().landing.uri,
+            landing=settings.locations().landing.uri,
             trigger_s=settings.trigger.total_seconds(),
             clean=settings.clean,
             queue=settings.queue,

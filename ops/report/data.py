@@ -394,7 +394,7 @@ def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[tup
 
 
 def _key(home: Home, source: str) -> str:
-    return shortened(source.removeprefix(f"{home.landing.uri}/"))
+    return shortened(source.removeprefix(f"{home.landing.source}/"))
 
 
 def shortened(text: str) -> str:

@@ -57,11 +57,12 @@ def _etags(connection: duckdb.DuckDBPyConnection, photos: Sequence[MapPhoto]) ->
 
 def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     def body(photo: MapPhoto) -> bytes | None:
-        if not photo.source.startswith(f"{home.landing.uri}/"):
+        known = home.landing_of(photo.source)
+        if known is None:
             return None
-        key = photo.source.removeprefix(f"{home.landing.uri}/")
+        landing, key = known
         archived = archived_name(Landed(key, 0, etags.get(photo.source, ""), datetime.min.replace(tzinfo=UTC)))
-        for found in (_read(home.landing, key), _read(home.archive, archived)):
+        for found in (_read(landing, key), _read(home.archive, archived)):
             if found is not None and hashlib.sha256(found).hexdigest() == photo.image_id:
                 return found
         return None

@@ -34,7 +34,7 @@ def overseas(s3_server: str) -> str:
 
 def _check(settings: Settings) -> list[str]:
     said: list[str] = []
-    check_home(settings.places(), settings.queue, settings.allow_region, said.append)
+    check_home(settings.locations(), settings.queue, settings.allow_region, said.append)
     return said
 
 
@@ -64,7 +64,7 @@ def test_a_home_in_europe_passes_without_a_word(s3_settings: MakeSettings, queue
 def test_a_home_on_disk_is_not_looked_at(tmp_path: Path) -> None:
     code = (
         "import sys; from features.region import check_home; from features.settings import load_settings; "
-        f"check_home(load_settings(home={str(tmp_path)!r}).places(), None, None, print); "
+        f"check_home(load_settings(home={str(tmp_path)!r}).locations(), None, None, print); "
         "import ops.cli; print('boto3' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
