@@ -206,6 +206,7 @@ def _selection(home: Home, asked: Asked, erasure: Erasure) -> Selection:
         erasure.key_patterns or asked.key_patterns,
         landings_of(home, plans, asked.former_landings),
         passed_over(home),
+        avoid=home.own_places,
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from batch.selection import Selection
@@ -36,7 +36,7 @@ def count_objects(home: Home, selection: Selection) -> dict[str, int]:
     landed = (
         not version.is_mark and any(selection.landed(landing, version) for landing in same)
         for same in by_place.values()
-        for version in list_versions(same[0])
+        for version in list_versions(same[0], selection.avoid)
     )
     archived = (not version.is_mark and selection.archived(version, ()) for version in list_versions(home.archive))
     return {"landing": sum(landed), "archive": sum(archived)}
@@ -48,7 +48,7 @@ def erase_landed(landing: Place, selection: Selection) -> int:
     Of a key whose newest version goes, older ones go too, because one of them would take its place.
     Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
     """
-    deleted = _erase(landing, lambda version: selection.landed(landing, version))
+    deleted = _erase(landing, lambda version: selection.landed(landing, version), selection.avoid)
     _remove_folders(landing, selection)
     return deleted
 
@@ -73,7 +73,7 @@ def erase_old_versions(place: Place) -> int:
 def _same_bytes(place: Place, selection: Selection) -> Iterator[Version]:
     candidates = [
         version
-        for version in list_versions(place)
+        for version in list_versions(place, selection.avoid)
         if not version.is_mark and (not selection.sizes_bytes or version.landed.size_bytes in selection.sizes_bytes)
     ]
 
@@ -87,12 +87,12 @@ def _same_bytes(place: Place, selection: Selection) -> Iterator[Version]:
                 yield version
 
 
-def _erase(place: Place, goes: Callable[[Version], bool]) -> int:
-    wanted = {version.key for version in list_versions(place) if not version.is_mark and goes(version)}
+def _erase(place: Place, goes: Callable[[Version], bool], avoid: Sequence[Place] = ()) -> int:
+    wanted = {version.key for version in list_versions(place, avoid) if not version.is_mark and goes(version)}
     if not wanted:
         return 0
     by_key: dict[str, list[Version]] = defaultdict(list)
-    for version in list_versions(place):
+    for version in list_versions(place, avoid):
         if version.key in wanted:
             by_key[version.key].append(version)
     return delete_versions(place, [version for versions in by_key.values() for version in _to_delete(versions, goes)])
@@ -101,7 +101,7 @@ def _erase(place: Place, goes: Callable[[Version], bool]) -> int:
 def _remove_folders(place: Place, selection: Selection) -> None:
     # A folder's name tells as much as a file's.
     if selection.kind == "subject":
-        remove_empty_folders(place, selection.is_folder_of_theirs)
+        remove_empty_folders(place, selection.is_folder_of_theirs, selection.avoid)
 
 
 def _to_delete(versions: list[Version], goes: Callable[[Version], bool]) -> list[Version]:

@@ -7,7 +7,7 @@ from functools import partial
 
 from features.expired import expire_before
 from features.home import Home
-from features.landing import Landed, came_at, clear_away, list_pages
+from features.landing import Landed, clear_away, list_pages
 from features.objects import delete_all, old_keys, sizes_below
 from features.tables import MAINTENANCE, Table, data_files, delete_rows, open_table
 
@@ -41,7 +41,7 @@ def expire_archive(home: Home, keep: timedelta, now: datetime, dry_run: bool) ->
     delete = partial(clear_away, home.archive, home.archive, cleaning="delete")
 
     def is_old(landed: Landed) -> bool:
-        return came_at(home.archive, landed) < now - keep
+        return landed.visible_at < now - keep
 
     with ThreadPoolExecutor(_CLEARED_AT_ONCE, thread_name_prefix="expire") as pool:
         for page in list_pages(home.archive):

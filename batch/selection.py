@@ -22,7 +22,8 @@ class Selection:
     """What arrived `before` and matches; which versions of which objects hold a photo is learnt on the way.
 
     `value` is a subject, an image id, or a key below the landing or its whole URI. `landings` are the places whose
-    keys the tables hold. `passed_over` tells which objects a request covered before it was cut off.
+    keys the tables hold; no link in them leads to `avoid`. `passed_over` tells which objects a request covered before
+    it was cut off.
     """
 
     kind: Kind
@@ -33,6 +34,7 @@ class Selection:
     passed_over: PassedOver = field(default_factory=lambda: PassedOver(NOTHING))
     versions: set[tuple[str, str]] = field(default_factory=set)
     sizes_bytes: set[int] = field(default_factory=set)
+    avoid: tuple[Place, ...] = ()
 
     def columns_of(self, table: Table) -> list[str]:
         """The columns that `rows` needs of a table."""

@@ -9,6 +9,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from features.errors import FruitsError, InvalidSetting
+from features.tables import TABLES, Table
 
 if TYPE_CHECKING:
     from types_boto3_athena import AthenaClient
@@ -54,7 +55,7 @@ def create_tables_and_views(
     `home_uri` is `s3://bucket[/prefix]`, without anything that SQL would need to escape; `say` hears of each file.
     Raises InvalidSetting for another home, AthenaRefused when a table is there that reads from elsewhere (before
     anything is changed), or with Athena's own reason when a statement fails.
-    Replay changes nothing: tables that are there stay, views are replaced by the same.
+    Replay changes nothing: tables stay unless they lack a column of today, views are replaced by the same.
     """
     if not _HOME.fullmatch(home_uri):
         raise InvalidSetting(f"Athena cannot read the home {home_uri!r}; give s3://bucket or s3://bucket/prefix.")
@@ -62,6 +63,10 @@ def create_tables_and_views(
     for definition, statement in statements.items():
         if not definition.is_view:
             _refuse_another_location(glue, database, definition.name, _location(statement))
+    for table in TABLES:
+        if table.missing_in(_columns(glue, database, table)):
+            # Athena takes a Delta table's columns when it is created; the data stays where it is.
+            run_statement(athena, database, work_group, f"DROP TABLE {table.name}", f"DROP TABLE {table.name}")
     for definition, statement in statements.items():
         run_statement(athena, database, work_group, definition.file, statement)
         say(f"Athena: {database}.{definition.name}")
@@ -127,6 +132,17 @@ def _refuse_another_location(glue: "GlueClient", database: str, table: str, want
             f"The table {database}.{table} reads {location or 'nothing'} instead of {wanted}; "
             f"run DROP TABLE {table} in Athena, which leaves the data where it is, and try again."
         )
+
+
+def _columns(glue: "GlueClient", database: str, table: Table) -> list[str]:
+    """The columns that the catalog knows of a table; all of them of one that is not there."""
+    try:
+        there = glue.get_table(DatabaseName=database, Name=table.name)["Table"]
+    except glue.exceptions.EntityNotFoundException:
+        return list(table.schema.names)
+    return [column["Name"] for column in there.get("StorageDescriptor", {}).get("Columns", [])] or list(
+        table.schema.names
+    )
 
 
 def _ended(athena: "AthenaClient", query: str, name: str) -> "QueryExecutionTypeDef":

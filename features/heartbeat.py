@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from types import TracebackType
@@ -74,7 +74,8 @@ class FinishedBatch:
 class Vitals:
     """What a stream knows of itself: numbers, times and places; no key, no label, no person.
 
-    `photos` and `rejects` are those that were committed in the last `window_s` seconds.
+    `photos` and `rejects` are those that were committed in the last `window_s` seconds; `passed_over` counts, by kind,
+    what the last listing left out on purpose.
     """
 
     settings: StreamSettings
@@ -84,6 +85,7 @@ class Vitals:
     photos: int = 0
     rejects: int = 0
     last_batch: FinishedBatch | None = None
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ class Home:
         return self.root.child("reports")
 
     @property
+    def own_places(self) -> tuple[Place, ...]:
+        """Where the service keeps what is its own, and no link in a landing may lead."""
+        return (self.root, self.archive)
+
+    @property
     def landings(self) -> tuple[Place, ...]:
         """Every landing that the home knows, today's first."""
         return (self.landing, *self.other_landings)
@@ -109,10 +114,11 @@ def home_around(place: Place, root: Place) -> str | None:
     directory = place.directory.resolve()
     if root.is_local and directory.is_relative_to(root.directory.resolve()):
         return None
-    return next((str(parent) for parent in directory.parents if _is_home(parent)), None)
+    return next((str(parent) for parent in directory.parents if is_home(parent)), None)
 
 
-def _is_home(directory: Path) -> bool:
+def is_home(directory: Path) -> bool:
+    """Whether a directory on disk is a home: each has a featurizer before anything else."""
     return (directory / FEATURIZERS).is_dir()
 
 

@@ -1,22 +1,20 @@
 """Landed objects: what lies below the landing prefix, how to fetch exactly one version of it, how to clear it away."""
 
-import errno
 import itertools
 import os
 import re
 import shutil
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
 
-from features.faults import Fault, fault_of, given_up, is_fault, persistently, reason
+from features.faults import Fault, fault_of, is_fault, persistently, reason
+from features.landing_files import PassedOver, files_below, is_reached_by_link, why_passed_over
 from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, printable
 from features.rejects import Reason, Rejected
 
@@ -30,7 +28,6 @@ Cleaning = Literal["keep", "archive", "delete"]
 _PAGE_FILES = 10_000
 _ESCAPED_BYTE = printable("\udcff")[:4]
 _REPLACED = "Another version stood there when it was read."
-_UNFINISHED_ENDINGS = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".download", ".swp", "~", "._COPYING_")
 
 
 class Refused(Rejected):
@@ -43,33 +40,57 @@ class Refused(Rejected):
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """One version of one object below the landing prefix."""
+    """One version of one object below the landing prefix.
+
+    `arrived_at` is the time that storage gives the version: on disk the modification time, which a copy can bring
+    along. `first_visible_at` is when it can first have been seen in the landing; None where that is the same.
+    """
 
     key: str
     size_bytes: int
     etag: str
     arrived_at: datetime
+    first_visible_at: datetime | None = None
+
+    @property
+    def visible_at(self) -> datetime:
+        """Since when it waits."""
+        return self.first_visible_at or self.arrived_at
 
 
-def list_landed(landing: Place) -> Iterator[Landed]:
+def list_landed(landing: Place, avoid: Sequence[Place] = ()) -> Iterator[Landed]:
     """Every object below the landing prefix that a person meant to drop there, in no promised order.
 
-    Names that begin with a dot or an underscore (the file's or a folder's), end like an unfinished download, or
-    stand for a folder are left out. Raises StorageUnavailable when the listing cannot be completed.
+    What `why_passed_over` names and what stands for a folder are left out; on disk links are followed, but none to the
+    places in `avoid`. Raises StorageUnavailable when the listing cannot be completed.
     """
-    return itertools.chain.from_iterable(list_pages(landing))
+    return itertools.chain.from_iterable(list_pages(landing, avoid))
 
 
-def list_pages(landing: Place) -> Iterator[list[Landed]]:
-    """The same, a page at a time as storage gives them: up to 1,000 objects on S3, 10,000 on disk."""
-    pages = _pages_of_directory(landing.directory) if landing.is_local else _pages_of_bucket(landing)
-    return ([landed for landed in page if is_meant(landed.key)] for page in pages)
+def list_pages(
+    landing: Place, avoid: Sequence[Place] = (), passed_over: PassedOver | None = None
+) -> Iterator[list[Landed]]:
+    """The same, a page at a time as storage gives them: up to 1,000 objects on S3, 10,000 on disk.
+
+    `passed_over` counts what is left out.
+    """
+    left_out = passed_over if passed_over is not None else PassedOver()
+    pages = _pages_of_directory(landing, avoid, left_out) if landing.is_local else _pages_of_bucket(landing)
+    return ([landed for landed in page if _is_photo_key(landed.key, left_out)] for page in pages)
 
 
-def is_meant(key: str) -> bool:
+def is_photo_key(key: str) -> bool:
     """Whether a person meant to drop a photo under this key, which is relative to the landing prefix."""
-    hidden = any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in key.split("/"))
-    return bool(key) and not (hidden or key.endswith("/") or key.endswith(_UNFINISHED_ENDINGS))
+    return _is_photo_key(key, PassedOver())
+
+
+def _is_photo_key(key: str, passed_over: PassedOver) -> bool:
+    if not key or key.endswith("/"):
+        return False
+    why = why_passed_over(key)
+    if why is not None:
+        passed_over.add(why, key)
+    return why is None
 
 
 def named_in(key_pattern: str, key: str, group: str) -> str | None:
@@ -193,34 +214,22 @@ def archived_key(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{'.'.join(parts)}", etag
 
 
-def _pages_of_directory(directory: Path) -> Iterator[list[Landed]]:
-    files = files_below(directory)
+def _pages_of_directory(landing: Place, avoid: Sequence[Place], passed_over: PassedOver) -> Iterator[list[Landed]]:
+    files = landed_files(landing, avoid, passed_over)
     while page := list(itertools.islice(files, _PAGE_FILES)):
         yield page
 
 
-def files_below(directory: Path) -> Iterator[Landed]:
-    """Every regular file below a directory. Raises StorageUnavailable when it cannot be listed."""
+def landed_files(place: Place, avoid: Sequence[Place] = (), passed_over: PassedOver | None = None) -> Iterator[Landed]:
+    """Every file below a place on disk, whatever its name, as `files_below` finds them. Raises StorageUnavailable."""
+    directories = [other.directory for other in avoid if other.is_local]
+    for file in files_below(place.directory, directories, passed_over):
+        yield _landed(printable(file.key), file.status)
 
-    def unreadable(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise given_up(f"list {error.filename}", error) from error
 
-    for folder, _, names in os.walk(directory, onerror=unreadable):
-        for name in names:
-            path = Path(folder, name)
-            try:
-                status = path.stat()
-            except OSError as error:
-                # Gone, or a link that leads nowhere.
-                if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-                    continue
-                raise given_up(f"list {path}", error) from error
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            arrived_at = datetime.fromtimestamp(status.st_mtime, UTC)
-            key = printable(path.relative_to(directory).as_posix())
-            yield Landed(key, status.st_size, _etag(status), arrived_at)
+def _landed(key: str, status: os.stat_result) -> Landed:
+    arrived_at, changed_at = (datetime.fromtimestamp(s, UTC) for s in (status.st_mtime, status.st_ctime))
+    return Landed(key, status.st_size, _etag(status), arrived_at, changed_at)
 
 
 def _etag(status: os.stat_result) -> str:
@@ -229,8 +238,7 @@ def _etag(status: os.stat_result) -> str:
 
 
 def _look_up_file(place: Place, key: str) -> Landed:
-    status = (place.directory / key).stat()
-    return Landed(key, status.st_size, _etag(status), datetime.fromtimestamp(status.st_mtime, UTC))
+    return _landed(key, (place.directory / key).stat())
 
 
 def _look_up_object(place: Place, key: str) -> Landed:
@@ -311,7 +319,8 @@ def _reject_if_lost(error: Exception, landed: Landed) -> None:
 
 def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
     path = landing.directory / landed.key
-    if not (look_again(landing, landed) and path.exists()):
+    # What a link leads to is not ours to move.
+    if not (look_again(landing, landed) and path.exists()) or is_reached_by_link(landing.directory, path):
         return False
     if cleaning == "delete":
         path.unlink(missing_ok=True)

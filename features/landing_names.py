@@ -236,7 +236,7 @@ def _check_rows(home: Home) -> None:
         if strange.num_rows:
             sources = strange["source"].to_pylist()
             raise UnknownLanding(
-                f"{len(sources):,} rows are of objects below {_landing_of(home, sources)}, which is no landing this home "
+                f"{len(sources):,} rows are of objects below {_landing_of(home, sources)}, no landing that this home "
                 f"knows. Were they moved to {home.landing.uri}? Then start once with --moved-from and the URI of the "
                 "landing as it was. Is it another landing? Then with --former-landing and its URI. Nothing was planned."
             )

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
@@ -38,6 +38,10 @@ APPLICATION = "fruits"
 LANDINGS_SAID = "fruits.landings"
 # Who rewrites and deletes files of the tables. Each of its commits has a number, so that of two at once one is refused.
 MAINTENANCE = "fruits-maintain"
+
+# A column that tables got later: files written before lack it, and its values there are null.
+FIRST_VISIBLE = "first_visible_at"
+_LATER = {FIRST_VISIBLE}
 
 READ_ROWS = 2048
 # 40 MB of features: what a writer of a large file and a reader of it hold at a time.
@@ -78,9 +82,17 @@ class Table:
 
     @property
     def statistics_columns(self) -> list[str]:
-        """Numbers and times only: a string can name a person, and the log outlives the row."""
+        """Numbers and times only: a string can name a person, and the log outlives the row.
+
+        No later columns: to deltalake a file without statistics of a column that has some elsewhere would be empty.
+        """
         kinds = (pa.types.is_integer, pa.types.is_timestamp)
-        return [column.name for column in self.file_schema if any(is_kind(column.type) for is_kind in kinds)]
+        columns = [column for column in self.file_schema if column.name not in _LATER]
+        return [column.name for column in columns if any(is_kind(column.type) for is_kind in kinds)]
+
+    def missing_in(self, names: Collection[str]) -> list[str]:
+        """The later columns that a file or a table with columns of these names lacks."""
+        return [column.name for column in self.schema if column.name in _LATER and column.name not in names]
 
 
 FEATURE_ROWS = Table(
@@ -102,6 +114,7 @@ FEATURE_ROWS = Table(
             ("batch", pa.int64()),
             ("ingested_at", _INSTANT),
             ("ingest_date", pa.date32()),
+            (FIRST_VISIBLE, _INSTANT),
         ]
     ),
     ("ingest_date",),
@@ -138,6 +151,7 @@ REJECT_ROWS = Table(
             ("batch", pa.int64()),
             ("ingested_at", _INSTANT),
             ("ingest_date", pa.date32()),
+            (FIRST_VISIBLE, _INSTANT),
         ]
     ),
     ("ingest_date",),
@@ -178,7 +192,7 @@ TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
 
 
 def create_tables(home: Home) -> None:
-    """Create the tables that do not exist yet. Replay changes nothing.
+    """Create the tables that do not exist yet, and add the columns that others lack. Replay changes nothing.
 
     Raises StateDamaged when one is gone whose files the results of batches still name, StorageRefused,
     StorageUnavailable.
@@ -189,6 +203,21 @@ def create_tables(home: Home) -> None:
     for table in missing:
         place = _place(home, table)
         persistently(f"create the table {place.uri}", partial(_created, place, table), again=UNKNOWN_OUTCOME)
+    for table in TABLES:
+        place = _place(home, table)
+        persistently(f"add columns to {place.uri}", partial(_add_columns, home, place, table), again=UNKNOWN_OUTCOME)
+
+
+def _add_columns(home: Home, place: Place, table: Table) -> None:
+    # A write of a wider schema to a table without the column succeeds and hides the values (deltalake 1.6.6).
+    handle = _opened(place)
+    if handle is None:
+        return
+    missing = table.missing_in([column.name for column in handle.schema().fields])
+    if missing:
+        columns = Schema.from_arrow(pa.schema([table.schema.field(name) for name in missing])).fields
+        said = _properties(home, [])
+        handle.alter.add_columns(columns, commit_properties=said, post_commithook_properties=_HOOKS)
 
 
 def _refuse_lost_files(home: Home, table: Table) -> None:
@@ -337,8 +366,12 @@ def _rows_of(place: Place, table: Table, path: str, columns: Sequence[str]) -> I
     schema = pa.schema([table.schema.field(column) for column in columns])
     try:
         with _files_of(place).open_input_file(path) as file, pq.ParquetFile(file) as parquet:
-            for rows in parquet.iter_batches(READ_ROWS, columns=list(columns), use_threads=False):
-                yield rows.select(list(columns)).cast(schema)
+            missing = set(table.missing_in(parquet.schema_arrow.names))
+            there = [column for column in columns if column not in missing]
+            for rows in parquet.iter_batches(READ_ROWS, columns=there, use_threads=False):
+                nulls = {name: pa.nulls(rows.num_rows, schema.field(name).type) for name in missing & set(columns)}
+                whole = {name: nulls[name] if name in nulls else rows[name] for name in columns}
+                yield pa.RecordBatch.from_pydict(whole).cast(schema)
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, pa.ArrowInvalid) or any(words in str(error) for words in _DAMAGE):
             raise StateDamaged(f"{place.uri_of(path)} cannot be read; restore it. {reason(error)}.") from error
@@ -356,10 +389,12 @@ def write_file(
 ) -> AddedFile:
     """Write rows as one parquet file under a name never used before; nobody sees them until a commit adds the file.
 
-    `rows` maps every column of the file (all but the partitions) to values of equal length.
+    `rows` maps every column of the file (all but the partitions) to values of equal length; later columns may lack.
     Raises StorageRefused, StorageUnavailable; a file left by a failed attempt is never referenced.
     """
-    content = pa.table(dict(rows), schema=table.file_schema)
+    count = len(next(iter(rows.values())))
+    absent = {name: pa.nulls(count, table.schema.field(name).type) for name in table.missing_in(rows)}
+    content = pa.table({**rows, **absent}, schema=table.file_schema)
     buffer = io.BytesIO()
     pq.write_table(content, buffer, compression="zstd", store_schema=False, use_dictionary=table.repeating_columns)
     path = _new_path(table, partition)

@@ -2,8 +2,7 @@
 
 import errno
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.faults import persistently
-from features.landing import Landed, came_at, files_below, s3_client
+from features.landing import Landed, landed_files, s3_client
+from features.landing_files import folders_below
 from features.objects import Place, printable
 
 if TYPE_CHECKING:
@@ -35,12 +35,14 @@ class Version:
         return self.landed.key
 
 
-def list_versions(place: Place) -> Iterator[Version]:
+def list_versions(place: Place, avoid: Sequence[Place] = ()) -> Iterator[Version]:
     """Every version below a place, a key's newest first on S3; nothing when the place does not exist.
+
+    On disk links are followed, but none to the places in `avoid`.
 
     Raises StorageRefused, StorageUnavailable. Protocol: ListObjectVersions (Amazon S3).
     """
-    return _versions_on_disk(place) if place.is_local else _versions_in_bucket(place)
+    return _versions_on_disk(place, avoid) if place.is_local else _versions_in_bucket(place)
 
 
 def read_version(place: Place, version: Version) -> bytes | None:
@@ -66,31 +68,35 @@ def delete_versions(place: Place, versions: Iterable[Version]) -> int:
     return deleted
 
 
-def remove_empty_folders(place: Place, goes: Callable[[str], bool]) -> None:
+def remove_empty_folders(place: Place, goes: Callable[[str], bool], avoid: Sequence[Place] = ()) -> None:
     """Remove the empty folders of a place on disk that are to go by their path below it; on S3 there are none.
+
+    With a link goes the empty folder that it leads to.
 
     Raises StorageUnavailable.
     """
     if not place.is_local:
         return
-    for folder, _, __ in os.walk(place.directory, topdown=False):
-        path = Path(folder).relative_to(place.directory)
-        if path.parts and goes(printable(path.as_posix())):
-            persistently(f"remove {folder}", partial(_rmdir, Path(folder)))
+    directories = [other.directory for other in avoid if other.is_local]
+    for folder in reversed(folders_below(place.directory, directories)):
+        if goes(printable(folder)):
+            persistently(f"remove {place.directory / folder}", partial(_rmdir, place.directory / folder))
 
 
 def _rmdir(folder: Path) -> None:
     try:
-        folder.rmdir()
+        folder.resolve().rmdir()
+        if folder.is_symlink():
+            folder.unlink()
     except OSError as error:
         # Somebody else's photos are in it, or were put there just now.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
             raise
 
 
-def _versions_on_disk(place: Place) -> Iterator[Version]:
-    for landed in files_below(place.directory):
-        yield Version(landed, None, came_at(place, landed), is_current=True, is_mark=False)
+def _versions_on_disk(place: Place, avoid: Sequence[Place]) -> Iterator[Version]:
+    for landed in landed_files(place, avoid):
+        yield Version(landed, None, landed.visible_at, is_current=True, is_mark=False)
 
 
 def _versions_in_bucket(place: Place) -> Iterator[Version]:
@@ -142,7 +148,11 @@ def _read_version(place: Place, version: Version) -> bytes:
 
 def _unlink(place: Place, versions: list[Version]) -> None:
     for version in versions:
-        _path(place, version).unlink(missing_ok=True)
+        path = _path(place, version)
+        if path.is_symlink():
+            # The photo is what the link leads to.
+            path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _delete(place: Place, versions: list[Version]) -> None:

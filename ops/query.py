@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset
 import sqlglot
 from deltalake import DeltaTable
 from sqlglot import ErrorLevel, exp
@@ -43,12 +44,20 @@ def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"enable_external_access": False})
     connection.execute("SET TimeZone = 'UTC'")
     for name, handle in snapshot.tables.items():
-        connection.register(name, handle.to_pyarrow_dataset())
+        connection.register(name, _with_later_columns(name, handle))
     connection.register(_PCA_CURRENT, _pca_current(snapshot.models))
     for definition in definitions():
         if definition.is_view:
             connection.execute(_view_in_duckdb(definition.statement, snapshot.models.serving))
     return connection
+
+
+def _with_later_columns(name: str, handle: DeltaTable) -> pyarrow.dataset.Dataset:
+    # A table that no stream has opened since it was to get another column.
+    table = next(table for table in TABLES if table.name == name)
+    dataset = handle.to_pyarrow_dataset()
+    missing = [table.schema.field(column) for column in table.missing_in(dataset.schema.names)]
+    return dataset.replace_schema(pa.schema([*dataset.schema, *missing])) if missing else dataset
 
 
 def _pca_current(models: Current) -> pa.Table:

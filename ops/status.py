@@ -3,7 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,8 @@ from features.errors import StateDamaged
 from features.faults import persistently, reason
 from features.heartbeat import FinishedBatch, Heartbeat, Waiting, is_alive, read_heartbeat
 from features.home import Home
-from features.landing import Landed, came_at, list_pages
+from features.landing import Landed, list_pages
+from features.landing_files import PassedOver
 from features.pca_models import Current, current_models, describe_model
 from features.plan import Plan, planned_batches, read_plan, read_result
 from features.registry import current_featurizer, describe_featurizer
@@ -38,6 +39,7 @@ from streaming.arrivals import Backlog
 from streaming.seen import Seen, identity
 from streaming.snapshot import recall
 from streaming.source import only_new_since
+from streaming.visibility import first_seen, not_seen_at
 
 # With a trigger of 2 s a table gets up to 1800 files an hour, which stay until the hour is over. Fewer than these are
 # not worth asking which of them could be one.
@@ -136,7 +138,8 @@ class Status:
     """Everything `fruits status` shows; `broken` is None when the invariants were not checked.
 
     `backlog` is what was planned and has no rows yet, and what was not planned: as the stream said at `backlog_as_of`,
-    or as a listing found it.
+    or as a listing found it. `passed_over` counts by kind what is left out of the landing on purpose; only a listing of
+    this look has examples.
     """
 
     home: str
@@ -156,6 +159,8 @@ class Status:
     tables: list[TableStatus]
     compactable_files: int
     broken: list[str] | None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    passed_over_examples: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(
@@ -179,12 +184,14 @@ def look(
     is_running = stream is not None and stream.state == "running"
     told = vitals.waiting if vitals and is_running and not (verify or count) else None
     broken: list[str] | None = None
+    passed_over = PassedOver()
     if told is not None:
         backlog = _as_told(told, plans)
+        passed_over.counts.update(vitals.passed_over if vitals else {})
     else:
         with tempfile.TemporaryDirectory() as folder:
             seen = recall(home, Path(folder, "seen.sqlite"))
-            backlog, facts, days = _counted(home, seen, plans), seen.facts, seen.days
+            backlog, facts, days = _counted(home, seen, plans, passed_over), seen.facts, seen.days
             seen.close()
         if verify:
             kept = [batch for batch in planned_batches(home) if facts.snapshot < batch <= committed]
@@ -217,6 +224,8 @@ def look(
         tables=table_statuses,
         compactable_files=_compactable_files(home, table_statuses, looked_at),
         broken=broken,
+        passed_over=dict(passed_over.counts),
+        passed_over_examples=dict(passed_over.examples),
     )
 
 
@@ -348,14 +357,14 @@ def _as_told(told: Waiting, plans: Iterable[Plan]) -> Backlog:
     return _summed([Backlog(told.files, told.bytes, told.oldest_arrived_at, told.at_least), *map(_backlog_of, planned)])
 
 
-def _counted(home: Home, seen: Seen, plans: Iterable[Plan]) -> Backlog:
+def _counted(home: Home, seen: Seen, plans: Iterable[Plan], passed_over: PassedOver) -> Backlog:
     planned = (plan.objects for plan in plans)
-    return _summed(map(_backlog_of, (*planned, *_never_planned(home, seen))))
+    return _summed(map(_backlog_of, (*planned, *_never_planned(home, seen, passed_over))))
 
 
 def _backlog_of(some: Iterable[Landed]) -> Backlog:
     sizes_bytes = [landed.size_bytes for landed in some]
-    return Backlog(len(sizes_bytes), sum(sizes_bytes), min((landed.arrived_at for landed in some), default=None))
+    return Backlog(len(sizes_bytes), sum(sizes_bytes), min((landed.visible_at for landed in some), default=None))
 
 
 def _summed(parts: Iterable[Backlog]) -> Backlog:
@@ -370,13 +379,13 @@ def _summed(parts: Iterable[Backlog]) -> Backlog:
     return Backlog(files, size_bytes, oldest, at_least)
 
 
-def _never_planned(home: Home, seen: Seen) -> Iterator[list[Landed]]:
-    since = only_new_since(home)
-    for page in list_pages(home.landing):
+def _never_planned(home: Home, seen: Seen, passed_over: PassedOver) -> Iterator[list[Landed]]:
+    since, bound = only_new_since(home), not_seen_at(home)
+    for page in list_pages(home.landing, home.own_places, passed_over):
         known = seen.known([identity(home.landing, landed) for landed in page])
         yield [
-            landed
+            first_seen(landed, bound)
             for landed in page
             if not ((what := known.get(identity(home.landing, landed))) and what.covers(landed))
-            and (since is None or came_at(home.landing, landed) >= since)
+            and (since is None or landed.visible_at >= since)
         ]

@@ -28,7 +28,7 @@ from ops.options import (
     checked_settings,
     console,
 )
-from ops.wording import counted, duration, size
+from ops.wording import counted, duration, size, visible
 
 if TYPE_CHECKING:
     from ops.health import Health
@@ -130,6 +130,16 @@ def _as_json(found: "Status", health: "Health") -> str:
     return json.dumps(told | TypeAdapter(Status).dump_python(found, mode="json"))
 
 
+_PASSED_OVER = {
+    "hidden": "hidden (names that begin with . or _)",
+    "unfinished": "unfinished (names that end in .part, .tmp and the like)",
+    "system": "of file managers",
+    "link": "links that are not followed",
+    "home": "folders that are homes",
+    "unreadable": "that cannot be looked at",
+}
+
+
 def _picture(found: "Status", health: "Health") -> RenderableType:
     colour = "green" if health.healthy else "red"
     lines: list[RenderableType] = [Text(health.verdict, style=f"bold {colour}")]
@@ -177,6 +187,8 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
     yield "rejects", _rejects_sentence(found)
     if found.queue is not None:
         yield "queue", _queue_sentence(found)
+    if found.passed_over:
+        yield "passed over", _passed_over_sentence(found)
     yield "featurizer", f"{found.featurizer}, from {found.weights}" if found.featurizer else "none yet"
     yield "PCA", _pca_sentence(found, ago)
 
@@ -235,6 +247,15 @@ def _queue_sentence(found: "Status") -> str:
     parts += [f"{queue.unknown:,} of unknown shape"] if queue.unknown else []
     parts += ["no dead-letter queue" if queue.dead_letters is None else f"{queue.dead_letters:,} dead letters"]
     return ", ".join(parts)
+
+
+def _passed_over_sentence(found: "Status") -> str:
+    examples = found.passed_over_examples
+    parts = [
+        f"{count:,} {_PASSED_OVER.get(kind, kind)}" + (f" (like {visible(examples[kind])})" if kind in examples else "")
+        for kind, count in found.passed_over.items()
+    ]
+    return "; ".join(parts) + ("" if examples else "; fruits status --count names examples")
 
 
 def _pca_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:

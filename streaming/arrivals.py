@@ -23,7 +23,7 @@ _SEQUENCERS_KEPT = 100_000
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits to be planned; there is more where `at_least` says so."""
+    """What waits to be planned, the oldest since `oldest_arrived_at`; there is more where `at_least` says so."""
 
     files: int
     bytes: int
@@ -122,7 +122,7 @@ class Arrivals:
             while self._heap and len(found) < most:
                 at, key = heapq.heappop(self._heap)
                 waiting = self._by_key.get(key)
-                if waiting is not None and waiting.landed.arrived_at == at and (at, key) not in found[-1:]:
+                if waiting is not None and waiting.landed.visible_at == at and (at, key) not in found[-1:]:
                     found.append((at, key))
             for item in found:
                 heapq.heappush(self._heap, item)
@@ -148,7 +148,7 @@ class Arrivals:
             self._changed.notify_all()
         return settled
 
-    def passed_over(self, objects: Iterable[Landed]) -> list[Arrival]:
+    def skip(self, objects: Iterable[Landed]) -> list[Arrival]:
         """These wait no longer; returns the messages' arrivals that this settles."""
         settled: list[Arrival] = []
         with self._changed:
@@ -164,7 +164,7 @@ class Arrivals:
         """What waits; `at_least` when not everything was found yet."""
         with self._changed:
             oldest = self.first(1)
-            return Backlog(len(self._by_key), self._bytes, oldest[0].arrived_at if oldest else None, at_least)
+            return Backlog(len(self._by_key), self._bytes, oldest[0].visible_at if oldest else None, at_least)
 
     def _add(self, new: _Waiting) -> None:
         key = new.landed.key
@@ -183,8 +183,8 @@ class Arrivals:
             self._bytes -= old.landed.size_bytes
         self._by_key[key] = new
         self._bytes += new.landed.size_bytes
-        if old is None or old.landed.arrived_at != new.landed.arrived_at:
-            heapq.heappush(self._heap, (new.landed.arrived_at, key))
+        if old is None or old.landed.visible_at != new.landed.visible_at:
+            heapq.heappush(self._heap, (new.landed.visible_at, key))
 
     def _remove(self, key: str) -> None:
         self._bytes -= self._by_key.pop(key).landed.size_bytes
@@ -206,4 +206,4 @@ class Arrivals:
 def _is_newer(one: _Waiting, other: _Waiting) -> bool:
     if one.sequencer is not None and other.sequencer is not None:
         return is_later(one.sequencer, other.sequencer)
-    return one.landed.arrived_at > other.landed.arrived_at
+    return one.landed.visible_at > other.landed.visible_at

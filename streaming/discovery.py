@@ -44,7 +44,7 @@ class Discovery:
         self._watched = watched
         self._arrivals = Arrivals(home, seen)
         clear = clear_leftovers(home, cleaning, started_after)
-        self._listing = Listing(home.landing, seen, self._arrivals, clear, watched.only_since)
+        self._listing = Listing(home, seen, self._arrivals, clear, watched.only_since)
         # Any wait has SQS ask all its servers, and a drain that waits long only ends later.
         wait_s = 1 if watched.drain else None
         region = home.landing.s3_region
@@ -81,9 +81,9 @@ class Discovery:
         if self._queue is not None:
             self._queue.settled(settled)
 
-    def passed_over(self, objects: Sequence[Landed]) -> None:
+    def skip(self, objects: Sequence[Landed]) -> None:
         """These are never to be planned; their messages are deleted in the background."""
-        settled = self._arrivals.passed_over(objects)
+        settled = self._arrivals.skip(objects)
         if self._queue is not None:
             self._queue.settled(settled)
 
@@ -106,6 +106,12 @@ class Discovery:
         if self._queue is not None and self._watched.drain and self._queue.found_empty_at is None:
             return None
         return last.began_at
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """What the last complete listing left out on purpose, counted by kind."""
+        last = self._listing.last
+        return dict(last.passed_over.counts) if last is not None else {}
 
     @property
     def queue_news(self) -> QueueNews | None:

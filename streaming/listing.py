@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from features.errors import StorageUnavailable
-from features.landing import Landed, came_at, list_pages, look_again
-from features.objects import Place
+from features.home import Home
+from features.landing import Landed, list_pages, look_again
+from features.landing_files import PassedOver
 from streaming.arrivals import MOST_WAITING, Arrivals
 from streaming.seen import REMEMBERED_FOR, Known, Seen, identity
+from streaming.visibility import first_seen, not_seen_at
 
 SETTLE_S = 0.25
 # A long listing is followed by a pause of this many times as long: its requests, and the core that reads the answers,
@@ -23,12 +25,13 @@ _LOOK_S = 0.5
 
 @dataclass(frozen=True)
 class Listed:
-    """A complete listing: when it began, how long it took, how many objects it showed in how many pages."""
+    """A complete listing: when it began, how long it took, what it showed in how many pages, what it passed over."""
 
     began_at: datetime
     took_s: float
     objects: int
     pages: int
+    passed_over: PassedOver
 
 
 class Listing:
@@ -40,13 +43,15 @@ class Listing:
 
     def __init__(
         self,
-        landing: Place,
+        home: Home,
         seen: Seen,
         arrivals: Arrivals,
         planned_before: Callable[[Sequence[tuple[Landed, Known]]], None],
         only_since: datetime | None,
     ) -> None:
-        self._landing = landing
+        self._landing = home.landing
+        self._avoid = home.own_places
+        self._not_seen_at = not_seen_at(home)
         self._seen = seen
         self._arrivals = arrivals
         self._planned_before = planned_before
@@ -101,7 +106,8 @@ class Listing:
         if self._landing.is_local and not self._landing.directory.is_dir():
             raise StorageUnavailable(f"{self._landing.uri} is gone; bring it back (is it mounted?) and start again.")
         objects = pages = 0
-        for page in list_pages(self._landing):
+        passed_over = PassedOver()
+        for page in list_pages(self._landing, self._avoid, passed_over):
             if not self._take(page, began_at):
                 return
             objects += len(page)
@@ -110,7 +116,8 @@ class Listing:
         if began_s - self._forgot_s > FORGET_EVERY_S:
             self._seen.forget(began_at - REMEMBERED_FOR)
             self._forgot_s = began_s
-        self.last = Listed(began_at, time.monotonic() - began_s, objects, pages)
+        self.last = Listed(began_at, time.monotonic() - began_s, objects, pages, passed_over)
+        self._not_seen_at = began_at
 
     def _take(self, page: list[Landed], began_at: datetime) -> bool:
         known = self._arrivals.known(page)
@@ -119,8 +126,9 @@ class Listing:
         self._planned_before(before)
         fresh = [landed for landed, what in zip(page, known, strict=True) if what is None]
         if self._only_since is not None:
-            fresh = [landed for landed in fresh if came_at(self._landing, landed) >= self._only_since]
-        self._arrivals.listed(self._settled(fresh), self._number)
+            fresh = [landed for landed in fresh if landed.visible_at >= self._only_since]
+        settled = [first_seen(landed, self._not_seen_at) for landed in self._settled(fresh)]
+        self._arrivals.listed(settled, self._number)
         while len(self._arrivals) >= MOST_WAITING and not self._closed.is_set():
             self._arrivals.wait(_LOOK_S)
         return not self._closed.is_set()

@@ -238,7 +238,7 @@ def _oldest_waited_s(plan: Plan) -> float:
     # What is tried again had its outcome long ago.
     retried = {row.key for row in plan.retried}
     now = datetime.now(UTC)
-    return (now - min((one.arrived_at for one in plan.objects if one.key not in retried), default=now)).total_seconds()
+    return (now - min((one.visible_at for one in plan.objects if one.key not in retried), default=now)).total_seconds()
 
 
 def _group(batch: int) -> str:

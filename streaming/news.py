@@ -26,6 +26,7 @@ class QueueNews:
 class News:
     """What the planner last told the service; `planned` is the number of the newest plan that Spark was told of.
 
+    `passed_over` counts what the last listing left out on purpose.
     Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
     By the time a watcher hears of it, they are committed.
     """
@@ -34,6 +35,7 @@ class News:
     planned: int | None = None
     caught_up_to: datetime | None = None
     queue: QueueNews | None = None
+    passed_over: dict[str, int] = field(default_factory=dict)
     error: str | None = None
     message: str = ""
     told_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from features.errors import InvalidSetting
-from features.landing import Landed, is_meant
+from features.landing import Landed, is_photo_key
 from features.objects import Place
 from streaming.held import Arrival as Arrival
 from streaming.held import HeldMessages
@@ -196,7 +196,7 @@ class Queue:
             if one.bucket != self._bucket:
                 # Another consumer's, who is to find it in the dead-letter queue.
                 is_understood = False
-            elif one.key.startswith(self._below) and key and is_meant(key):
+            elif one.key.startswith(self._below) and key and is_photo_key(key):
                 ours.append((Landed(key, one.size_bytes, one.etag, one.at), one.sequencer))
         return ours, is_understood
 

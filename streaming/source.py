@@ -34,6 +34,7 @@ from streaming.news import Channel, News
 from streaming.pacing import Caps, Pacer
 from streaming.retries import Retries
 from streaming.snapshot import Snapshots, recall
+from streaming.visibility import CaughtUp
 
 SOURCE_NAME = "fruits_landing"
 ONLY_NEW_KEY = "only_new.json"
@@ -142,6 +143,7 @@ class Planner:
         watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home))
         self._discovery = Discovery(home, self._seen, watched, request.cleaning, self.started_after)
         self._retries = Retries(home, self._seen)
+        self._caught_up = CaughtUp(home)
         self._discovery.start()
         if request.queue is not None:
             threading.Thread(target=self._close_when_held, name="hold", daemon=True).start()
@@ -171,7 +173,11 @@ class Planner:
             elif not self._retries:
                 caught_up_to = self._discovery.caught_up_to
         discovery = self._discovery
-        self._channel.tell(News(discovery.backlog, self._told, caught_up_to, discovery.queue_news))
+        if caught_up_to is not None:
+            self._caught_up.remember(caught_up_to)
+        self._channel.tell(
+            News(discovery.backlog, self._told, caught_up_to, discovery.queue_news, discovery.passed_over)
+        )
         return self._position
 
     def _plan(self, objects: tuple[Landed, ...]) -> None:
@@ -202,7 +208,7 @@ class Planner:
             return objects
         erased = passed_over(self._home)
         dropped = [landed for landed in objects if erased.covers(self._home.landing, landed)]
-        self._discovery.passed_over(dropped)
+        self._discovery.skip(dropped)
         self._retries.passed_over(dropped)
         return tuple(landed for landed in objects if landed not in dropped)
 

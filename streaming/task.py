@@ -212,6 +212,7 @@ def _common_columns(landed: Landed, task: Task) -> dict[str, Any]:
         "etag": landed.etag,
         "bytes": landed.size_bytes,
         "arrived_at": landed.arrived_at,
+        "first_visible_at": landed.visible_at,
         "batch": task.batch,
     }
 

@@ -14,5 +14,6 @@ SELECT
     featurizer,
     batch,
     CAST(ingested_at AT TIME ZONE 'UTC' AS timestamp) AS ingested_at,
-    ingest_date
+    ingest_date,
+    CAST(coalesce(first_visible_at, arrived_at) AT TIME ZONE 'UTC' AS timestamp) AS first_visible_at
 FROM features

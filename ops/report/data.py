@@ -206,7 +206,7 @@ def _totals(connection: duckdb.DuckDBPyConnection) -> Totals:
 
 
 # A clock that is behind the storage's would make a wait negative.
-_WAITED_S = "greatest(epoch(ingested_at) - epoch(arrived_at), 0)"
+_WAITED_S = "greatest(epoch(ingested_at) - epoch(coalesce(first_visible_at, arrived_at)), 0)"
 
 
 def _bin_s(first: datetime | None, last: datetime | None) -> int:

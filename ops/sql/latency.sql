@@ -2,7 +2,7 @@
 -- since: date = 30 days ago: the first day to count
 -- none: No photo has been ingested since that day.
 WITH waits AS (
-    SELECT ingest_date, date_diff('millisecond', arrived_at, ingested_at) / 1e3 AS waited_s
+    SELECT ingest_date, date_diff('millisecond', first_visible_at, ingested_at) / 1e3 AS waited_s
     FROM photos
     WHERE ingest_date >= ?
 ),

@@ -324,7 +324,7 @@ def test_a_commit_below_what_a_log_still_has_is_refused(on_disk: Home) -> None:
     _age(on_disk.features.directory / "_delta_log", days=2)
     shorten_log(on_disk, FEATURE_ROWS)
     with pytest.raises(Exception, match=r"Invalid table version|concurrent transaction"):
-        features.tables._append(stale, FEATURE_ROWS, Transaction("fruits", 9), {}, [_written(on_disk, 9)])
+        features.tables._append(on_disk, stale, FEATURE_ROWS, Transaction("fruits", 9), {}, [_written(on_disk, 9)])
     assert len(_rows(on_disk)) == 48
 
 

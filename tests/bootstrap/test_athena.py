@@ -157,6 +157,20 @@ def test_all_statements_run_one_after_the_other_and_a_replay_runs_the_same(
     assert [query["Query"] for query in _queries(athena, work_group)] == texts * 2
 
 
+def test_a_table_that_lacks_a_column_of_today_is_dropped_and_created_again(
+    athena: "AthenaClient", glue: "GlueClient", database: str, work_group: str
+) -> None:
+    for name, columns in {"features": ["image_id", "source"], "rejects": REJECT_ROWS.schema.names}.items():
+        storage = {"Location": f"{HOME}/{name}/", "Columns": [{"Name": column, "Type": "string"} for column in columns]}
+        glue.create_table(DatabaseName=database, TableInput={"Name": name, "StorageDescriptor": storage})
+
+    create_tables_and_views(athena, glue, database, work_group, HOME, lambda _: None)
+
+    texts = [query["Query"] for query in _queries(athena, work_group)]
+    assert texts[0] == "DROP TABLE features"
+    assert sum(text.startswith("DROP") for text in texts) == 1
+
+
 def test_a_statement_that_fails_is_named_with_athenas_reason(
     athena: "AthenaClient", glue: "GlueClient", database: str, work_group: str
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_handle_from_before_a_rivals_commit_is_refused(home: Home) -> None:
     assert handle is not None
     commit(home, REJECT_ROWS, 1, "a rival", [_file(home, "the rival's")])
     with pytest.raises(CommitFailedError):
-        _append(handle, REJECT_ROWS, Transaction(APPLICATION, 1), {}, [_file(home, "ours")])
+        _append(home, handle, REJECT_ROWS, Transaction(APPLICATION, 1), {}, [_file(home, "ours")])
     assert _details(home) == ["the rival's"]
 
 

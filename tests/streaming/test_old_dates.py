@@ -1,0 +1,110 @@
+"""Photos that bring old times along wait since they came, not since they were taken."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bootstrap.weights import CompiledNetwork
+from features.landing_names import read_record
+from features.registry import publish_featurizer
+from features.settings import Settings, load_settings
+from ops.health import judge
+from ops.status import look
+from streaming.visibility import LISTED_KEY, CaughtUp, not_seen_at
+from tests.pictures import jpeg
+from tests.stream_run import Run, rows
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+Drain = Callable[[Settings], Run]
+MakeSettings = Callable[..., Settings]
+
+YEARS_S = 6.5 * 365 * 86400
+
+
+def _drop(folder: Path, name: str, seed: int, old_s: float = YEARS_S) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(jpeg(seed=seed))
+    os.utime(folder / name, (time.time() - old_s, time.time() - old_s))
+
+
+def test_photos_with_old_times_wait_since_they_came(local_settings: MakeSettings, drain: Drain) -> None:
+    settings = local_settings()
+    kiwi = settings.places().landing.directory / "kiwi"
+    for number in range(3):
+        _drop(kiwi, f"{number}.jpg", number)
+    status = look(settings.places(), verify=False)
+    assert datetime.now(UTC) - (status.backlog.oldest_arrived_at or datetime.min.replace(tzinfo=UTC)) < timedelta(
+        minutes=5
+    )
+
+    run = drain(settings)
+
+    assert max(report.oldest_waited_s for report in run.reports) < 300
+    [waited] = rows(settings, "SELECT max(epoch(ingested_at) - epoch(first_visible_at)) AS s FROM photos")
+    assert 0 <= waited["s"] < 300
+    [old] = rows(settings, "SELECT max(arrived_at) AS at FROM features")
+    assert datetime.now(UTC) - old["at"] > timedelta(days=2000)
+    assert "days" not in judge(look(settings.places(), verify=False), 10).verdict
+
+
+def test_a_folder_that_is_moved_in_with_its_old_inodes_waits_since_the_last_listing(
+    local_settings: MakeSettings, drain: Drain, tmp_path: Path
+) -> None:
+    settings = local_settings()
+    home = settings.places()
+    # What is moved with its folder keeps the time of its last change.
+    _drop(tmp_path / "camera", "1.jpg", 1)
+    time.sleep(1.2)
+    _drop(home.landing.directory / "kiwi", "0.jpg", 0)
+    drain(settings)
+    listed_at = not_seen_at(home)
+    record = read_record(home)
+    assert listed_at is not None and record is not None and listed_at >= record.made_at
+    changed_at = (tmp_path / "camera/1.jpg").stat().st_ctime
+    shutil.move(tmp_path / "camera", home.landing.directory / "camera")
+
+    drain(settings)
+
+    [row] = rows(settings, "SELECT first_visible_at AS at FROM features WHERE source LIKE '%camera%'")
+    assert row["at"] == listed_at
+    assert row["at"].timestamp() > changed_at + 1
+
+
+def test_what_came_first_is_planned_first_whatever_its_date(local_settings: MakeSettings, drain: Drain) -> None:
+    settings = local_settings(max_files=1)
+    kiwi = settings.places().landing.directory / "kiwi"
+    _drop(kiwi, "first.jpg", 1, old_s=0)
+    time.sleep(0.05)
+    _drop(kiwi, "second.jpg", 2)
+
+    drain(settings)
+
+    found = rows(settings, "SELECT source FROM features ORDER BY batch")
+    assert [row["source"].rpartition("/")[2] for row in found] == ["first.jpg", "second.jpg"]
+
+
+def test_on_s3_the_objects_own_time_holds(s3_settings: MakeSettings, drain: Drain, s3: "S3Client") -> None:
+    settings = s3_settings()
+    bucket, prefix = settings.places().landing.bucket_and_prefix
+    s3.put_object(Bucket=bucket, Key=f"{prefix}/kiwi/0.jpg", Body=jpeg(seed=0))
+
+    drain(settings)
+
+    assert rows(settings, "SELECT source FROM features WHERE first_visible_at = arrived_at") != []
+    assert not_seen_at(settings.places()) is None
+
+
+def test_how_far_listings_came_is_kept_by_the_landings_name(tmp_path: Path, untrained: CompiledNetwork) -> None:
+    home = load_settings(home=str(tmp_path / "home")).places()
+    publish_featurizer(home, untrained.network, untrained.source, untrained.fingerprint)
+    at = datetime(2026, 10, 3, tzinfo=UTC)
+    CaughtUp(home).remember(at)
+    assert (home.state.directory / LISTED_KEY).exists()
+    assert not_seen_at(home) == at
+    assert not_seen_at(load_settings(home=str(tmp_path / "home"), landing=str(tmp_path / "photos")).places()) is None
