@@ -23,17 +23,26 @@ class QueueNews:
 
 
 @dataclass(frozen=True)
+class LeftBehind:
+    """Files that a drain leaves for the next start because they kept changing: how many, and some of their keys."""
+
+    files: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class News:
     """What the planner last told the service; `planned` is the number of the newest plan that Spark was told of.
 
     Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
-    By the time a watcher hears of it, they are committed.
+    By the time a watcher hears of it, they are committed. A drain that has caught up tells what it leaves.
     """
 
     backlog: Backlog
     planned: int | None = None
     caught_up_to: datetime | None = None
     queue: QueueNews | None = None
+    left: LeftBehind | None = None
     error: str | None = None
     message: str = ""
     told_at: datetime = field(default_factory=lambda: datetime.now(UTC))

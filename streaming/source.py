@@ -51,6 +51,7 @@ class PlanningRequest:
     backfill: timedelta
     only_new: bool
     drain: bool
+    settle: timedelta
     cleaning: CleaningRule
     nonce: str
     folder: Path
@@ -139,7 +140,7 @@ class Planner:
             _pass_over_what_is_there(home, self._last)
         self._seen = recall(home, request.folder / "seen.sqlite")
         self._snapshots = Snapshots(home, self._seen)
-        watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home))
+        watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home), request.settle)
         self._discovery = Discovery(home, self._seen, watched, request.cleaning, self.started_after)
         self._retries = Retries(home, self._seen)
         self._discovery.start()
@@ -171,7 +172,8 @@ class Planner:
             elif not self._retries:
                 caught_up_to = self._discovery.caught_up_to
         discovery = self._discovery
-        self._channel.tell(News(discovery.backlog, self._told, caught_up_to, discovery.queue_news))
+        left = discovery.left if caught_up_to is not None else None
+        self._channel.tell(News(discovery.backlog, self._told, caught_up_to, discovery.queue_news, left))
         return self._position
 
     def _plan(self, objects: tuple[Landed, ...]) -> None:
