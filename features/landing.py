@@ -92,9 +92,9 @@ def changed_at_s(landing: Place, landed: Landed) -> float | None:
         return 0.0 if _ESCAPED_BYTE in landed.key else None
     if _etag(status) != landed.etag:
         return None
-    # Some network disks keep no time of the last change; a modification time can be set to any time.
-    is_past = status.st_mtime <= time.time()
-    return max(status.st_ctime, status.st_mtime) if is_past else status.st_ctime
+    # Some network disks keep no time of the last change; a modification time can be set, also into the future.
+    is_later = status.st_ctime < status.st_mtime <= time.time()
+    return status.st_mtime if is_later else status.st_ctime
 
 
 def look_up(landing: Place, key: str) -> Landed | None:

@@ -49,7 +49,7 @@ class Discovery:
         self._watched = watched
         self._arrivals = Arrivals(home, seen)
         clear = clear_leftovers(home, cleaning, started_after)
-        self._settling = Settling(home.landing, watched.settle)
+        self._settling = Settling(home.landing, watched.settle, self._arrivals.has)
         self._listing = Listing(home.landing, seen, self._arrivals, clear, watched.only_since, self._settling)
         # Any wait has SQS ask all its servers, and a drain that waits long only ends later.
         wait_s = 1 if watched.drain else None
@@ -74,7 +74,7 @@ class Discovery:
             self._take_messages(self._queue)
         if self._is_due and self._listing.may_begin:
             self._begin_listing()
-        if self._watched.drain and not self._listing.active and self._settling.awaits_any:
+        if self.awaits_files and not self._listing.active:
             self._listing.look_again()
         if self._queue is None:
             self._wait_for_listing()
@@ -113,9 +113,12 @@ class Discovery:
             return None
         if self._queue is not None and self._watched.drain and self._queue.found_empty_at is None:
             return None
-        if self._watched.drain and self._settling.awaits_any:
-            return None
-        return last.began_at
+        return None if self.awaits_files else last.began_at
+
+    @property
+    def awaits_files(self) -> bool:
+        """Whether a drain, as far as its last look tells, holds files back that may settle soon."""
+        return self._watched.drain and self._settling.awaits_any
 
     @property
     def left(self) -> LeftBehind | None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -31,11 +31,13 @@ class Settling:
     """Tells settled files from those that may still be being written, and remembers the latter from look to look.
 
     A file has settled when it stood still for 250 ms and is old, or looks whole, or has not changed for `settle` by
-    this machine's clock. A start remembers nothing of earlier ones. On S3 objects appear whole.
+    this machine's clock; `has_settled` tells of those that were found so before and are still to be planned. A start
+    remembers nothing of earlier ones. On S3 objects appear whole.
     """
 
-    def __init__(self, landing: Place, settle: timedelta) -> None:
+    def __init__(self, landing: Place, settle: timedelta, has_settled: Callable[[Landed], bool]) -> None:
         self._landing = landing
+        self._has_settled = has_settled
         self._settle_s = settle.total_seconds()
         self._held: dict[str, _Held] = {}
         self._holding: dict[str, _Held] = {}
@@ -49,7 +51,8 @@ class Settling:
             return fresh
         listed_s = time.monotonic()
         time.sleep(STILL_S)
-        return [landed for landed in fresh if self._is_settled(landed, listed_s)]
+        old_s = time.time() - self._settle_s - CLOCKS_DIFFER_S
+        return [landed for landed in fresh if self._is_settled(landed, listed_s, old_s)]
 
     def end_look(self) -> None:
         """All were looked at: what was held back before and was not shown again is gone, and is forgotten.
@@ -78,12 +81,12 @@ class Settling:
         """The keys of the files that the last look held back."""
         return self._held.keys()
 
-    def _is_settled(self, landed: Landed, listed_s: float) -> bool:
+    def _is_settled(self, landed: Landed, listed_s: float, old_s: float) -> bool:
         changed_s = changed_at_s(self._landing, landed)
         if changed_s is None:
             self._hold(landed.key, "", time.monotonic())
             return False
-        if time.time() - changed_s > self._settle_s + CLOCKS_DIFFER_S:
+        if changed_s < old_s or self._has_settled(landed):
             return True
         before = self._held.get(landed.key)
         is_same = before is not None and before.etag == landed.etag
