@@ -57,7 +57,7 @@ def finished(spark: SparkSession, untrained: CompiledNetwork, tmp_path_factory: 
     """A home of three photos and a reject, its landing beside it."""
     folder = tmp_path_factory.mktemp("finished")
     settings = load_settings(
-        home=str(folder / "home"), landing=str(folder / "landing"), trigger="100ms", settle="300ms"
+        home=str(folder / "home"), landing=str(folder / "landing"), trigger="100ms", settle="0s"
     )
     publish_featurizer(settings.places(), untrained.network, untrained.source, untrained.fingerprint)
     landing = settings.places().landing.directory

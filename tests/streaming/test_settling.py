@@ -272,7 +272,7 @@ def test_a_drain_rejects_a_file_that_stays_cut_after_it_stood_still(local_settin
 def test_a_drain_that_leaves_a_file_names_it_on_the_terminal_and_tells_the_log_how_many(
     local_settings: MakeSettings, drain: Drain, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = local_settings()
+    settings = local_settings(settle="300ms")
     growing = _drop(settings, "kiwi/growing.jpg", HALF)
     with _appending(growing):
         run = drain(settings)
