@@ -194,7 +194,8 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
             backfill=timedelta(hours=6),
             only_new=False,
             drain=False,
-            cleaning=CleaningRule("keep", timedelta(0)),
+            settle=timedelta(0),
+            cleaning=CleaningRule("keep", timedelta(0), timedelta(0)),
             nonce="benchmark",
             folder=Path(folder),
         )

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -100,13 +101,21 @@ def named_in(key_pattern: str, key: str, group: str) -> str | None:
     return None if found is None else printable(found)
 
 
-def look_again(landing: Place, landed: Landed) -> bool:
-    """Whether an object on disk still has the size and the modification time it was listed with."""
+def changed_at_s(landing: Place, landed: Landed) -> float | None:
+    """When this version of a file on disk was last written or moved, in seconds since 1970 by the disk's clock.
+
+    None when it is gone, or another version stands there.
+    """
     try:
-        return _etag((landing.directory / landed.key).stat()) == landed.etag
+        status = (landing.directory / landed.key).stat()
     except OSError:
         # A name that is not Unicode cannot be found again by its key; let the fetch say so in a reject.
-        return _ESCAPED_BYTE in landed.key
+        return 0.0 if _ESCAPED_BYTE in landed.key else None
+    if _etag(status) != landed.etag:
+        return None
+    # Some network disks keep no time of the last change; a modification time can be set, also into the future.
+    is_later = status.st_ctime < status.st_mtime <= time.time()
+    return status.st_mtime if is_later else status.st_ctime
 
 
 def look_up(landing: Place, key: str) -> Landed | None:
@@ -320,7 +329,8 @@ def _reject_if_lost(error: Exception, landed: Landed) -> None:
 def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
     path = landing.directory / landed.key
     # What a link leads to is not ours to move.
-    if not (look_again(landing, landed) and path.exists()) or is_reached_by_link(landing.directory, path):
+    is_gone = changed_at_s(landing, landed) is None or not path.exists()
+    if is_gone or is_reached_by_link(landing.directory, path):
         return False
     if cleaning == "delete":
         path.unlink(missing_ok=True)

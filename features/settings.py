@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     archive: str | None = None
     weights: str = "auto"
     trigger: Duration = timedelta(seconds=2)
+    settle: Duration = timedelta(seconds=30)
     max_files: int = Field(default=10_000, ge=1)
     max_bytes: ByteSize = Field(default=ByteSize(16 * 2**30), ge=1)
     key_pattern: str = r"^(?P<label>[^/]+)/"

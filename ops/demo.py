@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,8 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
     home = settings.places()
     if not home.landing.is_local:
         raise InvalidSetting("The demo drops photos on this machine's disk; use a local landing.")
+    # Its files come by a rename, so that a broken one need not be waited for.
+    settings = settings.model_copy(update={"settle": timedelta(0)})
     tour = _Tour(settings, count, console)
     with progress:
         run_stream(settings, drain=False, stop=stop, watcher=_touring(progress.watcher, tour, stop))

@@ -22,7 +22,7 @@ Level = Literal["info", "warning", "error"]
 
 # None of these can hold a secret, an address of a person, or a name of a photo.
 _SETTINGS_TOLD = {
-    *("trigger", "max_files", "max_bytes", "queue", "backfill", "only_new", "clean", "clean_after", "master"),
+    *("trigger", "settle", "max_files", "max_bytes", "queue", "backfill", "only_new", "clean", "clean_after", "master"),
     *("max_image_bytes", "max_pixels", "max_decode_time", "metrics"),
 }
 
@@ -53,6 +53,8 @@ class JsonLines:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         if not isinstance(error, Exception):
+            if self._news is not None and self._news.left is not None:
+                self._write("warning", "left", files=self._news.left.files)
             self._write("info", "end", **{name: self._totals[name] for name in ("batches", "photos", "rejects")})
             return
         nameless = without_names(str(error), self._settings.locations(), has_reason=isinstance(error, FruitsError))

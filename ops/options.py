@@ -86,6 +86,14 @@ PrecisionFlag = Annotated[
     ),
 ]
 Trigger = Annotated[str | None, typer.Option("--trigger", metavar="DURATION", help="How often to look, like 2s.")]
+Settle = Annotated[
+    str | None,
+    typer.Option(
+        "--settle",
+        metavar="DURATION",
+        help="On disk: an unfinished file must stand still for so long to be taken, and any to be cleared away.",
+    ),
+]
 MaxFiles = Annotated[int | None, typer.Option("--max-files", help="Most files in a micro-batch.")]
 MaxBytes = Annotated[str | None, typer.Option("--max-bytes", metavar="SIZE", help="Most bytes in one, like 2GiB.")]
 KeyPattern = Annotated[

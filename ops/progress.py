@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ops.wording import visible
 from streaming.micro_batch import BatchReport
-from streaming.news import News
+from streaming.news import LeftBehind, News
 from streaming.service import Watcher
 
 RATE_WINDOW_S = 60.0
@@ -43,6 +43,8 @@ class LivePanel:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        if self._news is not None and self._news.left is not None:
+            self.warn(_left(self._news.left))
 
     def warn(self, sentence: str) -> None:
         """Say something above the panel."""
@@ -111,6 +113,12 @@ class LivePanel:
             f"  infer {last.counters.infer_s:.2f}  write {last.counters.write_s:.2f}",
             style="dim",
         )
+
+
+def _left(left: LeftBehind) -> str:
+    more = left.files - len(left.keys)
+    names = ", ".join(left.keys) + (f" and {more:,} more" if more else "")
+    return f"Left for the next start, because {'it' if left.files == 1 else 'they'} kept changing: {names}"
 
 
 def _figure(name: str, value: str) -> Text:

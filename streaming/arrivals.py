@@ -61,6 +61,11 @@ class Arrivals:
     def __len__(self) -> int:
         return len(self._by_key)
 
+    def has(self, landed: Landed) -> bool:
+        """Whether this very version waits."""
+        waiting = self._by_key.get(landed.key)
+        return waiting is not None and waiting.landed.etag == landed.etag
+
     def wait(self, timeout_s: float) -> None:
         """Wait until something is added or planned, or time is up."""
         with self._changed:

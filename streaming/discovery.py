@@ -11,14 +11,17 @@ from features.plan import Plan
 from streaming.arrivals import Arrivals, Backlog
 from streaming.cleaning import CleaningRule, clear_leftovers
 from streaming.listing import Listing
-from streaming.news import QueueNews
+from streaming.news import LeftBehind, QueueNews
 from streaming.queue import Arrival, Queue
 from streaming.seen import Seen
+from streaming.settling import Settling
 
 # A listing that takes longer gives what it has found so far; a shorter one lets the oldest come first.
 PATIENCE_S = 2.0
 # Spark's thread is not kept longer, so that it can be stopped.
 LONGEST_WAIT_S = 5.0
+
+MOST_NAMED = 10
 
 _TAKEN_AT_ONCE = 10_000
 _DEPTH_EVERY_S = 30.0
@@ -29,12 +32,14 @@ class Watched:
     """How arrivals are found: by listing, or, with a queue, from its messages and a listing every `backfill`.
 
     With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is passed over.
+    A file on disk that looks unfinished is held back until it has stood still for `settle`.
     """
 
     queue: str | None
     backfill: timedelta
     drain: bool
     only_since: datetime | None
+    settle: timedelta
 
 
 class Discovery:
@@ -44,7 +49,8 @@ class Discovery:
         self._watched = watched
         self._arrivals = Arrivals(home, seen)
         clear = clear_leftovers(home, cleaning, started_after)
-        self._listing = Listing(home, seen, self._arrivals, clear, watched.only_since)
+        self._settling = Settling(home.landing, watched.settle, self._arrivals.has)
+        self._listing = Listing(home, seen, self._arrivals, clear, watched.only_since, self._settling)
         # Any wait has SQS ask all its servers, and a drain that waits long only ends later.
         wait_s = 1 if watched.drain else None
         region = home.landing.s3_region
@@ -68,6 +74,8 @@ class Discovery:
             self._take_messages(self._queue)
         if self._is_due and self._listing.may_begin:
             self._begin_listing()
+        if self.awaits_files and not self._listing.active:
+            self._listing.look_again()
         if self._queue is None:
             self._wait_for_listing()
 
@@ -105,7 +113,18 @@ class Discovery:
             return None
         if self._queue is not None and self._watched.drain and self._queue.found_empty_at is None:
             return None
-        return last.began_at
+        return None if self.awaits_files else last.began_at
+
+    @property
+    def awaits_files(self) -> bool:
+        """Whether a drain, as far as its last look tells, holds files back that may settle soon."""
+        return self._watched.drain and self._settling.awaits_any
+
+    @property
+    def left(self) -> LeftBehind | None:
+        """What a drain leaves, once it has caught up: files that kept changing."""
+        keys = sorted(self._settling.held_keys) if self._watched.drain else []
+        return LeftBehind(len(keys), tuple(keys[:MOST_NAMED])) if keys else None
 
     @property
     def passed_over(self) -> dict[str, int]:

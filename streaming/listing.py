@@ -1,5 +1,6 @@
 """Complete listings of the landing prefix, in the background."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -8,19 +9,20 @@ from datetime import UTC, datetime
 
 from features.errors import StorageUnavailable
 from features.home import Home
-from features.landing import Landed, list_pages, look_again
+from features.landing import Landed, list_pages
 from features.landing_files import PassedOver
 from streaming.arrivals import MOST_WAITING, Arrivals
 from streaming.seen import REMEMBERED_FOR, Known, Seen, identity
+from streaming.settling import Settling
 from streaming.visibility import first_seen, not_seen_at
 
-SETTLE_S = 0.25
 # A long listing is followed by a pause of this many times as long: its requests, and the core that reads the answers,
 # cost. A short one may follow the other.
 PAUSES = 4.0
 SHORT_PAGES = 10
 FORGET_EVERY_S = 600.0
 _LOOK_S = 0.5
+_HELD_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Listed:
 class Listing:
     """Lists the landing prefix when told to, one listing at a time, in a thread of its own.
 
-    What was never planned goes to `arrivals` page by page; `planned_before` is given what was, with what is known of
-    it. What arrived before `only_since` is passed over.
+    What was never planned goes to `arrivals` page by page, once it has settled; `planned_before` is given what was,
+    with what is known of it. What arrived before `only_since` is passed over.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Listing:
         arrivals: Arrivals,
         planned_before: Callable[[Sequence[tuple[Landed, Known]]], None],
         only_since: datetime | None,
+        settling: Settling,
     ) -> None:
         self._landing = home.landing
         self._avoid = home.own_places
@@ -56,9 +59,10 @@ class Listing:
         self._arrivals = arrivals
         self._planned_before = planned_before
         self._only_since = only_since
+        self._settling = settling
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._ended_s = float("-inf")
+        self._rests_until_s = float("-inf")
         self._closed = threading.Event()
         self._number = 0
         self._forgot_s = float("-inf")
@@ -74,14 +78,15 @@ class Listing:
     @property
     def may_begin(self) -> bool:
         """Whether none is under way and the last one has been over for long enough."""
-        long = self.last is not None and self.last.pages > SHORT_PAGES
-        pause_s = self.last.took_s * PAUSES if self.last is not None and long else 0.0
-        return not self.active and time.monotonic() >= self._ended_s + pause_s
+        return not self.active and time.monotonic() >= self._rests_until_s
 
     def begin(self) -> None:
         """Begin one."""
-        self._thread = threading.Thread(target=self._run, name="listing", daemon=True)
-        self._thread.start()
+        self._begin(self._list)
+
+    def look_again(self) -> None:
+        """Begin to look once more at what the last one held back, and at nothing else if all of that is remembered."""
+        self._begin(self._look_at_held if self._settling.remembers_all else self._list)
 
     def close(self) -> None:
         """Give up the one under way."""
@@ -90,14 +95,17 @@ class Listing:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self) -> None:
+    def _begin(self, work: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=self._run, args=(work,), name="listing", daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
         try:
-            self._list()
+            work()
         except BaseException as error:
             # It is raised to whoever looks next.
             self._failure = error
         finally:
-            self._ended_s = time.monotonic()
             self._arrivals.notify()
 
     def _list(self) -> None:
@@ -112,12 +120,23 @@ class Listing:
                 return
             objects += len(page)
             pages += 1
+        self._settling.end_look()
         self._arrivals.listing_is_complete(self._number)
         if began_s - self._forgot_s > FORGET_EVERY_S:
             self._seen.forget(began_at - REMEMBERED_FOR)
             self._forgot_s = began_s
-        self.last = Listed(began_at, time.monotonic() - began_s, objects, pages, passed_over)
+        took_s = time.monotonic() - began_s
+        self.last = Listed(began_at, took_s, objects, pages, passed_over)
         self._not_seen_at = began_at
+        if pages > SHORT_PAGES:
+            self._rests_until_s = began_s + took_s * (1 + PAUSES)
+
+    def _look_at_held(self) -> None:
+        began_at, standing = datetime.now(UTC), self._settling.standing()
+        while page := list(itertools.islice(standing, _HELD_AT_ONCE)):
+            if not self._take(page, began_at):
+                return
+        self._settling.end_look()
 
     def _take(self, page: list[Landed], began_at: datetime) -> bool:
         known = self._arrivals.known(page)
@@ -127,14 +146,8 @@ class Listing:
         fresh = [landed for landed, what in zip(page, known, strict=True) if what is None]
         if self._only_since is not None:
             fresh = [landed for landed in fresh if landed.visible_at >= self._only_since]
-        settled = [first_seen(landed, self._not_seen_at) for landed in self._settled(fresh)]
-        self._arrivals.listed(settled, self._number)
+        fresh = [first_seen(landed, self._not_seen_at) for landed in fresh]
+        self._arrivals.listed(self._settling.settled(fresh), self._number)
         while len(self._arrivals) >= MOST_WAITING and not self._closed.is_set():
             self._arrivals.wait(_LOOK_S)
         return not self._closed.is_set()
-
-    def _settled(self, fresh: list[Landed]) -> list[Landed]:
-        if not (fresh and self._landing.is_local):
-            return fresh
-        time.sleep(SETTLE_S)
-        return [landed for landed in fresh if look_again(self._landing, landed)]

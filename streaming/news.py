@@ -23,12 +23,20 @@ class QueueNews:
 
 
 @dataclass(frozen=True)
+class LeftBehind:
+    """Files that a drain leaves for the next start because they kept changing: how many, and some of their keys."""
+
+    files: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class News:
     """What the planner last told the service; `planned` is the number of the newest plan that Spark was told of.
 
     `passed_over` counts what the last listing left out on purpose.
     Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
-    By the time a watcher hears of it, they are committed.
+    By the time a watcher hears of it, they are committed. A drain that has caught up tells what it leaves.
     """
 
     backlog: Backlog
@@ -36,6 +44,7 @@ class News:
     caught_up_to: datetime | None = None
     queue: QueueNews | None = None
     passed_over: dict[str, int] = field(default_factory=dict)
+    left: LeftBehind | None = None
     error: str | None = None
     message: str = ""
     told_at: datetime = field(default_factory=lambda: datetime.now(UTC))

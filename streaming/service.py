@@ -81,7 +81,7 @@ class _Stream:
         folder = scratch / "channel"
         folder.mkdir()
         self._channel = Channel(folder)
-        rule = CleaningRule(settings.clean, settings.clean_after)
+        rule = CleaningRule(settings.clean, settings.clean_after, settings.settle)
         self._cleaner = Cleaner(home, rule)
         self._request = PlanningRequest(
             home=home,
@@ -91,6 +91,7 @@ class _Stream:
             backfill=settings.backfill,
             only_new=settings.only_new,
             drain=drain,
+            settle=settings.settle,
             cleaning=rule,
             nonce=nonce,
             folder=folder,

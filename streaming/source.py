@@ -52,6 +52,7 @@ class PlanningRequest:
     backfill: timedelta
     only_new: bool
     drain: bool
+    settle: timedelta
     cleaning: CleaningRule
     nonce: str
     folder: Path
@@ -140,7 +141,7 @@ class Planner:
             _pass_over_what_is_there(home, self._last)
         self._seen = recall(home, request.folder / "seen.sqlite")
         self._snapshots = Snapshots(home, self._seen)
-        watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home))
+        watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home), request.settle)
         self._discovery = Discovery(home, self._seen, watched, request.cleaning, self.started_after)
         self._retries = Retries(home, self._seen)
         self._caught_up = CaughtUp(home)
@@ -175,8 +176,9 @@ class Planner:
         discovery = self._discovery
         if caught_up_to is not None:
             self._caught_up.remember(caught_up_to)
+        left = discovery.left if caught_up_to is not None else None
         self._channel.tell(
-            News(discovery.backlog, self._told, caught_up_to, discovery.queue_news, discovery.passed_over)
+            News(discovery.backlog, self._told, caught_up_to, discovery.queue_news, discovery.passed_over, left)
         )
         return self._position
 

@@ -75,7 +75,7 @@ def stream_process(
     """`fruits stream` as a process that leads a group; what is left of the group is killed at the end."""
     command = [
         *(sys.executable, "-m", "ops.cli", "stream", "--home", settings.home, "--trigger", "200ms"),
-        *("--master", master, *arguments),
+        *("--settle", f"{settings.settle.total_seconds()}s", "--master", master, *arguments),
     ]
     if endpoint or settings.s3_endpoint:
         command += ["--s3-endpoint", endpoint or str(settings.s3_endpoint), "--s3-region", str(settings.s3_region)]

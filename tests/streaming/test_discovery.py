@@ -68,8 +68,9 @@ def discover(tmp_path: Path) -> Iterator[Callable[..., Discovery]]:
     def discovery(landing: Place, queue: str | None = None, **watched: object) -> Discovery:
         home = replace(load_settings(home=str(tmp_path / "home")).places(), landing=landing)
         seen = Seen(tmp_path / f"seen-{len(begun)}.sqlite")
-        rules = {"backfill": timedelta(hours=6), "drain": False, "only_since": None} | watched
-        found = Discovery(home, seen, Watched(queue, **rules), CleaningRule("keep", timedelta(0)), started_after=0)
+        rules = {"backfill": timedelta(hours=6), "drain": False, "only_since": None, "settle": timedelta(0)} | watched
+        keep = CleaningRule("keep", timedelta(0), timedelta(0))
+        found = Discovery(home, seen, Watched(queue, **rules), keep, started_after=0)
         begun.append(found)
         found.start()
         return found

@@ -60,7 +60,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 def _at(home: Path, **flags: Any) -> Settings:
-    return load_settings(home=str(home), trigger="100ms", **flags)
+    return load_settings(home=str(home), trigger="100ms", settle="0s", **flags)
 
 
 def _sources(settings: Settings) -> list[str]:

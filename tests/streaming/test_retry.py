@@ -70,7 +70,7 @@ def rejected(spark: SparkSession, untrained: CompiledNetwork, tmp_path_factory: 
     """A home with a photo and three rejects, one for its size, all moved to the archive, which lies beside it."""
     folder = tmp_path_factory.mktemp("rejected")
     places = {name: str(folder / name) for name in ("home", "landing", "archive")}
-    settings = load_settings(**places, trigger="100ms", clean="archive", max_pixels=100_000)
+    settings = load_settings(**places, trigger="100ms", settle="0s", clean="archive", max_pixels=100_000)
     publish_featurizer(settings.places(), untrained.network, untrained.source, untrained.fingerprint)
     serve_a_model(settings.places())
     for key, body in DROPPED.items():
@@ -253,7 +253,8 @@ def _planner(settings: Settings, folder: Path) -> Iterator[Planner]:
         backfill=timedelta(hours=6),
         only_new=False,
         drain=False,
-        cleaning=CleaningRule("archive", timedelta(0)),
+        settle=settings.settle,
+        cleaning=CleaningRule("archive", timedelta(0), settings.settle),
         nonce="a planner",
         folder=folder,
     )
