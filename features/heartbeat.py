@@ -288,8 +288,8 @@ def _kind(error: BaseException | None) -> str | None:
 
 def _superseded(other: Heartbeat) -> AnotherStreamRunning:
     return AnotherStreamRunning(
-        f"Another stream works on this home: {other.holder}, since {other.started_at:%Y-%m-%d %H:%M:%S} UTC, took over "
-        "while this one gave no sign of life. Nothing was lost or doubled."
+        f"Another stream works on this home: {other.holder} took over at {other.started_at:%Y-%m-%d %H:%M:%S} UTC, as "
+        "from any stream that is silent for a minute; leave the home to it. Nothing was lost or doubled."
     )
 
 
