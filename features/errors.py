@@ -8,6 +8,7 @@ class FruitsError(Exception):
     """A failure the program can explain in one sentence; the message says what to do."""
 
     retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
 
 
 def last_words(error: Exception) -> str:
@@ -52,6 +53,8 @@ class FeaturizerConflict(FruitsError):
 
 class AnotherStreamRunning(FruitsError):
     """A second stream works on this home; this one has stopped without changing anything."""
+
+    exit_code = 3
 
 
 class StreamDoesNotStop(FruitsError):

@@ -1,11 +1,9 @@
 """The sign of life that a stream leaves in its home, and the request by which others ask it to stop."""
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -13,7 +11,8 @@ from types import TracebackType
 
 from pydantic import TypeAdapter, ValidationError
 
-from features.errors import StateDamaged, StorageUnavailable
+from features.errors import AnotherStreamRunning, FruitsError, StateDamaged, StorageUnavailable
+from features.holder import Process, this_process
 from features.home import Home
 from features.objects import change, delete_all, overwrite, read_if_there
 
@@ -92,7 +91,8 @@ class Vitals:
 class Heartbeat:
     """What a stream last said of itself; `batch` is the newest one it committed, `ended_at` is None until its end.
 
-    Streams of earlier versions left no `vitals`.
+    `error` is the kind of error that it ended with, if it did. Streams of earlier versions left no `vitals`, no
+    `process` and no `error`.
     """
 
     nonce: str
@@ -102,6 +102,8 @@ class Heartbeat:
     ended_at: datetime | None
     batch: int | None
     vitals: Vitals | None = None
+    process: Process | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,17 @@ def read_heartbeat(home: Home) -> Heartbeat | None:
 def is_alive(heartbeat: Heartbeat, now: datetime) -> bool:
     """Whether this stream has not ended and gave a sign within the last 60 seconds."""
     return heartbeat.ended_at is None and abs(now - heartbeat.beat_at) <= SILENT_AFTER
+
+
+def check_claim(home: Home, nonce: str) -> None:
+    """Raise AnotherStreamRunning if another stream than the one with this nonce holds the home.
+
+    Where no claim can be read there is none. Raises StorageUnavailable.
+    """
+    body = read_if_there(home.state, HEARTBEAT_KEY)
+    standing = None if body is None else _parsed(body)
+    if standing is not None and standing.nonce != nonce:
+        raise _superseded(standing)
 
 
 def ask_to_stop(home: Home, nonce: str) -> None:
@@ -153,9 +166,9 @@ def wait_until_stopped(home: Home, nonce: str, timeout_s: float) -> bool:
 class Heart:
     """Beats in a thread of its own while entered: every 10 s a sign of life, every 5 s a look for a request to stop.
 
-    At the end it takes the request away and says that the stream has ended; after a fault of storage silence says so.
-    Of two streams on one home the one that started last is heard. Leaving raises StorageUnavailable when the end
-    could not be told and nothing else went wrong. `newest_batch` and `vitals` are asked in that thread.
+    At the end it takes the request away and says that the stream has ended, and of which kind of error, if of any.
+    It fails with AnotherStreamRunning once it finds another stream's sign, and leaves that as it is. Silence says that
+    storage failed. Leaving raises StorageUnavailable when the end could not be told and nothing else went wrong.
     """
 
     def __init__(
@@ -165,33 +178,44 @@ class Heart:
         newest_batch: Callable[[], int | None],
         vitals: Callable[[], Vitals | None] = lambda: None,
     ) -> None:
+        self.nonce = nonce
         self._home = home
-        self._nonce = nonce
         self._newest_batch = newest_batch
         self._vitals = vitals
-        self._holder = f"{socket.gethostname()}, process {os.getpid()}"
+        self._process = this_process()
         self._started_at = datetime.now(UTC)
         self._asked = threading.Event()
         self._closing = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> "Heart":
+    def claim(self, is_free: Callable[[Heartbeat], bool]) -> Heartbeat:
+        """Give the first sign of life, unless another stream's stands that is not free; returns what stands then.
+
+        Of two at once one is first. Replay finds its own sign. Raises StorageUnavailable.
+        """
         self._started_at = datetime.now(UTC)
+        return self._write(is_free=is_free)
+
+    def tell_of(self, newest_batch: Callable[[], int | None], vitals: Callable[[], Vitals | None]) -> None:
+        """What signs of life carry from now on; both are asked in the thread that beats."""
+        self._newest_batch = newest_batch
+        self._vitals = vitals
+
+    def __enter__(self) -> "Heart":
         self._thread.start()
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._closing.set()
         self._thread.join()
+        # After a fault of this very storage another try would take two minutes more, and silence says so.
+        if not isinstance(self._failure, StorageUnavailable | AnotherStreamRunning):
+            # What went wrong first is what has to be told.
+            with suppress(StorageUnavailable) if error is not None else nullcontext():
+                self._end(_kind(error if error is not None else self._failure))
         if error is None and self._failure is not None:
             raise self._failure
-        if error is None:
-            self._end()
-        elif not isinstance(error, StorageUnavailable):
-            # What went wrong first is what has to be told.
-            with suppress(StorageUnavailable):
-                self._end()
 
     @property
     def is_asked_to_stop(self) -> bool:
@@ -207,7 +231,9 @@ class Heart:
         try:
             for look in count():
                 if look % LOOKS_A_BEAT == 0:
-                    self._tell(ended_at=None)
+                    standing = self._write()
+                    if standing.nonce != self.nonce:
+                        raise _superseded(standing)
                 if self._is_ours(read_if_there(self._home.state, STOP_KEY)):
                     self._asked.set()
                 if self._closing.wait(LOOK_EVERY_S):
@@ -216,34 +242,57 @@ class Heart:
             # The stream looks for it, and stops.
             self._failure = error
 
-    def _end(self) -> None:
+    def _end(self, error: str | None) -> None:
         if self._is_ours(read_if_there(self._home.state, STOP_KEY)):
             delete_all(self._home.state, [STOP_KEY])
-        self._tell(ended_at=datetime.now(UTC))
+        self._write(has_ended=True, error=error)
 
-    def _tell(self, ended_at: datetime | None) -> None:
-        def ours_unless_newer(body: bytes | None) -> bytes:
-            now = datetime.now(UTC)
-            if body is not None and self._is_of_a_newer_stream(_parsed(body), now):
+    def _write(
+        self,
+        has_ended: bool = False,
+        error: str | None = None,
+        is_free: Callable[[Heartbeat], bool] = lambda _: False,
+    ) -> Heartbeat:
+        def ours_if_free(body: bytes | None) -> bytes:
+            standing = None if body is None else _parsed(body)
+            if body is not None and standing is not None and standing.nonce != self.nonce and not is_free(standing):
                 return body
+            now = datetime.now(UTC)
             beat = Heartbeat(
-                self._nonce, self._holder, self._started_at, now, ended_at, self._newest_batch(), self._vitals()
+                nonce=self.nonce,
+                holder=str(self._process),
+                started_at=self._started_at,
+                beat_at=now,
+                ended_at=now if has_ended else None,
+                batch=self._newest_batch(),
+                vitals=self._vitals(),
+                process=self._process,
+                error=error,
             )
             return _HEARTBEAT.dump_json(beat, indent=1)
 
-        change(self._home.state, HEARTBEAT_KEY, ours_unless_newer)
-
-    def _is_of_a_newer_stream(self, other: Heartbeat | None, now: datetime) -> bool:
-        if other is None or other.nonce == self._nonce:
-            return False
-        return is_alive(other, now) and other.started_at > self._started_at
+        return _HEARTBEAT.validate_json(change(self._home.state, HEARTBEAT_KEY, ours_if_free))
 
     def _is_ours(self, body: bytes | None) -> bool:
         try:
-            return body is not None and _STOP.validate_json(body).nonce == self._nonce
+            return body is not None and _STOP.validate_json(body).nonce == self.nonce
         except ValidationError:
             # What cannot be read names no stream.
             return False
+
+
+def _kind(error: BaseException | None) -> str | None:
+    # Ctrl-C and the like are no errors. One that nobody foresaw may come wrapped into a sentence.
+    if not isinstance(error, Exception):
+        return None
+    return type(error.__cause__ if type(error) is FruitsError and error.__cause__ else error).__name__
+
+
+def _superseded(other: Heartbeat) -> AnotherStreamRunning:
+    return AnotherStreamRunning(
+        f"Another stream works on this home: {other.holder} took over at {other.started_at:%Y-%m-%d %H:%M:%S} UTC, as "
+        "from any stream that is silent for a minute; leave the home to it. Nothing was lost or doubled."
+    )
 
 
 def _parsed(body: bytes) -> Heartbeat | None:

@@ -1,7 +1,5 @@
 """The lease on a home's tables: one of reproject, prune and the like at a time, and none blocked by a dead one."""
 
-import os
-import socket
 import threading
 import time
 import uuid
@@ -14,6 +12,7 @@ from functools import partial
 from pydantic import TypeAdapter, ValidationError
 
 from features.errors import FruitsError, HomeInUse, StateDamaged, StorageUnavailable
+from features.holder import SignsOfLife, this_process
 from features.home import Home
 from features.objects import change
 
@@ -45,8 +44,7 @@ def held(home: Home, work: str, say: Callable[[str], None]) -> Iterator[Callable
     two from doing the same at once. Raises HomeInUse when another process holds it and is alive, StorageUnavailable.
     """
     now = datetime.now(UTC)
-    holder = f"{socket.gethostname()}, process {os.getpid()}"
-    lease = _taken(home, Lease(work, holder, uuid.uuid4().hex, now, now), say)
+    lease = _taken(home, Lease(work, str(this_process()), uuid.uuid4().hex, now, now), say)
     renewal = _Renewal(home, lease)
     renewal.start()
     try:
@@ -59,22 +57,24 @@ def held(home: Home, work: str, say: Callable[[str], None]) -> Iterator[Callable
 
 
 def _taken(home: Home, lease: Lease, say: Callable[[str], None]) -> Lease:
-    first: Lease | None = None
     # Whatever the holder's clock says, it is dead when it renews nothing for as long as this.
-    dead_at_s = time.monotonic() + (LASTS + CLOCK_SKEW).total_seconds()
+    signs = SignsOfLife((LASTS + CLOCK_SKEW).total_seconds())
+    dead: Lease | None = None
+    is_told = False
     while True:
-        dead = first if time.monotonic() > dead_at_s else None
         standing = _put(home, partial(_ours_if_free, lease, dead))
         if standing.nonce == lease.nonce:
             return standing
-        if first is None:
-            first = standing
+        if not is_told:
+            is_told = True
             say(f"Waiting for a lease of {standing.work} ({standing.holder}) to be renewed or to end …")
-        if (standing.nonce, standing.until) != (first.nonce, first.until):
+        life = signs.judge((standing.nonce, standing.until))
+        if life == "alive":
             raise HomeInUse(
                 f"{standing.work} is at work on {home.root.uri} since {standing.since:%H:%M:%S} UTC "
                 f"({standing.holder}); run this again when it has finished."
             )
+        dead = standing if life == "dead" else None
         time.sleep(LOOK_S)
 
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+import traceback
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -99,6 +100,10 @@ def stream(
     max_decode_time: MaxDecodeTime = None,
     metrics: Metrics = None,
     master: Master = None,
+    wait: Annotated[
+        bool | None,
+        typer.Option("--wait/--no-wait", help="Wait while another stream works on this home; default: on YARN only."),
+    ] = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -110,7 +115,7 @@ def stream(
     from ops.json_lines import JsonLines
     from ops.metrics import measured
     from ops.progress import LivePanel
-    from streaming.service import run_stream
+    from streaming.service import claim_home, run_stream
 
     settings = checked_settings(
         home=home,
@@ -140,12 +145,15 @@ def stream(
     if moved_from or former_landing:
         remember_landing(settings.locations(), moved_from, former_landing or ())
     use_java()
-    _install_featurizer(settings, new_featurizer)
     progress = (
         LivePanel(console, f"fruits stream  {settings.locations().root.uri}") if _on_terminal() else JsonLines(settings)
     )
-    with progress, measured(settings, progress.watcher, progress.warn) as watcher:
-        run_stream(settings, drain, stop, watcher)
+    with claim_home(settings, stop, say, wait) as heart:
+        if heart is None:
+            return
+        _install_featurizer(settings, new_featurizer)
+        with progress, measured(settings, progress.watcher, progress.warn) as watcher:
+            run_stream(settings, drain, stop, watcher, heart)
 
 
 @app.command(
@@ -291,9 +299,10 @@ def main() -> NoReturn:
 
 def _fail(error: Exception, sentence: str) -> NoReturn:
     if DEBUGGING.is_set():
-        raise error
-    messages.print(Text.assemble(("fruits:", "bold red"), f" {visible(sentence)}"), soft_wrap=True, highlight=False)
-    sys.exit(1)
+        traceback.print_exception(error)
+    else:
+        messages.print(Text.assemble(("fruits:", "bold red"), f" {visible(sentence)}"), soft_wrap=True, highlight=False)
+    sys.exit(error.exit_code if isinstance(error, FruitsError) else 1)
 
 
 def _install_featurizer(

@@ -17,8 +17,9 @@ from rich.console import Console
 from features.errors import FruitsError, InvalidSetting
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
+from ops.options import say
 from streaming.news import News
-from streaming.service import Watcher, run_stream
+from streaming.service import Watcher, claim_home, run_stream
 
 
 class DemoFailed(FruitsError):
@@ -36,7 +37,8 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
     """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, and query what became of them.
 
     Replay drops only what is not there yet, so a second run, or one after a kill, doubles nothing; it refits again.
-    Raises InvalidSetting when the landing is not on this machine's disk, DemoFailed when a command fails.
+    Raises InvalidSetting when the landing is not on this machine's disk, DemoFailed when a command fails,
+    AnotherStreamRunning when a stream runs on the home already.
     """
     home = settings.places()
     if not home.landing.is_local:
@@ -44,8 +46,11 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
     # Its files come by a rename, so that a broken one need not be waited for.
     settings = settings.model_copy(update={"settle": timedelta(0)})
     tour = _Tour(settings, count, console)
-    with progress:
-        run_stream(settings, drain=False, stop=stop, watcher=_touring(progress.watcher, tour, stop))
+    with claim_home(settings, stop, say) as heart:
+        if heart is None:
+            return
+        with progress:
+            run_stream(settings, False, stop, _touring(progress.watcher, tour, stop), heart)
     tour.finish()
     if tour.is_over.is_set():
         show_results(settings, console)

@@ -88,6 +88,12 @@ def _wrong(found: Status) -> Iterator[Finding]:
             f"the stream ({stream.holder}) gave no sign for {duration(now - stream.last_sign_at)}: it was killed or "
             "cannot reach storage; start `fruits stream` again, it goes on where it was.",
         )
+    elif stream is not None and stream.error is not None:
+        yield wrong(
+            "stream_failed",
+            f"the stream ended with an error ({stream.error}) at {stream.last_sign_at:%Y-%m-%d %H:%M:%S} UTC; "
+            f"{_waits(found)}; its last words say why, and `fruits stream` goes on where it was.",
+        )
     elif not is_running and backlog.files:
         yield wrong("stream_stopped", f"no stream runs and {_waits(found)}; start `fruits stream`.")
     if stream is not None and is_running and _is_stuck(found):

@@ -104,6 +104,7 @@ class StreamStatus:
     """The newest stream: one that is silent was killed, or cannot reach storage.
 
     `moved_at` is when it last looked for photos or committed some, None when it never did or is of an earlier version.
+    `error` is the kind of error that it ended with, if it did.
     """
 
     state: Literal["running", "stopped", "silent"]
@@ -113,6 +114,7 @@ class StreamStatus:
     moved_at: datetime | None = None
     trigger_s: float | None = None
     clean: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ def _stream(heartbeat: Heartbeat | None, now: datetime) -> StreamStatus | None:
         moved_at=max(moves, default=None),
         trigger_s=vitals.settings.trigger_s if vitals else None,
         clean=vitals.settings.clean if vitals else None,
+        error=heartbeat.error,
     )
 
 

@@ -1,9 +1,10 @@
 """The long-running stream: starts the query, reports every batch, stops between batches."""
 
+import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from features import errors
+from features.claim import claimed
 from features.errors import BatchFailed, FruitsError, last_words
 from features.heartbeat import Heart
 from features.home import Home
@@ -46,32 +48,67 @@ class Watcher:
     on_stage: Callable[[int, str, float], None] = lambda batch, stage, seconds: None
 
 
-def run_stream(settings: Settings, drain: bool, stop: threading.Event, watcher: Watcher) -> None:
+def claim_home(
+    settings: Settings, stop: threading.Event, say: Callable[[str], None], wait: bool | None = None
+) -> AbstractContextManager[Heart | None]:
+    """Hold the home for the stream that is to run: entered before anything slow, it shows at once that one is there.
+
+    None says that `stop` was set while another stream held the home. With `wait` that one is waited for as long as it
+    lives, which is what a stream on YARN does unless it is told otherwise, since nobody looks at it; without, entering
+    raises AnotherStreamRunning. `say` is told of a wait. Raises UnknownLanding, InvalidSetting, StateDamaged,
+    StorageUnavailable.
+    """
+    waits = settings.master.startswith("yarn") if wait is None else wait
+    # Before the claim: in a home made before names were kept, the sign of life that it replaces can tell the name.
+    home = remember_landing(settings.locations())
+    return claimed(home, stop, say, waits, Watch(settings).vitals)
+
+
+def run_stream(settings: Settings, drain: bool, stop: threading.Event, watcher: Watcher, heart: Heart) -> None:
     """Featurize what lands until `stop` is set or the home asks for it, or with `drain` until what was there is done.
 
-    Finishes the batches in hand. Killed at any point, the next run takes up where this one was.
+    `heart` holds the home. Finishes the batches in hand. Killed at any point, the next run takes up where this one was.
     Raises AnotherStreamRunning, BatchFailed, StorageUnavailable or StateDamaged; nothing is half-done then.
     """
     with spark_session(settings.master, "fruits-stream") as (session, scratch):
-        stream_in(session, settings, drain, stop, watcher, scratch)
+        _stream_in(session, settings, drain, stop, watcher, scratch, heart)
 
 
 def stream_in(
     session: SparkSession, settings: Settings, drain: bool, stop: threading.Event, watcher: Watcher, scratch: Path
 ) -> None:
-    """The same in a session that is already open; `scratch` is an empty directory for Spark's checkpoint."""
-    home = remember_landing(settings.locations())
+    """Claim the home and do the same in a session that is already open; `scratch` is for Spark's checkpoint, empty."""
+    with claim_home(settings, stop, lambda line: print(line, file=sys.stderr)) as heart:
+        if heart is not None:
+            _stream_in(session, settings, drain, stop, watcher, scratch, heart)
+
+
+def _stream_in(
+    session: SparkSession,
+    settings: Settings,
+    drain: bool,
+    stop: threading.Event,
+    watcher: Watcher,
+    scratch: Path,
+    heart: Heart,
+) -> None:
+    home = settings.places()
     home.landing.create()
     create_tables(home)
-    stream = _Stream(session, home, settings, drain, watcher, scratch)
-    stream.run_until(stop)
+    _Stream(session, home, settings, drain, watcher, scratch, heart).run_until(stop)
 
 
 class _Stream:
     def __init__(
-        self, session: SparkSession, home: Home, settings: Settings, drain: bool, watcher: Watcher, scratch: Path
+        self,
+        session: SparkSession,
+        home: Home,
+        settings: Settings,
+        drain: bool,
+        watcher: Watcher,
+        scratch: Path,
+        heart: Heart,
     ) -> None:
-        nonce = uuid.uuid4().hex
         self._home = home
         self._session = session
         self._settings = settings
@@ -93,22 +130,22 @@ class _Stream:
             drain=drain,
             settle=settings.settle,
             cleaning=rule,
-            nonce=nonce,
+            nonce=heart.nonce,
             folder=folder,
         )
         self._batches = MicroBatches(
-            session.sparkContext, home, settings.limits, nonce, self._on_commit, watcher.on_stage
+            session.sparkContext, home, settings.limits, heart.nonce, self._on_commit, watcher.on_stage
         )
         self._begun: int | None = None
         self._committed: int | None = None
         self._watch = Watch(settings)
-        self._heart = Heart(home, nonce, lambda: self._committed, self._watch.vitals)
+        self._heart = heart
+        heart.tell_of(lambda: self._committed, self._watch.vitals)
         self._pipeline = Pipeline(self._batches, self._on_report)
 
     def run_until(self, stop: threading.Event) -> None:
         try:
-            with self._heart:
-                self._run(stop)
+            self._run(stop)
         except (ConnectionError, Py4JNetworkError) as error:
             raise _java_ended() from error
         except Py4JJavaError as error:

@@ -20,6 +20,7 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 
 from features.erasures import passed_over
 from features.errors import FruitsError, InvalidSetting, StateDamaged
+from features.heartbeat import check_claim
 from features.home import Home
 from features.landing import Landed
 from features.objects import read_if_there, write_once
@@ -152,7 +153,7 @@ class Planner:
     def next_batch(self) -> int:
         """The number of the newest plan, after making one if anything waits.
 
-        Raises AnotherStreamRunning when a rival planned the same number first.
+        Raises AnotherStreamRunning when a rival holds the home by now, or planned the same number first.
         """
         self._pacer.ended()
         for batch, outcome in self._channel.take_committed():
@@ -199,6 +200,7 @@ class Planner:
             pca_versions=versions_to_project(self._home, featurizer),
             retried=self._retries.rows_of(objects),
         )
+        check_claim(self._home, plan.nonce)
         write_plan(self._home, plan)
         self._discovery.planned(plan)
         self._retries.planned(plan)

@@ -1,15 +1,16 @@
-"""A stream's sign of life is its newest one, and only the stream that is meant heeds a request to stop."""
+"""A sign of life is of the stream that holds the home, and only the stream that is meant heeds a request to stop."""
 
 import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from features import faults, heartbeat
-from features.errors import StateDamaged, StorageUnavailable
+from features.errors import AnotherStreamRunning, FruitsError, StateDamaged, StorageUnavailable
 from features.heartbeat import (
     HEARTBEAT_KEY,
     STOP_KEY,
@@ -21,12 +22,14 @@ from features.heartbeat import (
     Vitals,
     Waiting,
     ask_to_stop,
+    check_claim,
     is_alive,
     read_heartbeat,
     wait_until_stopped,
 )
+from features.holder import this_process
 from features.home import Home
-from features.objects import overwrite, read_if_there
+from features.objects import delete_all, overwrite, read_if_there
 from features.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -58,21 +61,22 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def _left_by_another(home: Home, age: timedelta, nonce: str = "theirs") -> None:
+def _left_by_another(home: Home, age: timedelta, has_ended: bool = False) -> None:
     at = (datetime.now(UTC) - age).isoformat()
-    left = {"nonce": nonce, "holder": "elsewhere, process 7", "started_at": at, "beat_at": at}
-    overwrite(home.state, HEARTBEAT_KEY, json.dumps(left | {"ended_at": None, "batch": 3}).encode())
+    left = {"nonce": "theirs", "holder": "elsewhere, process 7", "started_at": at, "beat_at": at}
+    left |= {"ended_at": at if has_ended else None, "batch": 3}
+    overwrite(home.state, HEARTBEAT_KEY, json.dumps(left).encode())
 
 
 def test_a_sign_of_life_carries_what_the_stream_knows_and_an_older_one_can_be_read(home: Home) -> None:
     _left_by_another(home, timedelta(0))
-    assert _standing(home).vitals is None
+    assert (_standing(home).vitals, _standing(home).process, _standing(home).error) == (None, None, None)
     waiting = Waiting(NOW, 7, 700, NOW - timedelta(seconds=5), at_least=True)
     last = FinishedBatch(3, NOW, 5, 1, {"work": 2.5})
     vitals = Vitals(StreamSettings("s3://bucket/landing", 2.0, "keep"), waiting, Messages(4, 1), 60.0, 50, 2, last)
-    with Heart(home, "ours", lambda: 3, lambda: vitals):
-        _until(lambda: _standing(home).nonce == "ours")
-    assert _standing(home).vitals == vitals
+    heart = Heart(home, "ours", lambda: 3, lambda: vitals)
+    assert heart.claim(lambda other: other.nonce == "theirs").nonce == "ours"
+    assert (_standing(home).vitals, _standing(home).process) == (vitals, this_process())
 
 
 def test_a_home_without_a_stream_has_none(home: Home) -> None:
@@ -116,25 +120,58 @@ def test_another_request_stops_nothing_and_stays(home: Home, request_body: bytes
     assert read_if_there(home.state, STOP_KEY) == request_body
 
 
-def test_of_two_streams_the_later_one_is_heard_also_after_the_other_has_ended(home: Home) -> None:
-    with _heart(home, "first") as first:
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_stream_that_another_superseded_fails_and_leaves_the_others_sign_as_it_is(
+    home: Home, has_ended: bool
+) -> None:
+    with pytest.raises(AnotherStreamRunning, match="elsewhere, process 7"), _heart(home) as heart:
         _until(lambda: read_heartbeat(home) is not None)
-        with _heart(home, "second"):
-            _until(lambda: _standing(home).nonce == "second")
-            first.__exit__(None, None, None)
-            assert (_standing(home).nonce, _standing(home).ended_at) == ("second", None)
+        check_claim(home, "ours")
+        _left_by_another(home, timedelta(0), has_ended=has_ended)
+        theirs = read_if_there(home.state, HEARTBEAT_KEY)
+        with pytest.raises(AnotherStreamRunning, match="elsewhere, process 7"):
+            check_claim(home, "ours")
+        _until(lambda: heart.failure is not None)
+    assert read_if_there(home.state, HEARTBEAT_KEY) == theirs
 
 
-def test_a_dead_stream_whose_clock_was_ahead_is_not_heard(home: Home) -> None:
-    _left_by_another(home, -timedelta(hours=1))
-    with _heart(home):
-        _until(lambda: _standing(home).nonce == "ours")
+def test_a_lost_sign_of_life_is_given_anew(home: Home) -> None:
+    with _heart(home) as heart:
+        _until(lambda: read_heartbeat(home) is not None)
+        delete_all(home.state, [HEARTBEAT_KEY])
+        check_claim(home, "ours")
+        _until(lambda: read_heartbeat(home) is not None)
+        assert heart.failure is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (StorageUnavailable("Cannot read kiwi/ada.jpg."), "StorageUnavailable"),
+        (AnotherStreamRunning("It wrote the plan first."), "AnotherStreamRunning"),
+        (FruitsError("Unexpected."), "ZeroDivisionError"),
+        (KeyboardInterrupt(), None),
+        (None, None),
+    ],
+    ids=repr,
+)
+def test_a_stream_says_of_which_kind_of_error_it_ended_and_no_more(
+    home: Home, error: BaseException | None, kind: str | None
+) -> None:
+    with suppress(FruitsError, KeyboardInterrupt), _heart(home):
+        _until(lambda: read_heartbeat(home) is not None)
+        if error is not None:
+            raise error from ZeroDivisionError("ada")
+    assert _standing(home).ended_at is not None
+    assert _standing(home).error == kind
+    assert "ada" not in str(read_if_there(home.state, HEARTBEAT_KEY))
 
 
 def test_a_damaged_heartbeat_is_refused_by_readers_and_replaced_by_a_stream(home: Home) -> None:
     overwrite(home.state, HEARTBEAT_KEY, b"?")
     with pytest.raises(StateDamaged, match=r"stream\.json cannot be read; delete it"):
         read_heartbeat(home)
+    check_claim(home, "ours")
     with _heart(home):
         pass
     assert _standing(home).nonce == "ours"

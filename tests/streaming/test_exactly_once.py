@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import TypeAdapter
 from pyspark.sql import SparkSession
 
 from batch.reproject import Watcher, reproject
 from benchmarks.fault_proxy import Rule, set_rules, unused_rules
 from bootstrap.weights import CompiledNetwork
+from features import claim, heartbeat
 from features.errors import AnotherStreamRunning, StateDamaged
-from features.plan import read_plan, write_plan
+from features.heartbeat import HEARTBEAT_KEY, Heartbeat, read_heartbeat
+from features.objects import delete_all, overwrite, read
+from features.plan import planned_batches, read_plan, write_plan
 from features.registry import publish_featurizer
 from features.settings import Settings, load_settings
 from features.tables import TABLES, create_tables
@@ -239,12 +243,14 @@ def test_a_write_that_landed_though_its_answer_was_an_error_is_our_own(
 
 
 @pytest.mark.processes
-def test_of_two_streams_on_one_home_at_least_one_stops_and_nothing_is_lost_or_doubled(
+def test_of_two_streams_whose_claim_was_lost_at_least_one_stops_and_nothing_is_lost_or_doubled(
     landed: Settings, spark: SparkSession, tmp_path: Path
 ) -> None:
     stop = threading.Event()
     run = Run()
     with ThreadPoolExecutor(1) as pool, stream_process(landed) as process:
+        _wait_until(lambda: planned_batches(landed.places()) != [], timeout_s=90)
+        (landed.places().state.directory / HEARTBEAT_KEY).unlink()
         here = pool.submit(stream_in, spark, landed, False, stop, run.watcher, tmp_path)
         try:
             # Photos keep coming, so that both have something to plan, until one of the two ends.
@@ -257,7 +263,7 @@ def test_of_two_streams_on_one_home_at_least_one_stops_and_nothing_is_lost_or_do
             stop.set()
         if here.exception() is None:
             _, message = process.communicate(timeout=60)
-            assert process.returncode == 1
+            assert process.returncode == 3
             assert "Another stream works on this home" in message
         else:
             assert isinstance(here.exception(), AnotherStreamRunning)
@@ -270,8 +276,9 @@ def test_of_two_streams_on_one_home_at_least_one_stops_and_nothing_is_lost_or_do
 
 @pytest.mark.processes
 def test_a_driver_paused_while_another_took_over_cannot_commit(
-    s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
+    s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(claim, "TAKEN_OVER_AFTER_S", 3.0)
     settings = s3_settings()
     serve_a_model(settings.places())
     bucket = settings.home.removeprefix("s3://").split("/")[0]
@@ -282,13 +289,48 @@ def test_a_driver_paused_while_another_took_over_cannot_commit(
         _wait_until(lambda: unused_rules(proxy) == [], timeout_s=90)
         drain(settings)
         undisturbed = outcomes(settings)
+        theirs = read(settings.places().state, HEARTBEAT_KEY)
         paused.send_signal(signal.SIGCONT)
         _, message = paused.communicate(timeout=90)
-    assert paused.returncode == 1
+    assert paused.returncode == 3
     assert "Another stream works on this home" in message
+    assert read(settings.places().state, HEARTBEAT_KEY) == theirs
     assert outcomes(settings) == undisturbed
     assert len(undisturbed) == len(DROPPED)
     assert look(settings.places(), verify=True).broken == []
+
+
+@pytest.mark.parametrize("claim_is", ["lost", "another's", "another's that ended"])
+def test_only_the_stream_that_holds_the_home_plans(
+    local_settings: MakeSettings, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim_is: str
+) -> None:
+    # Nothing but the planner looks for another stream.
+    monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 600.0)
+    settings = local_settings()
+    home, stop, run = settings.places(), threading.Event(), Run()
+    with ThreadPoolExecutor(1) as pool:
+        here = pool.submit(stream_in, spark, settings, False, stop, run.watcher, tmp_path)
+        try:
+            _wait_until(lambda: run.news != [] or here.done(), timeout_s=90)
+            ours = read_heartbeat(home)
+            assert ours is not None
+            if claim_is == "lost":
+                delete_all(home.state, [HEARTBEAT_KEY])
+            else:
+                ended_at = ours.beat_at if "ended" in claim_is else None
+                theirs = TypeAdapter(Heartbeat).dump_json(replace(ours, nonce="theirs", ended_at=ended_at))
+                overwrite(home.state, HEARTBEAT_KEY, theirs)
+            _drop_all(settings)
+            _wait_until(lambda: run.photos >= len(PHOTOS) or here.done(), timeout_s=90)
+        finally:
+            stop.set()
+    if claim_is == "lost":
+        assert here.exception() is None
+        assert (run.photos, read_heartbeat(home) is not None) == (len(PHOTOS), True)
+    else:
+        assert isinstance(here.exception(), AnotherStreamRunning)
+        assert planned_batches(home) == []
+        assert read(home.state, HEARTBEAT_KEY) == theirs
 
 
 def test_a_plan_of_another_stream_is_not_overwritten(landed: Settings, drain: Drain) -> None:
