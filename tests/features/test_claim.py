@@ -228,6 +228,6 @@ def test_the_home_is_held_from_the_claim_on_and_given_back_with_the_kind_of_erro
 
 def test_where_storage_fails_nothing_is_claimed(s3_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "RETRY_DEADLINE_S", 0.5)
-    nowhere = s3_settings().model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}).places()
+    nowhere = s3_settings().model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}).locations()
     with pytest.raises(StorageUnavailable, match=r"stream\.json"):
         _claim_s(nowhere, [])

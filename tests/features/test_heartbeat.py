@@ -199,7 +199,7 @@ def test_an_end_that_cannot_be_told_is_raised_unless_something_went_wrong_before
     s3_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faults, "RETRY_DEADLINE_S", 0.5)
-    nowhere = s3_settings().model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}).places()
+    nowhere = s3_settings().model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}).locations()
     with pytest.raises(StorageUnavailable, match=r"stream\.json"), _heart(nowhere) as heart:
         _until(lambda: heart.failure is not None)
     with pytest.raises(ZeroDivisionError), _heart(nowhere):
