@@ -49,6 +49,7 @@ _STREAM_OPTIONS = (
     "max_image_bytes",
     "max_pixels",
     "max_decode_time",
+    "storage_patience",
 )
 _SWITCHES = {"only_new"}
 

@@ -32,10 +32,10 @@ _REPLACED = "Another version stood there when it was read."
 
 
 class Refused(Rejected):
-    """Storage refuses this object: a permission, its key, its storage class; `words` are what it says."""
+    """Storage does not hand out this object: a permission, its key, a fault that does not pass; `words` are its own."""
 
-    def __init__(self, words: str) -> None:
-        super().__init__(Reason.UNREADABLE, f"It may not be read: {words}.")
+    def __init__(self, words: str, detail: str | None = None) -> None:
+        super().__init__(Reason.UNREADABLE, detail or f"It may not be read: {words}.")
         self.words = words
 
 
@@ -143,10 +143,18 @@ def came_at(landing: Place, landed: Landed) -> datetime:
 def fetch(landing: Place, landed: Landed, archive: Place | None = None) -> bytes:
     """The bytes of exactly the version that was listed; with an archive, from there if the landing has it no more.
 
+    Raises Rejected as `fetch_once` does, StorageRefused when storage refuses everything, StorageUnavailable for what
+    may pass and has not within two minutes.
+    """
+    return persistently(f"read {landing.uri_of(landed.key)}", lambda: fetch_once(landing, landed, archive))
+
+
+def fetch_once(landing: Place, landed: Landed, archive: Place | None = None) -> bytes:
+    """The same with one try: what may pass, and what concerns all objects, is raised as the library raised it.
+
     Raises Rejected when it can never be had: `replaced` (another version stands there), `missing`, `unreadable`
-    (Refused when storage refuses this object; or a key the storage client cannot address). Raises StorageRefused when
-    storage refuses everything, StorageUnavailable for what may pass and has not within two minutes.
-    Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
+    (Refused when storage refuses this object; an archived copy of another length; a key the storage client cannot
+    address). Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
     """
     try:
         return _fetch(landing, landed)
@@ -171,18 +179,22 @@ def announce(landing: Place, landed: Landed) -> None:
         os.posix_fadvise(file.fileno(), 0, landed.size_bytes, os.POSIX_FADV_WILLNEED)
 
 
+def forget(landing: Place, landed: Landed) -> None:
+    """Have the kernel forget a file of a landing on disk, so that the next read asks the disk itself, where it can."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError, ValueError), (landing.directory / landed.key).open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def _fetch(landing: Place, landed: Landed, check_etag: bool = True) -> bytes:
     read = _read_file if landing.is_local else _read_object
-
-    def read_or_reject() -> bytes:
-        try:
-            return read(landing, landed, check_etag)
-        except Exception as error:
-            if is_fault(error):
-                _reject_if_lost(error, landed)
-            raise
-
-    return persistently(f"read {landing.uri_of(landed.key)}", read_or_reject)
+    try:
+        return read(landing, landed, check_etag)
+    except Exception as error:
+        if is_fault(error):
+            _reject_if_lost(error, landed)
+        raise
 
 
 def clear_away(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
@@ -288,9 +300,12 @@ def _pages_of_bucket(landing: Place) -> Iterator[list[Landed]]:
 def _read_file(landing: Place, landed: Landed, check_etag: bool) -> bytes:
     with (landing.directory / landed.key).open("rb") as file:
         body = file.read(landed.size_bytes + 1)
-        if check_etag and _etag(os.fstat(file.fileno())) != landed.etag:
-            raise Rejected(Reason.REPLACED, _REPLACED)
-        return _whole(body, landed)
+        status = os.fstat(file.fileno())
+    if check_etag and _etag(status) != landed.etag:
+        raise Rejected(Reason.REPLACED, _REPLACED)
+    if status.st_size != landed.size_bytes:
+        raise _of_another_length(status.st_size, landed)
+    return _whole(body, landed)
 
 
 def _read_object(landing: Place, landed: Landed, check_etag: bool) -> bytes:
@@ -300,9 +315,20 @@ def _read_object(landing: Place, landed: Landed, check_etag: bool) -> bytes:
     except ValueError as error:
         detail = "The key has an empty, '.' or '..' segment or a control character; upload it under another name."
         raise Rejected(Reason.UNREADABLE, detail) from error
+    if found.meta["size"] != landed.size_bytes and not check_etag:
+        raise _of_another_length(found.meta["size"], landed)
     if found.meta["size"] != landed.size_bytes:
         raise Rejected(Reason.REPLACED, f"It has {found.meta['size']} bytes, not {landed.size_bytes} as announced.")
     return _whole(bytes(found.bytes()), landed)
+
+
+def _of_another_length(size_bytes: int, landed: Landed) -> Rejected:
+    # Without an etag to compare, the name tells the version, and so the length is final.
+    return Rejected(
+        Reason.UNREADABLE,
+        f"Its copy in the archive has {size_bytes} bytes, but the photo had {landed.size_bytes} when it landed: put "
+        "the whole file back there and retry, or upload it again.",
+    )
 
 
 def _whole(body: bytes, landed: Landed) -> bytes:

@@ -50,6 +50,7 @@ from ops.options import (
     QueueUrl,
     Region,
     Settle,
+    StoragePatience,
     Trigger,
     Weights,
     checked_settings,
@@ -98,6 +99,7 @@ def stream(
     max_image_bytes: MaxImageBytes = None,
     max_pixels: MaxPixels = None,
     max_decode_time: MaxDecodeTime = None,
+    storage_patience: StoragePatience = None,
     metrics: Metrics = None,
     master: Master = None,
     wait: Annotated[
@@ -135,6 +137,7 @@ def stream(
         max_image_bytes=max_image_bytes,
         max_pixels=max_pixels,
         max_decode_time=max_decode_time,
+        storage_patience=storage_patience,
         metrics=metrics,
         master=master,
         s3_endpoint=s3_endpoint,

@@ -133,4 +133,8 @@ MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Photos of m
 MaxDecodeTime = Annotated[
     str | None, typer.Option("--max-decode-time", metavar="DURATION", help="A decoder is stuck after this, like 60s.")
 ]
+StoragePatience = Annotated[
+    str | None,
+    typer.Option("--storage-patience", metavar="DURATION", help="How long one object is tried again, like 2m."),
+]
 Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master.")]

@@ -12,7 +12,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkContext
 
 from features.erasures import passed_over
-from features.errors import BatchFailed, StateDamaged, StorageRefused, last_words
+from features.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable, last_words
+from features.faults import RETRY_DEADLINE_S
 from features.home import Home
 from features.image import Limits
 from features.pca_models import versions_to_project
@@ -82,6 +83,7 @@ class MicroBatches:
         nonce: str,
         on_commit: Callable[[Plan, Result], None],
         on_stage: Callable[[int, str, float], None] = lambda batch, stage, seconds: None,
+        patience_s: float = RETRY_DEADLINE_S,
     ) -> None:
         self._spark = spark
         self._home = home
@@ -90,6 +92,7 @@ class MicroBatches:
         self._nonce = nonce
         self._on_commit = on_commit
         self._on_stage = on_stage
+        self._patience_s = patience_s
         self._networks: dict[str, Broadcast[bytes]] = {}
         self._broadcasting = threading.Lock()
         self._tasks_s: dict[int, list[float]] = {}
@@ -174,6 +177,7 @@ class MicroBatches:
                 limits=self._limits,
                 objects=objects,
                 retried=frozenset(one.key for one in objects if one.key in retried),
+                patience_s=self._patience_s,
             )
             for objects in cut(plan.objects, self._spark.defaultParallelism)
         ]
@@ -219,11 +223,14 @@ class MicroBatches:
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
-            if f"{StorageRefused.__module__}.{StorageRefused.__name__}: " in str(error.java_exception):
-                raise StorageRefused(
-                    f"{last_words(error)}. Batch {tasks[0].batch} waits for the next start."
+            batch, words = tasks[0].batch, last_words(error)
+            if _was_raised(StorageRefused, error):
+                raise StorageRefused(f"{words}. Batch {batch} waits for the next start.") from error
+            if _was_raised(StorageUnavailable, error):
+                raise BatchFailed(
+                    f"A task of batch {batch} failed on every try: {words}. Start again once storage answers."
                 ) from error
-            raise BatchFailed(f"A task of batch {tasks[0].batch} failed on every try: {last_words(error)}.") from error
+            raise BatchFailed(f"A task of batch {batch} failed on every try: {words}.") from error
 
     def _network(self, featurizer: str) -> "Broadcast[bytes]":
         with self._broadcasting:
@@ -239,6 +246,10 @@ def _oldest_waited_s(plan: Plan) -> float:
     retried = {row.key for row in plan.retried}
     now = datetime.now(UTC)
     return (now - min((one.visible_at for one in plan.objects if one.key not in retried), default=now)).total_seconds()
+
+
+def _was_raised(kind: type[Exception], error: Py4JJavaError) -> bool:
+    return f"{kind.__module__}.{kind.__name__}: " in str(error.java_exception)
 
 
 def _group(batch: int) -> str:

@@ -1,4 +1,4 @@
-"""When storage refuses most photos it is no matter of single photos, and none of them must become a reject."""
+"""When storage hands out few photos it is no matter of single photos, and none of them must become a reject."""
 
 import threading
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _KEPT_BATCHES = 2 * WINDOW_OBJECTS
 
 @dataclass(frozen=True)
 class Share:
-    """How many objects of so many storage refused."""
+    """How many objects of so many storage did not hand out: refused, or failed on until their time was over."""
 
     refused: int = 0
     objects: int = 0
@@ -25,7 +25,7 @@ class Share:
 
 
 class Refusals:
-    """What storage refused of the last 20 objects or more: whole batches, of earlier runs too."""
+    """What storage did not hand out of the last 20 objects or more: whole batches, of earlier runs too."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -33,7 +33,7 @@ class Refusals:
         self._one_at_a_time = threading.Lock()
 
     def stop_if_most_were(self, plan: Plan, counters: Counters, words: str) -> None:
-        """Take in a batch, and raise StorageRefused when storage refused most of the last photos, its own among them.
+        """Take in a batch, and raise StorageRefused when most of the last photos were refused, its own among them.
 
         Fewer than 3 are single photos, and so is any number among fewer than 20. `words` are what storage said.
         Called before the batch's result is written: its plan stays, and the next start does its work again.
@@ -46,8 +46,9 @@ class Refusals:
         if window.objects < WINDOW_OBJECTS or window.refused < FEWEST_REFUSED or 2 * window.refused <= window.objects:
             return
         raise StorageRefused(
-            f"Storage refused {window.refused} of the last {window.objects} photos: {words}; check that this stream "
-            f"may read {plan.landing} and use its key, then start again: nothing was rejected by this batch."
+            f"Storage did not hand out {window.refused} of the last {window.objects} photos: {words}; check that "
+            f"{plan.landing} can be read, its disk or network, permission and key, then start again: nothing was "
+            "rejected by this batch."
         )
 
     def _last(self, batch: int) -> Share:

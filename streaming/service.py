@@ -134,7 +134,13 @@ class _Stream:
             folder=folder,
         )
         self._batches = MicroBatches(
-            session.sparkContext, home, settings.limits, heart.nonce, self._on_commit, watcher.on_stage
+            session.sparkContext,
+            home,
+            settings.limits,
+            heart.nonce,
+            self._on_commit,
+            watcher.on_stage,
+            settings.storage_patience.total_seconds(),
         )
         self._begun: int | None = None
         self._committed: int | None = None

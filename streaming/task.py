@@ -2,24 +2,23 @@
 
 import hashlib
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
-from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark import Broadcast, TaskContext
 
+from features.faults import RETRY_DEADLINE_S
 from features.featurizer import Featurizer
 from features.home import Home
 from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
-from features.landing import Landed, Refused, announce, fetch, named_in
+from features.landing import Landed, Refused, named_in
 from features.launch import make_the_next_launch_light
 from features.objects import Place, printable
 from features.pca import project
@@ -28,9 +27,7 @@ from features.plan import AddedFile, Counters
 from features.projections import write_projections
 from features.rejects import Reason, Rejected
 from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, vectors_column, write_file
-
-AHEAD_FILES = 8
-AHEAD_BYTES = 96 * 2**20
+from streaming.fetching import Fetched, Shelf, fetch_all
 
 _T = TypeVar("_T")
 Decode = Callable[[bytes, Limits], Photo]
@@ -51,6 +48,8 @@ class Task:
     objects: tuple[Landed, ...]
     retried: frozenset[str] = frozenset()
     """The keys of those that were rejected before."""
+    patience_s: float = RETRY_DEADLINE_S
+    """How long an object is tried again that storage does not hand out."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,7 @@ class TaskMessage:
     rejected_keys: tuple[str, ...]
     counters: Counters
     refusal: str = ""
-    """What storage said of an object that it refused, if it refused any."""
-
-
-@dataclass(frozen=True)
-class _Fetched:
-    landed: Landed
-    body: bytes | Rejected
+    """What storage said of an object that it did not hand out, if there was one."""
 
 
 @dataclass
@@ -92,8 +85,8 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
 
     Replay writes new files under new names; only those in a message that reached the driver are ever committed.
     A photo that crashes or hangs the decoder takes its worker along; the next try decodes each photo in a process of
-    its own and rejects the culprit. Raises StorageUnavailable when storage fails for longer than its retries last,
-    and DecoderUnavailable: the task is tried again.
+    its own and rejects the culprit. Raises StorageUnavailable when storage hands out none of the photos for longer
+    than its retries last, and DecoderUnavailable: the task is tried again.
     """
     context = TaskContext.get()
     tried_before = context is not None and context.attemptNumber() > 0
@@ -109,7 +102,7 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
 def _run(task: Task, network: "Broadcast[bytes]", decode: Decode) -> TaskMessage:
     outcome = _Outcome()
     featurizer = _cached_featurizer(task.featurizer, network)
-    for fetched in _fetched_ahead(task, outcome):
+    for fetched in _fetched(task, outcome):
         try:
             _featurize(fetched, task, featurizer, decode, outcome)
         except Rejected as rejected:
@@ -130,53 +123,19 @@ def _cached_featurizer(featurizer: str, network: "Broadcast[bytes]") -> Featuriz
     return _featurizers[featurizer]
 
 
-def _fetched_ahead(task: Task, outcome: _Outcome) -> Iterator[_Fetched]:
-    fetched = _read_in_turn if task.landing.is_local else _fetched_by_threads
-    return fetched(task, outcome)
+def _fetched(task: Task, outcome: _Outcome) -> Iterator[Fetched]:
+    most_bytes = task.limits.max_image_bytes
+    for landed in task.objects:
+        if landed.size_bytes > most_bytes:
+            detail = f"{landed.size_bytes} bytes; the limit is {most_bytes}."
+            yield Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
+    shelf = Shelf(task.landing, task.home.archive, task.retried, task.patience_s)
+    fetching = fetch_all(shelf, [landed for landed in task.objects if landed.size_bytes <= most_bytes])
+    while (fetched := outcome.timed("fetch", partial(next, fetching, None))) is not None:
+        yield fetched
 
 
-def _read_in_turn(task: Task, outcome: _Outcome) -> Iterator[_Fetched]:
-    # The kernel reads ahead by itself once it is told. Threads of ours would take turns with the decoder on its core,
-    # and what they read lies too long for the core's cache: 1 ms more for each 12 MP photo.
-    wanted = [landed for landed in task.objects if landed.size_bytes <= task.limits.max_image_bytes]
-    for landed in wanted[:AHEAD_FILES]:
-        announce(task.landing, landed)
-    for landed, coming in zip_longest(task.objects, wanted[AHEAD_FILES:]):
-        if coming is not None:
-            announce(task.landing, coming)
-        yield outcome.timed("fetch", partial(_fetch, task, landed))
-
-
-def _fetched_by_threads(task: Task, outcome: _Outcome) -> Iterator[_Fetched]:
-    with ThreadPoolExecutor(AHEAD_FILES, thread_name_prefix="fetch") as pool:
-        ahead: deque[tuple[Landed, Future[_Fetched]]] = deque()
-        ahead_bytes = 0
-        waiting = deque(task.objects)
-        try:
-            while waiting or ahead:
-                while waiting and len(ahead) < AHEAD_FILES and (not ahead or ahead_bytes < AHEAD_BYTES):
-                    landed = waiting.popleft()
-                    ahead.append((landed, pool.submit(_fetch, task, landed)))
-                    ahead_bytes += landed.size_bytes
-                landed, future = ahead.popleft()
-                ahead_bytes -= landed.size_bytes
-                yield outcome.timed("fetch", future.result)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _fetch(task: Task, landed: Landed) -> _Fetched:
-    if landed.size_bytes > task.limits.max_image_bytes:
-        detail = f"{landed.size_bytes} bytes; the limit is {task.limits.max_image_bytes}."
-        return _Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
-    try:
-        archive = task.home.archive if landed.key in task.retried else None
-        return _Fetched(landed, fetch(task.landing, landed, archive))
-    except Rejected as rejected:
-        return _Fetched(landed, rejected)
-
-
-def _featurize(fetched: _Fetched, task: Task, featurizer: Featurizer, decode: Decode, outcome: _Outcome) -> None:
+def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Decode, outcome: _Outcome) -> None:
     body = fetched.body
     if isinstance(body, Rejected):
         raise body
@@ -197,7 +156,7 @@ def _featurize(fetched: _Fetched, task: Task, featurizer: Featurizer, decode: De
     )
 
 
-def _reject(fetched: _Fetched, task: Task, rejected: Rejected, outcome: _Outcome) -> None:
+def _reject(fetched: Fetched, task: Task, rejected: Rejected, outcome: _Outcome) -> None:
     common = _common_columns(fetched.landed, task)
     outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
     outcome.rejected_keys.append(fetched.landed.key)

@@ -1,6 +1,7 @@
 """What lies in a landing besides photos stops nobody, and what cannot be cleared away stays."""
 
 import os
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,6 +83,25 @@ def test_one_object_that_s3_cannot_copy_stays_and_a_lost_permission_is_told(
     else:
         assert clear() is False
     assert s3.head_object(Bucket=bucket, Key="landing/a.jpg")["ContentLength"] == 1
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_replaced(directory: Path) -> None:
+    path = directory / "photo.jpg"
+    path.touch()
+    os.truncate(path, 256 * 2**20)
+    [landed] = _listed(directory)
+
+    def cut_once_it_is_open() -> None:
+        while str(path) not in {os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()}:
+            pass
+        os.truncate(path, 1000)
+
+    cutting = threading.Thread(target=cut_once_it_is_open, daemon=True)
+    cutting.start()
+    with pytest.raises(Rejected) as rejected:
+        fetch(Place.at(str(directory)), landed)
+    cutting.join()
+    assert rejected.value.reason is Reason.REPLACED
 
 
 def test_an_object_of_another_size_than_announced_is_not_taken(s3_server: str, s3: "S3Client", bucket: str) -> None:

@@ -98,6 +98,13 @@ def test_what_names_no_photo_is_told_as_it_is(on_s3: Settings, sentence: str) ->
             True,
             "A task of batch 7 failed on every try: Cannot read s3://bucket/home/landing/…: Slow (SlowDown).",
         ),
+        (
+            "A task of batch 7 failed on every try: Cannot read s3://bucket/home/landing/anna/1.jpg for 120 s, nor any "
+            "other photo of the landing: Slow (SlowDown). Start again once storage answers.",
+            True,
+            "A task of batch 7 failed on every try: Cannot read s3://bucket/home/landing/…: Slow (SlowDown). Start "
+            "again once storage answers.",
+        ),
         ("Object at location home/landing/anna/1.jpg is archived: No.", False, "Object at location home/landing/…."),
         (
             "Cannot list s3://bucket/home/archive/a: b/home/archive/a: c/d.",

@@ -94,8 +94,9 @@ def test_one_refused_photo_is_a_reject_and_a_lost_key_or_permission_stops_the_st
     with pytest.raises(StorageRefused) as stopped:
         drain(settings)
     assert str(stopped.value) == (
-        "Storage refused 13 of the last 24 photos: Access Denied (AccessDenied); check that this stream may read "
-        f"{landing.uri} and use its key, then start again: nothing was rejected by this batch."
+        "Storage did not hand out 13 of the last 24 photos: Access Denied (AccessDenied); check that "
+        f"{landing.uri} can be read, its disk or network, permission and key, then start again: nothing was "
+        "rejected by this batch."
     )
     assert not stopped.value.retryable
     assert read_result(settings.places(), 2) is None
@@ -116,7 +117,7 @@ def test_a_trickle_of_refused_photos_stops_the_stream_once_they_are_most_of_the_
         refusals.stop_if_most_were(_plan(batch), refused, "No")
         write_result(home, Result(batch, "nonce", datetime.now(UTC), {}, ("a.jpg",), refused))
     for after_a_start in (refusals, Refusals(home)):
-        with pytest.raises(StorageRefused, match=r"^Storage refused 20 of the last 20 photos: No; "):
+        with pytest.raises(StorageRefused, match=r"^Storage did not hand out 20 of the last 20 photos: No; "):
             after_a_start.stop_if_most_were(_plan(20), refused, "No")
 
     mended = Refusals(home)

@@ -1,0 +1,186 @@
+"""An object that storage does not hand out costs itself its outcome; photos beside it have their rows."""
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from benchmarks.fault_proxy import Rule, s3_error, set_rules
+from features.errors import BatchFailed, StorageRefused
+from features.landing import list_landed
+from features.plan import Plan, read_result, write_plan
+from features.registry import current_featurizer
+from features.retries import ask_to_retry
+from features.settings import Settings
+from features.tables import create_tables
+from ops.rejects import Choice, retryable
+from ops.status import look
+from tests.crashing_decoder.sitecustomize import SEGFAULT
+from tests.pictures import jpeg, text_file, truncated_jpeg
+from tests.stream_run import Run, outcomes, rows
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+Drain = Callable[[Settings], Run]
+MakeSettings = Callable[..., Settings]
+
+PHOTOS = {f"kiwi/{number}.jpg": jpeg(seed=number) for number in range(24)}
+SLOW_DOWN = s3_error("SlowDown", "Please reduce your request rate.")
+# Reading from its beginning is an input/output error, whoever reads.
+UNREADABLE = "/proc/self/mem"
+EIO = "It could not be read for 1 s, while other photos could: Input/output error."
+SILENT = "It could not be read for 1 s, while other photos could: no answer came."
+
+
+def _drop(settings: Settings, files: dict[str, bytes]) -> None:
+    for key, body in files.items():
+        path = settings.places().landing.directory / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+
+
+def _put(s3: "S3Client", settings: Settings, files: dict[str, bytes]) -> None:
+    bucket, prefix = settings.places().landing.bucket_and_prefix
+    for key, body in files.items():
+        s3.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=body)
+
+
+def _some(count: int, start: int = 0) -> dict[str, bytes]:
+    return dict(list(PHOTOS.items())[start : start + count])
+
+
+def _plan_all(settings: Settings) -> None:
+    """A plan of everything in the landing, as a stream leaves it that is killed before its first task."""
+    home = settings.places()
+    create_tables(home)
+    now = datetime.now(UTC)
+    featurizer = current_featurizer(home)
+    assert featurizer is not None
+    objects = tuple(list_landed(home.landing))
+    write_plan(home, Plan(1, "killed", now, now.date(), home.landing.uri, settings.key_pattern, featurizer, objects))
+
+
+def _reasons(settings: Settings) -> dict[str, tuple[str, str]]:
+    found = outcomes(settings)
+    assert len({outcome["key"] for outcome in found}) == len(found)
+    assert look(settings.places(), verify=True).broken == []
+    return {one["key"]: (one["reason"], one["detail"]) for one in found if one["reason"]}
+
+
+def _release(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def _crashing() -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(seed=50))).save(buffer, "JPEG", comment=SEGFAULT)
+    return buffer.getvalue()
+
+
+def test_rejects_whose_archived_file_is_another_by_now_or_cannot_be_read_stop_nobody(
+    local_settings: MakeSettings, drain: Drain
+) -> None:
+    settings = local_settings(clean="archive", storage_patience="1s")
+    home = settings.places()
+    _drop(settings, _some(2) | {"pear/cut.jpg": truncated_jpeg(), "pear/notes.jpg": text_file()})
+    drain(settings)
+    [cut] = home.archive.directory.glob("pear/cut.*")
+    cut.write_bytes(jpeg(seed=99))
+    [notes] = home.archive.directory.glob("pear/notes.*")
+    notes.unlink()
+    notes.symlink_to(UNREADABLE)
+
+    ask_to_retry(home, home.landing.uri, retryable(home, Choice()).retries)
+    _drop(settings, _some(2, start=2))
+    began_s = time.monotonic()
+    drain(settings)
+    assert time.monotonic() - began_s < 30
+    whole = len(jpeg(seed=99))
+    assert _reasons(settings) == {
+        "pear/cut.jpg": (
+            "unreadable",
+            f"Its copy in the archive has {whole} bytes, but the photo had {len(truncated_jpeg())} when it landed: "
+            "put the whole file back there and retry, or upload it again.",
+        ),
+        "pear/notes.jpg": ("unreadable", EIO),
+    }
+    assert {outcome["key"] for outcome in outcomes(settings) if outcome["image_id"]} == set(_some(4))
+
+
+def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_try_of_their_task(
+    local_settings: MakeSettings, drain: Drain
+) -> None:
+    settings = local_settings(storage_patience="1s")
+    landing = settings.places().landing.directory
+    bad = {f"pear/{number}.jpg": jpeg(seed=40 + number) for number in range(4)}
+    _drop(settings, _some(3) | bad | {"kiwi/crashing.jpg": _crashing()})
+    _plan_all(settings)
+    for key in bad:
+        (landing / key).unlink()
+    hanging = [landing / "pear/0.jpg", landing / "pear/1.jpg"]
+    for path in hanging:
+        os.mkfifo(path)
+    for number in (2, 3):
+        (landing / f"pear/{number}.jpg").symlink_to(UNREADABLE)
+    try:
+        drain(settings)
+    finally:
+        _release(hanging)
+    # To a listing the links are new files, and have outcomes of their own.
+    first = rows(
+        settings, "SELECT split_part(source, '/landing/', 2) AS key, reason, detail FROM rejects WHERE batch = 1"
+    )
+    assert {row["key"]: (row["reason"], row["detail"]) for row in first} == {
+        "kiwi/crashing.jpg": ("decoder_crashed", "The decoder was ended by SIGSEGV."),
+        "pear/0.jpg": ("unreadable", SILENT),
+        "pear/1.jpg": ("unreadable", SILENT),
+        "pear/2.jpg": ("unreadable", EIO),
+        "pear/3.jpg": ("unreadable", EIO),
+    }
+    assert {outcome["key"] for outcome in outcomes(settings) if outcome["image_id"]} == set(_some(3))
+    assert look(settings.places(), verify=True).broken == []
+
+
+def test_a_key_that_s3_always_fails_on_is_rejected_and_many_or_all_of_them_stop_the_stream(
+    s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
+) -> None:
+    settings = s3_settings(s3_endpoint=proxy, storage_patience="1s")
+    home = settings.places()
+    _put(s3, settings, _some(6))
+    set_rules(proxy, Rule("GET", r"/landing/kiwi/0\.jpg", answer=503, body=SLOW_DOWN, times=-1))
+    drain(settings)
+    fails = "It could not be read for 1 s, while other photos could: Please reduce your request rate (SlowDown)."
+    assert _reasons(settings) == {"kiwi/0.jpg": ("unreadable", fails)}
+
+    # With those of the first batch 14 of 24: no matter of single photos, though some can still be read.
+    _put(s3, settings, _some(18, start=6))
+    set_rules(proxy, Rule("GET", r"/landing/kiwi/(?!(6|7|8|9|10)\.)", answer=503, body=SLOW_DOWN, times=-1))
+    with pytest.raises(
+        StorageRefused, match=r"^Storage did not hand out 14 of the last 24 photos: Please reduce .* can be read, its"
+    ):
+        drain(settings)
+    assert read_result(home, 2) is None
+
+    set_rules(proxy, Rule("GET", r"/landing/kiwi/", answer=503, body=SLOW_DOWN, times=-1))
+    with pytest.raises(
+        BatchFailed,
+        match=rf"^A task of batch 2 failed on every try: Cannot read {home.landing.uri}/kiwi/\d+\.jpg for 1 s, nor any "
+        r"other photo of the landing: Please reduce .* \(SlowDown\)\. Start again once storage answers\.$",
+    ):
+        drain(settings)
+    assert read_result(home, 2) is None
+
+    set_rules(proxy)
+    drain(settings)
+    assert set(_reasons(settings)) == {"kiwi/0.jpg"}
+    assert {outcome["key"] for outcome in outcomes(settings)} == set(PHOTOS)
