@@ -59,14 +59,18 @@ def stop(cloud: Cloud, cluster: str, home: Home, say: Callable[[str], None]) -> 
         say("The stream is ended with its step; what it had in hand is done again by the next one.")
         for step in unfinished:
             cancel(cloud, cluster, step)
-        _wait_for_the_end(cloud, cluster, {submit(cloud, cluster, DRIVERS_END)})
-    _wait_for_the_end(cloud, cluster, {step.id for step in unfinished})
+        _wait_for_the_end(cloud, cluster, home, {submit(cloud, cluster, DRIVERS_END)})
+    _wait_for_the_end(cloud, cluster, home, {step.id for step in unfinished})
     return bool(unfinished)
 
 
-def _wait_for_the_end(cloud: Cloud, cluster: str, ids: set[str]) -> None:
+def _wait_for_the_end(cloud: Cloud, cluster: str, home: Home, ids: set[str]) -> None:
     deadline_s = time.monotonic() + ENDS_WITHIN_S
     while any(step.is_unfinished for step in all_steps(cloud, cluster) if step.id in ids):
+        # A step that waited for the home has it now, and nobody has asked its stream yet.
+        heartbeat = read_heartbeat(home)
+        if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
+            ask_to_stop(home, heartbeat.nonce)
         if time.monotonic() > deadline_s:
             raise StreamKeepsRunning(
                 f"The step {', '.join(sorted(ids))} has not ended; cancel it in EMR's console, then run this again."

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
-from features.errors import InvalidSetting
+import ops.cli
+from features.errors import AnotherStreamRunning, InvalidSetting, StateDamaged
 from features.settings import Settings, load_settings
 from features.tables import create_tables
 from ops.cli import app
@@ -108,6 +110,25 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     answer = _fruits("query", "SELECT 1", "--debug", cwd=tmp_path)
     assert answer.returncode == 1
     assert "Traceback" in answer.stderr
+
+
+@pytest.mark.parametrize("debugging", [False, True])
+@pytest.mark.parametrize(
+    ("error", "code"), [(AnotherStreamRunning("One."), 3), (StateDamaged("Two."), 1), (OSError(), 1)]
+)
+def test_the_exit_code_tells_the_kind_of_failure_also_with_its_traceback(
+    error: Exception, code: int, debugging: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("ops.cli.app", fail)
+    monkeypatch.setattr("ops.cli.DEBUGGING", threading.Event())
+    if debugging:
+        ops.cli.DEBUGGING.set()
+    with pytest.raises(SystemExit) as ended:
+        ops.cli.main()
+    assert ended.value.code == code
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,12 @@ def test_photos_flow_or_nothing_waits(found: Status, verdict: str) -> None:
         ),
         (replace(NEVER, backlog=_waiting(timedelta(0))), "stream_stopped", "start `fruits stream`"),
         (
+            replace(SOUND, stream=replace(STOPPED, error="StorageRefused"), backlog=_waiting(timedelta(seconds=1))),
+            "stream_failed",
+            "the stream ended with an error (StorageRefused) at 2026-10-03 12:00:00 UTC; 12 photos (3.4 MB) wait, the "
+            "oldest for 1 s; its last words say why, and `fruits stream` goes on where it was.",
+        ),
+        (
             replace(SOUND, stream=replace(RUNNING, moved_at=NOW - MOVED_WITHIN - timedelta(seconds=3))),
             "stream_stuck",
             "nothing moved in it for 10 min",

@@ -59,7 +59,9 @@ def test_a_stream_tells_each_stage_and_names_nobody_also_when_it_fails(
     assert (failed["event"], failed["level"], failed["error"]) == ("failed", "error", "StorageRefused")
     assert failed["message"].startswith(f"Cannot read {settings.places().landing.uri}/…: The access key does not exist")
     assert message == f"fruits: {failed['message']}\n"
-    assert [word for word in SECRET if word in output + rest + message + heartbeat] == []
+    end = read(settings.places().state, "stream.json").decode()
+    assert json.loads(end)["error"] == "StorageRefused"
+    assert [word for word in SECRET if word in output + rest + message + heartbeat + end] == []
     assert rows(settings, "SELECT DISTINCT subject, label FROM features") == [
         {"subject": "zz-anna", "label": "zz-durian"}
     ]

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
 from bootstrap.weights import CompiledNetwork
-from features.errors import InvalidSetting
+from features.errors import InvalidSetting, StateDamaged
 from features.heartbeat import (
     HEARTBEAT_KEY,
     Heartbeat,
@@ -43,7 +44,7 @@ from ops.status import MANY_SMALL_FILES, Switch, look
 from streaming.arrivals import Backlog
 from tests.feature_rows import commit_features, feature_vectors
 from tests.pictures import jpeg, text_file
-from tests.stream_run import run_here
+from tests.stream_run import Run, run_here
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
@@ -125,6 +126,27 @@ def test_a_stream_that_ended_left_the_stages_of_its_last_batch(drained: Settings
     assert set(status.last_batch.stages_s) == {"plan", "work", "commit", "fetch", "decode", "infer", "write"}
     assert (status.today.photos, status.today.rejects, status.today.reasons) == (3, 1, {"not_an_image": 1})
     assert status.pace.photos_per_s is None
+
+
+def test_a_home_whose_stream_ended_with_an_error_is_not_healthy_until_one_runs_well(
+    local_settings: Callable[..., Settings], drain: Callable[[Settings], Run]
+) -> None:
+    settings = local_settings()
+    current = settings.places().root.directory / "models/featurizer/CURRENT.json"
+    aside = current.rename(current.with_name("aside"))
+    settings.places().landing.create()
+    (settings.places().landing.directory / "late.jpg").write_bytes(jpeg(seed=9))
+    with pytest.raises(StateDamaged, match="has no featurizer"):
+        drain(settings)
+    aside.rename(current)
+
+    failed = CliRunner().invoke(app, ["status", "--home", settings.home])
+
+    assert failed.exit_code == 1
+    assert "Not healthy: the stream ended with an error (StateDamaged) at 2" in failed.output
+    drain(settings)
+    healthy = CliRunner().invoke(app, ["status", "--home", settings.home])
+    assert (healthy.exit_code, "error" in healthy.output) == (0, False)
 
 
 def test_beside_a_running_stream_the_backlog_is_what_it_says_unless_it_is_counted(drained: Settings) -> None:

@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 import features.tables
 from batch.erase import Asked, Watcher, erase
 from bootstrap.weights import CompiledNetwork
+from features.claim import claimed
 from features.heartbeat import read_heartbeat
 from features.home import Home
 from features.landing import Landed, archived_name, fetch
@@ -245,20 +246,23 @@ def test_killed_between_the_result_and_the_rejects_commit_it_is_rolled_forward(
 @contextmanager
 def _planner(settings: Settings, folder: Path) -> Iterator[Planner]:
     folder.mkdir()
-    request = PlanningRequest(
-        home=settings.places(),
-        caps=Caps(settings.max_files, settings.max_bytes),
-        key_pattern=settings.key_pattern,
-        queue=None,
-        backfill=timedelta(hours=6),
-        only_new=False,
-        drain=False,
-        settle=settings.settle,
-        cleaning=CleaningRule("archive", timedelta(0), settings.settle),
-        nonce="a planner",
-        folder=folder,
-    )
-    yield Planner(request)
+    home = settings.places()
+    with claimed(home, threading.Event(), print, False, lambda: None) as heart:
+        assert heart is not None
+        request = PlanningRequest(
+            home=home,
+            caps=Caps(settings.max_files, settings.max_bytes),
+            key_pattern=settings.key_pattern,
+            queue=None,
+            backfill=timedelta(hours=6),
+            only_new=False,
+            drain=False,
+            settle=settings.settle,
+            cleaning=CleaningRule("archive", timedelta(0), settings.settle),
+            nonce=heart.nonce,
+            folder=folder,
+        )
+        yield Planner(request)
 
 
 def _plan(home: Home, batch: int) -> Plan:
