@@ -87,3 +87,13 @@ def stream_process(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def forget_names(home: Path) -> None:
+    """Make of a home one of before names were kept."""
+    (home / "state/home.json").unlink()
+    for log in home.glob("*/_delta_log/*.json"):
+        actions = [json.loads(line) for line in log.read_text().splitlines()]
+        for action in actions:
+            action.get("commitInfo", {}).pop("fruits.landings", None)
+        log.write_text("\n".join(map(json.dumps, actions)))

@@ -37,7 +37,7 @@ from ops.cli import app
 from ops.status import look
 from tests.feature_rows import serve_a_model
 from tests.pictures import jpeg, text_file
-from tests.stream_run import Run, rows, stream_process
+from tests.stream_run import Run, forget_names, rows, stream_process
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -261,6 +261,8 @@ def test_rows_of_a_landing_that_nothing_tells_of_are_not_erased_without_their_ph
     overwrite(moved.places().landing, f"{ANNA}/kiwi/a.jpg", jpeg(1))
     drain(moved)
     _fold_plans(home)
+    forget_names(home.root.directory)
+    (home.state.directory / "stream.json").unlink()
     with pytest.raises(InvalidSetting, match=r"1 rows are of objects below .*/moved/.*; add --former-landing"):
         _erase(on_disk, _subject())
     assert (_count(on_disk, "features"), read_erasures(home).begun) == (1, 0)

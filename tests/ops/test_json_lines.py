@@ -89,7 +89,7 @@ def on_s3() -> Settings:
     ],
 )
 def test_what_names_no_photo_is_told_as_it_is(on_s3: Settings, sentence: str) -> None:
-    assert without_names(sentence, on_s3.places(), has_reason=True) == sentence
+    assert without_names(sentence, on_s3.locations(), has_reason=True) == sentence
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_names_no_photo_is_told_as_it_is(on_s3: Settings, sentence: str) ->
 )
 def test_a_name_is_cut_out_of_a_sentence(on_s3: Settings, sentence: str, has_reason: bool, told: str) -> None:
     rest = " The photo's name is left out of the log; --debug shows it."
-    assert without_names(sentence, on_s3.places(), has_reason) == told + rest
+    assert without_names(sentence, on_s3.locations(), has_reason) == told + rest
 
 
 def test_an_error_keeps_its_kind_and_a_program_error_names_nobody(

@@ -27,7 +27,7 @@ from ops.status import look
 from streaming.snapshot import recall, write_snapshot
 from tests.feature_rows import serve_a_model
 from tests.pictures import jpeg, text_file
-from tests.stream_run import Run, rows, run_here
+from tests.stream_run import Run, forget_names, rows, run_here
 
 Drain = Callable[[Settings], Run]
 
@@ -71,16 +71,6 @@ def _moved(home: Path) -> Settings:
     return _at(Path(shutil.move(home, home.parent / "moved")))
 
 
-def _forget_names(home: Path) -> None:
-    """Make of a home one of before names were kept."""
-    (home / "state/home.json").unlink()
-    for log in home.glob("*/_delta_log/*.json"):
-        actions = [json.loads(line) for line in log.read_text().splitlines()]
-        for action in actions:
-            action.get("commitInfo", {}).pop("fruits.landings", None)
-        log.write_text("\n".join(map(json.dumps, actions)))
-
-
 def _unplanned(home: Path) -> None:
     for table in TABLES:
         shutil.rmtree(home / table.name)
@@ -111,7 +101,7 @@ def test_a_home_that_was_moved_at_any_step_ends_with_one_row_a_photo(
 ) -> None:
     as_killed(copied)
     if not names_are_kept:
-        _forget_names(copied)
+        forget_names(copied)
     moved = _moved(copied)
 
     drain(moved)
@@ -127,7 +117,7 @@ def test_a_home_made_before_names_were_kept_is_known_again_when_the_place_it_lef
     home = tmp_path / "home"
     _drop(home, untrained)
     drain(_at(home))
-    _forget_names(home)
+    forget_names(home)
     moved = _moved(home)
 
     assert drain(moved).reports == []
@@ -151,7 +141,7 @@ def test_a_home_made_before_names_were_kept_takes_them_from_whatever_still_tells
     copied: Path, drain: Drain, left: Callable[[Path], None]
 ) -> None:
     left(copied)
-    _forget_names(copied)
+    forget_names(copied)
 
     assert drain(_at(copied)).reports == []
     assert len(_sources(_at(copied))) == len(PHOTOS) + 1
@@ -181,7 +171,7 @@ def test_commits_tell_the_names_to_a_home_that_lost_its_state(
 def test_a_home_is_the_same_by_way_of_a_link(copied: Path, drain: Drain) -> None:
     link = copied.parent / "link"
     link.symlink_to(copied)
-    _forget_names(copied)
+    forget_names(copied)
 
     assert drain(_at(link)).reports == []
     assert drain(_at(copied, landing=str(link / "landing"))).reports == []
@@ -206,7 +196,7 @@ def test_a_landing_elsewhere_keeps_its_name_by_way_of_a_link_and_when_the_home_m
 def test_rows_below_no_known_name_stop_the_stream_until_somebody_says_what_they_are(
     copied: Path, finished: Path, drain: Drain
 ) -> None:
-    _forget_names(copied)
+    forget_names(copied)
     shutil.rmtree(copied / "state")
     settings = _at(copied)
 
@@ -219,7 +209,7 @@ def test_rows_below_no_known_name_stop_the_stream_until_somebody_says_what_they_
 
 
 def test_rows_of_a_former_landing_stay_what_they_are(copied: Path, finished: Path, drain: Drain) -> None:
-    _forget_names(copied)
+    forget_names(copied)
     shutil.rmtree(copied / "state")
     settings = _at(copied, landing=str(copied.parent / "photos"))
     remember_landing(settings.locations(), former=[f"{finished}/landing"])
@@ -267,7 +257,7 @@ def test_work_on_a_copy_leaves_the_original_equal_to_the_byte(
 ) -> None:
     _unplanned(copied)
     if not names_are_kept:
-        _forget_names(copied)
+        forget_names(copied)
     before = _bytes_of(finished)
     settings = _at(copied, clean="delete", key_pattern=r"^(?P<subject>[^/]+)/")
 
