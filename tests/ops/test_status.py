@@ -56,9 +56,7 @@ ROOT = Path(__file__).parents[2]
 def finished(spark: SparkSession, untrained: CompiledNetwork, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A home of three photos and a reject, its landing beside it."""
     folder = tmp_path_factory.mktemp("finished")
-    settings = load_settings(
-        home=str(folder / "home"), landing=str(folder / "landing"), trigger="100ms", settle="0s"
-    )
+    settings = load_settings(home=str(folder / "home"), landing=str(folder / "landing"), trigger="100ms", settle="0s")
     publish_featurizer(settings.places(), untrained.network, untrained.source, untrained.fingerprint)
     landing = settings.places().landing.directory
     landing.mkdir(parents=True)

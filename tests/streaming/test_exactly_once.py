@@ -84,9 +84,7 @@ def finished(
 ) -> tuple[Settings, list[dict[str, Any]]]:
     """A home that ran undisturbed, its landing beside it, and its outcomes."""
     folder = tmp_path_factory.mktemp("finished")
-    settings = load_settings(
-        home=str(folder / "home"), landing=str(folder / "landing"), trigger="100ms", settle="0s"
-    )
+    settings = load_settings(home=str(folder / "home"), landing=str(folder / "landing"), trigger="100ms", settle="0s")
     publish_featurizer(settings.places(), untrained.network, untrained.source, untrained.fingerprint)
     serve_a_model(settings.places())
     _drop_all(settings)
