@@ -70,14 +70,12 @@ class Settling:
         self.awaits_any = not self.remembers_all or any(long_s <= self._settle_s for long_s in changed_for_s)
 
     def standing(self) -> Iterator[Landed]:
-        """What stands now under the names of the files that are held back."""
+        """What stands now under the names of the files that are held back.
+
+        Raises StorageRefused, StorageUnavailable.
+        """
         for key in self._held:
-            try:
-                found = look_up(self._landing, key)
-            except OSError:
-                # By now it is a link that leads nowhere, which a listing passes over.
-                continue
-            if found is not None:
+            if self._may_be_file(key) and (found := look_up(self._landing, key)) is not None:
                 yield found
 
     @property
@@ -89,6 +87,14 @@ class Settling:
         before = self._held.get(landed.key)
         is_same = before is not None and before.etag == landed.etag
         return replace(landed, first_visible_at=before.visible_at) if before is not None and is_same else landed
+
+    def _may_be_file(self, key: str) -> bool:
+        try:
+            # As in a listing, a link that leads nowhere and a pipe do not count.
+            return (self._landing.directory / key).is_file()
+        except OSError:
+            # Whoever looks it up is told what is wrong with it.
+            return True
 
     def _is_settled(self, landed: Landed, listed_s: float, old_s: float) -> bool:
         changed_s = changed_at_s(self._landing, landed)

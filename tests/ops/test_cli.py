@@ -82,6 +82,7 @@ def test_every_command_shows_examples(command: str) -> None:
     [
         (("query", "SELECT 1"), "has no tables yet"),
         (("stream", "--trigger", "soon"), "trigger: write a number and a unit"),
+        (("stream", "--settle", "a while"), "settle: write a number and a unit"),
         (("stream", "--key-pattern", "(?P<fruit>.)"), "named groups are label and subject"),
         (("stream", "--key-pattern", "("), "not a regular expression"),
         (("stream", "--clean", "burn"), "clean: "),
