@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import obstore
 
 from features.faults import Fault, fault_of, given_up, is_fault, persistently, reason
-from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, printable
+from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, is_plain_key, printable
 from features.rejects import Reason, Rejected
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def fetch(landing: Place, landed: Landed, archive: Place | None = None) -> bytes
     """The bytes of exactly the version that was listed; with an archive, from there if the landing has it no more.
 
     Raises Rejected when it can never be had: `replaced` (another version stands there), `missing`, `unreadable`
-    (Refused when storage refuses this object; or a key the storage client cannot address). Raises StorageRefused when
+    (Refused when storage refuses this object; or a key with a '.' or '..' segment). Raises StorageRefused when
     storage refuses everything, StorageUnavailable for what may pass and has not within two minutes.
     Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
     """
@@ -229,14 +229,14 @@ def _etag(status: os.stat_result) -> str:
 
 
 def _look_up_file(place: Place, key: str) -> Landed:
-    status = (place.directory / key).stat()
+    status = _path(place, key).stat()
     return Landed(key, status.st_size, _etag(status), datetime.fromtimestamp(status.st_mtime, UTC))
 
 
 def _look_up_object(place: Place, key: str) -> Landed:
     # Not obstore: it cannot address some of the keys that a listing shows.
-    bucket, prefix = place.bucket_and_prefix
-    found = s3_client(place).head_object(Bucket=bucket, Key="/".join(filter(None, (prefix, key))))
+    bucket, whole_key = _bucket_and_key(place, key)
+    found = s3_client(place).head_object(Bucket=bucket, Key=whole_key)
     return Landed(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].astimezone(UTC))
 
 
@@ -269,23 +269,40 @@ def _pages_of_bucket(landing: Place) -> Iterator[list[Landed]]:
 
 
 def _read_file(landing: Place, landed: Landed, check_etag: bool) -> bytes:
-    with (landing.directory / landed.key).open("rb") as file:
+    with _path(landing, landed.key).open("rb") as file:
         body = file.read(landed.size_bytes + 1)
         if check_etag and _etag(os.fstat(file.fileno())) != landed.etag:
             raise Rejected(Reason.REPLACED, _REPLACED)
         return _whole(body, landed)
 
 
+def _path(place: Place, key: str) -> Path:
+    # An archive on disk may be asked for a key of S3, which could lead out of it.
+    if any(segment in ("", ".", "..") for segment in key.split("/")):
+        raise FileNotFoundError(place.uri_of(key))
+    return place.directory / key
+
+
 def _read_object(landing: Place, landed: Landed, check_etag: bool) -> bytes:
-    options: GetOptions = {"if_match": f'"{landed.etag}"'} if check_etag else {}
-    try:
-        found = obstore.get(landing.store, landed.key, options=options)
-    except ValueError as error:
-        detail = "The key has an empty, '.' or '..' segment or a control character; upload it under another name."
-        raise Rejected(Reason.UNREADABLE, detail) from error
-    if found.meta["size"] != landed.size_bytes:
-        raise Rejected(Reason.REPLACED, f"It has {found.meta['size']} bytes, not {landed.size_bytes} as announced.")
-    return _whole(bytes(found.bytes()), landed)
+    if any(segment in (".", "..") for segment in landed.key.split("/")):
+        # Whatever lies between here and the bucket may take it for another key, as many clients do.
+        raise Rejected(Reason.UNREADABLE, "The key has a '.' or '..' segment; upload it under another name.")
+    size_bytes, body = _get_object(landing, landed.key, landed.etag if check_etag else None)
+    if size_bytes != landed.size_bytes:
+        raise Rejected(Reason.REPLACED, f"It has {size_bytes} bytes, not {landed.size_bytes} as announced.")
+    return _whole(body(), landed)
+
+
+def _get_object(place: Place, key: str, etag: str | None) -> tuple[int, Callable[[], bytes]]:
+    """The size of exactly this object, if it has this etag, and how to get its bytes."""
+    bucket, whole_key = _bucket_and_key(place, key)
+    if is_plain_key(whole_key):
+        options: GetOptions = {} if etag is None else {"if_match": f'"{etag}"'}
+        plain = obstore.get(place.store, key, options=options)
+        return plain.meta["size"], lambda: bytes(plain.bytes())
+    get = partial(s3_client(place).get_object, Bucket=bucket, Key=whole_key)
+    found = get() if etag is None else get(IfMatch=f'"{etag}"')
+    return found["ContentLength"], found["Body"].read
 
 
 def _whole(body: bytes, landed: Landed) -> bytes:
@@ -324,19 +341,23 @@ def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleani
 
 def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
     client = s3_client(landing)
-    bucket, prefix = landing.bucket_and_prefix
-    key = "/".join(filter(None, (prefix, landed.key)))
+    bucket, key = _bucket_and_key(landing, landed.key)
     etag = f'"{landed.etag}"'
     if cleaning == "archive":
-        archive_bucket, archive_prefix = archive.bucket_and_prefix
+        archive_bucket, archive_key = _bucket_and_key(archive, archived_name(landed))
         client.copy_object(
             Bucket=archive_bucket,
-            Key="/".join(filter(None, (archive_prefix, archived_name(landed)))),
+            Key=archive_key,
             CopySource={"Bucket": bucket, "Key": key},
             CopySourceIfMatch=etag,
         )
     client.delete_object(Bucket=bucket, Key=key, IfMatch=etag)
     return True
+
+
+def _bucket_and_key(place: Place, key: str) -> tuple[str, str]:
+    bucket, prefix = place.bucket_and_prefix
+    return bucket, f"{prefix}/{key}" if prefix else key
 
 
 @lru_cache(maxsize=8)
