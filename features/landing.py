@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import obstore
 
 from features.faults import Fault, fault_of, given_up, is_fault, persistently, reason
-from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, is_plain_key, printable
+from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, composed, is_plain_key, printable
 from features.rejects import Reason, Rejected
 
 if TYPE_CHECKING:
@@ -73,10 +73,19 @@ def is_meant(key: str) -> bool:
 
 
 def named_in(key_pattern: str, key: str, group: str) -> str | None:
-    """What a key says of a photo: the text of a named group of the pattern, `label` or `subject`, if it has one."""
-    match = re.search(key_pattern, key)
-    found = match.groupdict().get(group) if match else None
-    return None if found is None else printable(found)
+    """What a key says of a photo: the text of a named group of the pattern, `label` or `subject`, if it has one.
+
+    It is NFC: a folder `pêche` is one label, on whichever system it was made.
+    """
+    found = names_in(key_pattern, key, group)
+    return composed(printable(found[0])) if found else None
+
+
+def names_in(key_pattern: str, key: str, group: str) -> list[str]:
+    """The texts that a group of the pattern finds in a key, in NFC and as it is."""
+    matches = (re.search(key_pattern, text) for text in (composed(key), key))
+    texts = (match.groupdict().get(group) for match in matches if match)
+    return [text for text in texts if text is not None]
 
 
 def look_again(landing: Place, landed: Landed) -> bool:

@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -123,6 +124,11 @@ class Place:
 def printable(text: str) -> str:
     """Text that any UTF-8 column can hold: a file name on disk need not be Unicode."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def composed(text: str) -> str:
+    """Text with each accent in one character with its letter (Unicode NFC): systems differ in how they write it."""
+    return unicodedata.normalize("NFC", text)
 
 
 def is_plain_key(key: str) -> bool:
