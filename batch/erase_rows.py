@@ -20,7 +20,7 @@ from features.erasures import Pending, about_to_erase, settle_erased_rows
 from features.errors import StateDamaged, StorageUnavailable
 from features.faults import persistently
 from features.home import Home
-from features.objects import delete_all, keys_below, old_keys, read_if_there
+from features.objects import composed, delete_all, keys_below, old_keys, read_if_there
 from features.plan import AddedFile
 from features.tables import (
     FEATURE_ROWS,
@@ -238,7 +238,7 @@ def _clean_log(home: Home, table: Table, texts: Collection[str]) -> int:
 
     def holds(key: str) -> bool:
         said = "\0".join(_said_in(table, key, read_if_there(place, key) or b""))
-        return any(form in said for form in wanted)
+        return any(form in words for words in (said, composed(said)) for form in wanted)
 
     def found() -> list[str]:
         keys = [key for key in keys_below(place) if key.endswith((".json", ".parquet"))]

@@ -1,5 +1,6 @@
 """What is to be forgotten, as rows of the tables and as objects: by person, by object, or by photo."""
 
+import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,8 +11,8 @@ import pyarrow.compute as pc
 from features.erasures import NONE as NOTHING
 from features.erasures import Kind, PassedOver
 from features.home import Home
-from features.landing import Landed, archived_key, named_in
-from features.objects import Place
+from features.landing import Landed, archived_key, names_in
+from features.objects import Place, composed
 from features.plan import Plan
 from features.tables import Table
 from features.versions import Version
@@ -21,9 +22,9 @@ from features.versions import Version
 class Selection:
     """What arrived `before` and matches; which versions of which objects hold a photo is learnt on the way.
 
-    `value` is a subject, an image id, or a key below the landing or its whole URI. `landings` are the places whose
-    keys the tables hold; no link in them leads to `avoid`. `passed_over` tells which objects a request covered before
-    it was cut off.
+    `value` is a subject, an image id, or a key below the landing or its whole URI. Its accents may be composed with
+    their letters (NFC) or not: that tells systems apart, not people. `landings` are the places whose keys the tables
+    hold; no link in them leads to `avoid`. `passed_over` tells which objects a request covered before it was cut off.
     """
 
     kind: Kind
@@ -85,19 +86,23 @@ class Selection:
         return landed.arrived_at < self.before and self._names(landing, landed.key, landed.etag)
 
     def texts(self) -> list[str]:
-        """What no file may hold any more."""
-        return [self.value, *(source for source, _ in self.versions)]
+        """What no file may hold any more, composed or not."""
+        texts = (self.value, *(source for source, _ in self.versions))
+        return [form for text in texts for form in {text, composed(text), _decomposed(text)}]
 
     def _names(self, landing: Place, key: str, etag: str) -> bool:
         if self.kind == "subject" and self._is_theirs(key):
             return True
         if self.kind == "source":
-            return self.value in (key, landing.source_of(key))
+            return composed(self.value) in (composed(key), composed(landing.source_of(key)))
         source = landing.source_of(key)
         return (source, etag) in self.versions or self.passed_over.covers_version(source, etag, self.before)
 
     def _is_theirs(self, key: str) -> bool:
-        return any(named_in(pattern, key, "subject") == self.value for pattern in self.key_patterns)
+        wanted = composed(self.value)
+        return any(
+            composed(name) == wanted for pattern in self.key_patterns for name in names_in(pattern, key, "subject")
+        )
 
     def is_folder_of_theirs(self, folder: str) -> bool:
         """Whether keys below a folder tell the subject by its name."""
@@ -108,12 +113,12 @@ class Selection:
 
     def _matches(self, rows: pa.RecordBatch) -> pa.BooleanArray:
         if self.kind == "source":
-            return pc.is_in(rows["source"], value_set=pa.array(self._sources(), pa.string()))
+            return _same_text(rows["source"], self._sources())
         if self.kind == "subject":
             by_key = self._by_key(rows["source"])
             if "subject" not in rows.schema.names:
                 return by_key
-            return pc.or_(pc.fill_null(pc.equal(rows["subject"], self.value), False), by_key)
+            return pc.or_(_same_text(rows["subject"], [self.value]), by_key)
         if "image_id" in rows.schema.names:
             return pc.equal(rows["image_id"], self.value)
         pairs = zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True)
@@ -124,11 +129,12 @@ class Selection:
 
     def _by_key(self, sources: pa.StringArray) -> pa.BooleanArray:
         # Of most rows the text alone says that they are others'.
-        candidates = pc.match_substring(sources, self.value).to_pylist()
+        told = _longest_without_marks(self.value)
         return pa.array(
             [
-                maybe and any(self._names(landing, key, "") for landing, key in self._keys(source))
-                for maybe, source in zip(candidates, sources.to_pylist(), strict=True)
+                told in _decomposed(source)
+                and any(self._names(landing, key, "") for landing, key in self._keys(source))
+                for source in sources.to_pylist()
             ],
             pa.bool_(),
         )
@@ -148,3 +154,18 @@ def landings_of(home: Home, plans: Iterable[Plan], former: Iterable[str] = ()) -
     for name in (*(plan.landing for plan in plans), *former):
         by_name.setdefault(name, home.landing_named(name))
     return tuple(by_name[name] for name in sorted(by_name))
+
+
+def _same_text(column: pa.StringArray, wanted: Iterable[str]) -> pa.BooleanArray:
+    forms = {composed(text) for text in wanted}
+    same = [text for text in column.unique().to_pylist() if text is not None and composed(text) in forms]
+    return pc.is_in(column, value_set=pa.array(same, column.type))
+
+
+def _decomposed(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+def _longest_without_marks(text: str) -> str:
+    """The longest part of a text that stays in one piece in whatever it is part of, once that is decomposed."""
+    return max("".join("\0" if unicodedata.combining(c) else c for c in _decomposed(text)).split("\0"), key=len)

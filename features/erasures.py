@@ -6,8 +6,9 @@ a message of S3 can come late, because without it such a message would bring the
 """
 
 import hashlib
+import unicodedata
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Literal
@@ -17,8 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from features.errors import HomeInUse, StateDamaged
 from features.home import Home
-from features.landing import Landed, came_at, named_in
-from features.objects import Place, change, read_if_there
+from features.landing import Landed, came_at, names_in
+from features.objects import Place, change, composed, read_if_there
 
 Kind = Literal["subject", "source", "image"]
 
@@ -109,20 +110,25 @@ class PassedOver:
 
     def _digests(self, landing: Place, landed: Landed) -> Iterable[str]:
         source = landing.source_of(landed.key)
-        yield digest_of(self._salt, "source", source)
-        # Whoever asks may name an object by its key, too.
-        yield digest_of(self._salt, "source", landed.key)
         yield digest_of(self._salt, "version", source, landed.etag)
+        # Whoever asks may name an object by its key, too.
+        named = {("source", source), ("source", landed.key)}
         for pattern in self._key_patterns:
-            subject = named_in(pattern, landed.key, "subject")
-            if subject is not None:
-                yield digest_of(self._salt, "subject", subject)
+            named.update(("subject", subject) for subject in names_in(pattern, landed.key, "subject"))
+        for kind, text in named:
+            yield from _digests_of(self._salt, kind, text)
 
 
 def digest_of(salt: str, *words: str) -> str:
     """A keyed hash (BLAKE2b, RFC 7693) of some words, 32 hexadecimal digits."""
     text = "\0".join(words).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16, key=bytes.fromhex(salt)).hexdigest()
+
+
+def _digests_of(salt: str, kind: str, text: str) -> tuple[str, ...]:
+    """That of a request for a text first, and those that requests of former releases have: they took it as it was."""
+    forms = (composed(text), text, unicodedata.normalize("NFD", text))
+    return tuple(digest_of(salt, kind, form) for form in dict.fromkeys(forms))
 
 
 def read_erasures(home: Home) -> Erasures:
@@ -138,24 +144,25 @@ def passed_over(home: Home) -> PassedOver:
 def begin_erasure(home: Home, kind: Kind, value: str, key_patterns: Iterable[str], now: datetime) -> Erasure:
     """Remember a request, from which on the stream plans nothing that it covers.
 
-    A request for the same that was not finished is taken up again, with its own time. Raises as `read_erasures`.
+    A request for the same, in whichever form its accents are written, that was not finished is taken up again, with its
+    own time. Raises as `read_erasures`.
     """
     fresh = uuid.uuid4().hex
 
     def edited(body: bytes | None) -> bytes:
         known = _parsed(home, body)
         salt = known.salt or uuid.uuid4().hex
-        digest = digest_of(salt, kind, value)
-        if any(_is_the_same(standing, kind, digest) for standing in known.unfinished):
+        digests = _digests_of(salt, kind, value)
+        if any(_is_the_same(standing, kind, digests) for standing in known.unfinished):
             return body or b""
-        erasure = Erasure(fresh, kind, (digest,), now, tuple(sorted(set(key_patterns))))
+        erasure = Erasure(fresh, kind, digests[:1], now, tuple(sorted(set(key_patterns))))
         return _ERASURES.dump_json(
             Erasures(salt, known.begun + 1, (*_still_needed(known.erasures, now), erasure)), indent=1
         )
 
     standing = _parsed(home, change(home.state, _KEY, edited))
-    digest = digest_of(standing.salt, kind, value)
-    return next(erasure for erasure in standing.unfinished if _is_the_same(erasure, kind, digest))
+    digests = _digests_of(standing.salt, kind, value)
+    return next(erasure for erasure in standing.unfinished if _is_the_same(erasure, kind, digests))
 
 
 def pass_over_versions(home: Home, id: str, versions: Iterable[tuple[str, str]]) -> None:
@@ -254,8 +261,8 @@ def _settled(known: ErasedRows, handle: DeltaTable | None) -> ErasedRows:
     return ErasedRows(rows)
 
 
-def _is_the_same(erasure: Erasure, kind: Kind, digest: str) -> bool:
-    return erasure.kind == kind and erasure.digests[0] == digest
+def _is_the_same(erasure: Erasure, kind: Kind, digests: Collection[str]) -> bool:
+    return erasure.kind == kind and erasure.digests[0] in digests
 
 
 def _still_needed(erasures: Iterable[Erasure], now: datetime) -> tuple[Erasure, ...]:

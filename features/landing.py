@@ -5,18 +5,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
 
 from features.faults import Fault, fault_of, is_fault, persistently, reason
 from features.landing_files import PassedOver, files_below, is_reached_by_link, why_passed_over
-from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, printable
+from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, composed, is_plain_key, printable
 from features.rejects import Reason, Rejected
 
 if TYPE_CHECKING:
@@ -95,10 +96,19 @@ def _is_photo_key(key: str, passed_over: PassedOver) -> bool:
 
 
 def named_in(key_pattern: str, key: str, group: str) -> str | None:
-    """What a key says of a photo: the text of a named group of the pattern, `label` or `subject`, if it has one."""
-    match = re.search(key_pattern, key)
-    found = match.groupdict().get(group) if match else None
-    return None if found is None else printable(found)
+    """What a key says of a photo: the text of a named group of the pattern, `label` or `subject`, if it has one.
+
+    It is NFC: a folder `pêche` is one label, on whichever system it was made.
+    """
+    found = names_in(key_pattern, key, group)
+    return composed(printable(found[0])) if found else None
+
+
+def names_in(key_pattern: str, key: str, group: str) -> list[str]:
+    """The texts that a group of the pattern finds in a key, in NFC and as it is."""
+    matches = (re.search(key_pattern, text) for text in (composed(key), key))
+    texts = (match.groupdict().get(group) for match in matches if match)
+    return [text for text in texts if text is not None]
 
 
 def changed_at_s(landing: Place, landed: Landed) -> float | None:
@@ -153,8 +163,8 @@ def fetch_once(landing: Place, landed: Landed, archive: Place | None = None) -> 
     """The same with one try: what may pass, and what concerns all objects, is raised as the library raised it.
 
     Raises Rejected when it can never be had: `replaced` (another version stands there), `missing`, `unreadable`
-    (Refused when storage refuses this object; an archived copy of another length; a key the storage client cannot
-    address). Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
+    (Refused when storage refuses this object; an archived copy of another length; a key with a '.' or '..' segment).
+    Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
     """
     try:
         return _fetch(landing, landed)
@@ -259,13 +269,13 @@ def _etag(status: os.stat_result) -> str:
 
 
 def _look_up_file(place: Place, key: str) -> Landed:
-    return _landed(key, (place.directory / key).stat())
+    return _landed(key, _path(place, key).stat())
 
 
 def _look_up_object(place: Place, key: str) -> Landed:
     # Not obstore: it cannot address some of the keys that a listing shows.
-    bucket, prefix = place.bucket_and_prefix
-    found = s3_client(place).head_object(Bucket=bucket, Key="/".join(filter(None, (prefix, key))))
+    bucket, whole_key = _bucket_and_key(place, key)
+    found = s3_client(place).head_object(Bucket=bucket, Key=whole_key)
     return Landed(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].astimezone(UTC))
 
 
@@ -298,7 +308,7 @@ def _pages_of_bucket(landing: Place) -> Iterator[list[Landed]]:
 
 
 def _read_file(landing: Place, landed: Landed, check_etag: bool) -> bytes:
-    with (landing.directory / landed.key).open("rb") as file:
+    with _path(landing, landed.key).open("rb") as file:
         body = file.read(landed.size_bytes + 1)
         status = os.fstat(file.fileno())
     if check_etag and _etag(status) != landed.etag:
@@ -308,18 +318,35 @@ def _read_file(landing: Place, landed: Landed, check_etag: bool) -> bytes:
     return _whole(body, landed)
 
 
+def _path(place: Place, key: str) -> Path:
+    # An archive on disk may be asked for a key of S3, which could lead out of it.
+    if any(segment in ("", ".", "..") for segment in key.split("/")):
+        raise FileNotFoundError(place.uri_of(key))
+    return place.directory / key
+
+
 def _read_object(landing: Place, landed: Landed, check_etag: bool) -> bytes:
-    options: GetOptions = {"if_match": f'"{landed.etag}"'} if check_etag else {}
-    try:
-        found = obstore.get(landing.store, landed.key, options=options)
-    except ValueError as error:
-        detail = "The key has an empty, '.' or '..' segment or a control character; upload it under another name."
-        raise Rejected(Reason.UNREADABLE, detail) from error
-    if found.meta["size"] != landed.size_bytes and not check_etag:
-        raise _of_another_length(found.meta["size"], landed)
-    if found.meta["size"] != landed.size_bytes:
-        raise Rejected(Reason.REPLACED, f"It has {found.meta['size']} bytes, not {landed.size_bytes} as announced.")
-    return _whole(bytes(found.bytes()), landed)
+    if any(segment in (".", "..") for segment in landed.key.split("/")):
+        # Whatever lies between here and the bucket may take it for another key, as many clients do.
+        raise Rejected(Reason.UNREADABLE, "The key has a '.' or '..' segment; upload it under another name.")
+    size_bytes, body = _get_object(landing, landed.key, landed.etag if check_etag else None)
+    if size_bytes != landed.size_bytes and not check_etag:
+        raise _of_another_length(size_bytes, landed)
+    if size_bytes != landed.size_bytes:
+        raise Rejected(Reason.REPLACED, f"It has {size_bytes} bytes, not {landed.size_bytes} as announced.")
+    return _whole(body(), landed)
+
+
+def _get_object(place: Place, key: str, etag: str | None) -> tuple[int, Callable[[], bytes]]:
+    """The size of exactly this object, if it has this etag, and how to get its bytes."""
+    bucket, whole_key = _bucket_and_key(place, key)
+    if is_plain_key(whole_key):
+        options: GetOptions = {} if etag is None else {"if_match": f'"{etag}"'}
+        plain = obstore.get(place.store, key, options=options)
+        return plain.meta["size"], lambda: bytes(plain.bytes())
+    get = partial(s3_client(place).get_object, Bucket=bucket, Key=whole_key)
+    found = get() if etag is None else get(IfMatch=f'"{etag}"')
+    return found["ContentLength"], found["Body"].read
 
 
 def _of_another_length(size_bytes: int, landed: Landed) -> Rejected:
@@ -369,19 +396,23 @@ def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleani
 
 def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
     client = s3_client(landing)
-    bucket, prefix = landing.bucket_and_prefix
-    key = "/".join(filter(None, (prefix, landed.key)))
+    bucket, key = _bucket_and_key(landing, landed.key)
     etag = f'"{landed.etag}"'
     if cleaning == "archive":
-        archive_bucket, archive_prefix = archive.bucket_and_prefix
+        archive_bucket, archive_key = _bucket_and_key(archive, archived_name(landed))
         client.copy_object(
             Bucket=archive_bucket,
-            Key="/".join(filter(None, (archive_prefix, archived_name(landed)))),
+            Key=archive_key,
             CopySource={"Bucket": bucket, "Key": key},
             CopySourceIfMatch=etag,
         )
     client.delete_object(Bucket=bucket, Key=key, IfMatch=etag)
     return True
+
+
+def _bucket_and_key(place: Place, key: str) -> tuple[str, str]:
+    bucket, prefix = place.bucket_and_prefix
+    return bucket, f"{prefix}/{key}" if prefix else key
 
 
 @lru_cache(maxsize=8)

@@ -3,6 +3,8 @@
 import fcntl
 import itertools
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +35,7 @@ REQUEST_TIMEOUT = timedelta(seconds=300)
 _INNER_RETRIES = 3
 _INNER_RETRY_TIMEOUT = timedelta(seconds=30)
 _DELETED_AT_ONCE = 1000
+_STRANGE_KEY = re.compile(r"^/|//|/\Z|(?:^|/)\.\.?(?:/|\Z)|[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,19 @@ class Place:
 def printable(text: str) -> str:
     """Text that any UTF-8 column can hold: a file name on disk need not be Unicode."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def composed(text: str) -> str:
+    """Text with each accent in one character with its letter (Unicode NFC): systems differ in how they write it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def is_plain_key(key: str) -> bool:
+    """Whether obstore addresses exactly this key: it has no empty, '.' or '..' segment and no control character.
+
+    Of others it drops a slash at an end, so that another object answers, or it raises ValueError.
+    """
+    return _STRANGE_KEY.search(key) is None
 
 
 def read(place: Place, key: str) -> bytes:

@@ -67,7 +67,7 @@ class AddedFile:
 class Counters:
     """What a batch counted; seconds are summed over tasks, except `wall_s`.
 
-    `refused` are the rejects that storage refused or failed to hand out; a key that no client can address is none.
+    `refused` are the rejects that storage refused or failed to hand out; a key with a '.' or '..' segment is none.
     `slots` is how many tasks could run at once, 0 where a result does not tell.
     """
 

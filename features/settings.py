@@ -14,7 +14,7 @@ from features.featurizer import FEATURES
 from features.home import Home
 from features.image import Limits
 from features.landing import Cleaning
-from features.objects import Place
+from features.objects import Place, is_plain_key
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -124,6 +124,11 @@ class Settings(BaseSettings):
         # The tables' library decodes percent signs, on disk too, and would write elsewhere.
         if set(root.uri) & set("%" if root.is_local else "%#?"):
             raise InvalidSetting(f"{root.uri} cannot be a home: its name has a '%', '#' or '?'; choose another.")
+        if not (root.is_local or is_plain_key(root.bucket_and_prefix[1])):
+            raise InvalidSetting(
+                f"{root.uri!r} cannot be a home: its name has an empty, '.' or '..' segment or a control character; "
+                "choose another."
+            )
 
         def place(setting: str | None, default: str) -> Place:
             return Place.at(setting, self.s3_endpoint, self.s3_region) if setting else root.child(default)

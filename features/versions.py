@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from types_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectIdentifierTypeDef
 
 _DELETED_AT_ONCE = 1000
+# What XML 1.0, in which a request names many keys, cannot hold.
+_NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,19 @@ def _unlink(place: Place, versions: list[Version]) -> None:
 def _delete(place: Place, versions: list[Version]) -> None:
     from botocore.exceptions import ClientError
 
+    client = s3_client(place)
     bucket, prefix = place.bucket_and_prefix
     below = f"{prefix}/" if prefix else ""
-    named: list[ObjectIdentifierTypeDef] = [
-        {"Key": below + version.key, "VersionId": version.id or "null"} for version in versions
-    ]
-    answer = s3_client(place).delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
+    named: list[ObjectIdentifierTypeDef] = []
+    for version in versions:
+        key, id = below + version.key, version.id or "null"
+        if _NOT_IN_XML.search(key):
+            client.delete_object(Bucket=bucket, Key=key, VersionId=id)
+        else:
+            named.append({"Key": key, "VersionId": id})
+    if not named:
+        return
+    answer = client.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
     for error in answer.get("Errors", []):
         # Of a request that succeeds for some keys nothing is raised.
         code, message = error.get("Code", ""), error.get("Message", "")

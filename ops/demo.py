@@ -161,16 +161,16 @@ _FOLLOWED = (
 _QUESTIONS = {
     "Photos per label": (
         "SELECT label, count(*) AS photos, round(avg(width * height) / 1e6, 1) AS megapixels, "
-        "count(DISTINCT format) AS formats FROM features GROUP BY label ORDER BY label"
+        "count(DISTINCT format) AS formats FROM photos GROUP BY label ORDER BY label"
     ),
     "Rejects by reason": (
         "SELECT reason, count(*) AS files, min(detail) AS example FROM rejects GROUP BY reason ORDER BY reason"
     ),
     "Nearest neighbours of one photo": (
-        "WITH one AS (SELECT image_id, label, features FROM features ORDER BY image_id LIMIT 1) "
+        "WITH one AS (SELECT image_id, label, features FROM photos ORDER BY image_id LIMIT 1) "
         "SELECT one.label AS photo, f.label AS neighbour, "
         "round(list_cosine_similarity(one.features, f.features), 4) AS cosine, split_part(f.source, '/landing/', 2) "
-        "AS file FROM one, features f WHERE f.image_id <> one.image_id ORDER BY cosine DESC LIMIT 5"
+        "AS file FROM one, photos f WHERE f.image_id <> one.image_id ORDER BY cosine DESC LIMIT 5"
     ),
     "The same in PCA space: the 16 directions in which these photos differ most": (
         "WITH one AS (SELECT image_id, label, pca FROM current_projections ORDER BY image_id LIMIT 1) "

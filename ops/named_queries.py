@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Literal, cast, get_args
 
 from features.errors import InvalidSetting
+from features.objects import composed
 
 Kind = Literal["varchar", "integer", "date"]
 Value = str | int | date
@@ -129,7 +130,7 @@ def _comments_above(text: str) -> list[str]:
 def _varchar(text: str) -> str:
     if not text:
         raise ValueError("some text")
-    return text
+    return composed(text)
 
 
 def _integer(text: str) -> int:

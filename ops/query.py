@@ -72,7 +72,7 @@ def _view_in_duckdb(view: str, serving: int | None) -> str:
     for lookup in list(parsed.find_all(exp.Subquery)):
         if [table.name for table in lookup.find_all(exp.Table)] == [_PCA_CURRENT]:
             lookup.replace(exp.convert(serving))
-    return parsed.sql(dialect="duckdb")
+    return _with_its_own_words(parsed).sql(dialect="duckdb")
 
 
 def in_duckdb(sql: str) -> str:
@@ -84,15 +84,25 @@ def in_duckdb(sql: str) -> str:
         statements = sqlglot.parse(sql, read="athena")
         if len(statements) != 1 or statements[0] is None:
             raise InvalidQuery("DuckDB cannot run this as Athena would: it must be one statement.")
-        parsed = statements[0]
-        for fold in parsed.find_all(exp.Reduce):
-            # DuckDB's fold has no last step, and needs none that changes nothing.
-            last = fold.args.get("finish")
-            if isinstance(last, exp.Lambda) and last.this == last.expressions[0]:
-                fold.set("finish", None)
-        return parsed.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE)
+        return _with_its_own_words(statements[0]).sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE)
     except sqlglot.errors.SqlglotError as error:
         raise InvalidQuery(f"DuckDB cannot run this as Athena would: {str(error).strip()}") from error
+
+
+def _with_its_own_words(parsed: exp.Expr) -> exp.Expr:
+    """What sqlglot (30.3) leaves as Athena has it, as DuckDB has it."""
+    for fold in parsed.find_all(exp.Reduce):
+        # DuckDB's fold has no last step, and needs none that changes nothing.
+        last = fold.args.get("finish")
+        if isinstance(last, exp.Lambda) and last.this == last.expressions[0]:
+            fold.set("finish", None)
+    # The innermost first: each takes along a copy of what it holds.
+    for normal in reversed(list(parsed.find_all(exp.Normalize))):
+        form = normal.args.get("form")
+        # DuckDB knows no other form.
+        if not form or form.name.upper() == "NFC":
+            normal.replace(exp.func("nfc_normalize", normal.this))
+    return parsed
 
 
 @dataclass(frozen=True)

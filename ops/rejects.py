@@ -73,7 +73,7 @@ def reason_named(name: str) -> Reason:
 
 def source_named(home: Home, name: str) -> str:
     """The source of a landed object that a person names by its URI, its path, or its key below the landing."""
-    if "://" in name:
+    if name.startswith(("s3://", "file://")):
         return home.source_at(name)
     if home.landing.is_local and name.startswith(f"{home.landing.directory}/"):
         return home.source_at(f"file://{name}")

@@ -2,8 +2,8 @@ CREATE OR REPLACE VIEW current_projections AS
 SELECT
     image_id,
     source,
-    label,
-    subject,
+    normalize(label, NFC) AS label,
+    normalize(subject, NFC) AS subject,
     CAST(arrived_at AT TIME ZONE 'UTC' AS timestamp) AS arrived_at,
     pca,
     featurizer,

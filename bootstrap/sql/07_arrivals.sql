@@ -1,7 +1,7 @@
 CREATE OR REPLACE VIEW arrivals AS
 SELECT
     source,
-    label,
+    normalize(label, NFC) AS label,
     CAST(arrived_at AT TIME ZONE 'UTC' AS timestamp) AS arrived_at,
     'photo' AS outcome,
     batch,

@@ -189,8 +189,8 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
 def _totals(connection: duckdb.DuckDBPyConnection) -> Totals:
     photos = _row(
         connection,
-        "SELECT count(*), count(DISTINCT label), coalesce(sum(bytes), 0)::BIGINT, min(ingested_at), max(ingested_at), "
-        f"quantile_cont({_WAITED_S}, 0.5), quantile_cont({_WAITED_S}, 0.95) FROM seen_features",
+        "SELECT count(*), count(DISTINCT nfc_normalize(label)), coalesce(sum(bytes), 0)::BIGINT, min(ingested_at), "
+        f"max(ingested_at), quantile_cont({_WAITED_S}, 0.5), quantile_cont({_WAITED_S}, 0.95) FROM seen_features",
     )
     rejects = _row(connection, "SELECT count(*), min(ingested_at), max(ingested_at) FROM seen_rejects")
     return Totals(

@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 import duckdb
 from PIL import Image
 
-from features.faults import persistently
 from features.home import Home
 from features.image import Limits
 from features.isolation import IsolatedDecoder
-from features.landing import Landed, archived_name
-from features.objects import Place, read_if_there
+from features.landing import Landed, archived_name, fetch, look_up
+from features.objects import Place
 from features.rejects import Rejected
 from ops.query import connect
 from ops.report.data import MapPhoto
@@ -76,12 +75,11 @@ def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) ->
 
 
 def _read(place: Place, key: str) -> bytes | None:
-    # The stream takes any name on disk, but obstore raises ValueError for some, as for those of S3 that became rejects.
+    found = look_up(place, key)
     try:
-        if place.is_local:
-            return persistently(f"read {place.uri_of(key)}", (place.directory / key).read_bytes)
-        return read_if_there(place, key)
-    except (FileNotFoundError, ValueError):
+        return None if found is None else fetch(place, found)
+    except Rejected:
+        # Replaced at this moment.
         return None
 
 

@@ -17,7 +17,7 @@ WITH outcomes AS (
 found AS (
     SELECT *, row_number() OVER (ORDER BY arrived_at DESC, source, ingested_at DESC) AS place
     FROM outcomes
-    WHERE strpos(source, ?) > 0
+    WHERE strpos(normalize(source, NFC), ?) > 0
 )
 
 SELECT source, outcome, arrived_at, ingested_at, image_id

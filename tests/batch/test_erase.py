@@ -1,17 +1,21 @@
 """Who asks to be forgotten is nowhere any more, whatever else is at work, and nobody else misses anything."""
 
 import io
+import json
 import os
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import TypeAdapter
 from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
@@ -25,14 +29,15 @@ from batch.refit import Wanted, refit
 from batch.reproject import Watcher as ReprojectionWatcher
 from batch.reproject import reproject
 from batch.retention import Retention
-from features.erasures import begin_erasure, finish_erasure, passed_over, read_erasures
+from batch.selection import Selection
+from features.erasures import Erasures, begin_erasure, digest_of, finish_erasure, passed_over, read_erasures
 from features.errors import HomeInUse, InvalidSetting
 from features.home import Home
 from features.landing import Landed, archived_key, archived_name, list_landed
 from features.objects import keys_below, overwrite, read
 from features.plan import Plan, read_plan, write_plan
-from features.settings import Settings
-from features.tables import FEATURE_ROWS, REJECT_ROWS, append_once, open_table
+from features.settings import Settings, load_settings
+from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, append_once, open_table
 from ops.cli import app
 from ops.status import look
 from tests.feature_rows import serve_a_model
@@ -234,6 +239,83 @@ def test_a_file_whose_name_is_not_unicode_goes_too(on_disk: Settings, drain: Dra
     assert _erase(on_disk, _subject()).removed["landing"] == 1
     assert _where(home, ANNA) == set()
     assert look(home, verify=True).broken == []
+
+
+COMPOSED, DECOMPOSED = "zo\u00e9-4711", "zoe\u0301-4711"
+ACCENTS = [COMPOSED, DECOMPOSED, *(json.dumps(text)[1:-1] for text in (COMPOSED, DECOMPOSED))]
+
+
+@pytest.mark.parametrize(("folder", "asked"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_a_person_is_found_in_whichever_form_the_accents_are_written(
+    settings: Settings, drain: Drain, folder: str, asked: str
+) -> None:
+    home = settings.places()
+    serve_a_model(home)
+    _drop(settings, {f"{folder}/kiwi/a.jpg": jpeg(1), f"{folder}/kiwi/no.jpg": text_file()})
+    _drop(settings, {f"{BEN}/kiwi/b.jpg": jpeg(2), f"{BEN}/zoe-4711/c.jpg": jpeg(3)})
+    drain(settings)
+    # As former releases wrote rows of a decomposed name, and a log that says so.
+    for table in (FEATURE_ROWS, PROJECTION_ROWS):
+        handle = open_table(home, table)
+        assert handle is not None
+        handle.update(new_values={"subject": DECOMPOSED}, predicate=f"subject = '{COMPOSED}'")
+        handle.delete(f"subject = '{folder}' AND batch = 0")
+    _drop(settings, {f"{form}/lime/d.jpg": jpeg(seed) for seed, form in enumerate((COMPOSED, DECOMPOSED), 4)})
+
+    certificate = _erase(settings, _subject(asked))
+
+    assert _where(home, *ACCENTS) == set()
+    assert (certificate.removed["features rows"], certificate.removed["rejects rows"]) == (1, 1)
+    assert certificate.removed["archive"] == 2
+    assert list(list_landed(home.landing)) == []
+    assert _count(settings, "features") == 2
+    assert look(home, verify=True).broken == []
+    drain(settings)
+    assert _count(settings, "features") == 2
+
+
+@pytest.mark.parametrize("as_uri", [False, True])
+def test_an_object_is_found_in_whichever_form_its_key_is_written(on_disk: Settings, drain: Drain, as_uri: bool) -> None:
+    home = on_disk.places()
+    keys = {"p\u00eache/e\u0301.jpg": jpeg(1), "p\u00eache/no.jpg": text_file(), "kiwi/a.jpg": jpeg(2)}
+    _drop(on_disk, keys)
+    drain(on_disk)
+    for key in ("pe\u0302che/\u00e9.jpg", "pe\u0302che/no.jpg"):
+        certificate = _erase(on_disk, Asked("source", home.landing.uri_of(key) if as_uri else key))
+        assert certificate.removed["landing"] == 1
+    assert _where(home, "p\u00eache/e", "pe\u0302che/\u00e9", "/no.jpg") == set()
+    assert _count(on_disk, "features") == 1
+    assert look(home, verify=True).broken == []
+
+
+@pytest.mark.parametrize("asked", [COMPOSED, DECOMPOSED])
+def test_a_request_of_a_former_release_holds_in_the_form_it_was_made_in(tmp_path: Path, asked: str) -> None:
+    home = load_settings(home=str(tmp_path)).places()
+    begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
+    known = read_erasures(home)
+    # They hashed a name as it was typed.
+    digest = digest_of(known.salt, "subject", asked)
+    standing = replace(known.erasures[0], digests=(digest,))
+    overwrite(home.state, "erasures.json", TypeAdapter(Erasures).dump_json(replace(known, erasures=(standing,))))
+    for folder in (COMPOSED, DECOMPOSED):
+        landed = Landed(f"{folder}/kiwi/a.jpg", 1, "e", standing.before - timedelta(days=1))
+        assert passed_over(home).covers(home.landing, landed)
+        assert begin_erasure(home, "subject", folder, [PATTERN], datetime.now(UTC)).id == standing.id
+
+
+@pytest.mark.parametrize(
+    "value", ["anna", "e\u0301", "\u00e9a\u0301b", "\u6a59\u5b50", "\u0301", "a\u0323\u0307", "\uac01"]
+)
+def test_no_row_is_passed_over_for_what_stands_around_a_name(value: str, tmp_path: Path) -> None:
+    home = load_settings(home=str(tmp_path)).places()
+    selection = Selection("subject", value, datetime.now(UTC), (r"^<(?P<subject>[^>]+)>",), (home.landing,))
+    now = datetime.now(UTC) - timedelta(days=1)
+    keys = [
+        f"<{unicodedata.normalize(form, value)}>{after}" for form in ("NFC", "NFD") for after in ("", "\u0323", "x")
+    ]
+    sources = pa.array([*(home.landing.uri_of(key) for key in keys), home.landing.uri_of("<ann>x")])
+    found = selection.rows(pa.RecordBatch.from_pydict({"source": sources, "arrived_at": [now] * len(sources)}))
+    assert found.to_pylist() == [True] * len(keys) + [False]
 
 
 @pytest.mark.processes
@@ -501,8 +583,6 @@ def test_a_late_message_does_not_bring_a_name_back(
 
 
 def test_what_is_passed_over_is_forgotten_when_no_message_can_come_any_more(tmp_path: Path) -> None:
-    from features.settings import load_settings
-
     home = load_settings(home=str(tmp_path)).places()
     now = datetime.now(UTC)
     erasure = begin_erasure(home, "subject", ANNA, [PATTERN], now - timedelta(days=20))

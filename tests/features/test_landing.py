@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.fault_proxy import Rule, s3_error, set_rules
 from features.errors import StorageRefused
-from features.landing import Cleaning, Landed, clear_away, fetch, list_landed
+from features.landing import Cleaning, Landed, clear_away, fetch, list_landed, named_in
 from features.objects import Place
 from features.rejects import Reason, Rejected
 from tests.conftest import REGION
@@ -109,3 +109,12 @@ def test_an_object_of_another_size_than_announced_is_not_taken(s3_server: str, s
     with pytest.raises(Rejected, match="10000 bytes, not 3 as announced") as rejected:
         fetch(Place.at(f"s3://{bucket}/landing", s3_server, REGION), Landed("a.jpg", 3, etag, datetime.now(UTC)))
     assert rejected.value.reason is Reason.REPLACED
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^(?P<label>[^/]+)/", r"^(?P<label>\w+)/", "^(?P<label>p\u00ea.*)/", "^(?P<label>pe\u0302.*)/"]
+)
+def test_a_label_is_the_same_in_whichever_form_its_accents_are_written(pattern: str) -> None:
+    keys = ["p\u00eache/e\u0301.jpg", "pe\u0302che/1.jpg"] if "\u0302" not in pattern else ["pe\u0302che/1.jpg"]
+    assert {named_in(pattern, key, "label") for key in keys} == {"p\u00eache"}
+    assert named_in(pattern, "p", "label") is None

@@ -5,11 +5,15 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import obstore
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from obstore.store import MemoryStore
 
 from benchmarks.fault_proxy import Rule, set_rules
 from features.errors import InvalidSetting, StorageUnavailable
-from features.objects import Place, change, keys_below, read, read_if_there, write_once
+from features.objects import Place, change, is_plain_key, keys_below, read, read_if_there, write_once
 from tests.conftest import REGION
 
 
@@ -117,3 +121,16 @@ def test_a_stopped_process_that_holds_the_lock_is_not_waited_for_for_ever(
         change(place, "word", lambda _: b"after")
     os.close(directory)
     assert change(place, "word", lambda _: b"after") == b"after"
+
+
+@given(st.text(st.one_of(st.sampled_from("/.\\%~#?* "), st.characters(exclude_categories=["Cs"])), max_size=12))
+def test_obstore_takes_a_plain_key_as_it_is(key: str) -> None:
+    store = MemoryStore()
+    if key and is_plain_key(key):
+        obstore.put(store, key, b"x")
+        assert [meta["path"] for page in obstore.list(store) for meta in page] == [key]
+
+
+@pytest.mark.parametrize("key", ["/a", "a//b", "a/", "./a", "a/..", ".", "a/./b", "a\tb", "a\x7f", "a\n"])
+def test_a_key_that_obstore_takes_for_another_is_not_plain(key: str) -> None:
+    assert not is_plain_key(key)

@@ -80,7 +80,7 @@ def test_a_home_on_disk_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("home", ["s3://bucket/50%20", "s3://bucket/a#b", "/data/50%20"])
+@pytest.mark.parametrize("home", ["s3://bucket/50%20", "s3://bucket/a#b", "/data/50%20", "s3://b/a//c", "s3://b/.."])
 def test_a_home_that_tables_cannot_name_is_refused(home: str) -> None:
     with pytest.raises(InvalidSetting, match="cannot be a home"):
         load_settings(home=home).places()

@@ -292,6 +292,11 @@ def test_what_duckdb_cannot_run_as_athena_would_says_so(sql: str) -> None:
         in_duckdb(sql)
 
 
+def test_text_is_composed_as_athena_composes_it(home: Home) -> None:
+    sql = "SELECT normalize(normalize('e\u0301'), NFC) = '\u00e9' AND normalize(CAST(NULL AS varchar)) IS NULL AS same"
+    assert run_query(connect(home), in_duckdb(sql)).to_pylist() == [{"same": True}]
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.0, "0"), (12.3456, "12.35"), (123456.789, "123457"), (1e-7, "1e-07"), (2e16, "2e+16")]
 )
