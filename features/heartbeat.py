@@ -74,7 +74,8 @@ class FinishedBatch:
 class Vitals:
     """What a stream knows of itself: numbers, times and places; no key, no label, no person.
 
-    `photos` and `rejects` are those that were committed in the last `window_s` seconds.
+    `photos` and `rejects` are those that were committed in the last `window_s` seconds; `uncleared` are those that have
+    their rows and could not be cleared away.
     """
 
     settings: StreamSettings
@@ -84,6 +85,7 @@ class Vitals:
     photos: int = 0
     rejects: int = 0
     last_batch: FinishedBatch | None = None
+    uncleared: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -138,25 +137,6 @@ def fetch_once(landing: Place, landed: Landed, archive: Place | None = None) -> 
             raise (rejected if archived.reason is Reason.MISSING else archived) from None
 
 
-def announce(landing: Place, landed: Landed) -> None:
-    """Have the kernel begin to read a file of a landing on disk that `fetch` will soon ask for, where it can.
-
-    Never raises for the file's sake: whoever fetches it is told what is wrong with it.
-    """
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with suppress(OSError, ValueError), (landing.directory / landed.key).open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, landed.size_bytes, os.POSIX_FADV_WILLNEED)
-
-
-def forget(landing: Place, landed: Landed) -> None:
-    """Have the kernel forget a file of a landing on disk, so that the next read asks the disk itself, where it can."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with suppress(OSError, ValueError), (landing.directory / landed.key).open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def _fetch(landing: Place, landed: Landed, check_etag: bool = True) -> bytes:
     read = _read_file if landing.is_local else _read_object
     try:
@@ -170,23 +150,35 @@ def _fetch(landing: Place, landed: Landed, check_etag: bool = True) -> bytes:
 def clear_away(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
     """Archive or delete one processed object, and say whether it was still the version that was processed.
 
-    A version that was uploaded in between stays where it is. Replay finds nothing left to do. On S3 the copy and the
-    delete are conditional on the etag; on disk the check comes right before the rename or unlink.
-    Raises StorageRefused, StorageUnavailable.
+    A version that was uploaded in between stays where it is, and so does what cannot be copied. Replay finds nothing
+    left to do. Raises StorageRefused, StorageUnavailable.
     """
-    if cleaning == "keep":
-        return False
-    clear = _clear_file if landing.is_local else _clear_object
 
     def clear_unless_it_cannot_be() -> bool:
         try:
-            return clear(landing, archive, landed, cleaning)
+            return clear_once(landing, archive, landed, cleaning)
         except Exception as error:
-            if is_fault(error) and fault_of(error) in (Fault.CHANGED, Fault.MISSING, Fault.UNFIT_OBJECT):
+            if is_fault(error) and fault_of(error) is Fault.UNFIT_OBJECT:
                 return False
             raise
 
     return persistently(f"clear away {landing.uri_of(landed.key)}", clear_unless_it_cannot_be)
+
+
+def clear_once(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
+    """The same with one try; what it fails of is raised as the library raised it.
+
+    On S3 the copy and the delete are conditional on the etag; on disk the check comes right before the rename.
+    """
+    if cleaning == "keep":
+        return False
+    clear = _clear_file if landing.is_local else _clear_object
+    try:
+        return clear(landing, archive, landed, cleaning)
+    except Exception as error:
+        if is_fault(error) and fault_of(error) in (Fault.CHANGED, Fault.MISSING):
+            return False
+        raise
 
 
 def archived_name(landed: Landed) -> str:
@@ -206,19 +198,23 @@ def archived_key(name: str) -> tuple[str, str]:
 
 
 def _pages_of_directory(directory: Path) -> Iterator[list[Landed]]:
-    files = files_below(directory)
+    files = files_below(directory, every=False)
     while page := list(itertools.islice(files, _PAGE_FILES)):
         yield page
 
 
-def files_below(directory: Path) -> Iterator[Landed]:
-    """Every regular file below a directory. Raises StorageUnavailable when it cannot be listed."""
+def files_below(directory: Path, every: bool = True) -> Iterator[Landed]:
+    """Every regular file below a directory. Raises StorageUnavailable when it cannot be listed.
+
+    Without `every`, one that cannot be looked at is passed over while others of its folder can be.
+    """
 
     def unreadable(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             raise given_up(f"list {error.filename}", error) from error
 
     for folder, _, names in os.walk(directory, onerror=unreadable):
+        looked_at, unseen = 0, None
         for name in names:
             path = Path(folder, name)
             try:
@@ -227,12 +223,18 @@ def files_below(directory: Path) -> Iterator[Landed]:
                 # Gone, or a link that leads nowhere.
                 if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
                     continue
-                raise given_up(f"list {path}", error) from error
+                unseen = given_up(f"list {path}", error)
+                if every:
+                    raise unseen from error
+                continue
+            looked_at += 1
             if not stat.S_ISREG(status.st_mode):
                 continue
             arrived_at = datetime.fromtimestamp(status.st_mtime, UTC)
             key = printable(path.relative_to(directory).as_posix())
             yield Landed(key, status.st_size, _etag(status), arrived_at)
+        if unseen is not None and not looked_at:
+            raise unseen
 
 
 def _etag(status: os.stat_result) -> str:

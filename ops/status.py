@@ -136,7 +136,7 @@ class Status:
     """Everything `fruits status` shows; `broken` is None when the invariants were not checked.
 
     `backlog` is what was planned and has no rows yet, and what was not planned: as the stream said at `backlog_as_of`,
-    or as a listing found it.
+    or as a listing found it. `uncleared` photos have their rows and could not be cleared away, as the stream said.
     """
 
     home: str
@@ -156,6 +156,7 @@ class Status:
     tables: list[TableStatus]
     compactable_files: int
     broken: list[str] | None
+    uncleared: int = 0
 
 
 def look(
@@ -217,6 +218,7 @@ def look(
         tables=table_statuses,
         compactable_files=_compactable_files(home, table_statuses, looked_at),
         broken=broken,
+        uncleared=vitals.uncleared if vitals else 0,
     )
 
 

@@ -1,17 +1,20 @@
 """Clearing away photos that have their rows: after each commit, and whatever a listing shows of earlier ones."""
 
 import heapq
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from features.faults import RETRY_DEADLINE_S
 from features.home import Home
-from features.landing import Cleaning, Landed, clear_away
+from features.landing import Cleaning, Landed
 from features.objects import Place
 from features.plan import Plan, Result
+from streaming.clearing import Clearing
 from streaming.seen import Known
 
 CLEARED_AT_ONCE = 16
@@ -19,33 +22,53 @@ CLEARED_AT_ONCE = 16
 LEFT_TO_CLEANER = timedelta(minutes=10)
 # With a long `after` more would wait than memory should hold: those beyond are left to a listing, too.
 MOST_DUE = 200_000
+# Between tries at what failed, ever longer.
+AGAIN_S = 0.5
+LONGEST_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True)
 class CleaningRule:
     """What happens to photos that have their rows, and how long after their commit.
 
-    `delete` keeps what was rejected: it exists nowhere else.
+    `delete` keeps what was rejected: it exists nowhere else. What fails is tried again for `patience`.
     """
 
     how: Cleaning
     after: timedelta
+    patience: timedelta = timedelta(seconds=RETRY_DEADLINE_S)
 
     def covers(self, featurized: bool) -> bool:
         """Whether an object with this outcome is cleared away."""
         return self.how == "archive" or (self.how == "delete" and featurized)
 
 
+@dataclass(frozen=True)
+class _Due:
+    """Photos to clear away; those that failed before were waited for before this try."""
+
+    landing: Place
+    objects: tuple[Landed, ...]
+    waited_s: float = 0.0
+
+    @property
+    def is_again(self) -> bool:
+        return self.waited_s > 0.0
+
+
 class Cleaner:
     """Clears away the photos of the batches of this run, each once it is due, in a thread of its own.
 
-    It keeps no record: what a killed process leaves is found by the next listing.
+    It keeps no record: what a killed process leaves is found by the next listing. `on_left` is told the identity of
+    what could not be cleared away.
     """
 
-    def __init__(self, home: Home, rule: CleaningRule) -> None:
+    def __init__(self, home: Home, rule: CleaningRule, on_left: Callable[[bytes], None] = lambda _: None) -> None:
         self._home = home
         self._rule = rule
-        self._due: list[tuple[float, int, Place, tuple[Landed, ...]]] = []
+        self._clearing = Clearing(home, rule.how, rule.patience, on_left)
+        self._due: list[tuple[float, int, _Due]] = []
+        self._numbers = itertools.count()
         self._due_objects = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -68,15 +91,10 @@ class Cleaner:
             return
         rejected = set(result.rejected_keys)
         covered = tuple(landed for landed in plan.objects if self._rule.covers(landed.key not in rejected))
-        due_s = time.monotonic() + self._rule.after.total_seconds()
-        with self._changed:
-            if self._due_objects + len(covered) <= MOST_DUE or not self._due:
-                heapq.heappush(self._due, (due_s, plan.batch, self._home.landing_at(plan.landing), covered))
-                self._due_objects += len(covered)
-                self._changed.notify_all()
+        self._put(self._rule.after.total_seconds(), _Due(self._home.landing_at(plan.landing), covered))
 
     def close(self) -> None:
-        """Clear away what is due already and end; the rest is left to a later start."""
+        """Clear away what is due already, trying again what fails, and end; the rest is left to a later start."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -86,45 +104,70 @@ class Cleaner:
     def _run(self) -> None:
         try:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
-                while work := self._next():
-                    _clear(pool, self._home, self._rule, *work)
+                while due := self._next():
+                    failed = self._clearing.clear(pool, due.landing, due.objects)
+                    if failed:
+                        wait_s = min(max(2 * due.waited_s, AGAIN_S), LONGEST_AGAIN_S)
+                        self._put(wait_s, _Due(due.landing, failed, wait_s))
         except BaseException as error:
             # The stream looks for it, and stops.
             self._failure = error
 
-    def _next(self) -> tuple[Place, tuple[Landed, ...]] | None:
+    def _put(self, wait_s: float, due: _Due) -> None:
+        with self._changed:
+            if self._due_objects + len(due.objects) <= MOST_DUE or not self._due:
+                heapq.heappush(self._due, (time.monotonic() + wait_s, next(self._numbers), due))
+                self._due_objects += len(due.objects)
+                self._changed.notify_all()
+
+    def _next(self) -> _Due | None:
         with self._changed:
             while True:
+                if self._closed:
+                    now_s = time.monotonic()
+                    self._due = sorted(due for due in self._due if due[0] <= now_s or due[2].is_again)
                 wait_s = self._due[0][0] - time.monotonic() if self._due else None
                 if wait_s is not None and wait_s <= 0:
-                    _, _, landing, objects = heapq.heappop(self._due)
-                    self._due_objects -= len(objects)
-                    return landing, objects
-                if self._closed:
+                    _, _, due = heapq.heappop(self._due)
+                    self._due_objects -= len(due.objects)
+                    return due
+                if self._closed and wait_s is None:
                     return None
                 self._changed.wait(wait_s)
 
 
-def clear_leftovers(
-    home: Home, rule: CleaningRule, started_after: int
-) -> Callable[[Sequence[tuple[Landed, Known]]], None]:
-    """For a listing: clears away what has had its rows for long enough and is no business of this run's cleaner."""
+class Leftovers:
+    """For listings: clears away what has had its rows for long enough and is no business of this run's cleaner.
 
-    def is_left(known: Known, now_s: float) -> bool:
-        if known.featurized is None or not rule.covers(known.featurized):
-            return False
-        patience = rule.after if known.batch <= started_after else rule.after + LEFT_TO_CLEANER
-        return known.at_s + patience.total_seconds() <= now_s
+    What fails is tried again by the next listing, so that it holds up none.
+    """
 
-    def clear(shown: Iterable[tuple[Landed, Known]]) -> None:
+    def __init__(self, home: Home, rule: CleaningRule, started_after: int) -> None:
+        self._landing = home.landing
+        self._rule = rule
+        self._started_after = started_after
+        self._clearing = Clearing(home, rule.how, rule.patience)
+
+    def clear(self, shown: Iterable[tuple[Landed, Known]]) -> None:
+        """Clear away what is left of these. Raises StorageRefused, StorageUnavailable."""
         now_s = datetime.now(UTC).timestamp()
-        left = [landed for landed, known in shown if is_left(known, now_s)]
+        left = [landed for landed, known in shown if self._is_left(known, now_s)]
         if left:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
-                _clear(pool, home, rule, home.landing, left)
+                self._clearing.clear(pool, self._landing, left)
 
-    return clear
+    def leave(self, names: Iterable[bytes]) -> None:
+        """The cleaner could not clear away objects of these identities."""
+        for name in names:
+            self._clearing.leave(name)
 
+    @property
+    def uncleared(self) -> int:
+        """How many objects could not be cleared away, by the cleaner or after a listing."""
+        return self._clearing.left
 
-def _clear(pool: ThreadPoolExecutor, home: Home, rule: CleaningRule, landing: Place, objects: Iterable[Landed]) -> None:
-    list(pool.map(lambda landed: clear_away(landing, home.archive, landed, rule.how), objects))
+    def _is_left(self, known: Known, now_s: float) -> bool:
+        if known.featurized is None or not self._rule.covers(known.featurized):
+            return False
+        after = self._rule.after if known.batch <= self._started_after else self._rule.after + LEFT_TO_CLEANER
+        return known.at_s + after.total_seconds() <= now_s

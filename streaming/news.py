@@ -26,6 +26,7 @@ class QueueNews:
 class News:
     """What the planner last told the service; `planned` is the number of the newest plan that Spark was told of.
 
+    `uncleared` photos have their rows and could not be cleared away.
     Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
     By the time a watcher hears of it, they are committed.
     """
@@ -34,6 +35,7 @@ class News:
     planned: int | None = None
     caught_up_to: datetime | None = None
     queue: QueueNews | None = None
+    uncleared: int = 0
     error: str | None = None
     message: str = ""
     told_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -97,6 +99,22 @@ class Channel:
                 ),
             )
             path.unlink()
+
+    def left(self, name: bytes) -> None:
+        """Tell the planner that the object of an identity could not be cleared away."""
+        (self.folder / f"{name.hex()}.left").touch()
+
+    @property
+    def left_and_not_taken(self) -> int:
+        """How many were told that the planner has not heard of."""
+        return sum(1 for _ in self.folder.glob("*.left"))
+
+    def take_left(self) -> list[bytes]:
+        """The identities that were told since the last call."""
+        paths = list(self.folder.glob("*.left"))
+        for path in paths:
+            path.unlink()
+        return [bytes.fromhex(path.stem) for path in paths]
 
     @property
     def _news(self) -> Path:

@@ -155,6 +155,7 @@ class Planner:
         for batch, outcome in self._channel.take_committed():
             self._seen.committed(batch, outcome)
             self._snapshots.committed(outcome.photos + outcome.rejects)
+        self._discovery.uncleared_by_the_cleaner(self._channel.take_left())
         if self._channel.is_held:
             return self._position
         caught_up_to = None
@@ -171,7 +172,7 @@ class Planner:
             elif not self._retries:
                 caught_up_to = self._discovery.caught_up_to
         discovery = self._discovery
-        self._channel.tell(News(discovery.backlog, self._told, caught_up_to, discovery.queue_news))
+        self._channel.tell(News(discovery.backlog, self._told, caught_up_to, discovery.queue_news, discovery.uncleared))
         return self._position
 
     def _plan(self, objects: tuple[Landed, ...]) -> None:

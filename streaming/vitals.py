@@ -65,6 +65,7 @@ class Watch:
                 photos=sum(batch.photos for batch in batches),
                 rejects=sum(batch.rejects for batch in batches),
                 last_batch=self._last,
+                uncleared=self._news.uncleared if self._news else 0,
             )
 
 
