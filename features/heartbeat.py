@@ -74,7 +74,7 @@ class Vitals:
     """What a stream knows of itself: numbers, times and places; no key, no label, no person.
 
     `photos` and `rejects` are those that were committed in the last `window_s` seconds; `passed_over` counts, by kind,
-    what the last listing left out on purpose.
+    what the last listing left out on purpose; `uncleared` have their rows and could not be cleared away.
     """
 
     settings: StreamSettings
@@ -85,6 +85,7 @@ class Vitals:
     rejects: int = 0
     last_batch: FinishedBatch | None = None
     passed_over: dict[str, int] = field(default_factory=dict)
+    uncleared: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -178,25 +177,6 @@ def fetch_once(landing: Place, landed: Landed, archive: Place | None = None) -> 
             raise (rejected if archived.reason is Reason.MISSING else archived) from None
 
 
-def announce(landing: Place, landed: Landed) -> None:
-    """Have the kernel begin to read a file of a landing on disk that `fetch` will soon ask for, where it can.
-
-    Never raises for the file's sake: whoever fetches it is told what is wrong with it.
-    """
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with suppress(OSError, ValueError), (landing.directory / landed.key).open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, landed.size_bytes, os.POSIX_FADV_WILLNEED)
-
-
-def forget(landing: Place, landed: Landed) -> None:
-    """Have the kernel forget a file of a landing on disk, so that the next read asks the disk itself, where it can."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with suppress(OSError, ValueError), (landing.directory / landed.key).open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def _fetch(landing: Place, landed: Landed, check_etag: bool = True) -> bytes:
     read = _read_file if landing.is_local else _read_object
     try:
@@ -210,23 +190,35 @@ def _fetch(landing: Place, landed: Landed, check_etag: bool = True) -> bytes:
 def clear_away(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
     """Archive or delete one processed object, and say whether it was still the version that was processed.
 
-    A version that was uploaded in between stays where it is. Replay finds nothing left to do. On S3 the copy and the
-    delete are conditional on the etag; on disk the check comes right before the rename or unlink.
-    Raises StorageRefused, StorageUnavailable.
+    A version that was uploaded in between stays where it is, and so does what cannot be copied. Replay finds nothing
+    left to do. Raises StorageRefused, StorageUnavailable.
     """
-    if cleaning == "keep":
-        return False
-    clear = _clear_file if landing.is_local else _clear_object
 
     def clear_unless_it_cannot_be() -> bool:
         try:
-            return clear(landing, archive, landed, cleaning)
+            return clear_once(landing, archive, landed, cleaning)
         except Exception as error:
-            if is_fault(error) and fault_of(error) in (Fault.CHANGED, Fault.MISSING, Fault.UNFIT_OBJECT):
+            if is_fault(error) and fault_of(error) is Fault.UNFIT_OBJECT:
                 return False
             raise
 
     return persistently(f"clear away {landing.uri_of(landed.key)}", clear_unless_it_cannot_be)
+
+
+def clear_once(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
+    """The same with one try; what it fails of is raised as the library raised it.
+
+    On S3 the copy and the delete are conditional on the etag; on disk the check comes right before the rename.
+    """
+    if cleaning == "keep":
+        return False
+    clear = _clear_file if landing.is_local else _clear_object
+    try:
+        return clear(landing, archive, landed, cleaning)
+    except Exception as error:
+        if is_fault(error) and fault_of(error) in (Fault.CHANGED, Fault.MISSING):
+            return False
+        raise
 
 
 def archived_name(landed: Landed) -> str:

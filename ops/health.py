@@ -152,6 +152,12 @@ def _advice(found: Status, min_rows: int) -> Iterator[Finding]:
     if today.rejects >= FEWEST_REJECTS and today.rejects > MANY_REJECTS * outcomes:
         share = today.rejects / outcomes
         yield advice("many_rejects", f"{share:.0%} of today's uploads could not be used; `fruits rejects` says why.")
+    if found.uncleared:
+        yield advice(
+            "uncleared",
+            f"{counted(found.uncleared, 'photo')} could not be cleared away; see that the stream may copy and delete "
+            "in the landing: it tries again every hour.",
+        )
     if queue is not None and queue.unknown:
         yield advice(
             "unknown_messages",

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ops.wording import visible
+from ops.wording import counted, visible
 from streaming.micro_batch import BatchReport
 from streaming.news import LeftBehind, News
 from streaming.service import Watcher
@@ -72,7 +72,9 @@ class LivePanel:
             _figure("rejects", f"{sum(self._rejects.values())}"),
             _figure("PCA", self._versions()),
         )
-        return Panel(Group(totals, self._backlog(), self._stages()), title=self._title, title_align="left")
+        return Panel(
+            Group(totals, self._backlog(), *self._uncleared(), self._stages()), title=self._title, title_align="left"
+        )
 
     def _versions(self) -> str:
         return "not yet" if not self._pca_versions else " and ".join(f"v{version}" for version in self._pca_versions)
@@ -94,6 +96,10 @@ class LivePanel:
         more = " or more" if backlog.at_least else ""
         size = f"{backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s"
         return Text(f"backlog  {backlog.files:,}{more} files  {size}{self._queue()}")
+
+    def _uncleared(self) -> list[Text]:
+        count = self._news.uncleared if self._news else 0
+        return [Text(f"{counted(count, 'photo')} could not be cleared away", style="yellow")] if count else []
 
     def _queue(self) -> str:
         queue = self._news.queue if self._news else None

@@ -141,7 +141,7 @@ class Status:
 
     `backlog` is what was planned and has no rows yet, and what was not planned: as the stream said at `backlog_as_of`,
     or as a listing found it. `passed_over` counts by kind what is left out of the landing on purpose; only a listing of
-    this look has examples.
+    this look has examples. `uncleared` photos have their rows and could not be cleared away, as the stream said.
     """
 
     home: str
@@ -163,6 +163,7 @@ class Status:
     broken: list[str] | None
     passed_over: Mapping[str, int] = field(default_factory=dict)
     passed_over_examples: Mapping[str, str] = field(default_factory=dict)
+    uncleared: int = 0
 
 
 def look(
@@ -228,6 +229,7 @@ def look(
         broken=broken,
         passed_over=dict(passed_over.counts),
         passed_over_examples=dict(passed_over.examples),
+        uncleared=vitals.uncleared if vitals else 0,
     )
 
 

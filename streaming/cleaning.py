@@ -1,6 +1,7 @@
 """Clearing away photos that have their rows: after each commit, and whatever a listing shows of earlier ones."""
 
 import heapq
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -8,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from features.faults import RETRY_DEADLINE_S
 from features.home import Home
-from features.landing import Cleaning, Landed, changed_at_s, clear_away
+from features.landing import Cleaning, Landed, changed_at_s
 from features.objects import Place
 from features.plan import Plan, Result
+from streaming.clearing import Clearing
 from streaming.seen import Known
 
 CLEARED_AT_ONCE = 16
@@ -19,6 +22,9 @@ CLEARED_AT_ONCE = 16
 LEFT_TO_CLEANER = timedelta(minutes=10)
 # With a long `after` more would wait than memory should hold: those beyond are left to a listing, too.
 MOST_DUE = 200_000
+# Between tries at what failed, ever longer.
+AGAIN_S = 0.5
+LONGEST_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,13 @@ class CleaningRule:
     """What happens to photos that have their rows, and how long after their commit.
 
     `delete` keeps what was rejected: it exists nowhere else. A file on disk that changed within `settle` stays: its
-    writer may not be done with it, however whole it looks.
+    writer may not be done with it, however whole it looks. What fails is tried again for `patience`.
     """
 
     how: Cleaning
     after: timedelta
     settle: timedelta
+    patience: timedelta = timedelta(seconds=RETRY_DEADLINE_S)
 
     def covers(self, featurized: bool) -> bool:
         """Whether an object with this outcome is cleared away."""
@@ -40,23 +47,34 @@ class CleaningRule:
 
 @dataclass(frozen=True)
 class _Due:
-    """Photos of a batch; from `old_s` of the monotonic clock on, none of them is young."""
+    """Photos to clear away; those that failed before were waited for before this try.
+
+    From `old_s` of the monotonic clock on, none of them is young.
+    """
 
     landing: Place
     objects: tuple[Landed, ...]
     old_s: float
+    waited_s: float = 0.0
+
+    @property
+    def is_again(self) -> bool:
+        return self.waited_s > 0.0
 
 
 class Cleaner:
     """Clears away the photos of the batches of this run, each once it is due, in a thread of its own.
 
-    It keeps no record: what a killed process leaves is found by the next listing.
+    It keeps no record: what a killed process leaves is found by the next listing. `on_left` is told the identity of
+    what could not be cleared away.
     """
 
-    def __init__(self, home: Home, rule: CleaningRule) -> None:
+    def __init__(self, home: Home, rule: CleaningRule, on_left: Callable[[bytes], None] = lambda _: None) -> None:
         self._home = home
         self._rule = rule
+        self._clearing = Clearing(home, rule.how, rule.patience, on_left)
         self._due: list[tuple[float, int, _Due]] = []
+        self._numbers = itertools.count()
         self._due_objects = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -79,16 +97,11 @@ class Cleaner:
             return
         rejected = set(result.rejected_keys)
         covered = tuple(landed for landed in plan.objects if self._rule.covers(landed.key not in rejected))
-        now_s = time.monotonic()
-        old_s = now_s + self._rule.settle.total_seconds()
-        self._put(
-            now_s + self._rule.after.total_seconds(),
-            plan.batch,
-            _Due(self._home.landing_named(plan.landing), covered, old_s),
-        )
+        old_s = time.monotonic() + self._rule.settle.total_seconds()
+        self._put(self._rule.after.total_seconds(), _Due(self._home.landing_named(plan.landing), covered, old_s))
 
     def close(self) -> None:
-        """Clear away what is due already and end; the rest is left to a later start."""
+        """Clear away what is due already, trying again what fails, and end; the rest is left to a later start."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -98,72 +111,92 @@ class Cleaner:
     def _run(self) -> None:
         try:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
-                while work := self._next():
-                    batch, due = work
+                while due := self._next():
                     # Whatever the disk's clock says: a version that is cleared then has stood still since its commit.
                     is_old = time.monotonic() >= due.old_s
-                    young = _clear(pool, self._home, self._rule, due.landing, due.objects, is_old)
+                    young = () if is_old else _young(pool, self._rule, due.landing, due.objects)
                     if young:
-                        self._put(due.old_s, batch, replace(due, objects=young))
+                        self._put(due.old_s - time.monotonic(), replace(due, objects=young))
+                    others = [landed for landed in due.objects if landed not in set(young)]
+                    failed = self._clearing.clear(pool, due.landing, others)
+                    if failed:
+                        wait_s = min(max(2 * due.waited_s, AGAIN_S), LONGEST_AGAIN_S)
+                        self._put(wait_s, replace(due, objects=failed, waited_s=wait_s))
         except BaseException as error:
             # The stream looks for it, and stops.
             self._failure = error
 
-    def _put(self, due_s: float, batch: int, due: "_Due") -> None:
+    def _put(self, wait_s: float, due: _Due) -> None:
         with self._changed:
             if self._due_objects + len(due.objects) <= MOST_DUE or not self._due:
-                heapq.heappush(self._due, (due_s, batch, due))
+                heapq.heappush(self._due, (time.monotonic() + wait_s, next(self._numbers), due))
                 self._due_objects += len(due.objects)
                 self._changed.notify_all()
 
-    def _next(self) -> tuple[int, "_Due"] | None:
+    def _next(self) -> _Due | None:
         with self._changed:
             while True:
+                if self._closed:
+                    now_s = time.monotonic()
+                    self._due = sorted(due for due in self._due if due[0] <= now_s or due[2].is_again)
                 wait_s = self._due[0][0] - time.monotonic() if self._due else None
                 if wait_s is not None and wait_s <= 0:
-                    _, batch, due = heapq.heappop(self._due)
+                    _, _, due = heapq.heappop(self._due)
                     self._due_objects -= len(due.objects)
-                    return batch, due
-                if self._closed:
+                    return due
+                if self._closed and wait_s is None:
                     return None
                 self._changed.wait(wait_s)
 
 
-def clear_leftovers(
-    home: Home, rule: CleaningRule, started_after: int
-) -> Callable[[Sequence[tuple[Landed, Known]]], None]:
-    """For a listing: clears away what has had its rows for long enough and is no business of this run's cleaner."""
+class Leftovers:
+    """For listings: clears away what has had its rows for long enough and is no business of this run's cleaner.
 
-    def is_left(known: Known, now_s: float) -> bool:
-        if known.featurized is None or not rule.covers(known.featurized):
-            return False
-        patience = rule.after if known.batch <= started_after else rule.after + LEFT_TO_CLEANER
-        return known.at_s + patience.total_seconds() <= now_s
+    What fails is tried again by the next listing, so that it holds up none.
+    """
 
-    def clear(shown: Iterable[tuple[Landed, Known]]) -> None:
+    def __init__(self, home: Home, rule: CleaningRule, started_after: int) -> None:
+        self._landing = home.landing
+        self._rule = rule
+        self._started_after = started_after
+        self._clearing = Clearing(home, rule.how, rule.patience)
+
+    def clear(self, shown: Iterable[tuple[Landed, Known]]) -> None:
+        """Clear away what is left of these. Raises StorageRefused, StorageUnavailable."""
         now_s = datetime.now(UTC).timestamp()
-        left = [landed for landed, known in shown if is_left(known, now_s)]
+        left = [landed for landed, known in shown if self._is_left(known, now_s)]
         if left:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
-                _clear(pool, home, rule, home.landing, left, is_old=False)
+                young = set(_young(pool, self._rule, self._landing, left))
+                self._clearing.clear(pool, self._landing, [landed for landed in left if landed not in young])
 
-    return clear
+    def leave(self, names: Iterable[bytes]) -> None:
+        """The cleaner could not clear away objects of these identities."""
+        for name in names:
+            self._clearing.leave(name)
+
+    @property
+    def uncleared(self) -> int:
+        """How many objects could not be cleared away, by the cleaner or after a listing."""
+        return self._clearing.left
+
+    def _is_left(self, known: Known, now_s: float) -> bool:
+        if known.featurized is None or not self._rule.covers(known.featurized):
+            return False
+        after = self._rule.after if known.batch <= self._started_after else self._rule.after + LEFT_TO_CLEANER
+        return known.at_s + after.total_seconds() <= now_s
 
 
-def _clear(
-    pool: ThreadPoolExecutor, home: Home, rule: CleaningRule, landing: Place, objects: Iterable[Landed], is_old: bool
+def _young(
+    pool: ThreadPoolExecutor, rule: CleaningRule, landing: Place, objects: Sequence[Landed]
 ) -> tuple[Landed, ...]:
-    """Clears away what is not young, and returns what is; with `is_old` nothing is."""
-    settle_s = rule.settle.total_seconds() if landing.is_local and not is_old else 0.0
+    """The files on disk that changed within `settle`, by the disk's clock."""
+    settle_s = rule.settle.total_seconds()
+    if not (landing.is_local and settle_s):
+        return ()
 
-    def clear_unless_young(landed: Landed) -> bool:
-        if settle_s:
-            changed_s = changed_at_s(landing, landed)
-            if changed_s is not None and time.time() - changed_s < settle_s:
-                return False
-        clear_away(landing, home.archive, landed, rule.how)
-        return True
+    def is_young(landed: Landed) -> bool:
+        changed_s = changed_at_s(landing, landed)
+        return changed_s is not None and time.time() - changed_s < settle_s
 
-    objects = tuple(objects)
-    is_done = pool.map(clear_unless_young, objects)
-    return tuple(landed for landed, done in zip(objects, is_done, strict=True) if not done)
+    return tuple(landed for landed, young in zip(objects, pool.map(is_young, objects), strict=True) if young)

@@ -1,7 +1,7 @@
 """What arrived and was never planned: by listing, or from a queue with a listing every so often."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,7 +9,7 @@ from features.home import Home
 from features.landing import Landed
 from features.plan import Plan
 from streaming.arrivals import Arrivals, Backlog
-from streaming.cleaning import CleaningRule, clear_leftovers
+from streaming.cleaning import CleaningRule, Leftovers
 from streaming.listing import Listing
 from streaming.news import LeftBehind, QueueNews
 from streaming.queue import Arrival, Queue
@@ -48,9 +48,9 @@ class Discovery:
     def __init__(self, home: Home, seen: Seen, watched: Watched, cleaning: CleaningRule, started_after: int) -> None:
         self._watched = watched
         self._arrivals = Arrivals(home, seen)
-        clear = clear_leftovers(home, cleaning, started_after)
+        self._leftovers = Leftovers(home, cleaning, started_after)
         self._settling = Settling(home.landing, watched.settle, self._arrivals.has)
-        self._listing = Listing(home, seen, self._arrivals, clear, watched.only_since, self._settling)
+        self._listing = Listing(home, seen, self._arrivals, self._leftovers.clear, watched.only_since, self._settling)
         # Any wait has SQS ask all its servers, and a drain that waits long only ends later.
         wait_s = 1 if watched.drain else None
         region = home.landing.s3_region
@@ -95,6 +95,10 @@ class Discovery:
         if self._queue is not None:
             self._queue.settled(settled)
 
+    def uncleared_by_the_cleaner(self, names: Iterable[bytes]) -> None:
+        """Objects of these identities could not be cleared away; a listing leaves them, too."""
+        self._leftovers.leave(names)
+
     def close(self) -> None:
         """Stop finding; messages that were not settled go back to the queue."""
         self._listing.close()
@@ -104,6 +108,11 @@ class Discovery:
     @property
     def backlog(self) -> Backlog:
         return self._arrivals.backlog(at_least=self._listing.active or self._listing.last is None)
+
+    @property
+    def uncleared(self) -> int:
+        """How many objects could not be cleared away."""
+        return self._leftovers.uncleared
 
     @property
     def caught_up_to(self) -> datetime | None:

@@ -10,8 +10,9 @@ from itertools import zip_longest
 
 from features.errors import StorageUnavailable
 from features.faults import REFUSALS, backoff_s, fault_of, given_up, is_fault, reason
-from features.landing import Landed, Refused, announce, fetch_once
+from features.landing import Landed, Refused, fetch_once
 from features.objects import Place
+from features.page_cache import announce
 from features.rejects import Rejected
 from streaming.probing import answers, hands_out_one
 from streaming.threads import SpareThreads

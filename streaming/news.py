@@ -34,7 +34,8 @@ class LeftBehind:
 class News:
     """What the planner last told the service; `planned` is the number of the newest plan that Spark was told of.
 
-    `passed_over` counts what the last listing left out on purpose.
+    `passed_over` counts what the last listing left out on purpose; `uncleared` photos have their rows and could not be
+    cleared away.
     Every photo that had settled below the landing prefix before `caught_up_to` is planned; None while some wait.
     By the time a watcher hears of it, they are committed. A drain that has caught up tells what it leaves.
     """
@@ -45,6 +46,7 @@ class News:
     queue: QueueNews | None = None
     passed_over: dict[str, int] = field(default_factory=dict)
     left: LeftBehind | None = None
+    uncleared: int = 0
     error: str | None = None
     message: str = ""
     told_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -108,6 +110,22 @@ class Channel:
                 ),
             )
             path.unlink()
+
+    def left(self, name: bytes) -> None:
+        """Tell the planner that the object of an identity could not be cleared away."""
+        (self.folder / f"{name.hex()}.left").touch()
+
+    @property
+    def left_and_not_taken(self) -> int:
+        """How many were told that the planner has not heard of."""
+        return sum(1 for _ in self.folder.glob("*.left"))
+
+    def take_left(self) -> list[bytes]:
+        """The identities that were told since the last call."""
+        paths = list(self.folder.glob("*.left"))
+        for path in paths:
+            path.unlink()
+        return [bytes.fromhex(path.stem) for path in paths]
 
     @property
     def _news(self) -> Path:

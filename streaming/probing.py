@@ -7,8 +7,9 @@ from itertools import islice
 
 from features.errors import StorageUnavailable
 from features.faults import is_fault
-from features.landing import Landed, fetch_once, forget, list_landed
+from features.landing import Landed, fetch_once, list_landed
 from features.objects import STALL_TIMEOUT, Place
+from features.page_cache import forget
 from features.rejects import Rejected
 from streaming.threads import SpareThreads
 

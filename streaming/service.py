@@ -16,7 +16,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from features import errors
 from features.claim import claimed
 from features.errors import BatchFailed, FruitsError, last_words
-from features.heartbeat import Heart
+from features.heartbeat import Heart, Vitals
 from features.home import Home
 from features.landing_names import remember_landing
 from features.plan import Plan, Result
@@ -118,8 +118,8 @@ class _Stream:
         folder = scratch / "channel"
         folder.mkdir()
         self._channel = Channel(folder)
-        rule = CleaningRule(settings.clean, settings.clean_after, settings.settle)
-        self._cleaner = Cleaner(home, rule)
+        rule = CleaningRule(settings.clean, settings.clean_after, settings.settle, settings.storage_patience)
+        self._cleaner = Cleaner(home, rule, self._channel.left)
         self._request = PlanningRequest(
             home=home,
             caps=Caps(settings.max_files, settings.max_bytes),
@@ -146,7 +146,7 @@ class _Stream:
         self._committed: int | None = None
         self._watch = Watch(settings)
         self._heart = heart
-        heart.tell_of(lambda: self._committed, self._watch.vitals)
+        heart.tell_of(lambda: self._committed, self._vitals)
         self._pipeline = Pipeline(self._batches, self._on_report)
 
     def run_until(self, stop: threading.Event) -> None:
@@ -216,6 +216,10 @@ class _Stream:
         self._committed = plan.batch
         self._channel.committed(plan.batch, outcome_of(self._home, plan, result))
         self._cleaner.committed(plan, result)
+
+    def _vitals(self) -> Vitals:
+        vitals = self._watch.vitals()
+        return replace(vitals, uncleared=vitals.uncleared + self._channel.left_and_not_taken)
 
     def _on_report(self, report: BatchReport) -> None:
         self._watch.on_batch(report)

@@ -159,6 +159,7 @@ class Planner:
         for batch, outcome in self._channel.take_committed():
             self._seen.committed(batch, outcome)
             self._snapshots.committed(outcome.photos + outcome.rejects)
+        self._discovery.uncleared_by_the_cleaner(self._channel.take_left())
         if self._channel.is_held:
             return self._position
         caught_up_to = None
@@ -177,9 +178,16 @@ class Planner:
         discovery = self._discovery
         if caught_up_to is not None:
             self._caught_up.remember(caught_up_to)
-        left = discovery.left if caught_up_to is not None else None
         self._channel.tell(
-            News(discovery.backlog, self._told, caught_up_to, discovery.queue_news, discovery.passed_over, left)
+            News(
+                discovery.backlog,
+                self._told,
+                caught_up_to,
+                discovery.queue_news,
+                discovery.passed_over,
+                discovery.left if caught_up_to is not None else None,
+                discovery.uncleared,
+            )
         )
         return self._position
 

@@ -66,6 +66,7 @@ class Watch:
                 rejects=sum(batch.rejects for batch in batches),
                 last_batch=self._last,
                 passed_over=self._news.passed_over if self._news else {},
+                uncleared=self._news.uncleared if self._news else 0,
             )
 
 

@@ -14,6 +14,7 @@ from features.errors import StorageRefused
 from features.landing import Cleaning, Landed, clear_away, fetch, list_landed, named_in
 from features.objects import Place
 from features.rejects import Reason, Rejected
+from features.versions import list_versions
 from tests.conftest import REGION
 
 if TYPE_CHECKING:
@@ -41,6 +42,25 @@ def test_a_listing_passes_over_what_is_no_file(directory: Path) -> None:
     (directory / "endless.jpg").symlink_to("/dev/zero")
     os.mkfifo(directory / "pipe.jpg")
     assert [landed.key for landed in _listed(directory)] == ["linked.jpg", "photo.jpg"]
+
+
+def test_a_listing_passes_over_what_cannot_be_looked_at_beside_what_can_be(directory: Path) -> None:
+    bad = directory / "kiwi/bad.jpg"
+    bad.parent.mkdir()
+    # Of a link with a target of such a name nothing can be learned, whoever asks.
+    bad.symlink_to("x" * 300)
+    (directory / "photo.jpg").write_bytes(b"x")
+    # In its folder nothing else says that the folder is sound.
+    with pytest.raises(StorageRefused, match=r"^Cannot list .*/kiwi/bad\.jpg: File name too long\.$"):
+        _listed(directory)
+    (directory / "kiwi/good.jpg").write_bytes(b"x")
+    assert [landed.key for landed in _listed(directory)] == ["kiwi/good.jpg", "photo.jpg"]
+    # Who erases must not miss one.
+    with pytest.raises(StorageRefused):
+        list(list_versions(Place.at(str(directory))))
+    bad.unlink()
+    bad.write_bytes(b"x")
+    assert [landed.key for landed in _listed(directory)] == ["kiwi/bad.jpg", "kiwi/good.jpg", "photo.jpg"]
 
 
 def test_a_name_too_long_to_be_told_is_a_reject(directory: Path) -> None:

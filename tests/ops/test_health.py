@@ -138,6 +138,7 @@ NEXT = replace(MODEL, version=4, fitted_at=NOW - timedelta(minutes=61))
             "pca_old",
             "8 days old",
         ),
+        (replace(SOUND, uncleared=2), "uncleared", "2 photos could not be cleared away; see that the stream may copy"),
         (replace(SOUND, compactable_files=6001), "small_files", "`fruits maintain`"),
     ],
 )

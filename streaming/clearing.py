@@ -1,0 +1,135 @@
+"""Clearing objects away: one that cannot be is left where it is for an hour, and stops nobody."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from features.errors import StorageUnavailable
+from features.faults import Fault, fault_of, given_up, is_fault
+from features.home import Home
+from features.landing import Cleaning, Landed, archived_name, clear_once, look_up
+from features.objects import Place
+from streaming.seen import identity
+
+LEFT_FOR = timedelta(hours=1)
+# What no listing has shown since is not counted any longer; with a queue there is one every six hours.
+FORGOTTEN_AFTER = timedelta(hours=7)
+_PROBE_BYTES = 2**16
+
+
+class Clearing:
+    """Clears objects away, for one thread, and knows which of them could not be; `on_left` is told of each of these.
+
+    An object that fails of what may pass is to be tried again for `patience`. Then it is left if something else was
+    cleared away meanwhile, and one that is refused if something was cleared away at all; else if a probe can be.
+    """
+
+    def __init__(
+        self, home: Home, how: Cleaning, patience: timedelta, on_left: Callable[[bytes], None] = lambda _: None
+    ) -> None:
+        self._home = home
+        self._how = how
+        self._patience_s = patience.total_seconds()
+        self._on_left = on_left
+        self._failing_since_s: dict[bytes, float] = {}
+        self._left_at_s: dict[bytes, float] = {}
+        self._began_s = time.monotonic()
+        self._cleared_at_s = float("-inf")
+
+    def clear(self, pool: ThreadPoolExecutor, landing: Place, objects: Iterable[Landed]) -> tuple[Landed, ...]:
+        """Try each once, but those that were left within the hour, and return those to try again soon.
+
+        Raises StorageRefused, StorageUnavailable when it is no matter of single objects.
+        """
+        named = [(identity(landing, landed), landed) for landed in objects]
+        due = [(name, landed) for name, landed in named if not self._was_left(name)]
+        failures = list(pool.map(lambda one: self._failure(landing, one[1]), due))
+        for (name, _), failure in zip(due, failures, strict=True):
+            if failure is None:
+                self._failing_since_s.pop(name, None)
+                self._left_at_s.pop(name, None)
+        failed = [(*one, failure) for one, failure in zip(due, failures, strict=True) if failure is not None]
+        return tuple(
+            landed for name, landed, failure in failed if self._is_to_try_again(name, landing, landed, failure)
+        )
+
+    def leave(self, name: bytes) -> None:
+        """An object of this identity could not be cleared away; it is left for an hour."""
+        self._left_at_s[name] = time.monotonic()
+
+    @property
+    def left(self) -> int:
+        """How many objects could not be cleared away and are still there, as far as is known."""
+        oldest_s = time.monotonic() - FORGOTTEN_AFTER.total_seconds()
+        return sum(left_at_s > oldest_s for left_at_s in list(self._left_at_s.values()))
+
+    def _was_left(self, name: bytes) -> bool:
+        return time.monotonic() - self._left_at_s.get(name, float("-inf")) < LEFT_FOR.total_seconds()
+
+    def _failure(self, landing: Place, landed: Landed) -> Exception | None:
+        try:
+            if clear_once(landing, self._home.archive, landed, self._how):
+                self._cleared_at_s = time.monotonic()
+        except Exception as error:
+            if not is_fault(error):
+                raise
+            return error
+        return None
+
+    def _is_to_try_again(self, name: bytes, landing: Place, landed: Landed, failure: Exception) -> bool:
+        fault, now_s = fault_of(failure), time.monotonic()
+        since_s = self._failing_since_s.setdefault(name, now_s)
+        if fault is Fault.TRANSIENT and now_s - since_s < self._patience_s:
+            return True
+        if not (fault is Fault.UNFIT_OBJECT or self._is_single(fault, since_s, landing)):
+            raise given_up(f"clear away {landing.uri_of(landed.key)}", failure) from failure
+        self.leave(name)
+        self._on_left(name)
+        return False
+
+    def _is_single(self, fault: Fault, since_s: float, landing: Place) -> bool:
+        if fault is Fault.REFUSED:
+            return False
+        cleared_after_s = since_s if fault is Fault.TRANSIENT else self._began_s
+        return self._cleared_at_s >= cleared_after_s or _can_clear(landing, self._home.archive, self._how)
+
+
+def _can_clear(landing: Place, archive: Place, how: Cleaning) -> bool:
+    """Whether storage clears anything away, tried with an object of no other use."""
+    name = f".fruits-{uuid.uuid4().hex}"
+    try:
+        return (
+            _clears_a_file(landing, archive, name, how) if landing.is_local else _may_clear(landing, archive, name, how)
+        )
+    except Exception as error:
+        if not (isinstance(error, StorageUnavailable) or is_fault(error)):
+            raise
+        return False
+
+
+def _clears_a_file(landing: Place, archive: Place, name: str, how: Cleaning) -> bool:
+    file = landing.directory / name
+    try:
+        file.write_bytes(bytes(_PROBE_BYTES))
+        landed = look_up(landing, name)
+        if landed is None:
+            return False
+        file_there = archive.directory / archived_name(landed)
+        try:
+            return clear_once(landing, archive, landed, how)
+        finally:
+            file_there.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+def _may_clear(landing: Place, archive: Place, name: str, how: Cleaning) -> bool:
+    # S3 looks at permissions first: of an object that is not there it says so only to who may clear it away.
+    nowhere = Landed(name, 0, "none", datetime.now(UTC))
+    for each in {how, "delete"}:
+        clear_once(landing, archive, nowhere, each)
+    return True
