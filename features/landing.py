@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import obstore
 
 from features.faults import Fault, fault_of, is_fault, persistently, reason
 from features.landing_files import PassedOver, files_below, is_reached_by_link, why_passed_over
-from features.objects import CONNECT_TIMEOUT, STALL_TIMEOUT, Place, composed, is_plain_key, printable
+from features.objects import Place, composed, is_plain_key, printable
 from features.rejects import Reason, Rejected
+from features.s3 import bucket_and_key, s3_client
 
 if TYPE_CHECKING:
     from obstore import GetOptions
-    from types_boto3_s3 import S3Client
     from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 Cleaning = Literal["keep", "archive", "delete"]
@@ -266,7 +266,7 @@ def _look_up_file(place: Place, key: str) -> Landed:
 
 def _look_up_object(place: Place, key: str) -> Landed:
     # Not obstore: it cannot address some of the keys that a listing shows.
-    bucket, whole_key = _bucket_and_key(place, key)
+    bucket, whole_key = bucket_and_key(place, key)
     found = s3_client(place).head_object(Bucket=bucket, Key=whole_key)
     return Landed(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].astimezone(UTC))
 
@@ -331,7 +331,7 @@ def _read_object(landing: Place, landed: Landed, check_etag: bool) -> bytes:
 
 def _get_object(place: Place, key: str, etag: str | None) -> tuple[int, Callable[[], bytes]]:
     """The size of exactly this object, if it has this etag, and how to get its bytes."""
-    bucket, whole_key = _bucket_and_key(place, key)
+    bucket, whole_key = bucket_and_key(place, key)
     if is_plain_key(whole_key):
         options: GetOptions = {} if etag is None else {"if_match": f'"{etag}"'}
         plain = obstore.get(place.store, key, options=options)
@@ -388,10 +388,10 @@ def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleani
 
 def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:
     client = s3_client(landing)
-    bucket, key = _bucket_and_key(landing, landed.key)
+    bucket, key = bucket_and_key(landing, landed.key)
     etag = f'"{landed.etag}"'
     if cleaning == "archive":
-        archive_bucket, archive_key = _bucket_and_key(archive, archived_name(landed))
+        archive_bucket, archive_key = bucket_and_key(archive, archived_name(landed))
         client.copy_object(
             Bucket=archive_bucket,
             Key=archive_key,
@@ -400,39 +400,3 @@ def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Clea
         )
     client.delete_object(Bucket=bucket, Key=key, IfMatch=etag)
     return True
-
-
-def _bucket_and_key(place: Place, key: str) -> tuple[str, str]:
-    bucket, prefix = place.bucket_and_prefix
-    return bucket, f"{prefix}/{key}" if prefix else key
-
-
-@lru_cache(maxsize=8)
-def s3_client(place: Place) -> "S3Client":
-    """A client for what obstore cannot ask of the bucket of a place."""
-    import boto3
-    from botocore.config import Config
-
-    options: dict[str, Any] = {"endpoint_url": place.s3_endpoint, "region_name": place.s3_region}
-    config = Config(
-        # A short hiccup need not reach our own retries, which see what kind of fault it is.
-        retries={"mode": "standard", "max_attempts": 4},
-        connect_timeout=CONNECT_TIMEOUT.total_seconds(),
-        # Of each wait for bytes. A copy of a large object may take a while before S3 answers.
-        read_timeout=STALL_TIMEOUT.total_seconds(),
-        max_pool_connections=32,
-    )
-    session = boto3.session.Session()
-    parsers = session._session.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=_timestamp)
-    return session.client("s3", config=config, **options)
-
-
-def _timestamp(value: Any) -> datetime:
-    # What botocore does with a listing's thousand times takes three quarters of the time that a page of it takes.
-    from botocore.utils import parse_timestamp
-
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return parse_timestamp(value)

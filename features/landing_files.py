@@ -70,17 +70,17 @@ def files_below(directory: Path, avoid: Sequence[Path] = (), passed_over: Passed
 
     A link is followed after all real folders, in the order of names, unless it leads to one of `avoid`, into a home,
     to a folder around the directory, or belongs to another user; a folder that was walked already is not walked again.
-    Raises StorageUnavailable when a real folder cannot be listed.
+    With `passed_over`, which is told, one entry that cannot be looked at is left out while others of its folder can be.
+    Raises StorageUnavailable when a real folder cannot be listed; without `passed_over` for any entry.
     """
-    left_out = passed_over if passed_over is not None else PassedOver()
-    walk = _Walk(directory, avoid, left_out)
+    walk = _Walk(directory, avoid, passed_over)
     yield from walk.real()
     yield from walk.linked()
 
 
 def folders_below(directory: Path, avoid: Sequence[Path] = ()) -> list[str]:
     """The path of every folder that `files_below` walks, and of every link to one, those inside others later."""
-    walk = _Walk(directory, avoid, PassedOver())
+    walk = _Walk(directory, avoid, None)
     for _ in walk.real():
         pass
     for _ in walk.linked():
@@ -99,10 +99,11 @@ def _target(path: Path) -> Path:
 
 
 class _Walk:
-    def __init__(self, directory: Path, avoid: Sequence[Path], passed_over: PassedOver) -> None:
+    def __init__(self, directory: Path, avoid: Sequence[Path], passed_over: PassedOver | None) -> None:
         self._directory = directory
         self._avoid = [Path(os.path.realpath(path)) for path in avoid]
-        self._passed_over = passed_over
+        self._is_complete = passed_over is None
+        self._passed_over = passed_over if passed_over is not None else PassedOver()
         self._links: list[str] = []
         self._walked: set[tuple[int, int]] = set()
         self.folders: list[str] = []
@@ -139,7 +140,7 @@ class _Walk:
             try:
                 item = found.get(timeout=LINK_ANSWERS_S)
             except queue.Empty:
-                self._passed_over.add("unreadable", followed[-1])
+                self._leave_out(followed[-1], TimeoutError(errno.ETIMEDOUT, "no answer came"))
                 return
             match item:
                 case None:
@@ -234,5 +235,8 @@ class _Walk:
         raise given_up(f"list {self._directory / key}", error) from error
 
     def _leave_out(self, key: str, error: OSError) -> None:
-        if error.errno not in _GONE:
-            self._passed_over.add("unreadable", key)
+        if error.errno in _GONE:
+            return
+        if self._is_complete:
+            self._refuse(key, error)
+        self._passed_over.add("unreadable", key)

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from features.errors import InvalidSetting, OutsideEurope, StorageRefused
 from features.faults import persistently, reason
 from features.home import Home
-from features.landing import s3_client
 from features.objects import Place
+from features.s3 import s3_client
 
 EU_REGIONS = {
     "eu-central-1": "Frankfurt",

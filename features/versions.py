@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.faults import persistently
-from features.landing import Landed, landed_files, s3_client
+from features.landing import Landed, landed_files
 from features.landing_files import folders_below
 from features.objects import Place, printable
+from features.s3 import s3_client
 
 if TYPE_CHECKING:
     from types_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectIdentifierTypeDef

@@ -22,7 +22,7 @@ ONLY_IN = {
     "tensorflow": {"bootstrap/network.py", "bootstrap/weights.py"},
     "keras": {"bootstrap/network.py", "bootstrap/weights.py"},
     "boto3": {
-        "features/landing.py",
+        "features/s3.py",
         "features/region.py",
         "streaming/queue.py",
         "bootstrap/cloud.py",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from features import landing_files
+from features.errors import StorageUnavailable
 from features.landing import Landed, clear_away, list_landed, list_pages
 from features.landing_files import PassedOver, why_passed_over
 from features.objects import Place
@@ -113,9 +114,12 @@ def test_a_link_that_does_not_answer_holds_up_nothing_behind_it(
 
     keys = _keys(landing, passed_over=passed_over)
 
-    let_go.set()
     assert keys == ["kiwi/real.jpg", "b_answers/three.jpg"]
     assert passed_over.examples == {"unreadable": "a_hangs"}
+    # An erasure must see all there is.
+    with pytest.raises(StorageUnavailable, match=r"a_hangs: no answer came"):
+        list(list_versions(Place.at(str(landing))))
+    let_go.set()
 
 
 def test_what_nobody_meant_to_drop_is_counted_with_an_example(landing: Path) -> None:
