@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from features.heartbeat import Heartbeat, read_heartbeat
+from features.registry import current_featurizer
 from features.settings import Settings
 from ops.status import look
 from tests.pictures import jpeg
@@ -56,6 +57,7 @@ def test_a_second_stream_leaves_a_living_one_alone_and_follows_a_killed_one_at_o
     settings = local_settings()
     with stream_process(settings) as first:
         _wait_until(lambda: _is_held_by(settings, first), first)
+        featurizer = current_featurizer(settings.places())
         # It lives while Spark starts, too.
         with stream_process(settings, "--new-featurizer", "--weights", "untrained:8") as second:
             output, message = second.communicate(timeout=90)
@@ -64,6 +66,7 @@ def test_a_second_stream_leaves_a_living_one_alone_and_follows_a_killed_one_at_o
         assert waiting.startswith(f"Another stream holds {settings.places().root.uri} (")
         assert f"process {first.pid}, since " in ended
         assert "stop it with `fruits stop`, or leave it to its work" in ended
+        assert current_featurizer(settings.places()) == featurizer
         _drop(settings, 1)
         _wait_until(lambda: _photos(settings) == 1, first)
 
