@@ -59,7 +59,8 @@ class Home:
     @property
     def own_places(self) -> tuple[Place, ...]:
         """Where the service keeps what is its own, and no link in a landing may lead."""
-        return (self.root, self.archive)
+        kept = ("features", "projections", "rejects", "models", "state", "reports")
+        return (*map(self.root.child, kept), self.archive)
 
     @property
     def landings(self) -> tuple[Place, ...]:

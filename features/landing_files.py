@@ -173,8 +173,10 @@ class _Walk:
             return False
         target, root = _target(path), _target(self._directory)
         if target == root or target in root.parents or any(target.is_relative_to(place) for place in self._avoid):
-            return target.is_relative_to(root) and target != root
-        return target.is_relative_to(root) or not any(is_home(folder) for folder in (target, *target.parents))
+            return False
+        # The landing's own home lies around it.
+        others = (folder for folder in (target, *target.parents) if folder not in root.parents)
+        return target.is_relative_to(root) or not any(map(is_home, others))
 
     def _below(self, folder: str, unreadable: Callable[[str, OSError], None]) -> Iterator[File]:
         waiting = [folder]

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,8 @@ def _write(path: Path) -> Path:
     return path
 
 
-def _keys(landing: Path, avoid: Path | None = None, passed_over: PassedOver | None = None) -> list[str]:
-    places = [Place.at(str(avoid))] if avoid else []
+def _keys(landing: Path, avoid: Sequence[Path] = (), passed_over: PassedOver | None = None) -> list[str]:
+    places = [Place.at(str(place)) for place in avoid]
     return [landed.key for page in list_pages(Place.at(str(landing)), places, passed_over) for landed in page]
 
 
@@ -61,6 +62,8 @@ def test_links_to_the_homes_own_places_to_folders_around_it_and_into_other_homes
 ) -> None:
     home, archive, other = tmp_path / "home", tmp_path / "archive", tmp_path / "other"
     _write(home / "state/batches/1.jpg")
+    # In the home, but nothing of its own.
+    (landing / "beside").symlink_to(_write(home / "elsewhere/four.jpg").parent)
     _write(archive / "old.jpg")
     _write(other / "landing/theirs.jpg")
     (other / "models/featurizer").mkdir(parents=True)
@@ -80,7 +83,9 @@ def test_links_to_the_homes_own_places_to_folders_around_it_and_into_other_homes
     _write(tmp_path / "data/inner/landing/two.jpg")
     passed_over = PassedOver()
 
-    assert _keys(landing, archive, passed_over) == ["kiwi/real.jpg", "around/kiwi/one.jpg"]
+    assert _keys(landing, [home / "state", archive], passed_over) == [
+        *("kiwi/real.jpg", "around/kiwi/one.jpg", "beside/four.jpg"),
+    ]
     assert passed_over.counts == {"link": 6, "home": 1}
 
 
