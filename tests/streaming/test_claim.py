@@ -3,16 +3,20 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 
+from features import claim, heartbeat
+from features.errors import AnotherStreamRunning
 from features.heartbeat import Heartbeat, read_heartbeat
 from features.registry import current_featurizer
 from features.settings import Settings
 from ops.status import look
+from streaming.service import claim_home
 from tests.pictures import jpeg
 from tests.stream_run import rows, stream_process
 
@@ -80,6 +84,34 @@ def test_a_second_stream_leaves_a_living_one_alone_and_follows_a_killed_one_at_o
             third.send_signal(signal.SIGTERM)
             assert (third.communicate(timeout=60)[1], third.returncode) == ("", 0)
     assert look(settings.places(), verify=True).broken == []
+
+
+@pytest.mark.parametrize(
+    ("master", "wait", "waits"),
+    [("yarn", None, True), ("yarn", False, False), ("local[2,4]", None, False), ("local[2,4]", True, True)],
+)
+def test_unattended_runs_wait_and_who_asks_for_it(
+    local_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, master: str, wait: bool | None, waits: bool
+) -> None:
+    monkeypatch.setattr(claim, "LOOK_S", 0.05)
+    monkeypatch.setattr(claim, "SAID_AGAIN_AFTER_S", 1.0)
+    monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
+    settings = local_settings(master=master)
+    stop, said = threading.Event(), list[str]()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 4:
+            stop.set()
+
+    with claim_home(settings, threading.Event(), print):
+        if waits:
+            with claim_home(settings, stop, say, wait) as heart:
+                assert heart is None
+            assert said[-1].endswith("waiting until it ends …")
+        else:
+            with pytest.raises(AnotherStreamRunning), claim_home(settings, stop, say, wait):
+                pass
 
 
 @pytest.mark.processes
