@@ -13,17 +13,13 @@ missing or has another hash, are therefore treated as never written.
 import hashlib
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
-import obstore
-from obstore.exceptions import BaseError, NotFoundError
 from pydantic import TypeAdapter, ValidationError
 
-from features.errors import StorageUnavailable
-from features.faults import reason
 from features.home import Home
 from features.objects import Place, delete_all, keys_below, overwrite, read_if_there
 
@@ -119,16 +115,16 @@ def sweep(store: Place, months: Collection[str]) -> None:
     """Remove the indexes of all other months, and the objects older than a day that no index names.
 
     A refit at the same time may just have read an older index; it finds an object missing and computes it again.
-    Raises StorageUnavailable.
+    Raises StorageRefused, StorageUnavailable.
     """
     # Listed before the indexes are read: what is named later was written later.
     keys = list(keys_below(store))
     indexed = {match[1] for key in keys if (match := _INDEX_KEY.fullmatch(key))}
-    _remove(store, [_index_key(month) for month in sorted(indexed.difference(months))])
+    delete_all(store, [_index_key(month) for month in sorted(indexed.difference(months))])
     named = {key for month in indexed.intersection(months) for key in _named(read_month(store, month))}
     eldest = (datetime.now(UTC) - UNNAMED_KEPT).strftime(_WRITTEN_AT)
     objects = [match for key in keys if (match := _OBJECT_KEY.fullmatch(key))]
-    _remove(store, [match[0] for match in objects if match[0] not in named and match[1] < eldest])
+    delete_all(store, [match[0] for match in objects if match[0] not in named and match[1] < eldest])
 
 
 def forget_moments(home: Home, days: Collection[date] | None = None) -> int:
@@ -159,15 +155,3 @@ def _write_sum(store: Place, name: str, body: bytes) -> StoredSum:
     key = f"{name}.{datetime.now(UTC).strftime(_WRITTEN_AT)}.{uuid.uuid4().hex}.npz"
     overwrite(store, key, body)
     return StoredSum(key, hashlib.sha256(body).hexdigest())
-
-
-def _remove(store: Place, keys: Sequence[str]) -> None:
-    if not keys:
-        return
-    try:
-        obstore.delete(store.store, list(keys))
-    except (NotFoundError, FileNotFoundError):
-        # Another refit sweeps too; what it leaves is removed next time.
-        return
-    except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"Cannot remove old moments below {store.uri}: {reason(error)}.") from error

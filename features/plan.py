@@ -178,6 +178,10 @@ def result_key(batch: int) -> str:
     return f"{batch:012d}.result.json"
 
 
+class _Gone(Exception):
+    """No plan or result stands there; no fault of storage, which would be tried again."""
+
+
 _PLAN = TypeAdapter(Plan)
 _RESULT = TypeAdapter(Result)
 _T = TypeVar("_T", Plan, Result)
@@ -201,14 +205,14 @@ def _read(place: Place, key: str, adapter: TypeAdapter[_T]) -> _T | None:
 def _change(place: Place, key: str, edit: Callable[[_T], _T], adapter: TypeAdapter[_T]) -> _T | None:
     def edited(body: bytes | None) -> bytes:
         if body is None:
-            raise FileNotFoundError(place.uri_of(key))
+            raise _Gone
         standing = _parse(body, place.uri_of(key), adapter.validate_json)
         changed = edit(standing)
         return body if changed == standing else adapter.dump_json(changed, indent=1)
 
     try:
         return _parse(change(place, key, edited), place.uri_of(key), adapter.validate_json)
-    except FileNotFoundError:
+    except _Gone:
         return None
 
 

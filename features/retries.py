@@ -7,12 +7,14 @@ from datetime import UTC, date, datetime
 
 from pydantic import TypeAdapter, ValidationError
 
-from features.errors import StateDamaged
+from features.erasures import refuse_if_one_began
+from features.errors import HomeInUse, StateDamaged
 from features.home import Home
 from features.landing import Landed
 from features.objects import Place, delete_all, keys_below, overwrite, read_if_there, write_once
 from features.plan import Plan
 from features.tables import RejectRow
+from features.versions import delete_versions, list_versions
 
 # Some 3 MB: obstore watches an upload as a whole.
 MOST_IN_A_REQUEST = 10_000
@@ -43,17 +45,29 @@ class RetryRequest:
     retries: tuple[Retry, ...]
 
 
-def ask_to_retry(home: Home, landing: str, retries: Sequence[Retry]) -> list[str]:
+def ask_to_retry(home: Home, landing: str, retries: Sequence[Retry], erasures_begun: int) -> list[str]:
     """Ask the stream, the one that runs or the next one, to plan these again; returns the requests' names.
 
-    Replay asks again, which does no harm: a reject row is planned once. Raises StorageRefused, StorageUnavailable.
+    `erasures_begun` is what `refuse_if_unfinished` said before the rejects were read: if an erasure began since, no
+    request stays, because it would keep keys that were erased. Replay asks again, which does no harm: a reject row is
+    planned once. Raises HomeInUse, StorageRefused, StorageUnavailable.
     """
-    names = []
+    refuse_if_one_began(home, erasures_begun)
+    names: list[str] = []
     for start in range(0, len(retries), MOST_IN_A_REQUEST):
         some = tuple(retries[start : start + MOST_IN_A_REQUEST])
         request = RetryRequest(uuid.uuid4().hex, datetime.now(UTC), landing, some)
         names.append(f"{_PREFIX}{request.nonce}.json")
         write_once(_requests(home), names[-1], _REQUEST.dump_json(request))
+    try:
+        # An erasure that had not begun by now finds the requests.
+        refuse_if_one_began(home, erasures_begun)
+    except HomeInUse:
+        take_away(home, names)
+        # The bucket may keep a version of what was deleted.
+        place = _requests(home)
+        delete_versions(place, [version for version in list_versions(place) if version.key in names])
+        raise
     return names
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 
+from features.erasures import refuse_if_unfinished
 from features.errors import InvalidSetting, StorageRefused
 from features.home import Home
 from features.landing import Landed, archived_name, look_up
@@ -54,13 +55,17 @@ class Standing:
 
 @dataclass(frozen=True)
 class Retryable:
-    """What a choice comes to: what can be tried again, by reason, and how many are passed over for which cause."""
+    """What a choice comes to: what can be tried again, by reason, and how many are passed over for which cause.
+
+    `erasures_begun` is how many erasures there had been before the rejects were read.
+    """
 
     retries: tuple[Retry, ...]
     reasons: Mapping[str, int]
     settled: int
     asked_before: int
     elsewhere: str | None
+    erasures_begun: int
 
 
 def reason_named(name: str) -> Reason:
@@ -138,8 +143,10 @@ def standing(home: Home, row: Mapping[str, Any]) -> Standing:
 def retryable(home: Home, choice: Choice) -> Retryable:
     """What of a choice the stream can be asked to try again: all reject rows of the versions that are chosen.
 
-    Raises InvalidSetting for a source that has no reject, StateDamaged, StorageUnavailable.
+    Raises InvalidSetting for a source that has no reject, HomeInUse while an erasure is not finished, StateDamaged,
+    StorageUnavailable.
     """
+    erasures_begun = refuse_if_unfinished(home)
     connection = connect(home)
     if choice.sources:
         known = _chosen(connection, Choice(sources=choice.sources, with_settled=True)).to_arrow_table()
@@ -154,7 +161,12 @@ def retryable(home: Home, choice: Choice) -> Retryable:
     retries = {_retry(row, below): row["reason"] for row in _all_of(connection, ours)}
     fresh = {retry: reason for retry, reason in retries.items() if retry not in asked}
     return Retryable(
-        tuple(fresh), Counter(fresh.values()), len(found) - len(chosen), len(retries) - len(fresh), elsewhere
+        tuple(fresh),
+        Counter(fresh.values()),
+        len(found) - len(chosen),
+        len(retries) - len(fresh),
+        elsewhere,
+        erasures_begun,
     )
 
 

@@ -152,7 +152,7 @@ def retry(
         raise RejectsStillWait(
             f"No stream runs on {places.root.uri}; start one, or leave out --wait: the next one finds the request."
         )
-    ask_to_retry(places, places.landing.source, wanted.retries)
+    ask_to_retry(places, places.landing.source, wanted.retries, wanted.erasures_begun)
     _say_what(wanted, "will be")
     if stream is None:
         _print(f"No stream is running. The next one plans them: fruits stream --home {places.root.uri}")

@@ -108,7 +108,7 @@ class MicroBatches:
         clock = _Clock()
         plan = read_plan(self._home, batch)
         if plan is None:
-            raise StateDamaged(f"{self._home.batches.uri_of(plan_key(batch))} is gone; start the stream again.")
+            raise self._plan_is_gone(batch)
         result = read_result(self._home, batch)
         replayed = result is not None
         plan_s = clock.lap_s()
@@ -206,7 +206,14 @@ class MicroBatches:
         landing = self._home.landing_named(plan.landing)
         if not any(erased.covers(landing, landed) for landed in plan.objects):
             return plan
-        return drop_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed)) or plan
+        left = drop_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed))
+        if left is None:
+            # What was read before it went has objects that are to be forgotten.
+            raise self._plan_is_gone(plan.batch)
+        return left
+
+    def _plan_is_gone(self, batch: int) -> StateDamaged:
+        return StateDamaged(f"{self._home.batches.uri_of(plan_key(batch))} is gone; start the stream again.")
 
     def _refuse_half_committed(self, plan: Plan) -> None:
         for table in TABLES:

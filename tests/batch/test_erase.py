@@ -31,15 +31,16 @@ from batch.reproject import reproject
 from batch.retention import Retention
 from batch.selection import Selection
 from features.erasures import Erasures, begin_erasure, digest_of, finish_erasure, passed_over, read_erasures
-from features.errors import HomeInUse, InvalidSetting
+from features.errors import HomeInUse, InvalidSetting, StateDamaged
 from features.home import Home
 from features.landing import Landed, archived_key, archived_name, list_landed
 from features.objects import keys_below, overwrite, read
-from features.plan import Plan, read_plan, write_plan
+from features.plan import Plan, plan_key, read_plan, read_result, write_plan
 from features.settings import Settings, load_settings
 from features.tables import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, append_once, open_table
 from ops.cli import app
 from ops.status import look
+from streaming.micro_batch import MicroBatches
 from tests.feature_rows import serve_a_model
 from tests.pictures import jpeg, text_file
 from tests.stream_run import Run, forget_names, rows, stream_process
@@ -453,6 +454,27 @@ def test_a_plan_made_from_an_older_look_is_begun_without_what_is_to_be_forgotten
     assert certificate.id == erasure.id
     assert _where(home, ANNA) == set()
     assert look(home, verify=True).broken == []
+
+
+def test_a_plan_that_goes_before_what_is_to_be_forgotten_leaves_it_is_not_worked(
+    on_disk: Settings, drain: Drain, spark: SparkSession
+) -> None:
+    home = on_disk.places()
+    _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2)})
+    drain(on_disk)
+    _drop(on_disk, {f"{ANNA}/lime/d.jpg": jpeg(3), f"{BEN}/lime/e.jpg": jpeg(4)})
+    new = tuple(landed for landed in list_landed(home.landing) if "/lime/" in landed.key)
+    begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
+    write_plan(home, replace(_plan(home, 1), batch=2, nonce="another look", objects=new))
+
+    def delete_plan(batch: int, stage: str, _: float) -> None:
+        (home.batches.directory / plan_key(batch)).unlink(missing_ok=True)
+
+    batches = MicroBatches(spark.sparkContext, home, on_disk.limits, "a stream", lambda _, __: None, delete_plan)
+    with pytest.raises(StateDamaged, match=r"000000000002\.plan\.json is gone; start the stream again\."):
+        batches.run(2)
+    assert read_result(home, 2) is None
+    assert _count(on_disk, "features") == 2
 
 
 def _plan(home: Home, batch: int) -> Plan:

@@ -15,7 +15,8 @@ from pyspark.sql import SparkSession
 from batch import days, moments_job
 from batch.days import Day, cut, digest_of_paths, list_days, sum_share
 from batch.moments_job import Summed, sum_moments
-from batch.moments_store import read_month, store_of
+from batch.moments_store import read_month, store_of, sweep
+from benchmarks.fault_proxy import Rule, set_rules
 from features.errors import JobFailed, StateDamaged
 from features.featurizer import FEATURES
 from features.home import Home
@@ -370,3 +371,13 @@ def test_a_home_on_s3_stores_moments_too(spark: SparkSession, bucket: str, s3_se
     again = _sum(spark, home)
     assert (again.days_read, again.days_stored) == (DAYS[1:2], (DAYS[0], DAYS[2]))
     _assert_near(again.moments, np.concatenate([rows[0], rows[1][1:], rows[2]]))
+
+
+def test_old_indexes_are_removed_though_storage_fails_for_a_while(proxy: str, bucket: str) -> None:
+    home = load_settings(home=f"s3://{bucket}/home", s3_endpoint=proxy, s3_region=REGION).places()
+    store = store_of(home, OURS)
+    overwrite(store, "index/2024-02.json", b"{}")
+    # More often than obstore tries again by itself.
+    set_rules(proxy, Rule("POST", r"\?delete", answer=500, times=6))
+    sweep(store, ["2024-03"])
+    assert list(keys_below(store)) == []

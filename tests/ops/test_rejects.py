@@ -7,22 +7,31 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
 
-from features.errors import InvalidSetting, RejectsStillWait, StateDamaged
+import features.retries
+from batch.erase import Asked, Watcher, erase
+from features.erasures import begin_erasure
+from features.errors import HomeInUse, InvalidSetting, RejectsStillWait, StateDamaged
 from features.heartbeat import Heart, read_heartbeat
 from features.home import Home
 from features.landing import archived_name, list_landed
-from features.objects import overwrite
+from features.objects import Place, overwrite, write_once
 from features.rejects import Reason
 from features.retries import MOST_IN_A_REQUEST, ask_to_retry, read_request, requested, take_away
-from features.settings import load_settings
+from features.settings import Settings, load_settings
 from features.tables import FEATURE_ROWS, REJECT_ROWS, TABLES, commit, create_tables, vectors_column, write_file
+from features.versions import list_versions
 from ops.cli import app
-from ops.rejects import WHAT_TO_DO, Choice, rejects_of, retryable, source_named, standing
+from ops.rejects import WHAT_TO_DO, Choice, rejects, rejects_of, retryable, source_named, standing
+from tests.conftest import REGION
 from tests.feature_rows import feature_vectors
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 DAYS = [datetime(2026, 10, 3, 12, tzinfo=UTC), datetime(2026, 10, 4, 12, tzinfo=UTC)]
 # By key: batch, reason.
@@ -268,6 +277,63 @@ def test_a_damaged_request_is_named(home: Home) -> None:
 
 def test_many_are_asked_for_in_requests_of_a_bounded_size(home: Home) -> None:
     [retry] = retryable(home, Choice(reason=Reason.TRUNCATED)).retries
-    assert len(ask_to_retry(home, home.landing.uri, [retry] * (MOST_IN_A_REQUEST + 1))) == 2
+    assert len(ask_to_retry(home, home.landing.uri, [retry] * (MOST_IN_A_REQUEST + 1), 0)) == 2
     largest = max(path.stat().st_size for path in (home.state.directory / "requests").iterdir())
     assert largest < 16_000_000
+
+
+@pytest.fixture(params=["disk", "S3"])
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """A home of the test's own with one batch of rejects; on S3 its bucket keeps every version."""
+    if request.param == "disk":
+        settings = load_settings(home=str(tmp_path))
+    else:
+        bucket, server = (str(request.getfixturevalue(name)) for name in ("bucket", "s3_server"))
+        s3: S3Client = request.getfixturevalue("s3")
+        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        settings = load_settings(home=f"s3://{bucket}/home", s3_endpoint=server, s3_region=REGION)
+    create_tables(settings.places())
+    _commit_rejects(settings.places(), 1, DAYS[0])
+    return settings
+
+
+@pytest.mark.parametrize("when", ["before the request", "while it is written"])
+def test_a_paused_retry_keeps_no_key_that_was_erased_meanwhile(
+    own: Settings, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = own.places()
+    key = "kiwi/big.jpg"
+    really_write, written = write_once, []
+
+    def forget() -> None:
+        erase(home, Asked("source", key), Watcher(lambda _: None, lambda _, __: None), copy_s=0)
+
+    def pause_and_write(place: Place, name: str, body: bytes) -> bytes:
+        forget()
+        written.append(body)
+        return really_write(place, name, body)
+
+    flags = ["--home", own.home]
+    if own.s3_endpoint:
+        flags += ["--s3-endpoint", own.s3_endpoint, "--s3-region", REGION]
+    if when == "before the request":
+        wanted = retryable(home, Choice(sources=(home.landing.uri_of(key),)))
+        forget()
+        with pytest.raises(HomeInUse, match="An erasure began meanwhile"):
+            ask_to_retry(home, home.landing.uri, wanted.retries, wanted.erasures_begun)
+    else:
+        monkeypatch.setattr(features.retries, "write_once", pause_and_write)
+        answer = CliRunner().invoke(app, ["rejects", "retry", "--source", key, *flags])
+        assert isinstance(answer.exception, HomeInUse)
+        assert "An erasure began meanwhile" in str(answer.exception)
+        assert key.encode() in written[0]
+    assert requested(home) == []
+    assert list(list_versions(home.state.child("requests"))) == []
+    assert rejects(home, Choice()).num_rows == len(REJECTED) - 3
+
+
+def test_nothing_is_tried_again_while_an_erasure_is_not_finished(own: Settings) -> None:
+    home = own.places()
+    begin_erasure(home, "source", "kiwi/big.jpg", (), datetime.now(UTC))
+    with pytest.raises(HomeInUse, match="is not finished"):
+        retryable(home, Choice())

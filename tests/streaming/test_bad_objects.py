@@ -100,7 +100,7 @@ def test_rejects_whose_archived_file_is_another_by_now_or_cannot_be_read_stop_no
     notes.unlink()
     notes.symlink_to(UNREADABLE)
 
-    ask_to_retry(home, home.landing.uri, retryable(home, Choice()).retries)
+    ask_to_retry(home, home.landing.source, retryable(home, Choice()).retries, 0)
     _drop(settings, _some(2, start=2))
     began_s = time.monotonic()
     drain(settings)

@@ -225,7 +225,7 @@ def test_a_reject_is_shown_and_tried_again_where_the_home_lies_now(copied: Path,
     settings = _at(copied)
     home = settings.places()
     wanted = retryable(home, Choice(sources=(source_named(home, NOTES),)))
-    ask_to_retry(home, home.landing.source, wanted.retries)
+    ask_to_retry(home, home.landing.source, wanted.retries, wanted.erasures_begun)
     moved = _moved(copied)
     places = moved.places()
 

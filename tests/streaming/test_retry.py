@@ -197,7 +197,7 @@ def test_who_was_tried_again_can_be_erased_and_leaves_no_name_and_right_books(
     retried: tuple[Settings, str], after: Settings, tmp_path: Path
 ) -> None:
     home = _with_an_archive_of_its_own(after, tmp_path)
-    ask_to_retry(home, home.landing.uri, _retries(after, "pear/notes.jpg"))
+    ask_to_retry(home, home.landing.uri, _retries(after, "pear/notes.jpg"), 0)
     for key in ("kiwi/big.jpg", "pear/notes.jpg"):
         _erase(home, key)
     assert look(home, verify=True).broken == []
@@ -208,7 +208,7 @@ def test_who_was_tried_again_can_be_erased_and_leaves_no_name_and_right_books(
 
 def test_who_is_erased_before_the_retry_is_planned_is_not_tried_again(before: Settings, tmp_path: Path) -> None:
     home = _with_an_archive_of_its_own(before, tmp_path)
-    ask_to_retry(home, home.landing.uri, _retries(before, "kiwi/big.jpg", "pear/notes.jpg"))
+    ask_to_retry(home, home.landing.uri, _retries(before, "kiwi/big.jpg", "pear/notes.jpg"), 0)
     _erase(home, "kiwi/big.jpg")
     with _planner(before, tmp_path / "channel") as planner:
         assert planner.next_batch() == 2
@@ -282,8 +282,8 @@ def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_d
 ) -> None:
     home = before.places()
     both, one = _retries(before, "kiwi/big.jpg", "kiwi/cut.jpg"), _retries(before, "kiwi/big.jpg")
-    ask_to_retry(home, home.landing.uri, both)
-    ask_to_retry(home, home.landing.uri, one)
+    ask_to_retry(home, home.landing.uri, both, 0)
+    ask_to_retry(home, home.landing.uri, one, 0)
 
     with _planner(before, tmp_path / "first") as planner:
         assert [planner.next_batch(), planner.next_batch()] == [2, 2]
@@ -292,7 +292,7 @@ def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_d
     assert {landed.key for landed in plan.objects} == {"kiwi/big.jpg", "kiwi/cut.jpg"}
     assert {row.key for row in plan.retried} == {"kiwi/big.jpg", "kiwi/cut.jpg"}
     assert requested(home) == []
-    ask_to_retry(home, home.landing.uri, both)
+    ask_to_retry(home, home.landing.uri, both, 0)
     with _planner(before, tmp_path / "second") as planner:
         assert [planner.next_batch() for _ in range(3)] == [2, 2, 2]
     assert read_plan(home, 3) is None
@@ -303,7 +303,7 @@ def test_a_request_whose_rows_are_gone_plans_nothing_and_is_deleted(
     rejected: Settings, after: Settings, tmp_path: Path
 ) -> None:
     home = after.places()
-    ask_to_retry(home, home.landing.uri, _retries(rejected, "kiwi/big.jpg", "pear/notes.jpg"))
+    ask_to_retry(home, home.landing.uri, _retries(rejected, "kiwi/big.jpg", "pear/notes.jpg"), 0)
     with _planner(after, tmp_path / "channel") as planner:
         assert planner.next_batch() == 2
     assert requested(home) == []
@@ -312,7 +312,7 @@ def test_a_request_whose_rows_are_gone_plans_nothing_and_is_deleted(
 def test_an_upload_under_the_same_key_is_planned_after_the_retry(before: Settings, tmp_path: Path) -> None:
     home = before.places()
     [retry] = _retries(before, "kiwi/big.jpg")
-    ask_to_retry(home, home.landing.uri, [retry])
+    ask_to_retry(home, home.landing.uri, [retry], 0)
     upload = home.landing.directory / "kiwi/big.jpg"
     upload.write_bytes(jpeg(seed=3))
     try:
@@ -339,7 +339,7 @@ def test_a_request_of_another_landing_or_that_cannot_be_read_stops_nothing_and_s
     before: Settings, tmp_path: Path
 ) -> None:
     home = before.places()
-    ask_to_retry(home, "file:///elsewhere", _retries(before, "kiwi/big.jpg"))
+    ask_to_retry(home, "file:///elsewhere", _retries(before, "kiwi/big.jpg"), 0)
     overwrite(home.state, "requests/retry-torn.json", b"{")
     with _planner(before, tmp_path / "channel") as planner:
         assert planner.next_batch() == 1
