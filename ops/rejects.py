@@ -29,7 +29,7 @@ WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.DECODER_CRASHED: "retry with a larger --max-decode-time, or upload it in another format",
     Reason.REPLACED: "nothing: the version that took its place is an arrival of its own",
     Reason.MISSING: "upload it again; if it was put back with its old time, retry",
-    Reason.UNREADABLE: "let the stream read it (permission, key, storage class, disk), then retry; a bad name: rename it",
+    Reason.UNREADABLE: "let the stream read it (permission, key, class, disk), then retry; a bad name: rename it",
 }
 Place = Literal["landing", "archive", "replaced", "gone", "unknown"]
 
