@@ -10,7 +10,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from deltalake import DeltaTable
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from features.errors import HomeInUse, StateDamaged
 from features.home import Home
-from features.landing import Landed, came_at, names_in
+from features.landing import Landed, names_in
 from features.objects import Place, change, composed, read_if_there
 
 Kind = Literal["subject", "source", "image"]
@@ -98,7 +98,7 @@ class PassedOver:
     def covers(self, landing: Place, landed: Landed) -> bool:
         """Whether this object was there when it was asked to be forgotten."""
         return bool(self._before) and any(
-            came_at(landing, landed) < self._before[digest]
+            _came_at(landing, landed) < self._before[digest]
             for digest in self._digests(landing, landed)
             if digest in self._before
         )
@@ -117,6 +117,16 @@ class PassedOver:
             named.update(("subject", subject) for subject in names_in(pattern, landed.key, "subject"))
         for kind, text in named:
             yield from _digests_of(self._salt, kind, text)
+
+
+def _came_at(landing: Place, landed: Landed) -> datetime:
+    """When an object came to the landing: on disk a file that was moved or copied may be older than that."""
+    if not landing.is_local:
+        return landed.arrived_at
+    try:
+        return datetime.fromtimestamp((landing.directory / landed.key).stat().st_ctime, UTC)
+    except OSError:
+        return landed.arrived_at
 
 
 def digest_of(salt: str, *words: str) -> str:

@@ -139,16 +139,6 @@ def look_up(landing: Place, key: str) -> Landed | None:
         return None
 
 
-def came_at(landing: Place, landed: Landed) -> datetime:
-    """When an object came to the landing: on disk a file that was moved or copied may be older than that."""
-    if not landing.is_local:
-        return landed.arrived_at
-    try:
-        return datetime.fromtimestamp((landing.directory / landed.key).stat().st_ctime, UTC)
-    except OSError:
-        return landed.arrived_at
-
-
 def fetch(landing: Place, landed: Landed, archive: Place | None = None) -> bytes:
     """The bytes of exactly the version that was listed; with an archive, from there if the landing has it no more.
 
