@@ -207,7 +207,14 @@ def _asked_for(home: Home) -> set[Retry]:
 
 
 def _retry(row: Mapping[str, Any], below: str) -> Retry:
-    landed = Landed(row["source"].removeprefix(below), row["bytes"], row["etag"], row["arrived_at"].astimezone(UTC))
+    visible_at = row["first_visible_at"]
+    landed = Landed(
+        key=row["source"].removeprefix(below),
+        size_bytes=row["bytes"],
+        etag=row["etag"],
+        arrived_at=row["arrived_at"].astimezone(UTC),
+        first_visible_at=None if visible_at is None else visible_at.astimezone(UTC),
+    )
     return Retry(landed, row["batch"], row["ingest_date"])
 
 

@@ -133,11 +133,15 @@ def test_a_raised_limit_makes_a_photo_of_a_reject_exactly_once(
 ) -> None:
     settings, said = retried
     assert "Photos now: 1. Rejected again: not_an_image 1." in said
-    photos = "SELECT split_part(source, '/landing/', 2) AS key, label, batch, arrived_at FROM features ORDER BY batch"
+    photos = (
+        "SELECT split_part(source, '/landing/', 2) AS key, label, batch, arrived_at, first_visible_at FROM features "
+        "ORDER BY batch"
+    )
     small, big = rows(settings, photos)
     assert (small["key"], big["key"], big["label"], big["batch"]) == ("kiwi/small.jpg", "kiwi/big.jpg", "kiwi", 2)
-    [reject] = rows(rejected, "SELECT arrived_at, etag FROM rejects WHERE source LIKE '%/kiwi/big.jpg'")
-    assert big["arrived_at"] == reject["arrived_at"]
+    when = "SELECT arrived_at, first_visible_at FROM rejects WHERE source LIKE '%/kiwi/big.jpg'"
+    [reject] = rows(rejected, when)
+    assert (big["arrived_at"], big["first_visible_at"]) == (reject["arrived_at"], reject["first_visible_at"])
     assert rows(settings, "SELECT count(*) AS n FROM features JOIN current_projections USING (batch, source)") == [
         {"n": 2}
     ]
