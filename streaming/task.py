@@ -84,25 +84,26 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     """Run tasks one after the other in this worker.
 
     Replay writes new files under new names; only those in a message that reached the driver are ever committed.
-    A photo that crashes or hangs the decoder takes its worker along; the next try decodes each photo in a process of
-    its own and rejects the culprit. Raises StorageUnavailable when storage hands out none of the photos for longer
-    than its retries last, and DecoderUnavailable: the task is tried again.
+    A photo that crashes or hangs the decoder, or hangs when it is read, takes its worker along; the next try decodes
+    each photo in a process of its own, reads each in a thread, and rejects the culprit. Raises StorageUnavailable when
+    storage hands out none of the photos for longer than its retries last, and DecoderUnavailable: the task is tried
+    again.
     """
     context = TaskContext.get()
     tried_before = context is not None and context.attemptNumber() > 0
     for task in tasks:
         if tried_before:
             with IsolatedDecoder(task.limits) as isolated:
-                yield _run(task, network, isolated.decode)
+                yield _run(task, network, isolated.decode, may_end_worker=False)
         else:
-            yield _run(task, network, decode_or_die)
+            yield _run(task, network, decode_or_die, may_end_worker=True)
     make_the_next_launch_light()
 
 
-def _run(task: Task, network: "Broadcast[bytes]", decode: Decode) -> TaskMessage:
+def _run(task: Task, network: "Broadcast[bytes]", decode: Decode, may_end_worker: bool) -> TaskMessage:
     outcome = _Outcome()
     featurizer = _cached_featurizer(task.featurizer, network)
-    for fetched in _fetched(task, outcome):
+    for fetched in _fetched(task, outcome, may_end_worker):
         try:
             _featurize(fetched, task, featurizer, decode, outcome)
         except Rejected as rejected:
@@ -123,14 +124,15 @@ def _cached_featurizer(featurizer: str, network: "Broadcast[bytes]") -> Featuriz
     return _featurizers[featurizer]
 
 
-def _fetched(task: Task, outcome: _Outcome) -> Iterator[Fetched]:
+def _fetched(task: Task, outcome: _Outcome, may_end_worker: bool) -> Iterator[Fetched]:
     most_bytes = task.limits.max_image_bytes
     for landed in task.objects:
         if landed.size_bytes > most_bytes:
             detail = f"{landed.size_bytes} bytes; the limit is {most_bytes}."
             yield Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
     shelf = Shelf(task.landing, task.home.archive, task.retried, task.patience_s)
-    fetching = fetch_all(shelf, [landed for landed in task.objects if landed.size_bytes <= most_bytes])
+    readable = [landed for landed in task.objects if landed.size_bytes <= most_bytes]
+    fetching = fetch_all(shelf, readable, may_end_worker)
     while (fetched := outcome.timed("fetch", partial(next, fetching, None))) is not None:
         yield fetched
 

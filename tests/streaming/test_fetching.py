@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,6 +27,8 @@ from tests.conftest import REGION
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+
+ROOT = Path(__file__).parents[2]
 
 PATIENCE_S = 1.0
 # What a loaded machine may add to a few times of a second or two.
@@ -280,3 +285,16 @@ def test_a_body_that_stalls_holds_up_no_other(on_s3: Shelf, monkeypatch: pytest.
     assert time.monotonic() - began_s < PATIENCE_S + SLACK_S
     assert order[-1] == "kiwi/0.jpg"
     assert set(_reasons(found)) == {"kiwi/0.jpg"}
+
+
+def test_a_read_that_hangs_ends_the_worker_at_a_tasks_first_try(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    work = (
+        "import sys\nfrom datetime import UTC, datetime\nfrom streaming import fetching, watchdog\n"
+        "from features.landing import Landed\nfrom features.objects import Place\n"
+        "fetching.ENDS_AFTER_S = watchdog.LOOK_S = 0.1\n"
+        "landing, photo = Place.at(sys.argv[1]), Landed('pipe.jpg', 1, 'e', datetime.now(UTC))\n"
+        "list(fetching.fetch_all(fetching.Shelf(landing, landing, (), 60.0), [photo], may_end_worker=True))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", work, str(tmp_path)], timeout=60, capture_output=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, b"")
