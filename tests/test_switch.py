@@ -82,7 +82,7 @@ class Looks:
         self.wrong: list[Any] = []
         self._home = home
 
-    def wait_for(self, version: int) -> None:
+    def wait_for(self, version: int | None) -> None:
         _wait_until(lambda: version in self.served)
 
     def look(self) -> None:
@@ -121,6 +121,7 @@ def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are
 
     arrivals, looks = Arrivals(home.landing.directory), Looks(home)
     with _again_and_again(arrivals.land, 0.4), _again_and_again(looks.look, 1.5):
+        looks.wait_for(None)
         with stream_process(settings) as stream:
             assert _refit(spark, home, 3) == 1
             reproject(spark.sparkContext, home, silent)
