@@ -1,10 +1,13 @@
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# What runs, and beside it what tests.
 READY := $(VENV)/ready
+TESTS_READY := $(VENV)/ready-for-tests
 BENCHMARKS := .venv-benchmarks
 BENCHMARKS_READY := $(BENCHMARKS)/ready
 
@@ -23,18 +26,18 @@ help:
 demo: $(READY) java
 	@$(BIN)/fruits demo
 
-test: $(READY) java chromium
+test: $(TESTS_READY) java chromium
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not deployment and not processes"
 
 # Whole streams as processes of their own, and work that is killed or cut off at every step.
-test-processes: $(READY) java
+test-processes: $(TESTS_READY) java
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m processes
 
 # Installs nodes and runs jobs for real, which takes as long as half of the other tests.
-test-deployment: $(READY) java
+test-deployment: $(TESTS_READY) java
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m deployment
 
-lint: $(READY)
+lint: $(TESTS_READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -45,28 +48,44 @@ benchmark: $(BENCHMARKS_READY) java
 	@$(BENCHMARKS)/bin/python -m benchmarks.refit
 
 # The pictures are of a report, so a demo is made for it first.
-slides: $(READY) java chromium
+slides: $(TESTS_READY) java chromium
 	@$(BIN)/fruits demo --home build/slides
 	@$(BIN)/python -m ops.slides build/slides
 
-# The build tools are locked too, so nothing is installed that was not checked against its hash.
+PIP = -m pip install --disable-pip-version-check --require-hashes --no-deps --no-build-isolation --no-compile
+# pip tells each step or nothing; this tells how far it is, on one line where the terminal can.
+COUNT = awk -v all="$$(grep -c == $<)" -v live="$$([ -t 1 ] && echo 1)" ' \
+    function say(text) { if (live) printf "\r\033[K  %s", text; else print "  " text; fflush() } \
+    /^(Collecting|Requirement already|Processing) / { n++; name = $$1 == "Requirement" ? $$4 : $$2; sub(".*/", "", name) } \
+    /^(Collecting|Processing) / && (live || n % 10 == 0) { say(n " of about " all " packages: " name) } \
+    /^ *Downloading .*\([0-9]{2,}\.[0-9] MB\)$$/ { say(n " of about " all " packages: " name " " $$(NF-1) " " $$NF) } \
+    /^Installing collected/ { say("All are here; pip unpacks them.") } \
+    END { if (live) printf "\r\033[K" }'
+
+# The build tools are locked too, so nothing is installed that was not checked against its hash. An environment that
+# other locks made is taken away first: what is installed is what the locks say.
 $(READY): requirements.lock requirements-build.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "$(PYTHON) is not Python 3.11; run make PYTHON=/path/to/python3.11."; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv module is needed; Debian and Ubuntu: apt install python3.11-venv."; exit 1; }
 	@echo "Installing into $(VENV); the first time takes some minutes."
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-build.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-build-isolation -r requirements.lock
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python $(PIP) -qq -r requirements-build.lock
+	@$(BIN)/python $(PIP) -r $< | $(COUNT)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
+
+$(TESTS_READY): requirements-tests.lock | $(READY)
+	@echo "Installing what the tests need besides."
+	@$(BIN)/python $(PIP) -r $< | $(COUNT)
+	@touch $(TESTS_READY)
 
 # The same versions and the rivals' engines, apart from what the service itself needs.
 $(BENCHMARKS_READY): requirements-benchmarks.lock requirements-build.lock pyproject.toml | $(READY)
 	@echo "Installing into $(BENCHMARKS); the first time takes some minutes."
-	@$(PYTHON) -m venv $(BENCHMARKS)
-	@$(BENCHMARKS)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-build.lock
-	@$(BENCHMARKS)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --no-build-isolation -r requirements-benchmarks.lock
+	@$(PYTHON) -m venv --clear $(BENCHMARKS)
+	@$(BENCHMARKS)/bin/python $(PIP) -qq -r requirements-build.lock
+	@$(BENCHMARKS)/bin/python $(PIP) -r $< | $(COUNT)
 	@$(BENCHMARKS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(BENCHMARKS_READY)
 
@@ -82,17 +101,16 @@ chromium: $(READY)
 	@$(BIN)/python -m bootstrap.chromium >/dev/null 2>&1 || bootstrap/install_chromium.sh || true
 	@$(BIN)/python -m bootstrap.chromium >/dev/null || true
 
+# TensorFlow names the compiler library of its build among its needs; nothing of it is loaded.
+COMPILE = $(VENV)/uv/bin/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-package libclang --no-header --quiet
 lock: $(READY)
 	@$(BIN)/python -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install --quiet uv
-	@$(VENV)/uv/bin/uv pip compile pyproject.toml --extra laptop --extra dev --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --quiet --output-file requirements.lock
-	@$(VENV)/uv/bin/uv pip compile pyproject.toml --extra laptop --extra dev --extra benchmarks --constraint requirements.lock \
-	    --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --quiet --output-file requirements-benchmarks.lock
-	@$(VENV)/uv/bin/uv pip compile pyproject.toml --constraint requirements.lock --python-platform linux --python-version 3.11 \
-	    --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements-cluster.lock
-	@printf 'pip\nsetuptools\nwheel\n' | $(VENV)/uv/bin/uv pip compile - --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-build.lock
+	@$(COMPILE) pyproject.toml --extra laptop --extra dev --universal --output-file requirements-tests.lock
+	@$(COMPILE) pyproject.toml --extra laptop --constraint requirements-tests.lock --universal --output-file requirements.lock
+	@$(COMPILE) pyproject.toml --extra laptop --extra dev --extra benchmarks --constraint requirements-tests.lock --universal \
+	    --output-file requirements-benchmarks.lock
+	@$(COMPILE) pyproject.toml --constraint requirements.lock --python-platform linux --output-file requirements-cluster.lock
+	@printf 'pip\nsetuptools\nwheel\n' | $(COMPILE) - --universal --no-annotate --output-file requirements-build.lock
 
 clean:
 	@rm -rf $(VENV) $(BENCHMARKS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
