@@ -54,7 +54,7 @@ slides: $(TESTS_READY) java chromium
 
 PIP = -m pip install --disable-pip-version-check --require-hashes --no-deps --no-build-isolation --no-compile
 # pip tells each step or nothing; this tells how far it is, on one line where the terminal can.
-COUNT = awk -v all="$$(grep -c == $<)" -v live="$$([ -t 1 ] && echo 1)" ' \
+COUNT = awk -v all="$$(grep -c == $<)" -v live="$$([ -t 2 ] && echo 1)" ' \
     function say(text) { if (live) printf "\r\033[K  %s", text; else print "  " text; fflush() } \
     /^(Collecting|Requirement already|Processing) / { n++; name = $$1 == "Requirement" ? $$4 : $$2; sub(".*/", "", name) } \
     /^(Collecting|Processing) / && (live || n % 10 == 0) { say(n " of about " all " packages: " name) } \
