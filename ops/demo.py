@@ -104,8 +104,8 @@ class _Tour:
 
     def _components(self) -> int:
         # A fit needs more rows than components, and a small demo has few photos.
-        photos = run_query(connect(self._settings.places()), "SELECT count(*) AS photos FROM photos").to_pylist()
-        return max(1, min(MOST_COMPONENTS, photos[0]["photos"] - 1))
+        (photos,) = run_query(connect(self._settings.places()), "SELECT count(*) AS photos FROM photos").to_pylist()
+        return max(1, min(MOST_COMPONENTS, int(photos["photos"]) - 1))
 
     def _drop(self, files: Iterable[DemoFile]) -> None:
         # Drawing them takes a while, so they arrive one by one.

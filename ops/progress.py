@@ -142,8 +142,10 @@ class LivePanel:
         if self._last is None:
             return []
         last = self._last
+        rejects = sum(last.rejects.values())
         clock = (
-            f"batch {last.batch}  photos {last.photos}  in {last.total_s:.2f} s"
+            f"batch {last.batch}  photos {last.photos}{f'  rejects {rejects}' if rejects else ''}"
+            f"  in {last.total_s:.2f} s"
             f"  ·  plan {last.plan_s:.2f}  work {last.work_s:.2f}  commit {last.commit_s:.2f}"
         )
         tasks = (
