@@ -15,7 +15,7 @@ function labelLegend(shown, changed) {
     event.preventDefault();
     const some = matching();
     if (!field.value.trim() || !some.length) return;
-    const isOn = some.every((place) => chosen.has(place));
+    const isOn = areOn(some);
     for (const place of some) choose(place, !isOn);
     update();
   });
@@ -26,6 +26,7 @@ function labelLegend(shown, changed) {
     const words = field.value.trim().toLowerCase().normalize("NFC");
     return names.map((_, place) => place).filter((place) => names[place].includes(words));
   }
+  function areOn(places) { return places.every((place) => chosen.has(place)); }
   function list() {
     const some = matching(), isSearched = field.value.trim() !== "";
     const listed = [...some.slice(0, MOST_BUTTONS), ...[...chosen].filter((place) => place !== null && !some.slice(0, MOST_BUTTONS).includes(place))];
@@ -34,7 +35,7 @@ function labelLegend(shown, changed) {
     labels.replaceChildren(everyone, ...listed.map((place) => button(place, labelNode(shown.labels[place][0]), shown.labels[place][1])));
     if (beyond && !isSearched) labels.append(button(null, "other labels", beyond));
     const more = some.length - MOST_BUTTONS;
-    found.textContent = isSearched ? `${number(some.length)} of ${counted(names.length, "label")}${some.length ? "; Enter highlights them" : ""}.` : more > 0 ? `${counted(names.length, "label")}; search for the ${number(more)} that have no button.` : "";
+    found.textContent = isSearched ? `${number(some.length)} of ${counted(names.length, "label")}${!some.length ? "" : areOn(some) ? "; highlighted" : "; Enter highlights them"}.` : more > 0 ? `${counted(names.length, "label")}; search for the ${number(more)} that have no button.` : "";
     press();
   }
   function button(place, name, count) {

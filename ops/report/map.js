@@ -19,7 +19,7 @@ function map() {
   section.append(plot, ...legend.nodes, showing);
   const neighbours = neighboursOf(shown);
   const view = mapView(svg, buttons, zoomed, () => position());
-  let marks = [], at = -1, pinned = false, ring = null, links = null, zeros = [], frame = null;
+  let marks = [], at = -1, pinned = false, ring = null, links = null, zeros = [], frame = null, inFront = null;
   onWidth(plot, redraw);
 
   function redraw(width) {
@@ -42,8 +42,8 @@ function map() {
     marks = shown.photos.map((photo) => ({ photo, x: 0, y: 0, home: { x: x(photo.x), y: y(photo.y) }, node: draw("g", { class: "mark" }) }));
     marks.zero = { x: x(0), y: y(0) };
     marks.size = { r, tile };
-    const order = [...marks].sort((a, b) => isColoured(a.photo.label) - isColoured(b.photo.label));
-    inside.append(...order.map((mark) => mark.node));
+    inFront = draw("g", {});
+    inside.append(inFront);
     ring = draw("circle", { r: tile && shown.photos.some((photo) => photo.thumbnail) ? tile * 0.82 : r + 4, fill: "none", stroke: "var(--ink)", "stroke-width": 2, visibility: "hidden", "pointer-events": "none" });
     inside.append(ring);
     view.fit(frame);
@@ -71,10 +71,12 @@ function map() {
       node.setAttribute("fill", `var(--${style.colour})`);
       node.classList.toggle("dim", !isShown(photo));
     }
+    inFront.append(...[...marks].sort((a, b) => drawnAt(a.photo) - drawnAt(b.photo)).map((mark) => mark.node));
     showing.textContent = `Showing ${number(shown.photos.filter(isShown).length)} of ${counted(shown.photos.length, "photo")}.`;
     hide();
   }
   function isShown(photo) { return legend.isChosen(photo.label); }
+  function drawnAt(photo) { return 2 * isShown(photo) + isColoured(photo.label); }
   function isInside({ x, y }) { return x >= frame.left && x <= frame.right && y >= frame.top && y <= frame.bottom; }
 
   function reveal(index, pin, aloud) {
@@ -141,7 +143,8 @@ function map() {
     return nearest(event.clientX - box.left, event.clientY - box.top, within);
   };
   svg.addEventListener("pointermove", (event) => {
-    if (pinned || view.isDragged() || event.pointerType !== "mouse") return;
+    if (pinned || event.pointerType !== "mouse") return;
+    if (view.isDragged()) return hide();
     const found = under(event, 18);
     found < 0 ? hide() : reveal(found, false);
   });
@@ -192,7 +195,9 @@ function shapeNode(shape, x, y, r) {
 }
 function tileNode(photo, style, side) {
   const box = { x: -side / 2, y: -side / 2, width: side, height: side };
-  return draw("g", {}, draw("image", { ...box, href: photo.thumbnail }), draw("rect", { ...box, rx: 3, fill: "none", stroke: `var(--${style.colour})`, "stroke-width": side / 12 }));
+  const corner = shapeNode(style.shape, side / 2 - 2, 2 - side / 2, side / 7);
+  corner.setAttribute("stroke", "var(--card)");
+  return draw("g", {}, draw("image", { ...box, href: photo.thumbnail }), draw("rect", { ...box, rx: 3, fill: "none", stroke: `var(--${style.colour})`, "stroke-width": side / 12 }), corner);
 }
 function spread(values, from, to) {
   const low = Math.min(...values), high = Math.max(...values);
