@@ -62,9 +62,10 @@ function labelLegend(shown, changed) {
     return n === undefined ? { colour: "other", shape: "small" } : { colour: COLOURS[n % COLOURS.length], shape: SHAPES[Math.floor(n / COLOURS.length) % SHAPES.length] };
   }
   function update(pressed) {
+    // The buttons are made anew: who pressed one stays on it.
+    const isOnButton = labels.contains(document.activeElement);
     list();
-    const again = [...labels.children].find((node) => node.place === pressed && pressed !== undefined);
-    if (again) again.focus();
+    if (isOnButton) [...labels.children].find((node) => node.place === pressed)?.focus();
     changed();
   }
   function press() {
