@@ -23,6 +23,8 @@ from streaming.news import LeftBehind, News
 from streaming.service import Watcher
 
 SERVED_LOOK_S = 5.0
+# The end does not wait longer for storage that hangs.
+LAST_LOOK_S = 2.0
 
 
 class LivePanel:
@@ -37,6 +39,7 @@ class LivePanel:
         self._in_hand: Callable[[], tuple[BatchInHand, ...]] = tuple
         self._news: News | None = None
         self._closing = threading.Event()
+        self._follower = threading.Thread()
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
     @property
@@ -47,11 +50,13 @@ class LivePanel:
         self._tally = Tally()
         self._closing.clear()
         self._live.start()
-        threading.Thread(target=self._follow_served, name="served version", daemon=True).start()
+        self._follower = threading.Thread(target=self._follow_served, name="served version", daemon=True)
+        self._follower.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
+        self._follower.join(LAST_LOOK_S)
         self._live.stop()
         for sentence in last_sentences(self._news, self._tally):
             self.warn(sentence)
@@ -71,8 +76,9 @@ class LivePanel:
         self._in_hand = in_hand
 
     def _follow_served(self) -> None:
-        told = ""
-        while not self._closing.is_set():
+        told, is_last = "", False
+        while not is_last:
+            is_last = self._closing.is_set()
             try:
                 self._served = current_models(self._home)
                 told = ""

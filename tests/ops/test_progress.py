@@ -20,6 +20,7 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from features.home import Home
+from features.objects import overwrite
 from features.pca_models import begin_switch, finish_switch
 from features.plan import Counters
 from features.settings import Settings, load_settings
@@ -140,6 +141,35 @@ def test_the_panel_shows_idle_the_landing_the_served_version_and_how_far_a_batch
         r"Done: 30 photos and 2 rejects in 1 batch, in \d+ s; 1[45]\.\d photos/s while at work\.",
         _screen(shown).splitlines()[-1],
     )
+
+
+def test_the_last_picture_shows_the_version_that_is_served_at_the_end(home: Home) -> None:
+    shown = StringIO()
+    panel = LivePanel(Console(file=shown, force_terminal=True, width=80), "fruits stream", home)
+    with panel:
+        _until(lambda: "PCA none" in _last_frame(shown))
+        finish_switch(home, begin_switch(home, 3))
+    assert "PCA v3" in _last_frame(shown)
+
+
+def test_a_served_version_that_cannot_be_read_is_said_once_and_stops_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SERVED_LOOK_S", 0.05)
+    overwrite(home.pca_models, "current/CURRENT.json", b"{")
+    shown = StringIO()
+    with LivePanel(Console(file=shown, force_terminal=True, width=80), "fruits stream", home) as panel:
+        _until(lambda: "PCA unknown" in _last_frame(shown))
+        time.sleep(0.5)
+        panel.watcher.on_batch(REPORT)
+        finish_switch(_repaired(home), begin_switch(home, 3))
+        _until(lambda: "PCA v3" in _last_frame(shown))
+    assert _screen(shown).count("The served PCA version cannot be read") == 1
+
+
+def _repaired(home: Home) -> Home:
+    overwrite(home.pca_models, "current/CURRENT.json", b'{"serving": null, "next": null}')
+    return home
 
 
 def test_how_far_a_batch_is_comes_from_its_tasks_and_a_task_that_runs_again_counts_once(
