@@ -5,7 +5,8 @@ function figure(id, spec) {
   if (spec.none) return section.append(el("p", { class: "none" }, spec.none));
   section.append(el("p", { class: "caption" }, spec.caption));
   const keys = el("ul", { class: "keys" });
-  for (const series of spec.series) keys.append(el("li", {}, swatch(series.colour, series.dash ? "dash" : series.kind), series.name));
+  spec.series.filter((series) => series.kind === "line").forEach((series, n) => mark(series, n));
+  for (const series of spec.series) keys.append(el("li", {}, seriesSwatch(series), series.name));
   const said = el("div", { class: "said", "aria-live": "polite" });
   const tip = el("div", { class: "tip", hidden: "" });
   const svg = draw("svg", { role: "img", tabindex: "0", "aria-label": `${spec.title}. ${spec.caption} Arrow keys read the values.` });
@@ -22,7 +23,7 @@ function figure(id, spec) {
     const { x, head, values } = spec.stops[stop], px = view.x(x);
     view.cursor.append(draw("line", { x1: px, x2: px, y1: view.top, y2: view.bottom, stroke: "var(--soft)", "stroke-dasharray": "2 3" }));
     const rows = el("dl", {});
-    spec.series.forEach((series, n) => rows.append(el("dt", {}, swatch(series.colour, series.dash ? "dash" : series.kind), series.name), el("dd", {}, values[n])));
+    spec.series.forEach((series, n) => rows.append(el("dt", {}, seriesSwatch(series), series.name), el("dd", {}, values[n])));
     tip.replaceChildren(el("strong", {}, head), rows);
     place(tip, plot, px, view.top);
     if (aloud) said.textContent = `${head}: ${spec.series.map((series, n) => `${series.name} ${values[n]}`).join(", ")}`;
@@ -99,10 +100,29 @@ function line(svg, series, x, y, bottom) {
   const points = series.points.map(([at, value]) => [x.at(at), Math.min(y.at(value), bottom)]);
   const path = points.map(([px, py], n) => `${n ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
   const colour = `var(--${series.colour})`;
-  svg.append(draw("path", { d: path, fill: "none", stroke: colour, "stroke-width": series.strong ? 3 : 2, "stroke-linejoin": "round", "stroke-linecap": "round", ...(series.dash ? { "stroke-dasharray": "6 5" } : {}) }));
+  svg.append(draw("path", { d: path, fill: "none", stroke: colour, "stroke-width": series.strong ? 3 : 2, "stroke-linejoin": "round", "stroke-linecap": "round", ...(series.dashes ? { "stroke-dasharray": series.dashes } : {}) }));
   if ((series.dots === false || series.dash) && points.length > 1) return;
   const r = points.length > 60 ? 1.8 : 3;
-  for (const [px, py] of points) svg.append(draw("circle", { cx: px, cy: py, r, fill: colour }));
+  for (const [px, py] of points) svg.append(dot(series, px, py, r));
+}
+
+// Lines with dots differ by the dots' shape, others by their dashes.
+function mark(series, n) {
+  series.shape = SHAPES[n % SHAPES.length];
+  series.dashes = series.dash ? "6 5" : series.dots === false ? DASHES[n % DASHES.length] : "";
+}
+function dot(series, x, y, r) {
+  const node = shapeNode(series.shape, x, y, r);
+  node.setAttribute("fill", `var(--${series.colour})`);
+  node.setAttribute("class", "dot");
+  return node;
+}
+function seriesSwatch(series) {
+  if (series.kind !== "line") return swatch(series.colour, series.kind);
+  const svg = draw("svg", { width: 24, height: 14, viewBox: "0 0 24 14", "aria-hidden": "true" });
+  svg.append(draw("line", { x1: 0, x2: 24, y1: 7, y2: 7, stroke: `var(--${series.colour})`, "stroke-width": 3, ...(series.dashes ? { "stroke-dasharray": series.dashes } : {}) }));
+  if (series.dots !== false && !series.dash) svg.append(dot(series, 12, 7, 4.5));
+  return svg;
 }
 
 function yScale(spec, top, bottom) {

@@ -1,5 +1,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLOURS = ["c0", "c1", "c2", "c3", "c4", "c5"];
+const SHAPES = ["circle", "diamond", "square", "triangle"];
+// Whoever tells no colours apart tells lines by these.
+const DASHES = ["", "8 4", "2 4", "10 3 2 3", "5 2", "1 3"];
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const DAY_MS = 86400000;
 
@@ -44,8 +47,7 @@ function filledIn(node, attributes, children) {
 
 function swatch(colour, kind) {
   const svg = draw("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" }), fill = `var(--${colour})`;
-  if (kind === "line" || kind === "dash") svg.append(draw("line", { x1: 0, x2: 14, y1: 7, y2: 7, stroke: fill, "stroke-width": 3, ...(kind === "dash" ? { "stroke-dasharray": "4 3" } : {}) }));
-  else if (kind === "bar") svg.append(draw("rect", { x: 1, y: 1, width: 12, height: 12, rx: 3, fill }));
+  if (kind === "bar") svg.append(draw("rect", { x: 1, y: 1, width: 12, height: 12, rx: 3, fill }));
   else { const node = shapeNode(kind, 7, 7, 5); node.setAttribute("fill", fill); svg.append(node); }
   return svg;
 }

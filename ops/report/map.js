@@ -1,6 +1,5 @@
 // A photo with its picture takes more room than a mark: only so many are shown as tiles.
 const MOST_TILES = 240;
-const SHAPES = ["circle", "diamond", "square", "triangle"];
 const MOST_BUTTONS = 36;
 
 function map() {
@@ -11,7 +10,7 @@ function map() {
   section.append(el("p", { class: "caption" }, `Version ${data.serving}, ${all ? `all ${counted(shown.of_photos, "photo")}` : `${number(shown.photos.length)} of ${counted(shown.of_photos, "photo")}, chosen by their hash`}. Photos that the network sees as alike lie together. Choose labels below the map. Click or tap a photo, or press an arrow key, to see it and the photos nearest to it. Zoom with the buttons, the wheel, two fingers or + and −; drag, or Shift with an arrow key, moves the map.`));
   const tip = el("div", { class: "tip", hidden: "" }), said = el("div", { class: "said", "aria-live": "polite" });
   const svg = draw("svg", { role: "img", tabindex: "0", "aria-label": "Map of photos along the two leading components. Arrow keys go from photo to photo, plus and minus zoom, 0 shows all, Shift with an arrow key moves the map." });
-  const zoomed = el("span", { class: "level" });
+  const zoomed = el("span", { class: "level", "aria-live": "polite" });
   const buttons = el("div", { class: "zoom", role: "group", "aria-label": "Zoom of the map" }, zoomed);
   const plot = el("div", { class: "plot" }, svg, buttons, tip, said);
   const showing = el("p", { class: "showing", role: "status" });
@@ -89,7 +88,8 @@ function map() {
     if (isNew) tip.replaceChildren(card(photo), ...(near.length ? [nearList(near)] : []));
     tip.classList.toggle("pinned", pin);
     tip.hidden = false;
-    place(tip, plot, x, y);
+    // A photo that the zoom moved out of sight keeps its card at the edge.
+    place(tip, plot, Math.min(Math.max(x, frame.left), frame.right), Math.min(Math.max(y, frame.top), frame.bottom));
     if (aloud) said.textContent = `${nameOf(photo)}, ${photo.key}, arrived ${moment(photo.arrived_at)}. ${near.length ? `Nearest: ${near.map((n) => nameOf(marks[n].photo)).join(", ")}.` : ""}`;
   }
   function card(photo) {

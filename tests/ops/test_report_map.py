@@ -205,6 +205,13 @@ def test_a_neighbour_outside_the_zoomed_part_comes_into_sight(browser: "Browser"
         chart.press("ArrowRight")
         for _ in range(9):
             chart.press("+")
+        for _ in range(20):
+            chart.press("Shift+ArrowLeft")
+        _level(page)
+        tip = page.locator("#map .tip").bounding_box()
+        assert tip is not None
+        assert 0 <= tip["x"] <= tip["x"] + tip["width"] <= 1280
+        assert page.evaluate("document.documentElement.scrollWidth") == 1280
         page.locator("#map .near button").last.click()
         _level(page)
         ring, frame = page.locator("#map svg circle[stroke-width='2']").bounding_box(), chart.bounding_box()
@@ -277,8 +284,8 @@ def test_one_wait_of_days_leaves_those_of_seconds_apart(browser: "Browser", tmp_
             assert [name for name, _ in ticks] == ["1 s", "10 s", "1 min", "10 min", "1 h", "1 d", "10 d"]
             gaps = -np.diff([y for _, y in ticks])
             assert gaps.min() > 20
-            dots = page.locator("#latency svg circle").evaluate_all(
-                "(all) => all.map((dot) => Number(dot.getAttribute('cy')))"
+            dots = page.locator("#latency .plot .dot").evaluate_all(
+                "(all) => all.map((dot) => dot.getBBox()).map((box) => box.y + box.height / 2)"
             )
             assert max(dots) < dict(ticks)["1 s"]
             assert min(dots) > dict(ticks)["10 d"]
@@ -328,3 +335,11 @@ def test_a_map_of_one_or_two_photos_works(browser: "Browser", tmp_path: Path, ph
     with opened(browser, write_report(home, LIMITS, None, False, None, MONDAY).uri, viewport=PHONE) as page:
         page.locator("#map .plot > svg").press("ArrowRight")
         assert len(_reading(page)[1]) == photos - 1
+
+
+def test_lines_are_told_apart_without_colours(browser: "Browser", page_uri: str) -> None:
+    with opened(browser, page_uri, viewport=DESKTOP) as page:
+        keys = page.locator("#latency .keys svg").evaluate_all(
+            "(svgs) => svgs.map((svg) => svg.innerHTML.replace(/var\\(--\\w+\\)/g, ''))"
+        )
+        assert len(keys) == len(set(keys)) == 3
