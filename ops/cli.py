@@ -148,8 +148,9 @@ def stream(
     if moved_from or former_landing:
         remember_landing(settings.locations(), moved_from, former_landing or ())
     use_java()
+    places = settings.locations()
     progress = (
-        LivePanel(console, f"fruits stream  {settings.locations().root.uri}") if _on_terminal() else JsonLines(settings)
+        LivePanel(console, f"fruits stream  {places.root.uri}", places) if _on_terminal() else JsonLines(settings)
     )
     with claim_home(settings, stop, say, wait) as heart:
         if heart is None:
@@ -230,16 +231,15 @@ def demo(
     """Draw photos of fruit, drop them while the stream runs, and query what became of them."""
     from bootstrap.java import use_java
     from ops.demo import run_demo
-    from ops.json_lines import JsonLines
+    from ops.plain_lines import PlainLines
     from ops.progress import LivePanel
 
     settings = checked_settings(home=home, weights=weights, master=master)
     stop = _stop_on_signals()
     use_java()
     _install_featurizer(settings, new_featurizer=False)
-    progress = (
-        LivePanel(console, f"fruits demo  {settings.locations().root.uri}") if _on_terminal() else JsonLines(settings)
-    )
+    places = settings.locations()
+    progress = LivePanel(console, f"fruits demo  {places.root.uri}", places) if _on_terminal() else PlainLines(console)
     run_demo(settings, photos, stop, progress, console)
 
 

@@ -18,8 +18,11 @@ from features.errors import FruitsError, InvalidSetting
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
 from ops.options import say
+from ops.query import connect, run_query
 from streaming.news import News
 from streaming.service import Watcher, claim_home, run_stream
+
+MOST_COMPONENTS = 16
 
 
 class DemoFailed(FruitsError):
@@ -90,7 +93,7 @@ class _Tour:
         try:
             files, later = demo_files(self._count), self._count // 5
             self._drop(islice(files, self._count - later))
-            self._run("refit", "--components", "16", "--min-rows", "2")
+            self._run("refit", "--components", f"{self._components()}", "--min-rows", "2")
             self._drop(files)
             self._run("query", _FOLLOWED)
             self._run("reproject")
@@ -98,6 +101,11 @@ class _Tour:
         except Exception as error:
             self._failure = error
         self.is_over.set()
+
+    def _components(self) -> int:
+        # A fit needs more rows than components, and a small demo has few photos.
+        (photos,) = run_query(connect(self._settings.places()), "SELECT count(*) AS photos FROM photos").to_pylist()
+        return max(1, min(MOST_COMPONENTS, int(photos["photos"]) - 1))
 
     def _drop(self, files: Iterable[DemoFile]) -> None:
         # Drawing them takes a while, so they arrive one by one.
@@ -172,7 +180,7 @@ _QUESTIONS = {
         "round(list_cosine_similarity(one.features, f.features), 4) AS cosine, split_part(f.source, '/landing/', 2) "
         "AS file FROM one, photos f WHERE f.image_id <> one.image_id ORDER BY cosine DESC LIMIT 5"
     ),
-    "The same in PCA space: the 16 directions in which these photos differ most": (
+    "The same in PCA space: the directions in which these photos differ most": (
         "WITH one AS (SELECT image_id, label, pca FROM current_projections ORDER BY image_id LIMIT 1) "
         "SELECT one.label AS photo, p.label AS neighbour, "
         "round(list_distance(one.pca, p.pca), 3) AS distance, split_part(p.source, '/landing/', 2) "

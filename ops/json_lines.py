@@ -3,7 +3,6 @@
 import json
 import sys
 import threading
-from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from features.errors import FruitsError
 from features.home import Home
 from features.settings import Settings
 from ops.options import DEBUGGING
+from ops.tally import Tally
 from streaming.micro_batch import BatchReport
 from streaming.news import News
 from streaming.service import Watcher
@@ -38,13 +38,14 @@ class JsonLines:
         self._settings = settings
         self._lock = threading.Lock()
         self._news: News | None = None
-        self._totals: Counter[str] = Counter()
+        self._tally = Tally()
 
     @property
     def watcher(self) -> Watcher:
         return Watcher(self._on_batch, self._on_news, self._on_stage)
 
     def __enter__(self) -> "JsonLines":
+        self._tally = Tally()
         places = self._settings.locations()
         told = self._settings.model_dump(mode="json", include=_SETTINGS_TOLD)
         told |= {"home": places.root.uri, "landing": places.landing.uri, "archive": places.archive.uri}
@@ -55,7 +56,8 @@ class JsonLines:
         if not isinstance(error, Exception):
             if self._news is not None and self._news.left is not None:
                 self._write("warning", "left", files=self._news.left.files)
-            self._write("info", "end", **{name: self._totals[name] for name in ("batches", "photos", "rejects")})
+            totals = self._tally.totals()
+            self._write("info", "end", **asdict(totals) | {"rejects": totals.rejects.total()})
             return
         nameless = without_names(str(error), self._settings.locations(), has_reason=isinstance(error, FruitsError))
         retryable = isinstance(error, FruitsError) and error.retryable
@@ -76,10 +78,11 @@ class JsonLines:
         self._news = news
 
     def _on_stage(self, batch: int, stage: str, seconds: float) -> None:
+        self._tally.on_stage(batch, stage, seconds)
         self._write("info", "stage", batch=batch, stage=stage, seconds=seconds)
 
     def _on_batch(self, report: BatchReport) -> None:
-        self._totals.update(batches=1, photos=report.photos, rejects=sum(report.rejects.values()))
+        self._tally.on_batch(report)
         line: dict[str, object] = {**asdict(report), "total_s": report.total_s, "backlog": {}}
         if self._news is not None:
             line["backlog"] = asdict(self._news.backlog)

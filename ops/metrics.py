@@ -6,7 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,7 +49,7 @@ def measured(settings: Settings, watcher: Watcher, say: Callable[[str], None]) -
         return
     with Metrics(_client(settings), settings.metrics, settings.locations(), say) as metrics:
         on_batch, on_news = _both(watcher.on_batch, metrics.on_batch), _both(watcher.on_news, metrics.on_news)
-        yield Watcher(on_batch, on_news, watcher.on_stage)
+        yield replace(watcher, on_batch=on_batch, on_news=on_news)
 
 
 class Metrics:

@@ -32,6 +32,7 @@ from features.plan import (
 from features.registry import load_network
 from features.retries import retried_rows
 from features.tables import PROJECTION_ROWS, REJECT_ROWS, TABLES, OpenTables, commit
+from streaming.in_hand import BatchesInHand, BatchInHand
 from streaming.pacing import cut, estimated_work_s
 from streaming.refusals import Refusals
 from streaming.task import Task, TaskMessage, run_tasks
@@ -97,6 +98,7 @@ class MicroBatches:
         self._broadcasting = threading.Lock()
         self._tasks_s: dict[int, list[float]] = {}
         self._refusals = Refusals(home)
+        self._in_hand = BatchesInHand(spark)
 
     def run(self, batch: int, in_turn: Callable[[], None] = lambda: None) -> BatchReport:
         """Take one planned batch to its commit; `in_turn` returns when all batches before it are committed.
@@ -105,6 +107,16 @@ class MicroBatches:
         Raises AnotherStreamRunning, BatchFailed when its tasks cannot be finished, StorageRefused, also when storage
         refused most of the last photos, StorageUnavailable, StateDamaged.
         """
+        try:
+            return self._run(batch, in_turn)
+        finally:
+            self._in_hand.ended(batch)
+
+    def in_hand(self) -> tuple[BatchInHand, ...]:
+        """The batches that are in hand now; any thread may ask."""
+        return self._in_hand.now()
+
+    def _run(self, batch: int, in_turn: Callable[[], None]) -> BatchReport:
         clock = _Clock()
         plan = read_plan(self._home, batch)
         if plan is None:
@@ -115,6 +127,7 @@ class MicroBatches:
         self._on_stage(batch, "plan", plan_s)
         if result is None:
             plan = self._without_erased(plan)
+            self._in_hand.began(batch, len(plan.objects))
             result = self._work(plan)
             write_result(self._home, result)
         work_s = clock.lap_s()
@@ -225,7 +238,8 @@ class MicroBatches:
                 )
 
     def _collect(self, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
-        work: Callable[[Any], Any] = lambda part: run_tasks(part, network)  # noqa: E731 - Spark pickles it
+        finished = self._in_hand.finished(tasks[0].batch)
+        work: Callable[[Any], Any] = lambda part: finished.counted(run_tasks(part, network))  # noqa: E731 - Spark pickles it
         self._spark.setJobGroup(_group(tasks[0].batch), f"batch {tasks[0].batch}")
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())

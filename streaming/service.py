@@ -23,6 +23,7 @@ from features.plan import Plan, Result
 from features.settings import Settings
 from features.tables import create_tables
 from streaming.cleaning import Cleaner, CleaningRule
+from streaming.in_hand import BatchInHand
 from streaming.micro_batch import BatchReport, MicroBatches
 from streaming.news import Channel, News
 from streaming.pacing import Caps
@@ -40,12 +41,14 @@ GRACE_S = 10.0
 class Watcher:
     """Who follows the stream: told of each finished batch, every so often of the backlog, and of each stage's end.
 
-    A stage has its batch, its name (`plan`, `work`, `commit`) and its seconds; batches run two at a time.
+    A stage has its batch, its name (`plan`, `work`, `commit`) and its seconds; batches run two at a time. `on_start` is
+    told once, before the first batch, how to ask which batches are in hand.
     """
 
     on_batch: Callable[[BatchReport], None]
     on_news: Callable[[News], None]
     on_stage: Callable[[int, str, float], None] = lambda batch, stage, seconds: None
+    on_start: Callable[[Callable[[], tuple[BatchInHand, ...]]], None] = lambda in_hand: None
 
 
 def claim_home(
@@ -142,6 +145,7 @@ class _Stream:
             watcher.on_stage,
             settings.storage_patience.total_seconds(),
         )
+        watcher.on_start(self._batches.in_hand)
         self._begun: int | None = None
         self._committed: int | None = None
         self._watch = Watch(settings)

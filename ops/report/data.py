@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -16,10 +15,8 @@ from features.pca_models import PcaModel, cached_model, current_models, versions
 from features.plan import Result, planned_batches, read_result
 from features.registry import current_featurizer
 from ops.query import connect
-
-MOST_PHOTOS_ON_MAP = 2500
-MOST_COLOURED_LABELS = 12
-MOST_LABELS = 36
+from ops.report.answers import all_rows, only_row
+from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, photo_map
 
 _MOST_BINS = 90
 _BINS_S = (1, 5, 10, 30, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 7 * 86400, 28 * 86400)
@@ -31,7 +28,6 @@ _LEAST_S = 1e-3
 _MOST_VERSIONS = 8
 _SPECTRUM_POINTS = 90
 _SHIFT_COMPONENTS = 8
-_MOST_CHARACTERS = 160
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,16 @@ class Totals:
     last_at: datetime | None
     median_s: float | None
     p95_s: float | None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was ingested before the first day that the report shows."""
+
+    photos: int
+    rejects: int
+    batches: int
+    days: int
 
 
 @dataclass(frozen=True)
@@ -109,35 +115,13 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class MapPhoto:
-    """One photo of the map; `label` is its place among the map's labels, None beyond the last of them."""
-
-    x: float
-    y: float
-    label: int | None
-    key: str
-    arrived_at: datetime
-    image_id: str
-    source: str
-
-
-@dataclass(frozen=True)
-class PcaMap:
-    """A sample of photos along the two leading components of the served version; labels with the photos they have."""
-
-    of_photos: int
-    shares: tuple[float, float]
-    labels: list[tuple[str | None, int]]
-    photos: list[MapPhoto]
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything the page shows."""
 
     home: str
     made_at: datetime
     since: date | None
+    left_out: LeftOut | None
     featurizer: str | None
     serving: int | None
     totals: Totals
@@ -170,29 +154,46 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         home=home.root.uri,
         made_at=datetime.now(UTC),
         since=since,
+        left_out=_left_out(connection, since) if since else None,
         featurizer=current_featurizer(home),
         serving=serving,
         totals=totals,
         bin_s=bin_s,
         flow=_flow(connection, bin_s),
-        reasons=_rows(
+        reasons=all_rows(
             connection, "SELECT reason, count(*) AS files FROM seen_rejects GROUP BY reason ORDER BY files DESC, reason"
         ),
         pace=pace,
         pace_bin_s=pace_bin_s,
         versions=_versions(home, served),
         shifts=_shifts(connection, served),
-        pca_map=_pca_map(connection, home, served, most_photos),
+        pca_map=photo_map(connection, home, served, most_photos),
     )
 
 
+def _left_out(connection: duckdb.DuckDBPyConnection, since: date) -> LeftOut:
+    before = f"ingest_date < DATE '{since}'"
+    row = only_row(
+        connection,
+        f"""
+        WITH gone AS (
+            SELECT ingest_date, batch, 1 AS photo FROM features WHERE {before}
+            UNION ALL SELECT ingest_date, batch, 0 FROM rejects WHERE {before}
+        )
+        SELECT coalesce(sum(photo), 0)::BIGINT, count(*), count(DISTINCT batch), count(DISTINCT ingest_date) FROM gone
+        """,
+    )
+    photos, all_of_them, batches, days = row
+    return LeftOut(photos, all_of_them - photos, batches, days)
+
+
 def _totals(connection: duckdb.DuckDBPyConnection) -> Totals:
-    photos = _row(
+    photos = only_row(
         connection,
         "SELECT count(*), count(DISTINCT nfc_normalize(label)), coalesce(sum(bytes), 0)::BIGINT, min(ingested_at), "
         f"max(ingested_at), quantile_cont({_WAITED_S}, 0.5), quantile_cont({_WAITED_S}, 0.95) FROM seen_features",
     )
-    rejects = _row(connection, "SELECT count(*), min(ingested_at), max(ingested_at) FROM seen_rejects")
+    rejects = only_row(connection, "SELECT count(*), min(ingested_at), max(ingested_at) FROM seen_rejects")
     return Totals(
         photos=photos[0],
         rejects=rejects[0],
@@ -216,7 +217,7 @@ def _bin_s(first: datetime | None, last: datetime | None) -> int:
 
 def _flow(connection: duckdb.DuckDBPyConnection, bin_s: int) -> list[Flow]:
     bin_of = f"(floor(epoch(ingested_at) / {bin_s}) * {bin_s})::BIGINT"
-    rows = _rows(
+    rows = all_rows(
         connection,
         f"""
         WITH photos AS (
@@ -334,7 +335,7 @@ def _shifts(connection: duckdb.DuckDBPyConnection, served: PcaModel | None) -> l
     variances = served.pca.explained_variance
     used = [n for n in range(1, min(_SHIFT_COMPONENTS, served.meta.components) + 1) if variances[n - 1] > 0]
     means = ", ".join(f"avg(pca[{n}])" for n in used)
-    rows = _rows(
+    rows = all_rows(
         connection,
         f"SELECT ingest_date AS day, count(*), {means} FROM seen_current_projections GROUP BY day ORDER BY day",
     )
@@ -343,71 +344,3 @@ def _shifts(connection: duckdb.DuckDBPyConnection, served: PcaModel | None) -> l
         Shift(day, photos, float(np.sqrt(np.mean((np.array(mean) / spread) ** 2))), 1 / float(np.sqrt(photos)))
         for day, photos, *mean in rows
     ]
-
-
-def _pca_map(
-    connection: duckdb.DuckDBPyConnection, home: Home, served: PcaModel | None, most_photos: int
-) -> PcaMap | None:
-    if served is None or served.meta.components < 2:
-        return None
-    connection.execute(
-        "CREATE TEMP TABLE labels AS SELECT label, count(*) AS photos FROM seen_current_projections GROUP BY label "
-        f"ORDER BY photos DESC, label NULLS LAST LIMIT {MOST_LABELS}"
-    )
-    labels = _rows(connection, "SELECT label, photos FROM labels ORDER BY photos DESC, label NULLS LAST")
-    place_of = {label: place for place, (label, _) in enumerate(labels)}
-    photos = [
-        MapPhoto(x, y, place_of.get(label), _key(home, source), arrived_at.replace(tzinfo=UTC), image_id, source)
-        for x, y, label, source, arrived_at, image_id in _sample(connection, most_photos)
-    ]
-    shares = served.pca.explained_variance_ratio
-    (of_photos,) = _row(connection, "SELECT count(*) FROM seen_current_projections")
-    return PcaMap(
-        of_photos=of_photos,
-        shares=(float(shares[0]), float(shares[1])),
-        labels=[(None if label is None else shortened(label), count) for label, count in labels],
-        photos=photos,
-    )
-
-
-def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[tuple[Any, ...]]:
-    """Photos by their hash, which is as good as chance, taken from the labels in turns so that rare ones are seen."""
-    return _rows(
-        connection,
-        f"""
-        WITH grouped AS (
-            SELECT named.label IS NOT NULL AS is_named, named.label AS name, image_id,
-                   {{x: pca[1], y: pca[2], label: seen.label, source: source, arrived_at: arrived_at, id: image_id}}
-                       AS photo
-            FROM seen_current_projections AS seen LEFT JOIN labels AS named ON named.label = seen.label
-        ), first_of_each AS (
-            SELECT is_named, name, unnest(arg_min(photo, image_id, {most_photos})) AS photo FROM grouped
-            GROUP BY is_named, name
-        ), in_turns AS (
-            SELECT photo, row_number() OVER (PARTITION BY is_named, name ORDER BY photo.id, photo.source) AS turn
-            FROM first_of_each
-        )
-        SELECT photo.x, photo.y, photo.label, photo.source, photo.arrived_at, photo.id FROM in_turns
-        ORDER BY turn, photo.id, photo.source LIMIT {most_photos}
-        """,
-    )
-
-
-def _key(home: Home, source: str) -> str:
-    return shortened(source.removeprefix(f"{home.landing.source}/"))
-
-
-def shortened(text: str) -> str:
-    """A text of at most 160 characters that keeps its beginning and its end."""
-    half = _MOST_CHARACTERS // 2
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[: half - 1]}…{text[-half:]}"
-
-
-def _row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    (row,) = _rows(connection, sql)
-    return row
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
-    # DuckDB itself gives times with a zone only where pytz is installed.
-    return list(zip(*(column.to_pylist() for column in connection.sql(sql).to_arrow_table().columns), strict=True))

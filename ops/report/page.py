@@ -9,9 +9,14 @@ from datetime import date, datetime
 from importlib.resources import files
 from typing import Any
 
-from ops.report.data import MOST_COLOURED_LABELS, MapPhoto, Report
+import numpy as np
+
+from ops.report.data import Report
+from ops.report.photo_map import MOST_COLOURED_LABELS, MapPhoto, PcaMap
 
 _DECIMALS = 4
+# In this order: the last one draws with what the others define.
+_SCRIPTS = ("format.js", "chart.js", "zoom.js", "legend.js", "map.js", "report.js")
 
 
 def render(report: Report, thumbnails: Mapping[str, str]) -> bytes:
@@ -20,7 +25,7 @@ def render(report: Report, thumbnails: Mapping[str, str]) -> bytes:
     Labels and keys are hostile. They are in the page as JSON without a character that HTML knows, the script puts them
     into text nodes only, and the page's policy lets nothing run but the one script and nothing be fetched at all.
     """
-    style, script = _part("report.css"), _part("report.js")
+    style, script = _part("report.css"), _script()
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; base-uri 'none'"
     page = _part("report.html")
     for name, text in (
@@ -35,6 +40,11 @@ def render(report: Report, thumbnails: Mapping[str, str]) -> bytes:
 
 def _part(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _script() -> str:
+    parts = "\n".join(map(_part, _SCRIPTS))
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def _hash(text: str) -> str:
@@ -61,14 +71,21 @@ def _plain(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     for name in ("totals", "flow", "pace", "versions", "shifts"):
         found = plain[name]
         plain[name] = [asdict(item) for item in found] if isinstance(found, list) else asdict(found)
+    plain["left_out"] = asdict(report.left_out) if report.left_out else None
     if report.pca_map:
-        plain["pca_map"] = {
-            "of_photos": report.pca_map.of_photos,
-            "shares": report.pca_map.shares,
-            "labels": report.pca_map.labels,
-            "photos": [_plain_photo(photo, thumbnails) for photo in report.pca_map.photos],
-        }
+        plain["pca_map"] = _plain_map(report.pca_map, thumbnails)
     return plain | {"coloured_labels": MOST_COLOURED_LABELS}
+
+
+def _plain_map(pca_map: PcaMap, thumbnails: Mapping[str, str]) -> dict[str, Any]:
+    plain = {field.name: getattr(pca_map, field.name) for field in fields(pca_map)}
+    places = np.array(pca_map.neighbours, "<u2")
+    return plain | {
+        "photos": [_plain_photo(photo, thumbnails) for photo in pca_map.photos],
+        # As numbers in JSON they would take twice the room.
+        "neighbours": base64.b64encode(places.tobytes()).decode(),
+        "neighbours_each": places.shape[1] if places.size else 0,
+    }
 
 
 def _plain_photo(photo: MapPhoto, thumbnails: Mapping[str, str]) -> dict[str, Any]:

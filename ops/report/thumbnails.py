@@ -17,7 +17,7 @@ from features.landing import Landed, archived_name, fetch, look_up
 from features.objects import Place
 from features.rejects import Rejected
 from ops.query import connect
-from ops.report.data import MapPhoto
+from ops.report.photo_map import MapPhoto
 
 # Some 4 kB each in the page.
 MOST_THUMBNAILS = 500

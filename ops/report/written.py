@@ -9,8 +9,9 @@ from features.errors import HomeInUse, InvalidSetting
 from features.home import Home
 from features.image import Limits
 from features.objects import Place, delete_all, overwrite
-from ops.report.data import MOST_PHOTOS_ON_MAP, collect
+from ops.report.data import collect
 from ops.report.page import render
+from ops.report.photo_map import MOST_PHOTOS_ON_MAP
 from ops.report.thumbnails import MOST_THUMBNAILS, thumbnails
 
 

@@ -11,8 +11,10 @@ import pytest
 from benchmarks.fault_proxy import Rule, s3_error, set_rules
 from features.errors import StorageRefused
 from features.objects import read
+from features.plan import Counters
 from features.settings import Settings, load_settings
 from ops.json_lines import JsonLines, without_names
+from streaming.micro_batch import BatchReport
 from tests.pictures import jpeg, text_file
 from tests.stream_run import rows, stream_process
 
@@ -147,4 +149,16 @@ def test_no_setting_that_could_hold_a_secret_is_told(tmp_path: Path, capsys: pyt
     start, warning, end = map(json.loads, told.splitlines())
     assert (start["settings"]["home"], start["settings"]["trigger"]) == ("s3://bucket", "PT2S")
     assert (warning["level"], warning["message"]) == ("warning", "CloudWatch takes no metrics, the stream goes on: No.")
-    assert (end["event"], end["batches"]) == ("end", 0)
+    assert (end["event"], end["batches"], end["photos"], end["rejects"]) == ("end", 0, 0, 0)
+    assert end["photos_per_s"] is None
+    assert end["seconds"] >= 0
+
+
+def test_the_last_line_tells_what_was_done_and_how_fast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = BatchReport(1, 30, (), {"empty": 2}, 9, False, 0.0, 2.0, 0.4, Counters(), 3.0)
+    with JsonLines(load_settings(home=str(tmp_path))) as lines:
+        lines.watcher.on_stage(1, "plan", 2.0)
+        lines.watcher.on_batch(report)
+    end = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (end["event"], end["batches"], end["photos"], end["rejects"]) == ("end", 1, 30, 2)
+    assert end["photos_per_s"] == pytest.approx(15, rel=0.05)

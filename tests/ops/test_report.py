@@ -5,12 +5,11 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import obstore
@@ -22,27 +21,20 @@ from typer.testing import CliRunner
 from features.erasures import begin_erasure, finish_erasure
 from features.errors import HomeInUse
 from features.home import Home
-from features.image import Limits
 from features.landing import Landed, archived_name
-from features.pca import Pca, fit, moments_of, project
-from features.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, publish_model
-from features.plan import Counters, Plan, Result, write_plan, write_result
+from features.pca import fit, moments_of
+from features.plan import Counters
 from features.settings import load_settings
 from features.tables import (
-    FEATURE_ROWS,
-    PROJECTION_ROWS,
-    REJECT_ROWS,
-    commit,
     create_tables,
-    vectors_column,
-    write_file,
 )
 from ops.cli import app
-from ops.query import InvalidQuery, connect
+from ops.query import InvalidQuery
 from ops.report.data import collect
 from ops.report.written import write_report
 from tests.feature_rows import feature_vectors, fitted
 from tests.pictures import encoded, pixels
+from tests.report_home import LIMITS, MONDAY, add_day, finish, opened, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -50,8 +42,6 @@ if TYPE_CHECKING:
 # One browser and one home for all of them, where tests run in several processes.
 pytestmark = pytest.mark.xdist_group("browser")
 
-MONDAY = datetime(2026, 10, 5, 8, tzinfo=UTC)
-LIMITS = Limits(64 * 2**20, 100_000_000)
 HOSTILE = [
     "</script><script>window.ran=1;alert(1)</script>",
     '"><img src=x onerror="window.ran=1">',
@@ -68,80 +58,17 @@ HOSTILE = [
 ]
 
 
-def _add_day(home: Home, batch: int, labels: Sequence[str | None], at: datetime, rejects: int = 0) -> None:
-    """A batch of one photo for each label, a second apart and each 2 s after its arrival, and some rejects."""
-    create_tables(home)
-    count, partition = len(labels), {"ingest_date": at.date().isoformat()}
-    times = [at + timedelta(seconds=n) for n in range(count)]
-    columns = {
-        "image_id": [hashlib.sha256(f"{batch}/{n}".encode()).hexdigest() for n in range(count)],
-        "source": [f"{home.landing.uri}/{label}/{batch}-{n}.jpg" for n, label in enumerate(labels)],
-        "etag": ["e"] * count,
-        "bytes": [1000] * count,
-        "arrived_at": [time - timedelta(seconds=2) for time in times],
-        "label": list(labels),
-        "subject": [None] * count,
-        "format": ["JPEG"] * count,
-        "width": [640] * count,
-        "height": [480] * count,
-        "features": vectors_column(feature_vectors(count, batch)),
-        "featurizer": ["abc"] * count,
-        "batch": [batch] * count,
-        "ingested_at": times,
-    }
-    refused = {
-        "source": [f"{home.landing.uri}/x/{n}" for n in range(rejects)],
-        "etag": ["e"] * rejects,
-        "bytes": [0] * rejects,
-        "arrived_at": [at] * rejects,
-        "reason": ["empty"] * rejects,
-        "detail": ["The file has no bytes."] * rejects,
-        "batch": [batch] * rejects,
-        "ingested_at": [at] * rejects,
-    }
-    commit(home, FEATURE_ROWS, batch, "a test", [write_file(home, FEATURE_ROWS, columns, partition)])
-    commit(home, PROJECTION_ROWS, batch, "a test", [])
-    commit(home, REJECT_ROWS, batch, "a test", [write_file(home, REJECT_ROWS, refused, partition)] if rejects else [])
-
-
-def _serve(home: Home, batch: int, pcas: Sequence[Pca]) -> None:
-    """Publish a version for each PCA and serve the last, with the projections of all rows committed as a batch."""
-    for version, pca in enumerate(pcas, 1):
-        parent = version - 1 or None
-        meta = PcaMeta(version, "abc", pca.rows, len(pca.components), 0.9, MONDAY, parent, None, f"test {version}")
-        publish_model(home, PcaModel(meta, pca))
-    served = pcas[-1]
-    added = []
-    rows = connect(home).sql("SELECT * FROM features").to_arrow_table().to_pylist()
-    for day in sorted({row["ingest_date"] for row in rows}):
-        some = [row for row in rows if row["ingest_date"] == day]
-        seen = np.array([row["features"] for row in some], np.float32)
-        kept = ("image_id", "source", "label", "subject", "arrived_at", "featurizer", "batch", "ingested_at")
-        columns = {name: [row[name] for row in some] for name in kept}
-        columns["pca"] = vectors_column(project(served.mean, served.components, seen))
-        added.append(
-            write_file(home, PROJECTION_ROWS, columns, {"pca_version": f"{len(pcas)}", "ingest_date": day.isoformat()})
-        )
-    commit(home, PROJECTION_ROWS, batch, "a test", added)
-    finish_switch(home, begin_switch(home, len(pcas)))
-
-
-def _finish(home: Home, batch: int, at: datetime, counters: Counters) -> None:
-    write_plan(home, Plan(batch, "n", at, at.date(), home.landing.uri, "x", "abc", ()))
-    write_result(home, Result(batch, "n", at, {}, (), counters))
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Three days: 12 photos with hostile names, 30 kiwis and 2 limes, 2 photos without a label; 3 rejects."""
     home = load_settings(home=str(tmp_path_factory.mktemp("report") / "home")).places()
-    _add_day(home, 1, HOSTILE, MONDAY, rejects=3)
-    _add_day(home, 2, ["kiwi"] * 30 + ["lime"] * 2, MONDAY + timedelta(days=1))
-    _add_day(home, 3, [None, None], MONDAY + timedelta(days=2))
+    add_day(home, 1, HOSTILE, MONDAY, rejects=3)
+    add_day(home, 2, ["kiwi"] * 30 + ["lime"] * 2, MONDAY + timedelta(days=1))
+    add_day(home, 3, [None, None], MONDAY + timedelta(days=2))
     fewer = replace(fitted(), components=fitted().components[:3])
-    _serve(home, 4, [fewer, fit(moments_of([feature_vectors(30, 2)], 1280), 4, None)])
-    _finish(home, 1, MONDAY, Counters(photos=100, decode_s=8, infer_s=2, wall_s=10, slots=2))
-    _finish(home, 2, MONDAY + timedelta(seconds=5), Counters(photos=100, decode_s=8, infer_s=2, wall_s=10, slots=2))
+    serve(home, 4, [fewer, fit(moments_of([feature_vectors(30, 2)], 1280), 4, None)])
+    finish(home, 1, MONDAY, Counters(photos=100, decode_s=8, infer_s=2, wall_s=10, slots=2))
+    finish(home, 2, MONDAY + timedelta(seconds=5), Counters(photos=100, decode_s=8, infer_s=2, wall_s=10, slots=2))
     return home
 
 
@@ -150,27 +77,8 @@ def page_uri(home: Home) -> str:
     return write_report(home, LIMITS, None, False, None, MONDAY).uri
 
 
-@contextmanager
-def _open(browser: "Browser", uri: str, **context: Any) -> "Iterator[Page]":
-    """The page, in a context of its own; whatever it fetches, says on the console or asks for fails the test."""
-    opened = browser.new_context(**context)
-    page = opened.new_page()
-    troubles: list[str] = []
-    page.on("request", lambda request: troubles.append(request.url) if request.url != uri else None)
-    page.on("console", lambda message: troubles.append(message.text))
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
-    page.goto(uri)
-    try:
-        yield page
-        assert page.evaluate("window.ran") is None
-        assert troubles == []
-    finally:
-        opened.close()
-
-
 def test_hostile_labels_are_shown_as_text_and_nothing_of_them_runs(browser: "Browser", page_uri: str) -> None:
-    with _open(browser, page_uri, viewport={"width": 360, "height": 740}) as page:
+    with opened(browser, page_uri, viewport={"width": 360, "height": 740}) as page:
         shown = page.locator("#map button bdi").all_text_contents()
         short = [label if len(label) <= 160 else f"{label[:79]}…{label[-80:]}" for label in HOSTILE if label]
         assert sorted(shown) == sorted([*short, "kiwi", "lime"])
@@ -179,6 +87,10 @@ def test_hostile_labels_are_shown_as_text_and_nothing_of_them_runs(browser: "Bro
         for place in range(page.locator("#map svg .mark").count()):
             page.locator("#map .plot > svg").press(["ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"][place % 4])
             assert page.evaluate("document.documentElement.scrollWidth") == 360
+        for label in HOSTILE[:3]:
+            page.get_by_label("Find a label").fill(label)
+            assert page.locator("#map .labels bdi").first.text_content() == label
+            page.get_by_label("Find a label").press("Enter")
 
 
 def test_the_policy_stops_what_an_escape_forgotten_would_let_in(
@@ -199,7 +111,7 @@ def test_the_policy_stops_what_an_escape_forgotten_would_let_in(
 
 
 def test_the_headline_and_the_tables_tell_what_the_home_holds(browser: "Browser", page_uri: str) -> None:
-    with _open(browser, page_uri, viewport={"width": 1440, "height": 900}) as page:
+    with opened(browser, page_uri, viewport={"width": 1440, "height": 900}) as page:
         figures = dict(
             zip(
                 page.locator("#headline .name").all_text_contents(),
@@ -227,7 +139,7 @@ def test_the_headline_and_the_tables_tell_what_the_home_holds(browser: "Browser"
 
 
 def test_charts_tell_their_values_to_mouse_and_keys(browser: "Browser", page_uri: str) -> None:
-    with _open(browser, page_uri, viewport={"width": 1440, "height": 900}) as page:
+    with opened(browser, page_uri, viewport={"width": 1440, "height": 900}) as page:
         chart = page.locator("#flow .plot > svg")
         chart.press("Home")
         first = page.locator("#flow .tip")
@@ -252,7 +164,7 @@ def test_a_photo_is_told_by_hovering_clicking_tapping_and_keys(browser: "Browser
         tip = page.locator("#map .tip")
         return str(tip.locator("dd").first.text_content()) if tip.is_visible() else None
 
-    with _open(browser, page_uri, viewport={"width": 1440, "height": 900}) as page:
+    with opened(browser, page_uri, viewport={"width": 1440, "height": 900}) as page:
         marks = page.locator("#map .mark")
         marks.last.hover(force=True)
         hovered = told(page)
@@ -266,7 +178,7 @@ def test_a_photo_is_told_by_hovering_clicking_tapping_and_keys(browser: "Browser
         assert told(page) in keys - {hovered}
         chart.press("Escape")
         assert told(page) is None
-    with _open(browser, page_uri, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
+    with opened(browser, page_uri, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
         page.locator("#map .mark").last.tap(force=True)
         assert told(page) in keys
         box = page.locator("#map .tip").bounding_box()
@@ -275,7 +187,7 @@ def test_a_photo_is_told_by_hovering_clicking_tapping_and_keys(browser: "Browser
 
 
 def test_the_legend_filters_the_map(browser: "Browser", page_uri: str) -> None:
-    with _open(browser, page_uri, viewport={"width": 390, "height": 844}) as page:
+    with opened(browser, page_uri, viewport={"width": 390, "height": 844}) as page:
         dimmed = page.locator("#map .mark.dim")
         assert (dimmed.count(), page.locator(".showing").text_content()) == (0, "Showing 46 of 46 photos.")
         kiwi = page.locator("#map button", has_text=re.compile("^kiwi30$"))
@@ -291,7 +203,7 @@ def test_the_legend_filters_the_map(browser: "Browser", page_uri: str) -> None:
 def test_dark_and_light_are_readable(browser: "Browser", page_uri: str) -> None:
     colours = {}
     for scheme in ("light", "dark"):
-        with _open(browser, page_uri, color_scheme=scheme) as page:
+        with opened(browser, page_uri, color_scheme=scheme) as page:
             found = page.evaluate(
                 "['#flow', '.caption'].map((name) => getComputedStyle(document.querySelector(name)))"
                 ".map((style, n) => n ? style.color : style.backgroundColor)"
@@ -318,13 +230,13 @@ def test_an_empty_home_has_a_page_that_says_what_to_do(browser: "Browser", tmp_p
     with pytest.raises(InvalidQuery, match="has no tables yet"):
         collect(home)
     create_tables(home)
-    with _open(browser, write_report(home, LIMITS, None, True, None, MONDAY).uri) as page:
+    with opened(browser, write_report(home, LIMITS, None, True, None, MONDAY).uri) as page:
         said = page.locator(".none").all_text_contents()
         assert len(said) == 9
         assert "Nothing was ingested yet. Drop photos into the landing and run fruits stream." in said
         assert "No PCA version is served yet. Run fruits refit --reproject." in said
-    _add_day(home, 1, ["kiwi"], MONDAY)
-    with _open(browser, write_report(home, LIMITS, None, True, None, MONDAY + timedelta(1)).uri) as page:
+    add_day(home, 1, ["kiwi"], MONDAY)
+    with opened(browser, write_report(home, LIMITS, None, True, None, MONDAY + timedelta(1)).uri) as page:
         assert page.locator("#headline .value").first.text_content() == "1"
         assert (
             "No PCA version is served yet. Run fruits refit --reproject." in page.locator(".none").all_text_contents()
@@ -369,7 +281,7 @@ def test_thumbnails_are_of_the_photos_themselves_and_carry_nothing_else(browser:
     bodies = [encoded(pixels(seed), "JPEG", exif=exif.tobytes()) for seed in range(5)]
     # On a disk a name may hold what the clients of S3 cannot address.
     labels = ["label 0\x1b[31m", *(f"label {n}" for n in range(1, 5))]
-    _add_day(home, 1, labels, MONDAY)
+    add_day(home, 1, labels, MONDAY)
     _rename_images(home, bodies)
     keys = [f"{label}/1-{n}.jpg" for n, label in enumerate(labels)]
     for key, body in ((keys[0], bodies[0]), (keys[1], bodies[3])):
@@ -378,10 +290,10 @@ def test_thumbnails_are_of_the_photos_themselves_and_carry_nothing_else(browser:
     archived = home.archive.directory / archived_name(Landed(keys[2], 0, "e", MONDAY))
     archived.parent.mkdir(parents=True)
     archived.write_bytes(bodies[2])
-    _serve(home, 2, [fitted()])
+    serve(home, 2, [fitted()])
 
     written = write_report(home, LIMITS, None, True, None, MONDAY)
-    with _open(browser, written.uri) as page:
+    with opened(browser, written.uri) as page:
         told = json.loads(str(page.locator("#data").text_content()))["pca_map"]["photos"]
         pictures = {photo["key"]: photo["thumbnail"] for photo in told if "thumbnail" in photo}
         # The second's place was taken by another photo, the others are gone.

@@ -18,7 +18,8 @@ from features.tables import FEATURE_ROWS, PROJECTION_ROWS, open_table
 from features.versions import Version, delete_versions
 from ops.cli import app
 from ops.rejects import Choice, rejects_of, retryable, source_named, standing
-from ops.report.data import MapPhoto, collect
+from ops.report.data import collect
+from ops.report.photo_map import MapPhoto
 from ops.report.thumbnails import thumbnails
 from ops.status import look
 from tests.conftest import REGION

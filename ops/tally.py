@@ -1,0 +1,96 @@
+"""What a run of the stream has done so far, and its pace while it was at work."""
+
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+
+from ops.wording import counted, duration
+from streaming.micro_batch import BatchReport
+
+PACE_WINDOW_S = 60.0
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a run did in `seconds`; its pace is over those in which batches were in hand, None without photos."""
+
+    batches: int
+    photos: int
+    rejects: Counter[str]
+    seconds: float
+    photos_per_s: float | None
+
+    def sentence(self) -> str:
+        """`Done: 120 photos and 3 rejects in 4 batches, in 2 min; 31.2 photos/s while at work.`"""
+        pace = "" if self.photos_per_s is None else f"; {self.photos_per_s:,.1f} photos/s while at work"
+        return (
+            f"Done: {counted(self.photos, 'photo')} and {counted(self.rejects.total(), 'reject')} "
+            f"in {counted(self.batches, 'batch', 'batches')}, in {duration(timedelta(seconds=self.seconds))}{pace}."
+        )
+
+
+class Tally:
+    """Adds up the batches of a run; its work clock stands still while none is in hand. Any thread may tell or ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began_s = time.monotonic()
+        self._batches = 0
+        self._photos = 0
+        self._rolled_forward = 0
+        self._rejects: Counter[str] = Counter()
+        self._in_hand: set[int] = set()
+        self._worked_s = 0.0
+        self._working_since_s = 0.0
+        # The work clock at the end of each batch, and the batch's photos.
+        self._recent: deque[tuple[float, int]] = deque([(0.0, 0)])
+
+    def on_stage(self, batch: int, stage: str, seconds: float) -> None:
+        """A stage of a batch ended; its first one tells when the batch began."""
+        if stage != "plan":
+            return
+        with self._lock:
+            if not self._in_hand:
+                self._working_since_s = time.monotonic() - seconds
+            self._in_hand.add(batch)
+
+    def on_batch(self, report: BatchReport) -> None:
+        """A batch is committed."""
+        with self._lock:
+            self._batches += 1
+            self._photos += report.photos
+            self._rejects.update(report.rejects)
+            # What is only rolled forward was worked by a run before.
+            self._rolled_forward += report.photos if report.replayed else 0
+            self._recent.append((self._clock_s(), 0 if report.replayed else report.photos))
+            while len(self._recent) > 2 and self._recent[-1][0] - self._recent[1][0] >= PACE_WINDOW_S:
+                self._recent.popleft()
+            if self._in_hand == {report.batch}:
+                self._worked_s = self._clock_s()
+            self._in_hand.discard(report.batch)
+
+    @property
+    def photos_per_s(self) -> float | None:
+        """The pace of the last minute, or little more, in which batches were in hand; None before the first ended.
+
+        It runs from the end of one batch to the end of another, so it neither sinks while nothing comes nor jumps when
+        a batch begins.
+        """
+        with self._lock:
+            (first_s, _), (last_s, _) = self._recent[0], self._recent[-1]
+            photos = sum(photos for _, photos in islice(self._recent, 1, None))
+            return photos / (last_s - first_s) if last_s > first_s else None
+
+    def totals(self) -> Totals:
+        """What was done until now."""
+        with self._lock:
+            seconds = time.monotonic() - self._began_s
+            worked, worked_s = self._photos - self._rolled_forward, self._clock_s()
+            pace = worked / worked_s if worked and worked_s else None
+            return Totals(self._batches, self._photos, Counter(self._rejects), seconds, pace)
+
+    def _clock_s(self) -> float:
+        return self._worked_s + (time.monotonic() - self._working_since_s if self._in_hand else 0.0)
