@@ -44,8 +44,8 @@ _UPRIGHT = {
 }
 # Of 2 bytes each, beside pixels of 4.
 _COEFFICIENTS_IN_A_PIXEL = 2
-# How the decoders say that a file ends early, and that the codec in a HEIF file is none of theirs.
-_CUT = ("truncated", "unexpected end of file")
+# How libheif says that a picture's data lies behind the file's end, and that the codec is none of its own.
+_OUTSIDE = "outside of file bounds"
 _UNBUILT = "support for this compression format has not been built in"
 _TURNS_BY_A_QUARTER = (5, 6, 7, 8)
 _COLOURS_OF_A_PROFILE = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
@@ -246,7 +246,9 @@ def _reason(error: Exception, body: bytes) -> Reason:
     words = str(error).lower()
     if _UNBUILT in words:
         return Reason.UNSUPPORTED_FORMAT
-    return Reason.TRUNCATED if any(cut in words for cut in _CUT) or _is_cut(body) else Reason.CORRUPT
+    # AVIF's and HEVC's decoders say the same of damaged data.
+    is_cut = (isinstance(error, OSError) and "truncated" in words) or _OUTSIDE in words or _is_cut(body)
+    return Reason.TRUNCATED if is_cut else Reason.CORRUPT
 
 
 def _is_cut(body: bytes) -> bool:
