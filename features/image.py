@@ -110,9 +110,11 @@ def decode(body: bytes, limits: Limits) -> Photo:
     except Rejected as rejected:
         if rejected.reason != Reason.TRUNCATED or header is None:
             raise
-        completed = _completed(body, header, limits)
-        if completed is None:
-            raise
+        detail = rejected.detail
+    # Only here is the memory of the first try free again, which the exception held.
+    completed = _completed(body, header, limits)
+    if completed is None:
+        raise Rejected(Reason.TRUNCATED, detail)
     return _decoded(completed, header, limits)
 
 
