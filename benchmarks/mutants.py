@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 import features.image  # noqa: F401 - registers HEIC with Pillow
+from tests.pictures import in_a_scan_each
 
 Rng = np.random.Generator
 
@@ -38,6 +39,9 @@ def _photos() -> tuple[bytes, ...]:
         _saved(rgb, "JPEG", progressive=True, **marks),
         _saved(rgb.convert("CMYK"), "JPEG"),
         _saved(rgb.convert("L"), "JPEG", restart_marker_blocks=8),
+        _saved(rgb, "JPEG", progressive=True, subsampling="4:4:4", restart_marker_rows=1)[:-2],
+        _saved(rgb, "JPEG", restart_marker_rows=1, **marks)[:-2],
+        in_a_scan_each(np.asarray(rgb)),
         _saved(rgb, "MPO", save_all=True, append_images=[rgb.resize((120, 90))]),
         _saved(picture, "PNG", **marks),
         _saved(rgb.quantize(64), "PNG", transparency=3),
@@ -49,6 +53,8 @@ def _photos() -> tuple[bytes, ...]:
         _saved(picture, "HEIF"),
         _saved(rgb, "AVIF", speed=9, **marks),
         _saved(picture, "AVIF", speed=9),
+        _saved(rgb, "AVIF", speed=9).replace(b"ftypavif", b"ftypmif1"),
+        _saved(rgb, "AVIF", speed=9, save_all=True, append_images=[rgb.rotate(180)]),
     )
 
 

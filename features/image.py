@@ -2,16 +2,21 @@
 
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, UnidentifiedImageError
-from pillow_heif import register_heif_opener
+from pillow_heif import HeifImageFile, register_heif_opener
 
+from features import jpeg
 from features.featurizer import INPUT_PX
+from features.isobmff import image_format, without_exif
 from features.rejects import Reason, Rejected
+from features.wholeness import ends_early
 
 # Thumbnails inside a HEIC file are any picture its maker chose, so they never stand for the photo.
 register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
@@ -37,19 +42,25 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Of 2 bytes each, beside pixels of 4.
+_COEFFICIENTS_IN_A_PIXEL = 2
+# How libheif says that a picture's data lies behind the file's end, and that the codec is none of its own.
+_OUTSIDE = "outside of file bounds"
+_UNBUILT = "support for this compression format has not been built in"
 _TURNS_BY_A_QUARTER = (5, 6, 7, 8)
 _COLOURS_OF_A_PROFILE = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
-_OUR_FORMATS = {
-    "JPEG": (0, (b"\xff\xd8\xff",)),
+_open_heif: Callable[[BinaryIO], ImageFile.ImageFile] = HeifImageFile
+_OUR_FORMATS: dict[str, tuple[int, tuple[bytes, ...]]] = {
+    "JPEG": (0, (jpeg.SIGNATURE,)),
     "PNG": (0, (b"\x89PNG\r\n\x1a\n",)),
     "WEBP": (8, (b"WEBP",)),
-    "HEIF or AVIF": (4, (b"ftyphei", b"ftyphev", b"ftypavi", b"ftypmif1", b"ftypmsf1")),
 }
 _OTHER_FORMATS = {
     "GIF": (0, (b"GIF87a", b"GIF89a")),
     "BMP": (0, (b"BM",)),
     "TIFF": (0, (b"II*\0", b"MM\0*")),
     "JPEG 2000": (4, (b"jP  ",)),
+    "JPEG XR": (0, (b"II\xbc",)),
     "JPEG XL": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
     "PSD": (0, (b"8BPS",)),
     "A video": (4, (b"ftyp",)),
@@ -58,7 +69,10 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a photo may cost before it is refused; a decoder that takes `max_decode_s` is taken for stuck."""
+    """What a photo may cost before it is refused; a decoder that takes `max_decode_s` is taken for stuck.
+
+    `max_pixels` counts the pixels that decoding keeps in memory, of 4 bytes each, and a JPEG's coefficients as such.
+    """
 
     max_image_bytes: int
     max_pixels: int
@@ -80,37 +94,82 @@ def decode(body: bytes, limits: Limits) -> Photo:
 
     The content decides what it is. JPEGs are decoded at a reduced DCT scale that leaves at least 300 pixels a side.
     Colours go from an embedded profile to sRGB, transparency on white. Of several pictures the first is taken.
+    A JPEG that lacks only its end marker is decoded, as browsers show it.
     Raises Rejected with the reason for anything that is not a usable photo. Memory is bounded by `max_pixels`.
     """
     if not body:
         raise Rejected(Reason.EMPTY, "The file has no bytes.")
     if len(body) > limits.max_image_bytes:
         raise Rejected(Reason.TOO_MANY_BYTES, f"{len(body)} bytes; the limit is {limits.max_image_bytes}.")
+    header = jpeg.read_header(body) if body.startswith(jpeg.SIGNATURE) else None
+    if header is not None and header.undecoded_kind:
+        detail = f"The file is {header.undecoded_kind}; save it as a baseline or progressive JPEG of 8 bits."
+        raise Rejected(Reason.UNSUPPORTED_FORMAT, detail)
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-            return _photo(image, limits)
+        return _decoded(body, header, limits)
+    except Rejected as rejected:
+        if rejected.reason != Reason.TRUNCATED or header is None:
+            raise
+        detail = rejected.detail
+    # Only here is the memory of the first try free again, which the exception held.
+    completed = _completed(body, header, limits)
+    if completed is None:
+        raise Rejected(Reason.TRUNCATED, detail)
+    return _decoded(completed, header, limits)
+
+
+def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits) -> Photo:
+    try:
+        with _opened(body) as image:
+            return _photo(image, header, limits)
     except Rejected:
         raise
     except UnidentifiedImageError:
         raise _unidentified(body) from None
-    except OSError as error:
-        reason = Reason.TRUNCATED if "truncated" in str(error).lower() else Reason.CORRUPT
-        raise Rejected(reason, _sentence(error)) from error
     except MemoryError:
         raise
     except Exception as error:
         # Decoders meet hostile bytes here and raise whatever their parsers trip over; each is the same fact.
-        raise Rejected(Reason.CORRUPT, _sentence(error)) from error
+        raise Rejected(_reason(error, body), _sentence(error)) from error
 
 
-def _photo(image: ImageFile.ImageFile, limits: Limits) -> Photo:
+def _completed(body: bytes, header: jpeg.Header, limits: Limits) -> bytes | None:
+    try:
+        return jpeg.completed(body, header, DRAFT_PX, limits.max_pixels)
+    except MemoryError:
+        raise
+    except Exception:
+        # As in `_decoded`: the bytes are hostile, and the file stays what it was found to be, truncated.
+        return None
+
+
+def _opened(body: bytes) -> ImageFile.ImageFile:
+    form = image_format(body)
+    if form is None:
+        return Image.open(io.BytesIO(body), formats=FORMATS)
+    try:
+        # Pillow would go by the major brand alone, and an AVIF file may begin with one that it shares with HEIF.
+        if form == "HEIF":
+            return _open_heif(io.BytesIO(body))
+        # The turn is what the container says, whereas damaged EXIF would keep the decoder from beginning.
+        return AvifImagePlugin.AvifImageFile(io.BytesIO(without_exif(body)))
+    except SyntaxError as error:
+        raise UnidentifiedImageError(str(error)) from error
+
+
+def _photo(image: ImageFile.ImageFile, header: jpeg.Header | None, limits: Limits) -> Photo:
     width_px, height_px = image.size
-    if width_px * height_px > limits.max_pixels:
-        detail = f"{width_px} x {height_px} is over the limit of {limits.max_pixels} pixels."
+    if header is None:
+        kept_px = width_px * height_px
+    else:
+        image.draft(None, (DRAFT_PX, DRAFT_PX))
+        kept_px = image.size[0] * image.size[1] + header.kept_coefficients // _COEFFICIENTS_IN_A_PIXEL
+    if kept_px > limits.max_pixels:
+        needs = f", which takes the memory of {kept_px} pixels," if kept_px > width_px * height_px else ""
+        detail = f"{width_px} x {height_px}{needs} is over the limit of {limits.max_pixels} pixels."
         raise Rejected(Reason.TOO_MANY_PIXELS, detail)
     # A phone's multi-picture file is a JPEG with previews behind it.
     kind = "JPEG" if image.format == "MPO" else str(image.format)
-    image.draft(None, (DRAFT_PX, DRAFT_PX))
     image.decodermaxblock = _WHOLE_BYTES
     image.load()
     # What follows the resizing commutes with it but for rounding, and costs least on the small picture.
@@ -161,8 +220,14 @@ def _to_srgb(icc_profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None
 
 
 def _orientation(image: Image.Image) -> int:
+    # A HEIF file is decoded upright. What an AVIF file's container says Pillow makes an EXIF block of.
+    if image.format == "HEIF" or "exif" not in image.info:
+        return 1
+    # The image's own reader of EXIF would also take what XMP says, by which no browser turns.
+    exif = Image.Exif()
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION)
+        exif.load(image.info["exif"])
+        value = exif.get(_EXIF_ORIENTATION)
     except (SyntaxError, ValueError, OSError, struct.error):
         # As viewers do: a damaged EXIF block is no EXIF block.
         return 1
@@ -170,11 +235,26 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _unidentified(body: bytes) -> Rejected:
-    if name := _begins_like(body, _OUR_FORMATS):
+    if name := image_format(body) or _begins_like(body, _OUR_FORMATS):
+        if _is_cut(body):
+            return Rejected(Reason.TRUNCATED, f"The file begins like {name} and ends before its picture.")
         return Rejected(Reason.CORRUPT, f"The file begins like {name}, but its header cannot be read.")
     if name := _begins_like(body, _OTHER_FORMATS):
         return Rejected(Reason.UNSUPPORTED_FORMAT, f"{name} is not among {', '.join(FORMATS)}.")
     return Rejected(Reason.NOT_AN_IMAGE, "The content is not an image.")
+
+
+def _reason(error: Exception, body: bytes) -> Reason:
+    words = str(error).lower()
+    if _UNBUILT in words:
+        return Reason.UNSUPPORTED_FORMAT
+    # AVIF's and HEVC's decoders say the same of damaged data.
+    is_cut = (isinstance(error, OSError) and "truncated" in words) or _OUTSIDE in words or _is_cut(body)
+    return Reason.TRUNCATED if is_cut else Reason.CORRUPT
+
+
+def _is_cut(body: bytes) -> bool:
+    return jpeg.ends_in_header(body) if body.startswith(jpeg.SIGNATURE) else ends_early(body)
 
 
 def _begins_like(body: bytes, formats: dict[str, tuple[int, tuple[bytes, ...]]]) -> str | None:

@@ -1,8 +1,10 @@
 """Whether a photo's file looks complete by its own format, told from its headers and its end."""
 
+import io
 import re
-from collections.abc import Iterator
 from typing import BinaryIO
+
+from features.isobmff import boxes_between
 
 _SOI, _EOI, _SOS = b"\xff\xd8\xff", 0xD9, 0xDA
 # TEM and the restart markers stand alone; every other marker in a picture begins a segment that tells its length.
@@ -10,7 +12,7 @@ _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _IN_NO_PICTURE = {0x00, 0xD8}
 # In entropy-coded data FF 00 is a byte of it, FF D0 to FF D7 are restarts, and FF may be repeated.
 _MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
-# Segments or boxes behind one another. A file with more of them waits instead, so that none keeps the listing.
+# Segments behind one another. A file with more of them waits instead, so that none keeps the listing.
 _MOST_PARTS = 1000
 _MOST_PICTURES = 16
 _MOST_FILL_BYTES = 64
@@ -37,6 +39,16 @@ def looks_whole(file: BinaryIO, size_bytes: int) -> bool:
     if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
         return _is_whole_webp(file, size_bytes, head)
     return head[4:8] == b"ftyp" and _is_whole_heif(file, size_bytes)
+
+
+def ends_early(body: bytes) -> bool:
+    """Whether the container of a PNG, WebP, HEIF or AVIF file tells of bytes that the file does not have."""
+    file = io.BytesIO(body)
+    if body.startswith(_PNG_SIGNATURE):
+        return _lacks_chunks(file, len(body))
+    if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
+        return len(body) < 8 + int.from_bytes(body[4:8], "little")
+    return body[4:8] == b"ftyp" and _lacks_boxes(file, len(body))
 
 
 def _is_whole_jpeg(file: BinaryIO, size_bytes: int) -> bool:
@@ -131,6 +143,16 @@ def _ends_with_samsungs_trailer(file: BinaryIO, start: int, size_bytes: int) -> 
     return len(tail) == 8 and tail.endswith(b"SEFT") and directory >= start and _at(file, directory, 4) == b"SEFH"
 
 
+def _lacks_chunks(file: BinaryIO, size_bytes: int) -> bool:
+    """PNG, section 5.3: a length, a type, as many bytes as the length says and a checksum; the last type is IEND."""
+    at = len(_PNG_SIGNATURE)
+    while len(head := _at(file, at, 8)) == 8:
+        at += 12 + int.from_bytes(head[:4], "big")
+        if at > size_bytes or head.endswith(b"IEND"):
+            break
+    return at > size_bytes or not head.endswith(b"IEND")
+
+
 def _is_whole_webp(file: BinaryIO, size_bytes: int, head: bytes) -> bool:
     """WebP container specification: the length in the RIFF header counts what follows it, without a padding byte."""
     behind_bytes = size_bytes - 8 - int.from_bytes(head[4:8], "little")
@@ -145,36 +167,29 @@ def _is_whole_heif(file: BinaryIO, size_bytes: int) -> bool:
     return (b"mdat" in boxes or _has_data_in_meta(file, size_bytes)) and not _ends_with_zeros(file, size_bytes)
 
 
+def _lacks_boxes(file: BinaryIO, size_bytes: int) -> bool:
+    kinds, at = set(), 0
+    for kind, _, behind in boxes_between(file, 0, size_bytes):
+        kinds.add(kind)
+        at = behind
+    if at != size_bytes:
+        return at > size_bytes or size_bytes - at < 8
+    return b"meta" not in kinds or not (b"mdat" in kinds or _has_data_in_meta(file, size_bytes))
+
+
 def _has_data_in_meta(file: BinaryIO, size_bytes: int) -> bool:
-    [meta] = [(start, end) for kind, start, end in _boxes_between(file, 0, size_bytes) if kind == b"meta"][:1]
+    [meta] = [(start, end) for kind, start, end in boxes_between(file, 0, size_bytes) if kind == b"meta"][:1]
     # Its own header and 4 bytes of version and flags come before the boxes in it.
-    return any(kind == b"idat" for kind, _, _ in _boxes_between(file, meta[0] + 12, meta[1]))
+    return any(kind == b"idat" for kind, _, _ in boxes_between(file, meta[0] + 12, meta[1]))
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> list[bytes] | None:
     """The kinds of the boxes between two positions, or None if they do not fill the space between them exactly."""
     kinds, at = [], start
-    for kind, _, behind in _boxes_between(file, start, end):
+    for kind, _, behind in boxes_between(file, start, end):
         kinds.append(kind)
         at = behind
     return kinds if kinds and at == end else None
-
-
-def _boxes_between(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Each box with its kind, its start and its end, as far as their lengths go on to make sense."""
-    at = start
-    for _ in range(_MOST_PARTS):
-        if at >= end:
-            return
-        head = _at(file, at, 16)
-        length_bytes, header_bytes = int.from_bytes(head[:4], "big"), 8
-        if length_bytes == 1:
-            length_bytes, header_bytes = int.from_bytes(head[8:16], "big"), 16
-        # A length of 0 means "to the end of the file", wherever that is by now.
-        if length_bytes < header_bytes or len(head) < header_bytes:
-            return
-        yield head[4:8], at, at + length_bytes
-        at += length_bytes
 
 
 def _ends_with_zeros(file: BinaryIO, size_bytes: int) -> bool:

@@ -129,7 +129,9 @@ Archive = Annotated[
 MaxImageBytes = Annotated[
     str | None, typer.Option("--max-image-bytes", metavar="SIZE", help="Larger files are rejects, like 64MiB.")
 ]
-MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Photos of more pixels are rejects.")]
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", help="Photos of which decoding keeps more pixels are rejects.")
+]
 MaxDecodeTime = Annotated[
     str | None, typer.Option("--max-decode-time", metavar="DURATION", help="A decoder is stuck after this, like 60s.")
 ]

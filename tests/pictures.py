@@ -51,6 +51,35 @@ def text_file() -> bytes:
     return b"These are notes about a lime, not a photo of one.\n"
 
 
+def tall_jpeg(seed: int, width_px: int, height_px: int) -> bytes:
+    """A baseline JPEG of any height, each 16 lines of which repeat the first: a restart interval a row of units."""
+    strip = encoded(grainy(seed, width_px, 16), "JPEG", quality=80, restart_marker_rows=1)
+    data_at = strip.index(b"\xff\xda") + 14
+    rows = -(-height_px // 16)
+    restarts = (bytes([0xFF, 0xD0 + row % 8]) if row < rows - 1 else b"\xff\xd9" for row in range(rows))
+    return with_size(strip[:data_at], width_px, height_px) + b"".join(strip[data_at:-2] + end for end in restarts)
+
+
+def in_a_scan_each(picture: NDArray[np.uint8]) -> bytes:
+    """A baseline JPEG with a scan for each component, as some cameras and scanners write it."""
+    planes = [
+        encoded(np.asarray(plane), "JPEG", quality=92) for plane in Image.fromarray(picture).convert("YCbCr").split()
+    ]
+    frame = planes[0].index(b"\xff\xc0")
+    tables = planes[0].index(b"\xff\xc4")
+    scan = planes[0].index(b"\xff\xda")
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    head = planes[0][: frame + 2] + struct.pack(">H", 17) + planes[0][frame + 4 : frame + 9] + b"\x03" + components
+    scans = (b"\xff\xda\0\x08\x01" + bytes([n, 0]) + b"\0\x3f\0" + planes[n - 1][scan + 10 : -2] for n in (1, 2, 3))
+    return head + planes[0][tables:scan] + b"".join(scans) + b"\xff\xd9"
+
+
+def with_size(jpeg_body: bytes, width_px: int, height_px: int) -> bytes:
+    """The same JPEG with another size in its header; what its data lacks, a decoder makes up."""
+    frame = max(jpeg_body.find(b"\xff\xc0"), jpeg_body.find(b"\xff\xc2")) + 5
+    return jpeg_body[:frame] + struct.pack(">HH", height_px, width_px) + jpeg_body[frame + 4 :]
+
+
 def scan_bomb() -> bytes:
     """A progressive JPEG of 3 MB with 100,000 scans of 16 megapixels each: most of an hour of decoding."""
     buffer = io.BytesIO()

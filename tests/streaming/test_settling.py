@@ -148,6 +148,23 @@ def test_a_file_that_never_looks_whole_is_taken_when_it_stood_still(landing: Pat
     assert _keys(discovery) == ["cut.jpg"]
 
 
+def test_a_photo_that_lacks_only_its_end_has_its_row_once_it_stood_still(
+    local_settings: Callable[..., Settings], drain: Callable[[Settings], Run]
+) -> None:
+    settings = local_settings(settle="2s")
+    began_s = time.monotonic()
+    for name, form in (("baseline", {}), ("progressive", {"progressive": True})):
+        whole = encoded(pixels(seed=3), "JPEG", **form)
+        _drop(settings, f"kiwi/{name}.jpg", whole[:-2])
+        _drop(settings, f"kiwi/{name} without more.jpg", whole[:-30])
+    drain(settings)
+    assert time.monotonic() - began_s > 1.9
+    landed = "SELECT regexp_extract(source, '[^/]+$') AS name FROM {} ORDER BY 1"
+    assert [row["name"] for row in rows(settings, landed.format("features"))] == ["baseline.jpg", "progressive.jpg"]
+    cut = rows(settings, "SELECT DISTINCT reason, count(*) OVER () AS files FROM rejects")
+    assert cut == [{"reason": "truncated", "files": 2}]
+
+
 def test_a_settle_of_nothing_holds_nothing_back(landing: Path, discover: Discover) -> None:
     (landing / "cut.jpg").write_bytes(HALF)
     (landing / "empty.jpg").touch()
