@@ -71,7 +71,8 @@ _WHITE_NITS = 203.0
 _HLG_PEAK_NITS = 1000.0
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _MAX_REMEMBERED_PROFILE_BYTES = 64 * 2**10
-_COLOURS_OF_A_PROFILE = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
+# By the colours of a profile, the mode it takes.
+_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def in_srgb(image: Image.Image, told: Iterable[Colours]) -> Image.Image:
@@ -124,14 +125,30 @@ def _avif_info(body: bytes) -> dict[str, object]:
 
 def _by_profile(image: Image.Image, icc_profile: bytes) -> Image.Image | None:
     is_small = len(icc_profile) <= _MAX_REMEMBERED_PROFILE_BYTES
-    transform = (_remembered_to_srgb if is_small else _to_srgb)(icc_profile, image.mode)
-    return None if transform is None else ImageCms.applyTransform(image, transform) or image
+    transform = (_remembered_to_srgb if is_small else _to_srgb)(icc_profile)
+    if transform is None or (taken := _in_mode(image, transform.input_mode)) is None:
+        return None
+    return ImageCms.applyTransform(taken, transform)
 
 
-def _to_srgb(icc_profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _in_mode(image: Image.Image, mode: str) -> Image.Image | None:
+    """The picture as a profile takes it, or None if it has other colours than the profile tells of."""
+    if image.mode == mode:
+        return image
+    if (image.mode, mode) == ("L", "RGB"):
+        return image.convert("RGB")
+    if (image.mode, mode) == ("RGB", "L"):
+        # Decoders make colours of grey when there is transparency beside it.
+        grey, *others = image.split()
+        return grey if all(other.tobytes() == grey.tobytes() for other in others) else None
+    return None
+
+
+def _to_srgb(icc_profile: bytes) -> ImageCms.ImageCmsTransform | None:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
-        if profile.profile.xcolor_space != _COLOURS_OF_A_PROFILE[mode]:
+        mode = _MODES.get(profile.profile.xcolor_space)
+        if mode is None:
             return None
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
@@ -202,7 +219,7 @@ def _matrix_formula(light: Floats, chromaticities: Chromaticities) -> _Formula |
         matrix = _matrix(chromaticities, _BT709_PRIMARIES)
     except np.linalg.LinAlgError:
         return None
-    return _Formula(light, lambda light: light @ matrix.T)
+    return _Formula(light, lambda light: light @ matrix.T) if np.isfinite(matrix).all() else None
 
 
 def _matrix(source: Chromaticities, target: Chromaticities) -> Floats:

@@ -17,7 +17,7 @@ MAX_PROFILE_BYTES = 4 * 2**20
 
 _USED = frozenset((b"tRNS", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cLLI", b"mDCV"))
 _ANCILLARY = 0x20
-_GREY, _RGB, _PALETTE, _GREY_ALPHA = 0, 2, 3, 4
+_GREY, _RGB, _PALETTE = 0, 2, 3
 # The header's data begin behind the signature and a chunk's length and name: width, height, depth, colour type.
 _DEPTH_AT, _COLOUR_TYPE_AT, _HEADER_BYTES = 24, 25, 33
 _MAX_NAME_BYTES = 79
@@ -68,10 +68,9 @@ def read_png(body: bytes) -> Png:
 
 
 def in_8_bits(image: Image.Image, body: bytes) -> Image.Image | None:
-    """What Pillow shortens wrongly of a loaded PNG of 16 bits: L, LA or RGBA; None for every other picture.
+    """What Pillow shortens wrongly of a loaded picture of 16 bits: L, LA or RGBA; None for every other picture.
 
-    Pillow clips greys where it should scale them, makes colours of grey with alpha, and compares a transparent
-    colour of 16 bits with samples of 8.
+    Pillow clips greys where it should scale them, and compares a PNG's transparent colour with samples of 8 bits.
     """
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
@@ -80,11 +79,7 @@ def in_8_bits(image: Image.Image, body: bytes) -> Image.Image | None:
         if isinstance(key, int):
             shown.putalpha(Image.fromarray((greys != key).astype(np.uint8) * np.uint8(255)))
         return shown
-    if image.format != "PNG" or body[_DEPTH_AT] != 16:
-        return None
-    if body[_COLOUR_TYPE_AT] == _GREY_ALPHA:
-        return image.convert("LA")
-    if body[_COLOUR_TYPE_AT] != _RGB or not isinstance(key, tuple):
+    if not isinstance(key, tuple) or body[_DEPTH_AT] != 16:
         return None
     low_is_key = _equals(_low_bytes(body), [value & 0xFF for value in key])
     is_key = ImageChops.darker(low_is_key, _equals(image, [value >> 8 for value in key]))
