@@ -46,11 +46,17 @@ def _photos() -> tuple[bytes, ...]:
         _saved(picture, "PNG", **marks),
         _saved(rgb.quantize(64), "PNG", transparency=3),
         _saved(Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257), "PNG"),
+        _with_chunks(_saved(picture, "PNG", **marks), *_WORDS_ON_COLOURS),
+        _with_chunks(_png_of_16_bits(rgb), (b"tRNS", bytes(range(6))), *_WORDS_ON_COLOURS[2:]),
+        _saved(rgb, "PNG", save_all=True, append_images=[rgb.rotate(180)]),
         _saved(rgb, "WEBP", **marks),
         _saved(picture, "WEBP", lossless=True),
         _saved(rgb, "WEBP", save_all=True, append_images=[rgb.rotate(180)]),
         _saved(rgb, "HEIF", **marks),
         _saved(picture, "HEIF"),
+        _saved(
+            rgb, "HEIF", color_primaries=9, transfer_characteristics=16, matrix_coefficients=9, save_nclx_profile=True
+        ),
         _saved(rgb, "AVIF", speed=9, **marks),
         _saved(picture, "AVIF", speed=9),
         _saved(rgb, "AVIF", speed=9).replace(b"ftypavif", b"ftypmif1"),
@@ -62,6 +68,34 @@ def _saved(picture: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+# cICP with the light of HDR, gAMA with cHRM, and texts that Pillow would refuse.
+_WORDS_ON_COLOURS = (
+    (b"cICP", bytes([9, 16, 0, 1])),
+    (b"cLLI", struct.pack(">II", 4000 * 10_000, 400 * 10_000)),
+    (b"gAMA", struct.pack(">I", 100_000)),
+    (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)),
+    (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2_000_000))),
+    (b"iCCP", b"icc\0\0" + zlib.compress(bytes(8_000_000))),
+)
+
+
+def _with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """The same file with chunks behind its header, which has 33 bytes with the signature."""
+    return png[:33] + b"".join(_chunk(kind, data) for kind, data in chunks) + png[33:]
+
+
+def _png_of_16_bits(picture: Image.Image) -> bytes:
+    lines = np.asarray(picture).astype(">u2").reshape(picture.height, -1) * 257
+    header = struct.pack(">IIBBBBB", *picture.size, 16, 2, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + line.astype(">u2").tobytes() for line in lines))
+    chunks = [_chunk(b"IHDR", header), _chunk(b"IDAT", data), _chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def _flipped_bits(body: bytearray, rng: Rng) -> bytearray:
@@ -111,6 +145,23 @@ def _lying_size(body: bytearray, rng: Rng) -> bytearray:
     return body
 
 
+def _damaged_chunk(body: bytearray, rng: Rng) -> bytearray:
+    """Other bytes in a chunk of a PNG, with a checksum that fits, so that they are read."""
+    chunks, at = [], 8
+    while body.startswith(b"\x89PNG") and at + 12 < len(body):
+        length = int.from_bytes(body[at : at + 4], "big")
+        if 0 < length <= len(body) - at - 12:
+            chunks.append((at, length))
+        at += 12 + length
+    if not chunks:
+        return _flipped_bits(body, rng)
+    at, length = chunks[rng.integers(len(chunks))]
+    for place in rng.integers(0, min(length, 64), rng.integers(1, 8)):
+        body[at + 8 + place] = (0, 1, 0x7F, 0xFF, int(rng.integers(256)))[rng.integers(5)]
+    struct.pack_into(">I", body, at + 8 + length, zlib.crc32(body[at + 4 : at + 8 + length]))
+    return body
+
+
 _DAMAGES: tuple[Callable[[bytearray, Rng], bytearray], ...] = (
     _flipped_bits,
     _truncated,
@@ -118,4 +169,5 @@ _DAMAGES: tuple[Callable[[bytearray, Rng], bytearray], ...] = (
     _repeated_part,
     _overwritten_part,
     _lying_size,
+    _damaged_chunk,
 )

@@ -4,15 +4,15 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 from pillow_heif import HeifImageFile, register_heif_opener
 
-from features import jpeg
+from features import jpeg, png
+from features.colours import colours_of, in_srgb
 from features.featurizer import INPUT_PX
 from features.isobmff import image_format, without_exif
 from features.rejects import Reason, Rejected
@@ -48,11 +48,10 @@ _COEFFICIENTS_IN_A_PIXEL = 2
 _OUTSIDE = "outside of file bounds"
 _UNBUILT = "support for this compression format has not been built in"
 _TURNS_BY_A_QUARTER = (5, 6, 7, 8)
-_COLOURS_OF_A_PROFILE = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 _open_heif: Callable[[BinaryIO], ImageFile.ImageFile] = HeifImageFile
 _OUR_FORMATS: dict[str, tuple[int, tuple[bytes, ...]]] = {
     "JPEG": (0, (jpeg.SIGNATURE,)),
-    "PNG": (0, (b"\x89PNG\r\n\x1a\n",)),
+    "PNG": (0, (png.SIGNATURE,)),
     "WEBP": (8, (b"WEBP",)),
 }
 _OTHER_FORMATS = {
@@ -120,8 +119,9 @@ def decode(body: bytes, limits: Limits) -> Photo:
 
 def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits) -> Photo:
     try:
-        with _opened(body) as image:
-            return _photo(image, header, limits)
+        source = png.read_png(body) if body.startswith(png.SIGNATURE) else png.Png(body, ())
+        with _opened(source.body) as image:
+            return _photo(image, source, header, limits)
     except Rejected:
         raise
     except UnidentifiedImageError:
@@ -157,7 +157,7 @@ def _opened(body: bytes) -> ImageFile.ImageFile:
         raise UnidentifiedImageError(str(error)) from error
 
 
-def _photo(image: ImageFile.ImageFile, header: jpeg.Header | None, limits: Limits) -> Photo:
+def _photo(image: ImageFile.ImageFile, source: png.Png, header: jpeg.Header | None, limits: Limits) -> Photo:
     width_px, height_px = image.size
     if header is None:
         kept_px = width_px * height_px
@@ -173,8 +173,8 @@ def _photo(image: ImageFile.ImageFile, header: jpeg.Header | None, limits: Limit
     image.decodermaxblock = _WHOLE_BYTES
     image.load()
     # What follows the resizing commutes with it but for rounding, and costs least on the small picture.
-    small = _plain(image).resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    seen = _in_srgb(_on_white(small), image.info.get("icc_profile"))
+    small = _plain(image, source.body).resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    seen = _on_white(in_srgb(small, source.colours or colours_of(image, source.body)))
     orientation = _orientation(image)
     if orientation in _UPRIGHT:
         seen = seen.transpose(_UPRIGHT[orientation])
@@ -183,13 +183,12 @@ def _photo(image: ImageFile.ImageFile, header: jpeg.Header | None, limits: Limit
     return Photo(np.asarray(seen, dtype=np.uint8), kind, width_px, height_px)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The picture in 8 bits a channel, with its own colours and transparency: RGB, RGBA, L or CMYK."""
-    if image.mode.startswith("I"):
-        # Pillow clips 16 bits where it should scale them.
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+def _plain(image: Image.Image, body: bytes) -> Image.Image:
+    """The picture in 8 bits a channel, with its own colours and transparency: RGB, RGBA, L, LA or CMYK."""
+    if (shortened := png.in_8_bits(image, body)) is not None:
+        return shortened
     if image.has_transparency_data:
-        return image.convert("RGBA")
+        return image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
     return image if image.mode in ("RGB", "L", "CMYK") else image.convert("L" if image.mode == "1" else "RGB")
 
 
@@ -199,24 +198,6 @@ def _on_white(image: Image.Image) -> Image.Image:
     opaque = Image.new("RGBA", image.size, "white")
     opaque.alpha_composite(image)
     return opaque.convert("RGB")
-
-
-def _in_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
-    transform = _to_srgb(icc_profile, image.mode) if icc_profile else None
-    return image.convert("RGB") if transform is None else ImageCms.applyTransform(image, transform) or image
-
-
-@lru_cache(maxsize=16)
-def _to_srgb(icc_profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
-        if profile.profile.xcolor_space != _COLOURS_OF_A_PROFILE[mode]:
-            return None
-        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
-    except (ImageCms.PyCMSError, OSError):
-        # As viewers do: a damaged profile is no profile, and the colours are taken for sRGB.
-        return None
 
 
 def _orientation(image: Image.Image) -> int:
