@@ -20,7 +20,7 @@ Chromaticities = tuple[float, float, float, float, float, float, float, float]
 class CodePoints:
     """Colour primaries and transfer characteristics by the numbers of ITU-T H.273, in full range.
 
-    `peak_nits` is the luminance of the brightest picture element; only PQ is shown by it.
+    `peak_nits` is the luminance of the brightest picture element; only HDR (PQ, HLG) is shown by it.
     """
 
     primaries: int
@@ -63,7 +63,7 @@ _PRIMARIES: dict[int, Chromaticities] = {
 _PQ, _HLG = 16, 18
 # Transfers of cameras and television. Browsers take them in HEIF and AVIF files for sRGB's, as most such files mean.
 _TELEVISION = (1, 6, 14, 15)
-# A gAMA alone that is about this stands for sRGB (PNG, third edition, 11.3.2.5); libpng and Chromium allow as much.
+# A gAMA alone that is about this stands for sRGB (PNG, third edition, sRGB); libpng and Chromium allow as much.
 _SRGB_EXPONENT = 1 / 2.2
 _EXPONENT_TOLERANCE = 0.05
 # ITU-R BT.2408: the luminance of a white sheet in an HDR picture.
@@ -243,7 +243,7 @@ def _white_xyz(chromaticities: Chromaticities) -> Floats:
 def _gain(light: Floats, peak: float) -> Floats:
     """What brings HDR light to a screen's, of each pixel: (..., 3) to (..., 1).
 
-    The curve of reference-white tone mapping (SMPTE ST 2094-50, annex C), of the brightest channel so that hues
+    The curve of reference-white tone mapping (SMPTE ST 2094-50), of the brightest channel so that hues
     stay: in proportion up to white, then bent to reach 1.0 at the peak.
     """
     brightest = np.maximum(light.max(axis=-1, keepdims=True), 1e-9)

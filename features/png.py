@@ -141,7 +141,7 @@ def _checksum(kind: bytes, data: bytes) -> bytes:
 
 
 def _colours(told: dict[bytes, bytes]) -> Iterator[Colours]:
-    """In the precedence of PNG, third edition, 13.13."""
+    """In the precedence of PNG, third edition."""
     code_points = told.get(b"cICP", b"")
     # Only RGB in full range: other matrices are not allowed, and browsers ignore a narrow range.
     if len(code_points) == 4 and code_points[2:] == b"\0\1":
