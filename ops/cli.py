@@ -120,6 +120,7 @@ def stream(
     from streaming.service import claim_home, run_stream
 
     settings = checked_settings(
+        makes_home=True,
         home=home,
         landing=landing,
         weights=weights,
@@ -203,6 +204,7 @@ def install_weights(
 ) -> None:
     """Compile weights into the home's featurizer; only arrays are read from a weights file."""
     settings = checked_settings(
+        makes_home=True,
         home=home,
         landing=landing,
         archive=archive,
@@ -233,7 +235,7 @@ def demo(
     from ops.json_lines import JsonLines
     from ops.progress import LivePanel
 
-    settings = checked_settings(home=home, weights=weights, master=master)
+    settings = checked_settings(makes_home=True, home=home, weights=weights, master=master)
     stop = _stop_on_signals()
     use_java()
     _install_featurizer(settings, new_featurizer=False)
