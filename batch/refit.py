@@ -89,7 +89,8 @@ def refit(
     rows = summed.moments.rows
     if rows == 0:
         raise NothingToFit(
-            f"{home.root.uri} has no feature rows of featurizer {featurizer} yet, so nothing to fit on; run `fruits stream`."
+            f"{home.root.uri} has no feature rows of featurizer {featurizer} yet, so nothing to fit on; "
+            "run `fruits stream`."
         )
     if rows < wanted.min_rows:
         raise TooFewRows(f"There are {rows:,} rows and {wanted.min_rows:,} are asked for; wait, or lower --min-rows.")

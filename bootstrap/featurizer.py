@@ -14,6 +14,7 @@ from features.errors import FeaturizerConflict, WeightsUnavailable
 from features.home import Home
 from features.home_access import check_is_writable
 from features.image import Limits
+from features.interrupts import interrupts_withheld
 from features.registry import (
     FeaturizerMeta,
     Precision,
@@ -95,7 +96,16 @@ def _compile(
 ) -> CompiledNetwork:
     # In a process of its own: TensorFlow would keep half a gigabyte in the driver for as long as the stream runs.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        compiled, said = pool.submit(_compile_here, weights, connection, calibration).result()
+        with interrupts_withheld():
+            compiling = pool.submit(_compile_here, weights, connection, calibration)
+        try:
+            compiled, said = compiling.result()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # The pool waits for its process.
+                for process in multiprocessing.active_children():
+                    process.kill()
+            raise
     for line in said:
         say(line)
     return compiled

@@ -36,7 +36,7 @@ def check_is_home(home: Home) -> None:
             f"{_remedy(home.root, 'read', _READING)}"
         ) from refused
     raise HomeMissing(
-        f"There is no home at {home.root.uri}; check --home, or make one there with `fruits stream` or `fruits weights`."
+        f"There is no home at {home.root.uri}; check --home, or make one with `fruits stream` or `fruits weights`."
     )
 
 

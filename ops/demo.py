@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from rich.console import Console
 from features.errors import FruitsError, InvalidSetting
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
+from ops.interrupts import finish_at_interrupt, raise_if_interrupted
 from ops.options import say
 from streaming.news import News
 from streaming.service import Watcher, claim_home, run_stream
@@ -50,7 +52,9 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
         if heart is None:
             return
         with progress:
-            run_stream(settings, False, stop, _touring(progress.watcher, tour, stop), heart)
+            watcher = _touring(progress.watcher, tour, stop)
+            run_stream(settings, False, stop, watcher, heart, partial(finish_at_interrupt, stop))
+    raise_if_interrupted()
     tour.finish()
     if tour.is_over.is_set():
         show_results(settings, console)
