@@ -4,6 +4,7 @@ The first one lets a command end in order, so that a lease or a sign of life end
 what is in flight. The second one ends everything at once, as a kill would: nothing is lost or doubled by it.
 """
 
+import logging
 import math
 import os
 import select
@@ -111,6 +112,7 @@ class _Interrupts:
         from ops.descendants import kill_descendants
 
         with self._one_ends:
+            _hush()
             kill_descendants()
             line = b"fruits: interrupted.\n"
             with suppress(OSError):
@@ -126,6 +128,7 @@ class _Interrupts:
             return
         if self._stop is None:
             self.is_ending = True
+            _hush()
             raise Interrupted
         os.write(self._tells, _FINISH)
 
@@ -149,6 +152,13 @@ class _Interrupts:
                     self.count, pressed_at_s, ends_at_s = 1, now_s, now_s + PATIENCE_S
                 elif number == signal.SIGINT and now_s - pressed_at_s > ONE_PRESS_S:
                     self.end()
+
+
+def _hush() -> None:
+    # Threads whose work is cut off, and Spark's connection to Java, would tell of it with tracebacks.
+    logging.disable(logging.CRITICAL)
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
 
 
 _INTERRUPTS = _Interrupts()
