@@ -17,8 +17,9 @@ from contextlib import suppress
 from typing import NoReturn
 
 EXIT_CODE = 130
-# For ending in order.
-PATIENCE_S = 10.0
+# For the main thread to leave the library that it is in, and then for ending in order.
+RETURN_S = 2.0
+PATIENCE_S = 5.0
 
 # A program around this one may pass on what the terminal has sent to both.
 ONE_PRESS_S = 0.2
@@ -133,25 +134,30 @@ class _Interrupts:
         os.write(self._tells, _FINISH)
 
     def _hear(self, hears: int) -> None:
-        pressed_at_s = ends_at_s = math.inf
+        pressed_at_s = math.inf
         while True:
-            left_s = ends_at_s - time.monotonic()
-            if left_s <= 0 or not select.select([hears], [], [], None if left_s == math.inf else left_s)[0]:
-                if self.is_ending or self._stop is None:
-                    self.end()
-                ends_at_s = math.inf
-                continue
-            for number in os.read(hears, 64):
+            for number in _read(hears, self._left_s(pressed_at_s)):
                 now_s = time.monotonic()
                 if number == signal.SIGTERM and self._terminate is not None:
                     self._terminate.set()
                 if number == _FINISH[0] and self._stop is not None:
                     self._stop.set()
-                    ends_at_s = math.inf
                 if number == signal.SIGINT and self.count == 0:
-                    self.count, pressed_at_s, ends_at_s = 1, now_s, now_s + PATIENCE_S
+                    self.count, pressed_at_s = 1, now_s
                 elif number == signal.SIGINT and now_s - pressed_at_s > ONE_PRESS_S:
                     self.end()
+            if self._left_s(pressed_at_s) <= 0:
+                self.end()
+
+    def _left_s(self, pressed_at_s: float) -> float:
+        if self._stop is not None and not self.is_ending:
+            return math.inf
+        return pressed_at_s + (PATIENCE_S if self.is_ending else RETURN_S) - time.monotonic()
+
+
+def _read(pipe: int, timeout_s: float) -> bytes:
+    ready, _, _ = select.select([pipe], [], [], None if timeout_s == math.inf else max(0.0, timeout_s))
+    return os.read(pipe, 64) if ready else b""
 
 
 def _hush() -> None:
