@@ -40,6 +40,8 @@ def checked_settings(*, makes_home: bool = False, **flags: Any) -> Settings:
         home = settings.locations()
     if makes_home:
         check_is_writable(home.state)
+        if home.landing.is_local and not home.landing.directory.exists():
+            check_is_writable(home.landing)
     else:
         check_is_home(home)
     return settings
