@@ -231,11 +231,12 @@ def demo(
 ) -> None:
     """Draw photos of fruit, drop them while the stream runs, and query what became of them."""
     from bootstrap.java import use_java
-    from ops.demo import run_demo
+    from ops.demo import check_landing, run_demo
     from ops.json_lines import JsonLines
     from ops.progress import LivePanel
 
     settings = checked_settings(makes_home=True, home=home, weights=weights, master=master)
+    check_landing(settings)
     stop = stop_on_sigterm()
     use_java()
     _install_featurizer(settings, new_featurizer=False)

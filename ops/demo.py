@@ -35,16 +35,19 @@ class Progress(AbstractContextManager["Progress"], Protocol):
     def watcher(self) -> Watcher: ...
 
 
+def check_landing(settings: Settings) -> None:
+    """Raises InvalidSetting when the landing is not on this machine's disk, where the demo drops its photos."""
+    if not settings.locations().landing.is_local:
+        raise InvalidSetting("The demo drops photos on this machine's disk; use a local landing.")
+
+
 def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Progress, console: Console) -> None:
     """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, and query what became of them.
 
     Replay drops only what is not there yet, so a second run, or one after a kill, doubles nothing; it refits again.
-    Raises InvalidSetting when the landing is not on this machine's disk, DemoFailed when a command fails,
-    AnotherStreamRunning when a stream runs on the home already.
+    The landing is on this machine's disk. Raises DemoFailed when a command fails, AnotherStreamRunning when a stream
+    runs on the home already.
     """
-    home = settings.places()
-    if not home.landing.is_local:
-        raise InvalidSetting("The demo drops photos on this machine's disk; use a local landing.")
     # Its files come by a rename, so that a broken one need not be waited for.
     settings = settings.model_copy(update={"settle": timedelta(0)})
     tour = _Tour(settings, count, console)

@@ -203,8 +203,9 @@ def test_every_command_refuses_before_it_reads_or_writes_an_object(
 
 
 def test_a_command_goes_on_in_a_region_that_is_allowed(
-    overseas: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+    overseas: str, s3_server: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    s3.put_object(Bucket=overseas, Key="home/state/home.json", Body=b'{"made_at": "2026-10-03T12:00:00Z"}')
     place = ("--home", f"s3://{overseas}/home", "--s3-endpoint", s3_server, "--s3-region", "us-east-1")
     allowed = f"The bucket {overseas} lies in us-east-1, outside the EU; allowed by allow_region.\n"
     by_flag = _fruits("status", *place, "--allow-region", "us-east-1")

@@ -62,6 +62,13 @@ def test_every_command_shows_examples(command: str) -> None:
     assert f"fruits {command}" in answer.output
 
 
+@pytest.mark.parametrize("command", ["show", "use"])
+def test_a_version_that_is_none_is_said(command: str, local_settings: MakeSettings) -> None:
+    answer = _fruits("models", command, "3", "--home", local_settings().home)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "has no PCA model 3; it has none" in answer.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -1,4 +1,4 @@
-"""A home that is none, or that cannot be read or written, is one sentence; one in which nothing was ingested is fine."""
+"""A home that is none, or cannot be read or written, is one sentence; one in which nothing was ingested is fine."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.fault_proxy import Rule, s3_error, set_rules
-from features.errors import AccessDenied, BucketMissing, HomeMissing, HomeNotWritable
+from features.errors import AccessDenied, BucketMissing, HomeMissing, HomeNotWritable, InvalidSetting
 from features.settings import Settings
 from features.tables import create_tables
 from ops.cli import app
@@ -172,6 +172,15 @@ def test_a_landing_that_cannot_be_made_is_noticed_before_spark_starts(tmp_path: 
     answer = CliRunner().invoke(app, ["stream", "--home", f"{tmp_path}/home", "--landing", "/proc/landing"])
     assert isinstance(answer.exception, HomeNotWritable), answer.exception
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_on_s3_is_refused_before_it_makes_anything(
+    bucket: str, s3_server: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRUITS_S3_ENDPOINT", s3_server)
+    error = _error("demo", f"s3://{bucket}/home")
+    assert isinstance(error, InvalidSetting), error
+    assert _keys(s3, bucket) == 0
 
 
 NIGHTLY = ["refit", "refit --reproject", "reproject", "maintain", "models prune", "stop", "status --verify"]
