@@ -10,8 +10,10 @@ from obstore.exceptions import NotFoundError, PreconditionError
 
 from features.errors import AccessDenied, HomeMissing, HomeNotWritable, StorageRefused
 from features.faults import persistently, reason
+from features.heartbeat import HEARTBEAT_KEY
 from features.home import Home
 from features.objects import Place, delete_all, read_if_there
+from features.registry import current_featurizer
 
 _READING = "s3:ListBucket and s3:GetObject"
 _WRITING = "s3:PutObject, s3:GetObject and s3:ListBucket"
@@ -50,7 +52,7 @@ def check_is_writable(place: Place) -> None:
         _check_directory(place.directory)
         return
     try:
-        persistently(f"write below {place.uri}", lambda: _put_nothing(place))
+        persistently(f"write {place.uri}", lambda: _put_nothing(place))
     except StorageRefused as error:
         raise HomeNotWritable(
             f"Nothing can be written below {place.uri}: {reason(error.__cause__ or error)}. "
@@ -59,11 +61,14 @@ def check_is_writable(place: Place) -> None:
 
 
 def _signs(home: Home) -> Iterator[Callable[[], bool]]:
-    # What every home has had since names are kept, then what outlives a lost `state/`, then what a first start writes.
-    yield lambda: read_if_there(home.state, "home.json") is not None
+    # Loaded only here: it opens tables.
+    from features.landing_names import HOME_KEY
+
+    # What every home has had since names are kept, then what outlives a lost `state/`, then what there is at first.
+    yield lambda: read_if_there(home.state, HOME_KEY) is not None
     yield lambda: _holds_anything(home.features.child("_delta_log"))
-    yield lambda: read_if_there(home.featurizers, "CURRENT.json") is not None
-    yield lambda: read_if_there(home.state, "stream.json") is not None
+    yield lambda: current_featurizer(home) is not None
+    yield lambda: read_if_there(home.state, HEARTBEAT_KEY) is not None
 
 
 def _holds_anything(place: Place) -> bool:

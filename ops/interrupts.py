@@ -48,7 +48,7 @@ def run_interruptibly(command: Callable[[], object]) -> None:
         _INTERRUPTS.end()
     finally:
         # The interpreter ends now, which a handler that raises would make a traceback of.
-        _INTERRUPTS.is_ending = True
+        _INTERRUPTS.is_over = True
 
 
 def stop_on_sigterm() -> threading.Event:
@@ -80,6 +80,7 @@ class _Interrupts:
         self.count = 0
         self.is_listening = False
         self.is_ending = False
+        self.is_over = False
         self._stop: threading.Event | None = None
         self._terminate: threading.Event | None = None
         self._one_ends = threading.Lock()
@@ -96,7 +97,9 @@ class _Interrupts:
         os.set_blocking(self._tells, False)
         signal.set_wakeup_fd(self._tells, warn_on_full_buffer=False)
         threading.Thread(target=self._hear, args=(hears,), name="interrupts", daemon=True).start()
-        signal.signal(signal.SIGINT, self._interrupt)
+        # In the background of a script it is ignored: the script's Ctrl-C is not meant.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupt)
 
     def stop_on_sigterm(self) -> threading.Event:
         self.listen()
@@ -106,7 +109,10 @@ class _Interrupts:
         return self._terminate
 
     def finish(self, stop: threading.Event) -> None:
+        self.listen()
         self._stop = stop
+        # A stream is asked to stop by this signal alone, too, wherever it was started.
+        signal.signal(signal.SIGINT, self._interrupt)
 
     def end(self) -> NoReturn:
         """End this process and all that it started, and say so."""
@@ -125,7 +131,7 @@ class _Interrupts:
             os._exit(EXIT_CODE)
 
     def _interrupt(self, *_: object) -> None:
-        if self.is_ending:
+        if self.is_ending or self.is_over:
             return
         if self._stop is None:
             self.is_ending = True

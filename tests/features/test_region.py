@@ -118,6 +118,13 @@ def test_a_queue_at_another_host_is_asked(s3_settings: MakeSettings, s3_server: 
         _check(s3_settings(queue=f"{url}-gone"))
 
 
+def test_the_region_is_that_of_the_home_or_else_of_its_landing(s3_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = s3_settings(s3_region=None)
+    on_disk = settings.model_copy(update={"home": str(tmp_path), "landing": settings.home})
+    for each in (settings, on_disk):
+        assert check_home(each.locations(), None, None, print) == "eu-west-3"
+
+
 def test_what_is_no_queue_is_refused(s3_settings: MakeSettings) -> None:
     with pytest.raises(InvalidSetting, match="is no queue's URL"):
         _check(s3_settings(queue="landed"))

@@ -61,7 +61,7 @@ class Command:
     def ended(self) -> tuple[int, str, str]:
         """Its exit code, what it wrote and what it said; nothing that it started lives any longer."""
         output, said = self.process.communicate(timeout=60)
-        assert self.processes() == []
+        assert [(_content(left / "cmdline"), _content(left / "stat")) for left in self.processes()] == []
         return self.process.returncode, output, said
 
 
@@ -123,6 +123,22 @@ def test_a_command_that_still_imports_ends_with_one_line(
         command.wait_for("maps", "pydantic_core")
         command.press()
         assert command.ended() == (130, "", LINE)
+
+
+def test_a_command_in_the_background_of_a_script_is_not_meant(local_settings: MakeSettings) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ops", "status", "--json", "--home", local_settings().home],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    while process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert process.communicate()[0].startswith('{"healthy": true')
 
 
 def test_weights_that_are_compiled_leave_no_home_and_no_compiler(tmp_path: Path) -> None:
