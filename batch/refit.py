@@ -15,7 +15,7 @@ from batch.moments_job import sum_moments
 from batch.moments_store import forget_moments
 from batch.scree import ScreeMarks, marks, prepare, scree_png
 from features.erasures import refuse_if_one_began, refuse_if_unfinished
-from features.errors import FruitsError, HomeInUse, StateDamaged, StorageUnavailable
+from features.errors import HomeInUse, NothingIngested, StateDamaged, StorageUnavailable
 from features.home import Home
 from features.pca import Pca, TooFewRows, fit, principal_angles_rad
 from features.pca_models import (
@@ -33,8 +33,8 @@ from features.pca_models import (
 from features.registry import current_featurizer
 
 
-class NothingToFit(FruitsError):
-    """The home has no rows to fit a model on."""
+class NothingToFit(NothingIngested):
+    """The home's featurizer has no rows yet to fit a model on: no failure."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def refit(
     """
     featurizer = current_featurizer(home)
     if featurizer is None:
-        raise NothingToFit(f"{home.root.uri} has no featurizer, so no features; run `fruits stream` first.")
+        raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
     if not dry_run:
         # While tasks run, there is time for it.
         threading.Thread(target=prepare, name="scree", daemon=True).start()
@@ -88,7 +88,10 @@ def refit(
     _refuse_if_rows_were_erased(home, erasures)
     rows = summed.moments.rows
     if rows == 0:
-        raise NothingToFit(f"{home.root.uri} has no feature rows of featurizer {featurizer} yet; run `fruits stream`.")
+        raise NothingToFit(
+            f"{home.root.uri} has no feature rows of featurizer {featurizer} yet, so nothing to fit on; "
+            "run `fruits stream`."
+        )
     if rows < wanted.min_rows:
         raise TooFewRows(f"There are {rows:,} rows and {wanted.min_rows:,} are asked for; wait, or lower --min-rows.")
     pca = fit(summed.moments, wanted.components, wanted.variance, parent.pca.components if parent else None)

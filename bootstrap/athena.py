@@ -96,8 +96,9 @@ def run_statement(
         raise AthenaRefused(f"Athena does not run {name} in the work group {work_group}: {told}.{hint}") from error
     try:
         execution = _ended(athena, query, name)
-    except KeyboardInterrupt:
-        athena.stop_query_execution(QueryExecutionId=query)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            athena.stop_query_execution(QueryExecutionId=query)
         raise
     status = execution["Status"]
     if status["State"] != "SUCCEEDED":

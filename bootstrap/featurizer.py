@@ -12,7 +12,9 @@ from bootstrap.calibration import choose_pictures
 from bootstrap.weights import CompiledNetwork, compile_weights, fingerprint_of
 from features.errors import FeaturizerConflict, WeightsUnavailable
 from features.home import Home
+from features.home_access import check_is_writable
 from features.image import Limits
+from features.interrupts import interrupts_withheld
 from features.registry import (
     FeaturizerMeta,
     Precision,
@@ -40,7 +42,7 @@ def install_featurizer(
     Replay changes nothing, whatever has landed since.
     Raises FeaturizerConflict when either differs and `new_featurizer` does not say so, or when `auto` no longer gives
     the weights that the home uses; WeightsUnavailable, also where there is no TensorFlow to compile them with;
-    InvalidWeights, StorageUnavailable.
+    InvalidWeights, HomeNotWritable, StorageUnavailable.
     """
     connection = (home.root.s3_endpoint, home.root.s3_region)
     current = current_featurizer(home)
@@ -64,6 +66,7 @@ def install_featurizer(
             f"{home.root.uri} has no such featurizer yet, and there is no TensorFlow here to compile one; run `fruits "
             "weights` for this home where the project is installed with its laptop extra."
         )
+    check_is_writable(home.featurizers)
     say("Fetching and compiling the network's weights; this home keeps the result.")
     calibration = choose_pictures(home, limits, say) if precision == "int8" else None
     compiled = _compile(weights, connection, calibration.pictures if calibration else None, say)
@@ -93,7 +96,16 @@ def _compile(
 ) -> CompiledNetwork:
     # In a process of its own: TensorFlow would keep half a gigabyte in the driver for as long as the stream runs.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        compiled, said = pool.submit(_compile_here, weights, connection, calibration).result()
+        with interrupts_withheld():
+            compiling = pool.submit(_compile_here, weights, connection, calibration)
+        try:
+            compiled, said = compiling.result()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # The pool waits for its process.
+                for process in multiprocessing.active_children():
+                    process.kill()
+            raise
     for line in said:
         say(line)
     return compiled

@@ -35,6 +35,28 @@ class StorageRefused(StorageUnavailable):
     retryable = False
 
 
+class BucketMissing(StorageRefused):
+    """There is no such bucket; nothing was made."""
+
+
+class AccessDenied(StorageRefused):
+    """Whoever runs this may not read a home; nothing of it was read or written."""
+
+
+class HomeNotWritable(StorageRefused):
+    """Nothing can be written where a home is or should be; nothing was made."""
+
+
+class HomeMissing(FruitsError):
+    """There is no home where one is named; nothing was made."""
+
+
+class NothingIngested(FruitsError):
+    """A home in which nothing was ingested yet, so that there is nothing to do: no failure."""
+
+    exit_code = 0
+
+
 class OutsideEurope(FruitsError):
     """Photos or what was made of them would lie outside the European Union; nothing was read or written."""
 

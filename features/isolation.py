@@ -17,6 +17,7 @@ import numpy as np
 from features.errors import DecoderUnavailable
 from features.featurizer import INPUT_PX
 from features.image import Limits, Photo, decode
+from features.interrupts import interrupts_withheld
 from features.rejects import Reason, Rejected
 
 # What a process may need to begin on a machine that is busy; the decoder's own deadline starts after that.
@@ -76,7 +77,8 @@ class IsolatedDecoder:
 def _started(limits: Limits) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits))]
     importable = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=importable)
+    with interrupts_withheld():
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=importable)
 
 
 def _asked(server: "subprocess.Popen[bytes]", body: bytes, timeout_s: float) -> tuple[int, bytes]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from features.errors import InvalidSetting, OutsideEurope, StorageRefused
+from features.errors import AccessDenied, BucketMissing, InvalidSetting, OutsideEurope, StorageRefused
 from features.faults import persistently, reason
 from features.home import Home
 from features.objects import Place
@@ -27,9 +27,9 @@ _REGION = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+")
 def check_home(home: Home, queue: str | None, allow_region: str | None, say: Callable[[str], None]) -> str | None:
     """Refuse a home whose buckets or queue lie outside the EU, and return the region of its own bucket.
 
-    One on disk is not looked at, and nothing is loaded; its region is None. `say` is told of each that only
-    `allow_region` lets pass. Raises OutsideEurope, also when a server does not tell its region, StorageRefused when
-    there is no such bucket or queue, StorageUnavailable.
+    One on disk is not looked at, and nothing is loaded; its region is that of its landing, None if that is on disk too.
+    `say` is told of each that only `allow_region` lets pass. Raises OutsideEurope, also when a server does not tell its
+    region, BucketMissing, AccessDenied, StorageRefused when there is no such queue, StorageUnavailable.
     Protocol: `x-amz-bucket-region` of HeadBucket, which S3 sends whether access is granted or not.
     """
     places = (home.root, home.landing, home.archive)
@@ -37,9 +37,10 @@ def check_home(home: Home, queue: str | None, allow_region: str | None, say: Cal
     regions = {bucket: _region_of_bucket(place) for bucket, place in buckets.items()}
     for bucket, region in regions.items():
         _check(region, f"The bucket {bucket}", allow_region, say)
+    own = next((regions[place.bucket_and_prefix[0]] for place in (home.root, home.landing) if not place.is_local), None)
     if queue is not None:
-        _check(_region_of_queue(queue, home.landing), f"The queue {queue}", allow_region, say)
-    return None if home.root.is_local else regions[home.root.bucket_and_prefix[0]]
+        _check(_region_of_queue(queue, home.landing.s3_region or own), f"The queue {queue}", allow_region, say)
+    return own
 
 
 def refuse_outside_eu(region: str | None, what: str, allow_region: str | None) -> None:
@@ -78,6 +79,11 @@ def _region_of_bucket(place: Place) -> str | None:
         except ClientError as error:
             headers = error.response["ResponseMetadata"]["HTTPHeaders"]
             if _BUCKET_REGION not in headers:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 403:
+                    raise AccessDenied(
+                        f"Access to the bucket {bucket} was refused ({reason(error)}), and its region is not told; "
+                        "use credentials that have s3:ListBucket on it."
+                    ) from error
                 raise
         except NoCredentialsError as error:
             raise StorageRefused(
@@ -89,17 +95,17 @@ def _region_of_bucket(place: Place) -> str | None:
     try:
         return persistently(f"learn the region of the bucket {bucket}", ask)
     except FileNotFoundError as error:
-        raise StorageRefused(f"There is no bucket {bucket}; create it, or name another one.") from error
+        raise BucketMissing(f"There is no bucket {bucket}; create it, or name another one.") from error
 
 
-def _region_of_queue(url: str, landing: Place) -> str | None:
+def _region_of_queue(url: str, signed_for: str | None) -> str | None:
     host = urlsplit(url).hostname
     if host is None:
         raise InvalidSetting(f"{url!r} is no queue's URL; write https://sqs.REGION.amazonaws.com/ACCOUNT/NAME.")
     if f".{host}".endswith(_AMAZONS):
         # The oldest form of a URL, queue.amazonaws.com, names no region and means this one.
         return next((label for label in host.split(".") if _REGION.fullmatch(label)), "us-east-1")
-    return persistently(f"learn the region of the queue {url}", lambda: _region_by_arn(url, landing.s3_region))
+    return persistently(f"learn the region of the queue {url}", lambda: _region_by_arn(url, signed_for))
 
 
 def _region_by_arn(url: str, signed_for: str | None) -> str | None:

@@ -1,9 +1,8 @@
 """The `fruits` command."""
 
-import signal
 import sys
-import threading
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -23,6 +22,7 @@ from ops import (
     report_cli,
     status_cli,
 )
+from ops.interrupts import finish_at_interrupt, raise_if_ending, run_interruptibly, stop_on_sigterm
 from ops.options import (
     DEBUGGING,
     AllowRegion,
@@ -120,6 +120,7 @@ def stream(
     from streaming.service import claim_home, run_stream
 
     settings = checked_settings(
+        makes_home=True,
         home=home,
         landing=landing,
         weights=weights,
@@ -144,7 +145,7 @@ def stream(
         s3_region=s3_region,
         allow_region=allow_region,
     )
-    stop = _stop_on_signals()
+    stop = stop_on_sigterm()
     if moved_from or former_landing:
         remember_landing(settings.locations(), moved_from, former_landing or ())
     use_java()
@@ -157,7 +158,7 @@ def stream(
             return
         _install_featurizer(settings, new_featurizer)
         with progress, measured(settings, progress.watcher, progress.warn) as watcher:
-            run_stream(settings, drain, stop, watcher, heart)
+            run_stream(settings, drain, stop, watcher, heart, partial(finish_at_interrupt, stop))
 
 
 @app.command(
@@ -204,6 +205,7 @@ def install_weights(
 ) -> None:
     """Compile weights into the home's featurizer; only arrays are read from a weights file."""
     settings = checked_settings(
+        makes_home=True,
         home=home,
         landing=landing,
         archive=archive,
@@ -230,12 +232,13 @@ def demo(
 ) -> None:
     """Draw photos of fruit, drop them while the stream runs, and query what became of them."""
     from bootstrap.java import use_java
-    from ops.demo import run_demo
+    from ops.demo import check_landing, run_demo
     from ops.plain_lines import PlainLines
     from ops.progress import LivePanel
 
-    settings = checked_settings(home=home, weights=weights, master=master)
-    stop = _stop_on_signals()
+    settings = checked_settings(makes_home=True, home=home, weights=weights, master=master)
+    check_landing(settings)
+    stop = stop_on_sigterm()
     use_java()
     _install_featurizer(settings, new_featurizer=False)
     places = settings.locations()
@@ -291,16 +294,21 @@ app.command(epilog="Examples:  [bold]fruits logs[/]  ·  [bold]fruits logs refit
 
 def main() -> NoReturn:
     """Run the command line; an error is one sentence on standard error and a non-zero exit."""
+    run_interruptibly(_run)
+    sys.exit(0)
+
+
+def _run() -> None:
     try:
         app()
     except FruitsError as error:
         _fail(error, str(error))
     except Exception as error:
         _fail(error, f"Unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]} Add --debug to see where.")
-    sys.exit(0)
 
 
 def _fail(error: Exception, sentence: str) -> NoReturn:
+    raise_if_ending()
     if DEBUGGING.is_set():
         traceback.print_exception(error)
     else:
@@ -314,13 +322,6 @@ def _install_featurizer(
     from bootstrap.featurizer import install_featurizer
 
     return install_featurizer(settings.locations(), settings.weights, precision, new_featurizer, settings.limits, say)
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _on_terminal() -> bool:

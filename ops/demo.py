@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from rich.console import Console
 from features.errors import FruitsError, InvalidSetting
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
+from ops.interrupts import finish_at_interrupt, raise_if_interrupted
 from ops.options import say
 from ops.query import connect, run_query
 from streaming.news import News
@@ -36,16 +38,19 @@ class Progress(AbstractContextManager["Progress"], Protocol):
     def watcher(self) -> Watcher: ...
 
 
+def check_landing(settings: Settings) -> None:
+    """Raises InvalidSetting when the landing is not on this machine's disk, where the demo drops its photos."""
+    if not settings.locations().landing.is_local:
+        raise InvalidSetting("The demo drops photos on this machine's disk; use a local landing.")
+
+
 def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Progress, console: Console) -> None:
     """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, and query what became of them.
 
     Replay drops only what is not there yet, so a second run, or one after a kill, doubles nothing; it refits again.
-    Raises InvalidSetting when the landing is not on this machine's disk, DemoFailed when a command fails,
-    AnotherStreamRunning when a stream runs on the home already.
+    The landing is on this machine's disk. Raises DemoFailed when a command fails, AnotherStreamRunning when a stream
+    runs on the home already.
     """
-    home = settings.places()
-    if not home.landing.is_local:
-        raise InvalidSetting("The demo drops photos on this machine's disk; use a local landing.")
     # Its files come by a rename, so that a broken one need not be waited for.
     settings = settings.model_copy(update={"settle": timedelta(0)})
     tour = _Tour(settings, count, console)
@@ -53,7 +58,9 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
         if heart is None:
             return
         with progress:
-            run_stream(settings, False, stop, _touring(progress.watcher, tour, stop), heart)
+            watcher = _touring(progress.watcher, tour, stop)
+            run_stream(settings, False, stop, watcher, heart, partial(finish_at_interrupt, stop))
+    raise_if_interrupted()
     tour.finish()
     if tour.is_over.is_set():
         show_results(settings, console)

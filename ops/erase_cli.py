@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from features.errors import InvalidSetting
+from features.ingested import nothing_ingested
 from features.objects import Place
 from features.settings import Settings
 from ops.options import (
@@ -86,8 +87,8 @@ def erase(
     places = settings.places()
     asked = _asked(settings, kind, value, [Place.at(uri).uri for uri in former_landing or ()])
     if is_empty(places):
-        # A slip, for which a certificate would be given all the same.
-        raise InvalidSetting(f"There is nothing to erase below {places.root.uri}; check --home.")
+        # A certificate would be given all the same, also of a slip.
+        raise nothing_ingested(places)
     if dry_run:
         console.print(_counts(would_erase(places, asked), "to be erased"))
         console.print("A dry run: nothing was changed.")

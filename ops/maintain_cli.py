@@ -41,6 +41,7 @@ def maintain(
     from batch.maintain import Watcher
     from batch.maintain import maintain as run_maintain
     from batch.retention import Retention
+    from features.ingested import check_ingested
 
     settings = checked_settings(
         keep_archive=keep_archive,
@@ -59,8 +60,10 @@ def maintain(
         console.print(_sentence(piece, dry_run), highlight=False, soft_wrap=True)
 
     retention = Retention(settings.keep_archive, settings.keep_rows, settings.keep_reports)
-    with _as_yarn_expects(settings):
-        run_maintain(settings.places(), retention, Watcher(say, done), dry_run)
+    with as_yarn_expects(settings, "fruits-maintain"):
+        places = settings.places()
+        check_ingested(places)
+        run_maintain(places, retention, Watcher(say, done), dry_run)
     if dry_run:
         console.print("A dry run: nothing was changed.")
     else:
@@ -72,8 +75,8 @@ def maintain(
 
 
 @contextmanager
-def _as_yarn_expects(settings: Settings) -> Iterator[None]:
-    """Maintenance needs no Spark; but YARN calls a job failed that opens no session, whatever it did."""
+def as_yarn_expects(settings: Settings, name: str) -> Iterator[None]:
+    """For work that needs no Spark: YARN calls a job failed that opens no session, whatever it did."""
     if not settings.master.startswith("yarn"):
         yield
         return
@@ -81,7 +84,7 @@ def _as_yarn_expects(settings: Settings) -> Iterator[None]:
     from streaming.session import spark_session
 
     use_java()
-    with spark_session(settings.master, "fruits-maintain"):
+    with spark_session(settings.master, name):
         yield
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from features.home_access import check_is_home, check_is_writable
 from features.region import check_home
 from features.registry import Precision
 from features.settings import Settings, load_settings
@@ -19,11 +20,13 @@ messages = Console(stderr=True)
 DEBUGGING = threading.Event()
 
 
-def checked_settings(**flags: Any) -> Settings:
+def checked_settings(*, makes_home: bool = False, **flags: Any) -> Settings:
     """The settings in force, given the flags that were used, once the home's buckets and queue are found in the EU.
 
-    Every command that opens a home begins with this. On S3 it finds the region of the buckets, unless one is set, and
-    the credentials of a profile. Raises InvalidSetting, OutsideEurope, CloudRefused, StorageUnavailable.
+    Every command that opens a home begins with this. It writes nothing: the home must exist, or with `makes_home` be
+    writable. On S3 it finds the region of the buckets, unless one is set, and the credentials of a profile.
+    Raises InvalidSetting, OutsideEurope, CloudRefused, HomeMissing, HomeNotWritable, BucketMissing, AccessDenied,
+    StorageUnavailable.
     """
     settings = load_settings(**flags)
     home = settings.locations()
@@ -32,7 +35,16 @@ def checked_settings(**flags: Any) -> Settings:
 
         use_own_credentials()
     region = check_home(home, settings.queue, settings.allow_region, say)
-    return settings if settings.s3_region or region is None else settings.model_copy(update={"s3_region": region})
+    if region is not None and not settings.s3_region:
+        settings = settings.model_copy(update={"s3_region": region})
+        home = settings.locations()
+    if makes_home:
+        check_is_writable(home.state)
+        if home.landing.is_local and not home.landing.directory.exists():
+            check_is_writable(home.landing)
+    else:
+        check_is_home(home)
+    return settings
 
 
 def say(sentence: str) -> None:

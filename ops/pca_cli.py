@@ -21,6 +21,7 @@ from features.errors import InvalidSetting
 from features.home import Home
 from features.pca_models import Current, PcaMeta, begin_switch, current_models, describe_model, scree_uri, versions
 from features.settings import Settings
+from ops.maintain_cli import as_yarn_expects
 from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, messages, say
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def reproject(
     )
     places = settings.places()
     if not current_models(places).versions:
-        console.print("There is no version to project with; run `fruits refit` first.")
+        with as_yarn_expects(settings, "fruits-reproject"):
+            console.print("There is no version to project with; run `fruits refit` first.")
         return
     with _spark(settings, "fruits-reproject") as spark:
         _reproject(spark, places)

@@ -11,8 +11,9 @@ from deltalake import DeltaTable
 from sqlglot import ErrorLevel, exp
 
 from bootstrap.athena import definitions
-from features.errors import FruitsError
+from features.errors import FruitsError, StateDamaged
 from features.home import Home
+from features.ingested import check_ingested
 from features.pca_models import Current, current_models
 from features.tables import TABLES, Table, open_table
 
@@ -33,7 +34,7 @@ def connect(home: Home) -> duckdb.DuckDBPyConnection:
 
     The views and `pca_current` are those that Athena has, from the same SQL files. Filters on partitions and numbers
     skip files, in the tables those on times do, too. What is run there reads and writes no file.
-    Raises InvalidQuery when the home has no tables yet, StorageUnavailable.
+    Raises NothingIngested when the home has no tables yet, StateDamaged, StorageUnavailable.
     """
     return connect_to(take_snapshot(home))
 
@@ -114,7 +115,7 @@ class Snapshot:
 
 
 def take_snapshot(home: Home) -> Snapshot:
-    """The tables and the served model of one moment. Raises InvalidQuery when a table is missing."""
+    """The tables and the served model of one moment. Raises NothingIngested before there are any, StateDamaged."""
     while True:
         # A switch ends, and old versions are pruned, between one look and the next.
         models = current_models(home)
@@ -126,7 +127,10 @@ def take_snapshot(home: Home) -> Snapshot:
 def _opened(home: Home, table: Table) -> DeltaTable:
     handle = open_table(home, table)
     if handle is None:
-        raise InvalidQuery(f"{home.root.uri} has no tables yet; check --home, or run `fruits stream`.")
+        check_ingested(home)
+        raise StateDamaged(
+            f"The table {home.root.child(table.name).uri} is missing, though batches were committed; restore it."
+        )
     return handle
 
 

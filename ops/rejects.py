@@ -89,7 +89,7 @@ def counts(home: Home) -> pa.Table:
     """One row for each reason that has open rejects: how many, the last one's time, and an example's detail.
 
     A reject is settled, and not counted, when its object came again and is a photo since.
-    Raises InvalidQuery when the home has no tables yet, StorageUnavailable.
+    Raises NothingIngested when the home has no tables yet, StorageUnavailable.
     """
     return (
         connect(home)

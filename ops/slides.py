@@ -37,7 +37,7 @@ class UnknownPicture(FruitsError):
 def make_slides(settings: Settings, slides: Path, style: Path, pdf: Path) -> None:
     """Print the slides to a PDF, 1280 x 720 px a page, with pictures of the report of a home.
 
-    Raises InvalidQuery when the home has no tables yet, ChromiumMissing, UnknownPicture.
+    Raises NothingIngested when the home has no tables yet, ChromiumMissing, UnknownPicture.
     """
     from playwright.sync_api import sync_playwright
 

@@ -67,18 +67,14 @@ def status(
     )
     looks = _looks(settings, verify, count, _interval_s(every) if watch else None)
     healthy = True
-    try:
-        for found, health in _shown(looks, as_json, watch):
-            healthy = health.healthy
-            if as_json:
-                print(_as_json(found, health), flush=True)
-            elif watch and not console.is_terminal:
-                print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
-            elif not watch:
-                console.print(_picture(found, health))
-    except KeyboardInterrupt:
-        # Who watches ends it so; the last look counts.
-        pass
+    for found, health in _shown(looks, as_json, watch):
+        healthy = health.healthy
+        if as_json:
+            print(_as_json(found, health), flush=True)
+        elif watch and not console.is_terminal:
+            print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
+        elif not watch:
+            console.print(_picture(found, health))
     if not healthy:
         raise typer.Exit(1)
 

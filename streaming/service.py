@@ -67,13 +67,22 @@ def claim_home(
     return claimed(home, stop, say, waits, Watch(settings).vitals)
 
 
-def run_stream(settings: Settings, drain: bool, stop: threading.Event, watcher: Watcher, heart: Heart) -> None:
+def run_stream(
+    settings: Settings,
+    drain: bool,
+    stop: threading.Event,
+    watcher: Watcher,
+    heart: Heart,
+    on_start: Callable[[], None] = lambda: None,
+) -> None:
     """Featurize what lands until `stop` is set or the home asks for it, or with `drain` until what was there is done.
 
-    `heart` holds the home. Finishes the batches in hand. Killed at any point, the next run takes up where this one was.
+    `heart` holds the home; `on_start` is called once Spark is there. Finishes the batches in hand. Killed at any point,
+    the next run takes up where this one was.
     Raises AnotherStreamRunning, BatchFailed, StorageUnavailable or StateDamaged; nothing is half-done then.
     """
     with spark_session(settings.master, "fruits-stream") as (session, scratch):
+        on_start()
         _stream_in(session, settings, drain, stop, watcher, scratch, heart)
 
 

@@ -2,10 +2,9 @@
 
 import hashlib
 import os
-import signal
+import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from features.errors import FruitsError
+from streaming.threads import SpareThreads
 
 # What jobs are given to, for those who hand it on.
 Spark: TypeAlias = SparkContext
@@ -36,6 +36,9 @@ def spark_session(master: str, name: str) -> Iterator[tuple[SparkSession, Path]]
         session = open_session(master, Path(scratch), name)
         try:
             yield session, Path(scratch)
+        except BaseException as error:
+            _end_java_if_interrupted(error)
+            raise
         finally:
             close_session(session)
 
@@ -56,8 +59,7 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
         .config("spark.sql.streaming.minBatchesToRetain", "2")
     )
     if master.startswith("yarn"):
-        with _interrupts_kept():
-            return builder.getOrCreate()
+        return _started(builder)
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_QUIET)
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
@@ -73,9 +75,12 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
     )
     said = scratch / "spark.log"
     try:
-        with _standard_error_to(said), _interrupts_kept():
-            return builder.getOrCreate()
-    except (Py4JError, PySparkException, OSError, ValueError) as error:
+        with _standard_error_to(said):
+            return _started(builder)
+    except BaseException as error:
+        _end_java_if_interrupted(error)
+        if not isinstance(error, (Py4JError, PySparkException, OSError, ValueError)):
+            raise
         lines = said.read_text(errors="replace").splitlines()
         # Indented lines are frames of a stack, and Java warns of what it always does.
         said_so = [line for line in lines if line.strip() and not line[0].isspace() and "WARN" not in line]
@@ -92,6 +97,17 @@ def close_session(session: SparkSession) -> None:
     if gateway is not None:
         gateway.shutdown()
         SparkContext._gateway = SparkContext._jvm = None
+
+
+def _end_java_if_interrupted(error: BaseException) -> None:
+    java = getattr(SparkContext._gateway, "proc", None)
+    if isinstance(error, Exception) or java is None:
+        return
+    # A question that was interrupted has no answer yet: Java would be heard wrongly from now on. Asked by a signal, it
+    # still takes its files away.
+    java.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        java.wait(_JAVA_ENDS_S)
 
 
 def class_archive() -> Path:
@@ -122,16 +138,15 @@ def _standard_error_to(path: Path) -> Iterator[None]:
         os.close(kept)
 
 
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    # A Spark context takes Ctrl-C for itself and would cancel the batch in hand.
-    kept = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, kept)
+def _started(builder: SparkSession.Builder) -> SparkSession:
+    # In the main thread a Spark context would take Ctrl-C for itself, and cancel the batch in hand.
+    threads = SpareThreads()
+    starting = threads.submit(builder.getOrCreate)
+    threads.close()
+    return starting.result()
 
+
+_JAVA_ENDS_S = 5.0
 
 # Elsewhere executors must find the driver under the name that Spark found for this machine, or was given.
 _ON_THIS_MACHINE = ("local", "spark://127.0.0.1:")

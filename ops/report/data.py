@@ -138,7 +138,7 @@ class Report:
 def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTOS_ON_MAP) -> Report:
     """The figures of a home from a day of ingestion on, read-only; sampled photos are the same at each call.
 
-    Raises InvalidQuery when the home has no tables yet, StateDamaged, StorageUnavailable.
+    Raises NothingIngested when the home has no tables yet, StateDamaged, StorageUnavailable.
     """
     connection = connect(home)
     # Views, so that each query still skips the files of other days.

@@ -29,7 +29,7 @@ def write_report(
     """Make the page of a home and write it to a file, or else to the home's reports under a name made of the time.
 
     With thumbnails the map has fewer photos, so that the page stays at a few MB. A page that an erasure overtook is
-    deleted again. Raises InvalidQuery when the home has no tables yet, HomeInUse when an erasure is at work or began
+    deleted again. Raises NothingIngested when the home has no tables yet, HomeInUse when an erasure is at work or began
     meanwhile, InvalidSetting when the file cannot be written, StateDamaged, StorageRefused, StorageUnavailable.
     """
     erasures = refuse_if_unfinished(home)

@@ -629,7 +629,9 @@ def test_an_archived_name_tells_its_key(key: str) -> None:
     assert archived_key(archived_name(landed)) == (key, "18c0-5f")
 
 
-def test_the_command_asks_for_one_thing_and_a_yes(on_disk: Settings, drain: Drain, tmp_path: Path) -> None:
+def test_the_command_asks_for_one_thing_and_a_yes(
+    on_disk: Settings, local_settings: Callable[..., Settings], drain: Drain, tmp_path: Path
+) -> None:
     home = ["--home", on_disk.home]
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1)})
     drain(on_disk)
@@ -651,10 +653,11 @@ def test_the_command_asks_for_one_thing_and_a_yes(on_disk: Settings, drain: Drai
     assert "the last of 2 searches found nothing" in " ".join(done.output.split())
     assert ANNA not in done.output
     assert _count(on_disk, "features") == 0
-    nowhere = CliRunner().invoke(app, ["erase", "--subject", ANNA, "--yes", "--home", str(tmp_path / "another")])
+    new = local_settings(home=str(tmp_path / "new")).home
+    nowhere = CliRunner().invoke(app, ["erase", "--subject", ANNA, "--yes", "--home", new])
     assert str(nowhere.exception).startswith("The key pattern has no group `subject`")
     slip = tmp_path / "another"
     for option in ("--yes", "--dry-run"):
         nothing = CliRunner().invoke(app, ["erase", "--source", "a/b.jpg", option, "--home", str(slip)])
-        assert str(nothing.exception).startswith(f"There is nothing to erase below file://{slip}")
+        assert str(nothing.exception).startswith(f"There is no home at file://{slip}")
     assert not slip.exists()

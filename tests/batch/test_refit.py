@@ -124,7 +124,7 @@ def test_rows_that_do_not_do_are_refused_in_a_sentence_and_nothing_is_published(
 
 def test_a_home_without_a_featurizer_says_what_to_do(spark: SparkSession, tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path / "empty")).places()
-    with pytest.raises(NothingToFit, match="run `fruits stream` first"):
+    with pytest.raises(NothingToFit, match="has no featurizer, so nothing to fit on yet"):
         _refit(spark, home)
     assert list(tmp_path.iterdir()) == []
 

@@ -118,6 +118,13 @@ def test_a_queue_at_another_host_is_asked(s3_settings: MakeSettings, s3_server: 
         _check(s3_settings(queue=f"{url}-gone"))
 
 
+def test_the_region_is_that_of_the_home_or_else_of_its_landing(s3_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = s3_settings(s3_region=None)
+    on_disk = settings.model_copy(update={"home": str(tmp_path), "landing": settings.home})
+    for each in (settings, on_disk):
+        assert check_home(each.locations(), None, None, print) == "eu-west-3"
+
+
 def test_what_is_no_queue_is_refused(s3_settings: MakeSettings) -> None:
     with pytest.raises(InvalidSetting, match="is no queue's URL"):
         _check(s3_settings(queue="landed"))
@@ -203,8 +210,9 @@ def test_every_command_refuses_before_it_reads_or_writes_an_object(
 
 
 def test_a_command_goes_on_in_a_region_that_is_allowed(
-    overseas: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+    overseas: str, s3_server: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    s3.put_object(Bucket=overseas, Key="home/state/home.json", Body=b'{"made_at": "2026-10-03T12:00:00Z"}')
     place = ("--home", f"s3://{overseas}/home", "--s3-endpoint", s3_server, "--s3-region", "us-east-1")
     allowed = f"The bucket {overseas} lies in us-east-1, outside the EU; allowed by allow_region.\n"
     by_flag = _fruits("status", *place, "--allow-region", "us-east-1")

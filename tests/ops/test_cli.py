@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
@@ -21,25 +22,9 @@ from tests.pictures import jpeg
 from tests.stream_run import Run
 
 MakeSettings = Callable[..., Settings]
-COMMANDS = [
-    "stream",
-    "stop",
-    "weights",
-    "query",
-    "report",
-    "status",
-    "demo",
-    "refit",
-    "reproject",
-    "models",
-    "maintain",
-    "rejects",
-    "deploy",
-    "destroy",
-    "submit",
-    "logs",
-    "cost",
-]
+GROUP = typer.main.get_command(app)
+assert isinstance(GROUP, typer.core.TyperGroup)
+COMMANDS = list(GROUP.commands)
 
 
 def _fruits(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,10 +62,17 @@ def test_every_command_shows_examples(command: str) -> None:
     assert f"fruits {command}" in answer.output
 
 
+@pytest.mark.parametrize("command", ["show", "use"])
+def test_a_version_that_is_none_is_said(command: str, local_settings: MakeSettings) -> None:
+    answer = _fruits("models", command, "3", "--home", local_settings().home)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "has no PCA model 3; it has none" in answer.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("query", "SELECT 1"), "has no tables yet"),
+        (("query", "SELECT 1"), "There is no home at "),
         (("stream", "--trigger", "soon"), "trigger: write a number and a unit"),
         (("stream", "--settle", "a while"), "settle: write a number and a unit"),
         (("stream", "--key-pattern", "(?P<fruit>.)"), "named groups are label and subject"),
@@ -92,8 +84,6 @@ def test_every_command_shows_examples(command: str) -> None:
         (("weights", "nonsense"), "nonsense"),
         (("refit", "--components", "0"), "components: "),
         (("refit", "--variance", "1.5"), "variance: "),
-        (("models", "show", "3"), "has no PCA model 3; it has none"),
-        (("models", "use", "3"), "has no PCA model 3; it has none"),
         (("weights", "untrained:x"), "seed"),
     ],
 )
@@ -124,6 +114,8 @@ def test_the_exit_code_tells_the_kind_of_failure_also_with_its_traceback(
         raise error
 
     monkeypatch.setattr("ops.cli.app", fail)
+    # Ctrl-C stays what pytest makes of it.
+    monkeypatch.setattr("ops.cli.run_interruptibly", lambda command: command())
     monkeypatch.setattr("ops.cli.DEBUGGING", threading.Event())
     if debugging:
         ops.cli.DEBUGGING.set()

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from features.errors import NothingIngested
 from features.home import Home
 from features.pca_models import begin_switch, finish_switch
 from features.settings import Settings, load_settings
@@ -251,7 +252,7 @@ def test_a_wrong_query_says_so(home: Home, sql: str) -> None:
 
 def test_a_home_without_tables_says_so_and_is_not_created(tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path / "typo")).places()
-    with pytest.raises(InvalidQuery, match="has no tables yet"):
+    with pytest.raises(NothingIngested, match="Nothing was ingested into"):
         connect(home)
     assert list(tmp_path.iterdir()) == []
 

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from features.erasures import begin_erasure, finish_erasure
-from features.errors import HomeInUse
+from features.errors import HomeInUse, NothingIngested
 from features.home import Home
 from features.landing import Landed, archived_name
 from features.pca import fit, moments_of
@@ -29,7 +29,7 @@ from features.tables import (
     create_tables,
 )
 from ops.cli import app
-from ops.query import InvalidQuery
+from ops.query import connect
 from ops.report.data import collect
 from ops.report.written import write_report
 from tests.feature_rows import feature_vectors, fitted
@@ -227,7 +227,7 @@ def _contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 
 def test_an_empty_home_has_a_page_that_says_what_to_do(browser: "Browser", tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path / "home")).places()
-    with pytest.raises(InvalidQuery, match="has no tables yet"):
+    with pytest.raises(NothingIngested, match="Nothing was ingested into"):
         collect(home)
     create_tables(home)
     with opened(browser, write_report(home, LIMITS, None, True, None, MONDAY).uri) as page:

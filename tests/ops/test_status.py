@@ -255,7 +255,7 @@ def test_a_watch_looks_again_until_it_is_interrupted(drained: Settings) -> None:
         _, said = process.communicate(timeout=30)
     late.unlink()
     assert (waits["backlog"]["files"], [finding["name"] for finding in waits["findings"]]) == (1, ["stream_stopped"])
-    assert (process.returncode, said) == (1, "")
+    assert (process.returncode, said) == (130, "fruits: interrupted.\n")
 
 
 def test_an_interval_that_is_none_is_refused(drained: Settings) -> None:
