@@ -29,7 +29,6 @@ from features.tables import (
     create_tables,
 )
 from ops.cli import app
-from ops.query import connect
 from ops.report.data import collect
 from ops.report.written import write_report
 from tests.feature_rows import feature_vectors, fitted
