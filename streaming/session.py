@@ -4,10 +4,9 @@ import hashlib
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +16,9 @@ from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from features.environment import started_with
 from features.errors import FruitsError
+from streaming.local_machine import scratch_folder, spark_environment, use_own_spark
 
 # What jobs are given to, for those who hand it on.
 Spark: TypeAlias = SparkContext
@@ -31,11 +32,11 @@ class SparkUnavailable(FruitsError):
 
 @contextmanager
 def spark_session(master: str, name: str) -> Iterator[tuple[SparkSession, Path]]:
-    """A session and a directory, both for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
-        session = open_session(master, Path(scratch), name)
+    """A session and a directory, both for as long as the block lasts. Raises SparkUnavailable and MachineUnfit."""
+    with scratch_folder(name) as scratch:
+        session = open_session(master, scratch, name)
         try:
-            yield session, Path(scratch)
+            yield session, scratch
         finally:
             close_session(session)
 
@@ -46,8 +47,12 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
     On this machine executors run this interpreter, so that they find the same packages; on a cluster the one that
     PYSPARK_PYTHON names, else a copy of it at the same place. On YARN the cluster's own settings stand. Java gets
     `java_options` in place of the class archive.
-    Raises SparkUnavailable with Spark's last words.
+    Raises SparkUnavailable with Spark's last words, and MachineUnfit where this machine cannot run one.
     """
+    # Under spark-submit Java runs already, with what it was given.
+    is_local = master.startswith("local") and "PYSPARK_GATEWAY_PORT" not in os.environ
+    if is_local:
+        use_own_spark()
     builder = (
         SparkSession.builder.appName(name)
         .config("spark.sql.warehouse.dir", f"{scratch}/warehouse")
@@ -66,6 +71,9 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
     if master.startswith(_ON_THIS_MACHINE):
         builder = builder.config("spark.driver.host", "127.0.0.1")
     options = [f"-Dlog4j2.configurationFile={log4j.as_uri()}", _LIGHT_JVM, java_options or _class_archive_option()]
+    if is_local:
+        options.append(f'"-Djava.io.tmpdir={scratch}"')
+        builder = builder.config("spark.local.dir", f"{scratch}").config("spark.driver.bindAddress", "127.0.0.1")
     builder = (
         builder.master(master)
         .config("spark.ui.enabled", "false")
@@ -73,7 +81,8 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
     )
     said = scratch / "spark.log"
     try:
-        with _standard_error_to(said), _interrupts_kept():
+        inherited = started_with(spark_environment()) if is_local else nullcontext()
+        with inherited, _standard_error_to(said), _interrupts_kept():
             return builder.getOrCreate()
     except (Py4JError, PySparkException, OSError, ValueError) as error:
         lines = said.read_text(errors="replace").splitlines()
@@ -105,7 +114,7 @@ def _class_archive_option() -> str:
     if "JAVA_HOME" not in os.environ or not class_archive().exists():
         return ""
     # Java goes without an archive that does not fit, and need not say so.
-    return f"-XX:SharedArchiveFile={class_archive()}"
+    return f'"-XX:SharedArchiveFile={class_archive()}"'
 
 
 @contextmanager
