@@ -4,7 +4,8 @@ Our folders' names are common ones, so the command begins in a module whose name
 be somebody else's before it has put the user's own folders last.
 """
 
-# ruff: noqa: PTH - pathlib imports many others
+# pathlib imports many others.
+# ruff: noqa: PTH100, PTH109, PTH120
 import os
 import sys
 

@@ -14,9 +14,9 @@ from features.environment import python_environment, started_with
 from features.errors import FeaturizerConflict, WeightsUnavailable
 from features.home import Home
 from features.image import Limits
+from features.precision import Precision
 from features.registry import (
     FeaturizerMeta,
-    Precision,
     current_featurizer,
     describe_featurizer,
     publish_featurizer,

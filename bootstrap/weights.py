@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bootstrap import network
 from features.errors import InvalidSetting, InvalidWeights, WeightsUnavailable
 from features.objects import Place, read
-from features.registry import Precision
+from features.precision import Precision
 
 if TYPE_CHECKING:
     import keras

@@ -3,15 +3,16 @@
 import os
 import sys
 import threading
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from features.region import check_home
-from features.registry import Precision
-from features.settings import Settings, load_settings
+from features.precision import Precision
 from ops.wording import visible
+
+if TYPE_CHECKING:
+    from features.settings import Settings
 
 # Standard output carries what was asked for, standard error what is said about it.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -19,12 +20,15 @@ messages = Console(stderr=True)
 DEBUGGING = threading.Event()
 
 
-def checked_settings(**flags: Any) -> Settings:
+def checked_settings(**flags: Any) -> "Settings":
     """The settings in force, given the flags that were used, once the home's buckets and queue are found in the EU.
 
     Every command that opens a home begins with this. On S3 it finds the region of the buckets, unless one is set, and
     the credentials of a profile. Raises InvalidSetting, OutsideEurope, CloudRefused, StorageUnavailable.
     """
+    from features.region import check_home
+    from features.settings import load_settings
+
     settings = load_settings(**flags)
     home = settings.locations()
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
