@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from features.environment import started_with
 from features.errors import FruitsError
-from streaming.local_machine import scratch_folder, spark_environment, use_own_spark
+from streaming.local_machine import local_java_options, scratch_folder, spark_environment, use_own_spark
 
 # What jobs are given to, for those who hand it on.
 Spark: TypeAlias = SparkContext
@@ -72,7 +72,7 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
         builder = builder.config("spark.driver.host", "127.0.0.1")
     options = [f"-Dlog4j2.configurationFile={log4j.as_uri()}", _LIGHT_JVM, java_options or _class_archive_option()]
     if is_local:
-        options.append(f'"-Djava.io.tmpdir={scratch}"')
+        options += local_java_options(scratch)
         builder = builder.config("spark.local.dir", f"{scratch}").config("spark.driver.bindAddress", "127.0.0.1")
     builder = (
         builder.master(master)
