@@ -11,6 +11,9 @@ TESTS_READY := $(VENV)/ready-for-tests
 BENCHMARKS := .venv-benchmarks
 BENCHMARKS_READY := $(BENCHMARKS)/ready
 
+# A user's own modules are not taken for those of the project or of what it uses.
+unexport PYTHONPATH PYTHONSTARTUP
+
 .PHONY: help demo test test-processes test-deployment lint benchmark slides java chromium lock clean
 
 help:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from features.errors import InvalidSetting
 
 Architecture = Literal["arm64", "x86_64"]
@@ -284,6 +282,8 @@ def load_prices(path: Path | None = None) -> Prices:
 
     Raises InvalidSetting when the file is no price list.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     path = path or Path(__file__).with_name("prices.toml")
     try:
         return TypeAdapter(Prices).validate_python(tomllib.loads(path.read_text()))

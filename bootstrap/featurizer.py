@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from bootstrap.calibration import choose_pictures
 from bootstrap.weights import CompiledNetwork, compile_weights, fingerprint_of
+from features.environment import python_environment, started_with
 from features.errors import FeaturizerConflict, WeightsUnavailable
 from features.home import Home
 from features.home_access import check_is_writable
 from features.image import Limits
 from features.interrupts import interrupts_withheld
+from features.precision import Precision
 from features.registry import (
     FeaturizerMeta,
-    Precision,
     current_featurizer,
     describe_featurizer,
     publish_featurizer,
@@ -95,7 +96,8 @@ def _compile(
     weights: str, connection: Connection, calibration: NDArray[np.uint8] | None, say: Callable[[str], None]
 ) -> CompiledNetwork:
     # In a process of its own: TensorFlow would keep half a gigabyte in the driver for as long as the stream runs.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with started_with(python_environment()), ProcessPoolExecutor(1, mp_context=spawn) as pool:
         with interrupts_withheld():
             compiling = pool.submit(_compile_here, weights, connection, calibration)
         try:

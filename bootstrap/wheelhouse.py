@@ -105,11 +105,12 @@ def build_wheel(folder: Path) -> Path:
     sources, wheels = folder / "sources", folder / "wheel"
     sources.mkdir()
     shutil.copyfile(CHECKOUT / "pyproject.toml", sources / "pyproject.toml")
-    for package in tomllib.loads((sources / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]:
-        for module in (CHECKOUT / package).rglob("*.py"):
-            copy = sources / module.relative_to(CHECKOUT)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(module, copy)
+    packed = tomllib.loads((sources / "pyproject.toml").read_text())["tool"]["setuptools"]
+    modules = [CHECKOUT / f"{name}.py" for name in packed["py-modules"]]
+    for module in [*modules, *(module for name in packed["packages"] for module in (CHECKOUT / name).rglob("*.py"))]:
+        copy = sources / module.relative_to(CHECKOUT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(module, copy)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", f"{wheels}"]
     done = _pip("wheel", *options, f"{sources}", environment={"SOURCE_DATE_EPOCH": f"{_BUILD_TIME_S}"})
     if done.returncode:
@@ -176,7 +177,7 @@ def _pack(members: Mapping[str, Path], path: Path) -> None:
 
 
 def _pip(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    pip: Sequence[str] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    pip: Sequence[str] = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
     # Elsewhere, so that the checkout's own folders are not taken for packages; and with one umask for everyone, since
     # a wheel holds the permissions of the files made on the way to it.
     return subprocess.run(

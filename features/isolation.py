@@ -14,6 +14,7 @@ from typing import IO, NoReturn
 
 import numpy as np
 
+from features.environment import python_environment
 from features.errors import DecoderUnavailable
 from features.featurizer import INPUT_PX
 from features.image import Limits, Photo, decode
@@ -76,9 +77,8 @@ class IsolatedDecoder:
 
 def _started(limits: Limits) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits))]
-    importable = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with interrupts_withheld():
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=importable)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=python_environment())
 
 
 def _asked(server: "subprocess.Popen[bytes]", body: bytes, timeout_s: float) -> tuple[int, bytes]:

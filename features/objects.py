@@ -54,7 +54,7 @@ class Place:
     def at(cls, location: str, s3_endpoint: str | None = None, s3_region: str | None = None) -> "Place":
         """The place a person names: an `s3://` or `file://` URI, or a path of this machine.
 
-        Raises InvalidSetting for any other scheme, and for no name at all.
+        Raises InvalidSetting for any other scheme, for no name at all, and for one that is not in UTF-8.
         """
         if not location.strip():
             # Of a variable that is not set; the working directory would become a home.
@@ -70,8 +70,14 @@ class Place:
             raise InvalidSetting(f"{location!r} lacks a slash; write s3://bucket/prefix, or ./ before a directory.")
         if scheme not in ("", "file"):
             raise InvalidSetting(f"{location!r} is not supported; use a directory, file:// or s3://bucket/prefix.")
-        directory = Path(location.removeprefix("file://")).expanduser().absolute()
-        return cls(f"file://{os.path.normpath(directory)}")
+        directory = os.path.normpath(Path(location.removeprefix("file://")).expanduser().absolute())
+        try:
+            directory.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidSetting(
+                f"{directory!a} has a name that is not in UTF-8; rename it, or name a link that leads to it."
+            ) from error
+        return cls(f"file://{directory}")
 
     @property
     def is_local(self) -> bool:

@@ -3,15 +3,13 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 from pydantic import TypeAdapter
 
 from features.errors import StateDamaged
 from features.home import Home
 from features.objects import overwrite, read, read_if_there, write_once
-
-Precision = Literal["float32", "int8"]
+from features.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ import typer
 from rich.text import Text
 
 from features.errors import FruitsError
-from features.registry import Precision
-from features.settings import Settings
 from ops import (
     cloud_cli,
     cost_cli,
@@ -61,16 +59,44 @@ from ops.options import (
 from ops.wording import visible
 
 if TYPE_CHECKING:
+    from features.precision import Precision
     from features.registry import FeaturizerMeta
+    from features.settings import Settings
 
 app = typer.Typer(
-    help="Turns fruit photos that land in object storage into features you can query.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_versions(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"fruits {version('fruits-ingestion')}")
+        # What features depend on, and where a report of a fault begins.
+        print(f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in _TOLD))
+        raise typer.Exit
+
+
+_TOLD = ("ai-edge-litert", "pillow", "pillow-heif", "numpy", "pyarrow", "deltalake")
+
+
+@app.callback()
+def fruits(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the version, and those of what features depend on.",
+            callback=_show_versions,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Turns fruit photos that land in object storage into features you can query."""
 
 
 @app.command(
@@ -317,7 +343,7 @@ def _fail(error: Exception, sentence: str) -> NoReturn:
 
 
 def _install_featurizer(
-    settings: Settings, new_featurizer: bool, precision: Precision | None = None
+    settings: "Settings", new_featurizer: bool, precision: "Precision | None" = None
 ) -> "FeaturizerMeta":
     from bootstrap.featurizer import install_featurizer
 

@@ -7,7 +7,6 @@ import typer
 from rich.table import Table
 
 from features.errors import InvalidSetting
-from features.settings import Settings, load_settings
 from ops.options import Debug, Weights, console, messages
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from bootstrap.deploy import Deployed, Rehearsal
     from bootstrap.stack import Event
     from bootstrap.steps import Submitted
+    from features.settings import Settings
 
 Stage = Annotated[str | None, typer.Option("--stage", metavar="NAME", help="Which installation; default: dev.")]
 CloudRegion = Annotated[
@@ -44,6 +44,7 @@ def deploy(
 ) -> None:
     """Bring a stage to AWS, or bring it up to date: photos in, features out, tables in Athena."""
     from bootstrap import deploy as deployment
+    from features.settings import load_settings
 
     settings = load_settings(
         stage=stage,
@@ -77,6 +78,7 @@ def destroy(
     from bootstrap.destroy import delete_data as delete_all_data
     from bootstrap.destroy import is_gone, take_down
     from bootstrap.stack import stack_of
+    from features.settings import load_settings
 
     settings = load_settings(stage=stage, region=region)
     cloud = _connect(settings)
@@ -113,6 +115,7 @@ def submit(
     from bootstrap import steps
     from bootstrap.deploy import home_of
     from bootstrap.handover import run_as
+    from features.settings import load_settings
 
     settings = load_settings(stage=stage, region=region)
     _check_options(context, job)
@@ -149,6 +152,7 @@ def logs(
     """Show what a job on the cluster said, and how it stands."""
     from bootstrap import steps
     from bootstrap.logs import logs_of
+    from features.settings import load_settings
 
     settings = load_settings(stage=stage, region=region)
     cloud = _connect(settings)
@@ -166,7 +170,7 @@ def logs(
         _say("There are no logs of it yet: EMR copies them every five minutes.")
 
 
-def _connect(settings: Settings) -> "Cloud":
+def _connect(settings: "Settings") -> "Cloud":
     from bootstrap.cloud import connect
 
     return connect(settings.stage, settings.region)

@@ -1,6 +1,5 @@
 """The tour: photos dropped while the stream runs, a refit that it follows, and queries at the end."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Protocol
 
 from rich.console import Console
 
+from features.environment import python_environment
 from features.errors import FruitsError, InvalidSetting
 from features.settings import Settings
 from ops.demo_photos import DemoFile, demo_files
@@ -130,8 +130,8 @@ def run_command(settings: Settings, console: Console, *arguments: str) -> None:
     """Run what a person would type, and show it with its answer. Raises DemoFailed with the command's last words."""
     shown = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
     console.print(f"[dim]fruits {shown}[/dim]", highlight=False, soft_wrap=True)
-    command = [sys.executable, "-m", "ops.cli", *arguments, "--home", settings.home]
-    environment = {**os.environ, "FRUITS_MASTER": settings.master}
+    command = [sys.executable, "-m", "fruits_launcher", *arguments, "--home", settings.home]
+    environment = {**python_environment(), "FRUITS_MASTER": settings.master}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise DemoFailed(f"`fruits {arguments[0]}` failed: {done.stderr.strip()}")

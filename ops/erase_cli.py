@@ -8,9 +8,6 @@ import typer
 from rich.table import Table
 
 from features.errors import InvalidSetting
-from features.ingested import nothing_ingested
-from features.objects import Place
-from features.settings import Settings
 from ops.options import (
     AllowRegion,
     Archive,
@@ -30,6 +27,7 @@ from ops.options import (
 if TYPE_CHECKING:
     from batch.erase import Asked, Certificate
     from features.erasures import Kind
+    from features.settings import Settings
 
 # What no command can reach from here, and when it ends by itself.
 ELSEWHERE = (
@@ -72,6 +70,8 @@ def erase(
     """Forget a person, a photo or an object everywhere, as article 17 of the GDPR asks; what arrives later stays."""
     from batch.erase import Watcher, certificate_key, is_empty, would_erase
     from batch.erase import erase as run_erase
+    from features.ingested import nothing_ingested
+    from features.objects import Place
 
     kind, value = _one_of(subject=subject, image=image, source=source)
     settings = checked_settings(
@@ -129,7 +129,7 @@ def _one_of(**given: str | None) -> tuple["Kind", str]:
     return kind, value
 
 
-def _asked(settings: Settings, kind: "Kind", value: str, former_landings: list[str]) -> "Asked":
+def _asked(settings: "Settings", kind: "Kind", value: str, former_landings: list[str]) -> "Asked":
     from batch.erase import Asked, patterns_of
     from ops.rejects import source_named
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from features.settings import Settings
 from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, say
 
 if TYPE_CHECKING:
     from batch.maintain import Compacted, Kept, Piece, Shortened, Swept
-
+    from features.settings import Settings
 
 KeepArchive = Annotated[
     str | None, typer.Option("--keep-archive", metavar="DURATION", help="Delete archived photos after this, like 90d.")
@@ -75,7 +74,7 @@ def maintain(
 
 
 @contextmanager
-def as_yarn_expects(settings: Settings, name: str) -> Iterator[None]:
+def as_yarn_expects(settings: "Settings", name: str) -> Iterator[None]:
     """For work that needs no Spark: YARN calls a job failed that opens no session, whatever it did."""
     if not settings.master.startswith("yarn"):
         yield

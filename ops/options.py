@@ -3,16 +3,16 @@
 import os
 import sys
 import threading
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from features.home_access import check_is_home, check_is_writable
-from features.region import check_home
-from features.registry import Precision
-from features.settings import Settings, load_settings
+from features.precision import Precision
 from ops.wording import visible
+
+if TYPE_CHECKING:
+    from features.settings import Settings
 
 # Standard output carries what was asked for, standard error what is said about it.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -20,7 +20,7 @@ messages = Console(stderr=True)
 DEBUGGING = threading.Event()
 
 
-def checked_settings(*, makes_home: bool = False, **flags: Any) -> Settings:
+def checked_settings(*, makes_home: bool = False, **flags: Any) -> "Settings":
     """The settings in force, given the flags that were used, once the home's buckets and queue are found in the EU.
 
     Every command that opens a home begins with this. It writes nothing: the home must exist, or with `makes_home` be
@@ -28,6 +28,10 @@ def checked_settings(*, makes_home: bool = False, **flags: Any) -> Settings:
     Raises InvalidSetting, OutsideEurope, CloudRefused, HomeMissing, HomeNotWritable, BucketMissing, AccessDenied,
     StorageUnavailable.
     """
+    from features.home_access import check_is_home, check_is_writable
+    from features.region import check_home
+    from features.settings import load_settings
+
     settings = load_settings(**flags)
     home = settings.locations()
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:

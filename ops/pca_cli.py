@@ -6,27 +6,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 
 from features.errors import InvalidSetting
-from features.home import Home
-from features.pca_models import Current, PcaMeta, begin_switch, current_models, describe_model, scree_uri, versions
-from features.settings import Settings
 from ops.maintain_cli import as_yarn_expects
 from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, messages, say
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from batch.refit import Refit
     from batch.scree import ScreeMarks
+    from features.home import Home
+    from features.pca_models import Current, PcaMeta
+    from features.settings import Settings
     from streaming.session import Spark
 
 models_app = typer.Typer(help="List, show, use and prune the PCA models.", invoke_without_command=True)
@@ -60,6 +53,8 @@ def refit(
     """Fit the PCA on all features and make it the next version; a running stream follows."""
     if dry_run and then_reproject:
         raise InvalidSetting("A dry run publishes nothing to reproject with; leave out --dry-run or --reproject.")
+    from rich.progress import DownloadColumn
+
     from batch.refit import Wanted
     from batch.refit import refit as run_refit
 
@@ -93,6 +88,8 @@ def reproject(
     debug: Debug = False,
 ) -> None:
     """Project every row with the next PCA version, then serve that version."""
+    from features.pca_models import current_models
+
     settings = checked_settings(
         home=home, master=master, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
     )
@@ -151,7 +148,7 @@ def show(
     """Show what is known of one version, and where its scree plot is."""
     from batch.refit import picture
     from batch.scree import marks
-    from features.pca_models import has_scree, load_model, write_copies
+    from features.pca_models import current_models, has_scree, load_model, scree_uri, write_copies
 
     places = checked_settings(
         home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
@@ -179,6 +176,7 @@ def use(
 ) -> None:
     """Make a version the next one: new photos get it at once, `fruits reproject` completes and serves it."""
     from features.errors import UnknownModel
+    from features.pca_models import begin_switch, current_models, describe_model
     from features.registry import current_featurizer
 
     settings = checked_settings(
@@ -227,7 +225,9 @@ def prune(
         console.print("Nothing to drop.")
 
 
-def _reproject(spark: "Spark", home: Home) -> None:
+def _reproject(spark: "Spark", home: "Home") -> None:
+    from rich.progress import MofNCompleteColumn
+
     from batch.reproject import Watcher
     from batch.reproject import reproject as run_reproject
 
@@ -242,7 +242,7 @@ def _reproject(spark: "Spark", home: Home) -> None:
 
 
 @contextmanager
-def _spark(settings: Settings, name: str) -> Iterator["Spark"]:
+def _spark(settings: "Settings", name: str) -> Iterator["Spark"]:
     from bootstrap.java import use_java
     from streaming.session import spark_session
 
@@ -252,14 +252,18 @@ def _spark(settings: Settings, name: str) -> Iterator["Spark"]:
 
 
 @contextmanager
-def _progress(what: str, amount: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+def _progress(what: str, amount: "ProgressColumn") -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn()
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
         bar = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-def _show_refit(home: Home, done: "Refit") -> None:
+def _show_refit(home: "Home", done: "Refit") -> None:
+    from features.pca_models import scree_uri
+
     meta, found = done.meta, done.marks
     shown = Table(header_style="bold")
     for name in ("version", "rows", "components", "explained variance", "drift"):
@@ -294,7 +298,7 @@ def _say_marks(found: "ScreeMarks") -> None:
     )
 
 
-def _drift(meta: PcaMeta, angles_rad: tuple[float, ...]) -> str:
+def _drift(meta: "PcaMeta", angles_rad: tuple[float, ...]) -> str:
     if meta.parent is None:
         return "the first of its featurizer"
     middle = math.degrees(angles_rad[len(angles_rad) // 2])
@@ -310,7 +314,9 @@ def _say_next(version: int) -> None:
     )
 
 
-def _list(home: Home) -> None:
+def _list(home: "Home") -> None:
+    from features.pca_models import current_models, describe_model, versions
+
     there = versions(home)
     if not there:
         console.print(f"{home.root.uri} has no PCA model yet; run `fruits refit`.", highlight=False, soft_wrap=True)
@@ -318,13 +324,13 @@ def _list(home: Home) -> None:
     console.print(_table([describe_model(home, version) for version in there], current_models(home), _rows(home)))
 
 
-def _rows(home: Home) -> dict[int, int]:
+def _rows(home: "Home") -> dict[int, int]:
     from batch.prune import projected_rows
 
     return projected_rows(home)
 
 
-def _table(metas: list[PcaMeta], current: Current, projected: dict[int, int]) -> Table:
+def _table(metas: list["PcaMeta"], current: "Current", projected: dict[int, int]) -> Table:
     shown = Table(header_style="bold")
     for name in (
         "version",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from features.errors import InvalidSetting
-from features.settings import Settings, load_settings
 from ops.cloud_cli import CloudRegion, Stage
 from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Region, checked_settings, console, say
 from ops.rows import Format
@@ -15,6 +14,7 @@ from ops.rows import Format
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from features.settings import Settings
     from ops.named_queries import Value
 
 # Any other word is SQL, which has a space or a bracket in it.
@@ -67,6 +67,8 @@ def query(
         )
     values = named.values(given) if named else []
     if athena:
+        from features.settings import load_settings
+
         if home is not None:
             raise InvalidSetting("Athena reads the tables of a stage: drop --home, and name the stage with --stage.")
         rows = _from_athena(
@@ -117,7 +119,7 @@ def _given(words: Sequence[str]) -> dict[str, str]:
     return given
 
 
-def _from_athena(settings: Settings, name: str, sql: str, values: "Sequence[Value]") -> "pa.Table":
+def _from_athena(settings: "Settings", name: str, sql: str, values: "Sequence[Value]") -> "pa.Table":
     from bootstrap.cloud import connect
     from ops.athena_query import run_on_athena
 
@@ -126,7 +128,7 @@ def _from_athena(settings: Settings, name: str, sql: str, values: "Sequence[Valu
     return answer.rows
 
 
-def _from_duckdb(settings: Settings, sql: str, values: "Sequence[Value]", is_athenas: bool) -> "pa.Table":
+def _from_duckdb(settings: "Settings", sql: str, values: "Sequence[Value]", is_athenas: bool) -> "pa.Table":
     from ops.query import connect, in_duckdb, run_query
 
     return run_query(connect(settings.places()), in_duckdb(sql) if is_athenas else sql, values)

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from features.errors import InvalidSetting, RejectsStillWait
-from features.heartbeat import Heartbeat, is_alive, read_heartbeat
-from features.home import Home
 from ops.options import AllowRegion, Archive, Debug, Endpoint, HomeUri, Landing, Region, checked_settings, console, say
 from ops.rows import Format, show
 from ops.wording import visible
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from features.heartbeat import Heartbeat
+    from features.home import Home
     from features.retries import Retry
     from ops.rejects import Retryable, Standing
 
@@ -162,7 +163,7 @@ def retry(
         _wait(places, wanted.retries)
 
 
-def _home(**flags: Any) -> Home:
+def _home(**flags: Any) -> "Home":
     return checked_settings(**flags).places()
 
 
@@ -173,7 +174,7 @@ def _date(text: str | None) -> date | None:
         raise InvalidSetting(f"{text!r} is no date; write it like 2026-10-03.") from None
 
 
-def _summarize(home: Home) -> None:
+def _summarize(home: "Home") -> None:
     from features.rejects import Reason as Reasons
     from ops.rejects import WHAT_TO_DO, counts, settled_count, waiting
 
@@ -199,7 +200,9 @@ def _summarize(home: Home) -> None:
         _print(f"{count:,} are asked for and wait to be tried again.")
 
 
-def _for_people(home: Home, rows: pa.Table) -> pa.Table:
+def _for_people(home: "Home", rows: "pa.Table") -> "pa.Table":
+    import pyarrow as pa
+
     keys = [source.removeprefix(f"{home.landing.source}/") for source in rows["source"].to_pylist()]
     return rows.select(["ingest_date", "reason", "bytes", "detail"]).add_column(2, "key", pa.array(keys, pa.string()))
 
@@ -259,12 +262,14 @@ def _say_what(wanted: "Retryable", verb: str) -> None:
     _print(f"Rejects that {verb} tried again: {len(wanted.retries):,} ({by_reason}).")
 
 
-def _running(home: Home) -> Heartbeat | None:
+def _running(home: "Home") -> "Heartbeat | None":
+    from features.heartbeat import is_alive, read_heartbeat
+
     heartbeat = read_heartbeat(home)
     return heartbeat if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)) else None
 
 
-def _wait(home: Home, retries: tuple["Retry", ...]) -> None:
+def _wait(home: "Home", retries: tuple["Retry", ...]) -> None:
     from ops.rejects import are_open, became
 
     gives_up_at_s = time.monotonic() + WAIT_S

@@ -6,16 +6,17 @@ import json
 import re
 import sys
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from features.errors import InvalidSetting
 from ops.wording import visible
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import Console
 
 Format = Literal["table", "csv", "json", "parquet"]
 
@@ -26,7 +27,7 @@ _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 _SHORT, _LONG = 1e4, 1e15
 
 
-def show(rows: pa.Table, form: Format, console: Console, title: str | None = None) -> None:
+def show(rows: "pa.Table", form: Format, console: "Console", title: str | None = None) -> None:
     """Write rows to the terminal as a table, or to standard output as CSV, JSON lines or parquet.
 
     A table shortens vectors and image_ids.
@@ -44,12 +45,16 @@ def show(rows: pa.Table, form: Format, console: Console, title: str | None = Non
             "parquet is not for a terminal; redirect it: fruits query --format parquet '...' > rows.parquet"
         )
     else:
+        import pyarrow.parquet as pq
+
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd")
         sys.stdout.buffer.write(buffer.getvalue())
 
 
-def _rich(rows: pa.Table, title: str | None) -> Table:
+def _rich(rows: "pa.Table", title: str | None) -> Table:
+    import pyarrow as pa
+
     shown = Table(title=title, title_justify="left", header_style="bold")
     for column in rows.schema:
         numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
@@ -60,7 +65,7 @@ def _rich(rows: pa.Table, title: str | None) -> Table:
     return shown
 
 
-def _csv(rows: pa.Table) -> str:
+def _csv(rows: "pa.Table") -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows.column_names)

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from features.errors import InvalidSetting
-from features.settings import Settings, parse_duration
 from ops.options import (
     AllowRegion,
     Debug,
@@ -31,6 +29,7 @@ from ops.options import (
 from ops.wording import counted, duration, size, visible
 
 if TYPE_CHECKING:
+    from features.settings import Settings
     from ops.health import Health
     from ops.status import ModelStatus, Status
 
@@ -80,6 +79,8 @@ def status(
 
 
 def _interval_s(every: str) -> float:
+    from features.settings import parse_duration
+
     try:
         interval_s = float(parse_duration(every).total_seconds())
     except ValueError as error:
@@ -89,7 +90,7 @@ def _interval_s(every: str) -> float:
     return interval_s
 
 
-def _looks(settings: Settings, verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
+def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
     from features.tables import OpenTables
     from ops.health import judge
     from ops.status import look
@@ -109,6 +110,8 @@ def _shown(looks: "Iterator[tuple[Status, Health]]", as_json: bool, watch: bool)
     if as_json or not watch or not console.is_terminal:
         yield from looks
         return
+    from rich.live import Live
+
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         for found, health in looks:
             live.update(_picture(found, health), refresh=True)

@@ -29,7 +29,7 @@ def make_class_archive() -> Path:
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         fresh, scratch = Path(folder, archive.name), Path(folder, "scratch")
         scratch.mkdir()
-        session = open_session("local[1]", scratch, java_options=f"-XX:ArchiveClassesAtExit={fresh}")
+        session = open_session("local[1]", scratch, java_options=f'"-XX:ArchiveClassesAtExit={fresh}"')
         gateway = session.sparkContext._gateway
         assert gateway is not None
         session.range(1).count()

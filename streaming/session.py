@@ -4,9 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +15,9 @@ from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from features.environment import started_with
 from features.errors import FruitsError
+from streaming.local_machine import local_java_options, scratch_folder, spark_environment, use_own_spark
 from streaming.threads import SpareThreads
 
 # What jobs are given to, for those who hand it on.
@@ -31,11 +32,11 @@ class SparkUnavailable(FruitsError):
 
 @contextmanager
 def spark_session(master: str, name: str) -> Iterator[tuple[SparkSession, Path]]:
-    """A session and a directory, both for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
-        session = open_session(master, Path(scratch), name)
+    """A session and a directory, both for as long as the block lasts. Raises SparkUnavailable and MachineUnfit."""
+    with scratch_folder(name) as scratch:
+        session = open_session(master, scratch, name)
         try:
-            yield session, Path(scratch)
+            yield session, scratch
         except BaseException as error:
             _end_java_if_interrupted(error)
             raise
@@ -49,8 +50,12 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
     On this machine executors run this interpreter, so that they find the same packages; on a cluster the one that
     PYSPARK_PYTHON names, else a copy of it at the same place. On YARN the cluster's own settings stand. Java gets
     `java_options` in place of the class archive.
-    Raises SparkUnavailable with Spark's last words.
+    Raises SparkUnavailable with Spark's last words, and MachineUnfit where this machine cannot run one.
     """
+    # Under spark-submit Java runs already, with what it was given.
+    is_local = master.startswith("local") and "PYSPARK_GATEWAY_PORT" not in os.environ
+    if is_local:
+        use_own_spark()
     builder = (
         SparkSession.builder.appName(name)
         .config("spark.sql.warehouse.dir", f"{scratch}/warehouse")
@@ -68,6 +73,9 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
     if master.startswith(_ON_THIS_MACHINE):
         builder = builder.config("spark.driver.host", "127.0.0.1")
     options = [f"-Dlog4j2.configurationFile={log4j.as_uri()}", _LIGHT_JVM, java_options or _class_archive_option()]
+    if is_local:
+        options += local_java_options(scratch)
+        builder = builder.config("spark.local.dir", f"{scratch}").config("spark.driver.bindAddress", "127.0.0.1")
     builder = (
         builder.master(master)
         .config("spark.ui.enabled", "false")
@@ -75,7 +83,8 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
     )
     said = scratch / "spark.log"
     try:
-        with _standard_error_to(said):
+        inherited = started_with(spark_environment()) if is_local else nullcontext()
+        with inherited, _standard_error_to(said):
             return _started(builder)
     except BaseException as error:
         _end_java_if_interrupted(error)
@@ -121,7 +130,7 @@ def _class_archive_option() -> str:
     if "JAVA_HOME" not in os.environ or not class_archive().exists():
         return ""
     # Java goes without an archive that does not fit, and need not say so.
-    return f"-XX:SharedArchiveFile={class_archive()}"
+    return f'"-XX:SharedArchiveFile={class_archive()}"'
 
 
 @contextmanager

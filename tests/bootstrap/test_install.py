@@ -168,6 +168,7 @@ def test_it_has_no_package_that_nodes_do_not_need_or_bring_themselves(installed:
 def test_run_by_its_path_through_a_link_its_modules_do_not_hide_those_of_others(tmp_path: Path) -> None:
     for package in ("features", "streaming", "batch", "bootstrap", "ops"):
         shutil.copytree(CHECKOUT / package, tmp_path / "release" / package)
+    shutil.copy(CHECKOUT / "fruits_launcher.py", tmp_path / "release")
     (tmp_path / "release" / "ops" / "typer.py").write_text("raise SystemExit('not the library')\n")
     (tmp_path / "link").symlink_to("release")
     # As a wheel puts packages on the path of every script.

@@ -53,7 +53,7 @@ def test_a_tar_holds_every_wheel_of_the_lock_for_its_architecture(architecture: 
         names = set(tar.getnames())
         (own,) = (name for name in names if name.startswith("project/"))
         with zipfile.ZipFile(_member(tar, own)) as wheel:
-            assert {"streaming/task.py", "ops/__main__.py"} <= set(wheel.namelist())
+            assert {"streaming/task.py", "ops/__main__.py", "fruits_launcher.py"} <= set(wheel.namelist())
         assert _member(tar, LOCK_NAME).read() == (CHECKOUT / LOCK_NAME).read_bytes()
         assert _member(tar, "install.sh").read() == (CHECKOUT / "bootstrap" / "install.sh").read_bytes()
     wheels = [name.removeprefix("wheels/") for name in names if name.startswith("wheels/")]
@@ -112,7 +112,8 @@ def _checkout(tmp_path: Path, lock: str | None = None) -> Path:
     copy.mkdir()
     for package in ("features", "streaming", "batch", "bootstrap", "ops"):
         shutil.copytree(CHECKOUT / package, copy / package)
-    shutil.copy(CHECKOUT / "pyproject.toml", copy)
+    for file in ("pyproject.toml", "fruits_launcher.py"):
+        shutil.copy(CHECKOUT / file, copy)
     (copy / LOCK_NAME).write_text(lock or (CHECKOUT / LOCK_NAME).read_text())
     return copy
 

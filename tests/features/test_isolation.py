@@ -64,3 +64,13 @@ def test_photos_after_one_that_crashed_decode_and_none_sees_another() -> None:
             with pytest.raises(Rejected):
                 decoder.decode(crashing, LIMITS)
             assert (decoder.decode(body, LIMITS).pixels == decode(body, LIMITS).pixels).all()
+
+
+def test_a_folder_with_modules_of_the_names_of_ours_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("features", "numpy", "PIL"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the user')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert _alone(jpeg(seed=1), LIMITS).format == "JPEG"

@@ -1,0 +1,54 @@
+"""The environment of the Python and Java processes that this one starts, whatever else its user has set up."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def python_environment() -> dict[str, str]:
+    """For a Python process of ours: it looks for modules where this one does, and not in its working directory.
+
+    This project and what is installed come before the standard library, which has no names of theirs, and that before
+    nothing: so a `sitecustomize` on the user's PYTHONPATH still counts where the system has one, too.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = dict.fromkeys(filter(None, [*([] if _PROJECT in sys.path else [_PROJECT]), *sys.path, *given]))
+    importable = os.pathsep.join(entry for entry in path if entry not in _STANDARD_LIBRARY)
+    kept = {name: value for name, value in os.environ.items() if name not in _BEND_PYTHON}
+    return kept | {"PYTHONPATH": importable, "PYTHONSAFEPATH": "1"}
+
+
+def java_environment() -> dict[str, str]:
+    """For a Java process of ours: without options that are meant for others."""
+    return {name: value for name, value in os.environ.items() if name not in JAVA_OPTIONS}
+
+
+@contextmanager
+def started_with(environment: Mapping[str, str]) -> Iterator[None]:
+    """Give the processes that are started in this block an environment, for starters that take none."""
+    before = dict(os.environ)
+    _change(before, environment)
+    try:
+        yield
+    finally:
+        _change(environment, before)
+
+
+def _change(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    # What somebody else sets in the mean time stays.
+    for name in before.keys() - after.keys():
+        os.environ.pop(name, None)
+    os.environ.update({name: after[name] for name in after if after[name] != before.get(name)})
+
+
+JAVA_OPTIONS = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"})
+_BEND_PYTHON = frozenset({"PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONWARNINGS"})
+_PROJECT = str(Path(__file__).parents[1])
+_LIBRARY = Path(os.__file__).parent
+_STANDARD_LIBRARY = {
+    str(_LIBRARY),
+    str(_LIBRARY / "lib-dynload"),
+    str(_LIBRARY.with_name(f"python{sys.version_info[0]}{sys.version_info[1]}.zip")),
+}
