@@ -3,11 +3,13 @@
 import os
 import sys
 import threading
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from features.faults import use_patience
 from features.region import check_home
 from features.registry import Precision
 from features.settings import Settings, load_settings
@@ -22,11 +24,26 @@ DEBUGGING = threading.Event()
 def checked_settings(**flags: Any) -> Settings:
     """The settings in force, given the flags that were used, once the home's buckets and queue are found in the EU.
 
-    Every command that opens a home begins with this. On S3 it finds the region of the buckets, unless one is set, and
-    the credentials of a profile. Raises InvalidSetting, OutsideEurope, CloudRefused, StorageUnavailable.
+    Every command that changes a home begins with this. From then on storage that does not answer is waited for as long
+    as `storage_patience` says, and standard error tells of it. On S3 it finds the region of the buckets, unless one is
+    set, and the credentials of a profile. Raises InvalidSetting, OutsideEurope, CloudRefused, StorageUnavailable.
     """
     settings = load_settings(**flags)
+    return _checked(settings, settings.storage_patience)
+
+
+def settings_to_read(**flags: Any) -> Settings:
+    """The same for a command that only reads: somebody waits for it, so it gives up after `reading_patience`."""
+    settings = load_settings(**flags)
+    return _checked(settings, settings.reading_patience)
+
+
+def _checked(settings: Settings, patience: timedelta) -> Settings:
+    from ops.waits import say_waits
+
     home = settings.locations()
+    use_patience(patience.total_seconds())
+    say_waits(home)
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
         from bootstrap.cloud import use_own_credentials
 
@@ -135,6 +152,10 @@ MaxDecodeTime = Annotated[
 ]
 StoragePatience = Annotated[
     str | None,
-    typer.Option("--storage-patience", metavar="DURATION", help="How long one object is tried again, like 2m."),
+    typer.Option("--storage-patience", metavar="DURATION", help="How long what storage fails on is tried again."),
+]
+ReadingPatience = Annotated[
+    str | None,
+    typer.Option("--reading-patience", metavar="DURATION", help="Give up after so long without an answer; 30s."),
 ]
 Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master.")]

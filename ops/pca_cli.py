@@ -21,7 +21,20 @@ from features.errors import InvalidSetting
 from features.home import Home
 from features.pca_models import Current, PcaMeta, begin_switch, current_models, describe_model, scree_uri, versions
 from features.settings import Settings
-from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, messages, say
+from ops.options import (
+    AllowRegion,
+    Debug,
+    Endpoint,
+    HomeUri,
+    Master,
+    ReadingPatience,
+    Region,
+    checked_settings,
+    console,
+    messages,
+    say,
+    settings_to_read,
+)
 
 if TYPE_CHECKING:
     from batch.refit import Refit
@@ -107,6 +120,7 @@ def reproject(
 def list_models(
     context: typer.Context,
     home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -115,12 +129,16 @@ def list_models(
     """List, show, use and prune the PCA models; without a command: list."""
     command = context.invoked_subcommand
     if command is not None:
-        if (home, s3_endpoint, s3_region, allow_region) != (None, None, None, None):
+        if (home, reading_patience, s3_endpoint, s3_region, allow_region) != (None,) * 5:
             raise InvalidSetting(f"Write --home and the like after `{command}`: fruits models {command} … --home URI.")
     else:
         _list(
-            checked_settings(
-                home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+            settings_to_read(
+                home=home,
+                reading_patience=reading_patience,
+                s3_endpoint=s3_endpoint,
+                s3_region=s3_region,
+                allow_region=allow_region,
             ).places()
         )
 
@@ -128,19 +146,29 @@ def list_models(
 @models_app.command("list")
 def list_command(
     home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """List all versions, and which one is served."""
-    _list(checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region).places())
+    _list(
+        settings_to_read(
+            home=home,
+            reading_patience=reading_patience,
+            s3_endpoint=s3_endpoint,
+            s3_region=s3_region,
+            allow_region=allow_region,
+        ).places()
+    )
 
 
 @models_app.command(epilog="Example:  [bold]fruits models show 7[/]")
 def show(
     version: Annotated[int, typer.Argument(help="A version that `fruits models` lists.")],
     home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -151,8 +179,12 @@ def show(
     from batch.scree import marks
     from features.pca_models import has_scree, load_model, write_copies
 
-    places = checked_settings(
-        home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    places = settings_to_read(
+        home=home,
+        reading_patience=reading_patience,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+        allow_region=allow_region,
     ).places()
     model = load_model(places, version)
     if not has_scree(places, version):
