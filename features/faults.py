@@ -147,6 +147,8 @@ def reason(error: BaseException) -> str:
     text = _ANSI.sub("", str(error))
     if _METADATA_SERVICE in text:
         return "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
+    if _ELSEWHERE in text:
+        return "the bucket lies in another region; set s3_region, or leave it out"
     code, message = (re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message"))
     if code and message:
         return f"{message[1].rstrip('.')} ({code[1]})"
@@ -189,6 +191,8 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _REASON_CHARACTERS = 400
 # Below its sentence obstore prints its data structures, with everything once more.
 _DEBUG_DUMP = "\n\nDebug source:"
+# What obstore makes of a redirect without a place to go to.
+_ELSEWHERE = "incorrectly configured region"
 # Where credentials are asked for when there are none anywhere else.
 _METADATA_SERVICE = "//169.254.169.254/"
 
@@ -289,7 +293,7 @@ _FAULT_OF_WORDS = {
     "(os error 36)": Fault.UNFIT_OBJECT,
     "(os error 30)": Fault.REFUSED,
     "lacked valid authentication credentials": Fault.REFUSED,
-    "incorrectly configured region": Fault.REFUSED,
+    _ELSEWHERE: Fault.REFUSED,
     "the credential provider was not enabled": Fault.REFUSED,
     "no providers in chain provided credentials": Fault.REFUSED,
     "IMDS is disabled": Fault.REFUSED,

@@ -146,8 +146,10 @@ def test_what_cannot_be_brought_about_here_has_its_kind() -> None:
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("AccessDenied", 403), ("NoSuchBucket", 403), ("NotImplemented", 501), ("InvalidArgument", 400)]
-    + [("MethodNotAllowed", 405), ("MissingContentLength", 411), ("PermanentRedirect", 301)],
+    [
+        *(("AccessDenied", 403), ("NoSuchBucket", 403), ("NotImplemented", 501), ("InvalidArgument", 400)),
+        *(("MethodNotAllowed", 405), ("MissingContentLength", 411)),
+    ],
 )
 def test_what_is_refused_is_asked_for_once(
     place: Place, code: str, status: int, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +172,13 @@ def test_what_is_refused_is_asked_for_once(
         set_rules(endpoint, *rules)
         with pytest.raises(StorageRefused, match=rf"^Cannot {what} .*: So it is \({code}\)\.$"):
             work()
+
+
+def test_a_bucket_of_another_region_is_told_at_once(place: Place) -> None:
+    redirect = s3_error("PermanentRedirect", "Elsewhere.")
+    set_rules(str(place.s3_endpoint), Rule("GET", "/home/", answer=301, body=redirect))
+    with pytest.raises(StorageRefused, match="the bucket lies in another region; set s3_region, or leave it out"):
+        read(place, "photo")
 
 
 def test_a_fault_that_passes_is_waited_for_and_another_error_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
