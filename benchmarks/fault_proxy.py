@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Container
 from dataclasses import asdict, dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -51,7 +51,7 @@ class Rule:
     header: str = ""
     drops_header: bool = False
 
-    def applies(self, method: str, path: str, headers: Container[str]) -> bool:
+    def applies(self, method: str, path: str, headers: Message) -> bool:
         if method != self.method or not re.search(self.path, path) or self.times == 0:
             return False
         if self.header and self.header not in headers:
@@ -175,7 +175,7 @@ class Proxy(ThreadingHTTPServer):
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
-    def rule_for(self, method: str, path: str, headers: Container[str]) -> Rule | None:
+    def rule_for(self, method: str, path: str, headers: Message) -> Rule | None:
         with self._lock:
             return next((rule for rule in self.rules if rule.applies(method, path, headers)), None)
 
