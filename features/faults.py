@@ -96,7 +96,7 @@ def is_fault(error: BaseException) -> bool:
 def is_full(error: BaseException) -> bool:
     """Whether a disk or a quota is full: it may pass once somebody makes room."""
     number = error.errno if isinstance(error, OSError) else None
-    return number in _FULL or any(f"(os error {full})" in str(error) for full in _FULL)
+    return number in _FULL or any(words in str(error) for words in _FULL_WORDS)
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -142,6 +142,8 @@ def reason(error: BaseException) -> str:
     """What a storage library raised, as the end of a sentence: S3's own words when there are any."""
     if isinstance(error, FruitsError):
         return str(error).rstrip(".")
+    if is_full(error):
+        return "no space is left on this disk, or of this quota"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = _ANSI.sub("", str(error))
@@ -258,6 +260,12 @@ _FAULT_OF_STATUS = {
 # kinds of their own by their classes, or pass.
 _PASSING_STATUSES = {304, 307, 404, 408, 409, 412, 425, 429}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# obstore's and deltalake's, pyarrow's, and SQLite's.
+_FULL_WORDS = (
+    *(f"(os error {full})" for full in _FULL),
+    *(f"[errno {full}]" for full in _FULL),
+    "database or disk is full",
+)
 _FAULT_OF_ERRNO = {
     errno.ENOENT: Fault.MISSING,
     errno.ENOTDIR: Fault.MISSING,

@@ -215,7 +215,7 @@ def overwrite(place: Place, key: str, body: bytes) -> None:
 
 
 def download(place: Place, key: str, file: Path) -> bool:
-    """Write an object to a file piece by piece, and say whether it was there. Raises as `read`."""
+    """Write an object to a file piece by piece, and say whether it was there. Raises as `read`, and leaves no half."""
 
     def write() -> None:
         with file.open("wb") as out:
@@ -223,10 +223,15 @@ def download(place: Place, key: str, file: Path) -> bool:
                 out.write(piece)
                 goes_on()
 
+    is_whole = False
     try:
-        persistently(f"read {place.uri_of(key)}", write)
+        persistently(f"read {place.uri_of(key)} into {file}", write)
+        is_whole = True
     except FileNotFoundError:
         return False
+    finally:
+        if not is_whole:
+            file.unlink(missing_ok=True)
     return True
 
 

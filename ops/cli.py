@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from features.errors import FruitsError
+from features.faults import is_full
 from features.registry import Precision
 from features.settings import Settings
 from ops import (
@@ -296,6 +297,11 @@ def main() -> NoReturn:
     except FruitsError as error:
         _fail(error, str(error))
     except Exception as error:
+        if is_full(error):
+            at = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+            _fail(
+                error, f"A disk of this machine is full{at}. Make room, or set TMPDIR to another disk, and try again."
+            )
         _fail(error, f"Unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]} Add --debug to see where.")
     sys.exit(0)
 

@@ -27,8 +27,7 @@ def sentence_of(told: Wait | Answer) -> str:
         return f"Storage answers again, after {_seconds(told.waited_s)}."
     if told.is_full:
         return (
-            f"No space is left to {told.what}: {told.reason}. Make room there; "
-            f"it is tried again for {_seconds(told.patience_s)}."
+            f"The disk is full: cannot {told.what}. Make room there; it is tried again for {_seconds(told.patience_s)}."
         )
     because = f": {told.reason}" if told.reason else ""
     return (
