@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 
 import pyarrow as pa
 
@@ -94,7 +95,7 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
         if not names_all(handle, group.files):
             continue
         partition = {column: str(group.files[0].partition[column]) for column in group.table.partitioned_by}
-        added = write_large_file(home, group.table, _rows(home, group.table, group.files), partition)
+        added = write_large_file(home, group.table, partial(_rows, home, group.table, group.files), partition)
         expected = sum(file.rows for file in group.files)
         if added.rows != expected:
             raise StateDamaged(

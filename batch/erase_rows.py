@@ -179,7 +179,7 @@ def _without(home: Home, table: Table, selection: Selection, file: DataFile, sca
                 yield kept
 
     partition = {column: str(file.partition[column]) for column in table.partitioned_by}
-    added = write_large_file(home, table, others(), partition)
+    added = write_large_file(home, table, others, partition)
     if added.rows != file.rows - scan.rows:
         raise StateDamaged(
             f"{file.path} in {table.name} holds {added.rows + scan.rows} rows instead of {file.rows}; "

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -35,7 +36,8 @@ class Rule:
     """Interfere with requests whose method and path match, `times` times (-1: always), after `skip` of them went by.
 
     `signal_after` sends a signal to a process once the request was carried out, before the answer goes back;
-    `answer` and `body` replace the answer's status and body, though the request was carried out.
+    `answer` and `body` replace the answer's status and body, though the request was carried out. With `header` only
+    requests that have it match; `drops_header` keeps it from the server, which then knows of no condition.
     """
 
     method: str
@@ -46,9 +48,13 @@ class Rule:
     body: str = ""
     times: int = 1
     skip: int = 0
+    header: str = ""
+    drops_header: bool = False
 
-    def applies(self, method: str, path: str) -> bool:
+    def applies(self, method: str, path: str, headers: Message) -> bool:
         if method != self.method or not re.search(self.path, path) or self.times == 0:
+            return False
+        if self.header and self.header not in headers:
             return False
         if self.skip:
             self.skip -= 1
@@ -169,9 +175,9 @@ class Proxy(ThreadingHTTPServer):
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
-    def rule_for(self, method: str, path: str) -> Rule | None:
+    def rule_for(self, method: str, path: str, headers: Message) -> Rule | None:
         with self._lock:
-            return next((rule for rule in self.rules if rule.applies(method, path)), None)
+            return next((rule for rule in self.rules if rule.applies(method, path, headers)), None)
 
     def fault_for(self, method: str, path: str) -> str | None:
         with self._lock:
@@ -200,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path in (RULES_PATH, WEATHER_PATH):
             self._serve_control(body)
             return
-        rule = self.server.rule_for(self.command, self.path)
+        rule = self.server.rule_for(self.command, self.path, self.headers)
         fault = self.server.fault_for(self.command, self.path)
         if rule and rule.signal_before:
             os.kill(*rule.signal_before)
@@ -215,6 +221,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault == "stall":
             time.sleep(self.server.sky.weather.stall_s)
+        if rule and rule.drops_header:
+            del self.headers[rule.header]
         answer, content = self._forwarded(body)
         if rule and rule.signal_after:
             os.kill(*rule.signal_after)

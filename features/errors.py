@@ -57,6 +57,10 @@ class NothingIngested(FruitsError):
     exit_code = 0
 
 
+class UnsafeStorage(FruitsError):
+    """Storage does not keep to a condition without which photos could be lost or doubled; no photo was touched."""
+
+
 class OutsideEurope(FruitsError):
     """Photos or what was made of them would lie outside the European Union; nothing was read or written."""
 

@@ -9,8 +9,10 @@ from enum import Enum
 from typing import TypeVar
 
 from features.errors import FruitsError, StorageRefused, StorageUnavailable
+from features.waits import waiting
 
 RETRY_DEADLINE_S = 120.0
+READING_DEADLINE_S = 30.0
 
 _T = TypeVar("_T")
 
@@ -23,42 +25,64 @@ class Fault(Enum):
     CHANGED = "another version stands there, or one does already"
     REFUSED_OBJECT = "this object is refused"
     UNFIT_OBJECT = "this object cannot be had as it is"
+    NOT_UNDERSTOOD = "this request is not taken, for a reason that is not known"
     REFUSED = "no request can succeed"
 
 
 REFUSALS = (Fault.REFUSED, Fault.REFUSED_OBJECT, Fault.UNFIT_OBJECT)
+# Nobody tries these again, but who reads or clears away many objects: one answer of a gateway rejects no photo.
+_FINAL = (*REFUSALS, Fault.NOT_UNDERSTOOD)
 # What to try again after a write. Somebody else may have written, or it landed and only the answer was lost.
 UNKNOWN_OUTCOME = (Fault.TRANSIENT, Fault.CHANGED, Fault.MISSING)
 
 
 def persistently(what: str, work: Callable[[], _T], again: Collection[Fault] = (Fault.TRANSIENT,)) -> _T:
-    """What `work` returns, tried anew for two minutes after faults of the kinds in `again`.
+    """What `work` returns, tried anew for `patience_s` after faults of the kinds in `again`.
 
     `what` ends the sentence "Cannot ...". Of the other kinds, MISSING raises FileNotFoundError, CHANGED the library's
-    own error, and both REFUSED kinds StorageRefused. Raises StorageUnavailable at the deadline, and at once what is no
-    fault of storage. `work` must be safe to repeat, also after it succeeded and only the answer was lost.
+    own error, and those that cannot pass StorageRefused. Raises StorageUnavailable at the deadline, and at once what is
+    no fault of storage. `work` must be safe to repeat, also after it succeeded and only the answer was lost.
+    Whoever listens to `features.waits` is told when that takes long.
     """
-    for wait_s in backoff_s():
-        try:
-            return work()
-        except Exception as error:
-            if not is_fault(error):
-                raise
-            fault = fault_of(error)
-            if fault in REFUSALS:
-                raise given_up(what, error) from error
-            if fault is Fault.MISSING and fault not in again:
-                raise FileNotFoundError(reason(error)) from error
-            if fault not in again:
-                raise
-            failure = error
-        time.sleep(wait_s)
-    raise given_up(what, failure) from failure
+    with waiting(what, patience_s()) as request:
+        for wait_s in backoff_s():
+            try:
+                done = work()
+                request.is_answered = True
+                return done
+            except Exception as error:
+                if not is_fault(error):
+                    request.is_answered = not isinstance(error, StorageUnavailable)
+                    raise
+                fault = fault_of(error)
+                if fault in _FINAL:
+                    raise given_up(what, error) from error
+                request.is_answered = fault is not Fault.TRANSIENT
+                if fault is Fault.MISSING and fault not in again:
+                    raise FileNotFoundError(reason(error)) from error
+                if fault not in again:
+                    raise
+                failure = error
+            if not request.is_answered:
+                request.failed(reason(failure), is_full(failure))
+            time.sleep(wait_s)
+        raise given_up(what, failure) from failure
+
+
+def patience_s() -> float:
+    """How long storage that does not answer is tried again in this process."""
+    return RETRY_DEADLINE_S if _patience_s is None else _patience_s
+
+
+def use_patience(long_s: float) -> None:
+    """Let this process give up so long after storage's last answer, whatever is asked of it."""
+    global _patience_s
+    _patience_s = long_s
 
 
 def given_up(what: str, error: BaseException) -> StorageUnavailable:
     """What to raise when a fault is not tried again: the sentence "Cannot ...", and whether a later try can help."""
-    kind = StorageRefused if fault_of(error) in REFUSALS else StorageUnavailable
+    kind = StorageRefused if fault_of(error) in _FINAL else StorageUnavailable
     return kind(f"Cannot {what}: {reason(error)}.")
 
 
@@ -69,15 +93,24 @@ def is_fault(error: BaseException) -> bool:
     return isinstance(error, OSError) or bool(origins & {"obstore", "deltalake", "_internal", "botocore"})
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a disk or a quota is full: it may pass once somebody makes room."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _FULL or any(words in str(error) for words in _FULL_WORDS)
+
+
 def fault_of(error: BaseException) -> Fault:
     """The kind of a fault: by S3's error code where there is one, else by what the library made of it.
 
-    What is not known may pass: trying again is safe, rejecting a photo is not.
+    What is not known may pass, unless its status says that it does not: 501, and those of a request that is wrong.
     """
     text = str(error)
     by_code = _FAULT_OF_CODE.get(_code(error, text))
     if by_code is not None:
         return by_code
+    status = _status(error, text)
+    if status in _FAULT_OF_STATUS:
+        return _FAULT_OF_STATUS[status]
     if isinstance(error, OSError) and error.errno is not None:
         return _FAULT_OF_ERRNO.get(error.errno, Fault.TRANSIENT)
     for kind in type(error).__mro__:
@@ -85,18 +118,23 @@ def fault_of(error: BaseException) -> Fault:
             return _FAULT_OF_CLASS[kind.__name__]
     if _METADATA_SERVICE in text and not re.search(r"status code: (?:429|5\d\d)", text):
         return Fault.REFUSED
-    return next((fault for words, fault in _FAULT_OF_WORDS.items() if words in text), Fault.TRANSIENT)
+    by_words = next((fault for words, fault in _FAULT_OF_WORDS.items() if words in text), None)
+    if by_words is not None:
+        return by_words
+    return Fault.NOT_UNDERSTOOD if _is_wrong(status) else Fault.TRANSIENT
 
 
 def backoff_s(deadline_s: float | None = None) -> Iterator[float]:
-    """Waits for the tries that fit a deadline (two minutes): exponential with full jitter, 0.1 s to 10 s.
+    """Waits for the tries that fit a deadline (`patience_s`): exponential with full jitter, 0.1 s to 10 s.
+
+    The last one ends with the deadline.
 
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    ends_at = time.monotonic() + (RETRY_DEADLINE_S if deadline_s is None else deadline_s)
+    ends_at = time.monotonic() + (patience_s() if deadline_s is None else deadline_s)
     ceiling_s = 0.2
-    while time.monotonic() < ends_at:
-        yield random.uniform(0.1, ceiling_s)
+    while (left_s := ends_at - time.monotonic()) > 0:
+        yield min(random.uniform(0.1, ceiling_s), left_s)
         ceiling_s = min(10.0, ceiling_s * 2)
 
 
@@ -104,11 +142,15 @@ def reason(error: BaseException) -> str:
     """What a storage library raised, as the end of a sentence: S3's own words when there are any."""
     if isinstance(error, FruitsError):
         return str(error).rstrip(".")
+    if is_full(error):
+        return "no space is left on this disk, or of this quota"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = _ANSI.sub("", str(error))
     if _METADATA_SERVICE in text:
         return "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
+    if _ELSEWHERE in text:
+        return "the bucket lies in another region; set s3_region, or leave it out"
     code, message = (re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message"))
     if code and message:
         return f"{message[1].rstrip('.')} ({code[1]})"
@@ -125,15 +167,34 @@ def _code(error: BaseException, text: str) -> str:
     return _botocore_answer(error).get("Code") or (found[1] if found else "")
 
 
+def _status(error: BaseException, text: str) -> int | None:
+    """The status of an answer over HTTP, where a library tells it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        told: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return told
+    # Each library breaks lines elsewhere.
+    found = re.search(r"status code\W+(\d{3})\b", _ANSI.sub("", text))
+    return int(found[1]) if found else None
+
+
+def _is_wrong(status: int | None) -> bool:
+    return status is not None and (300 <= status < 500) and status not in _PASSING_STATUSES
+
+
 def _botocore_answer(error: BaseException) -> Mapping[str, str]:
     response = getattr(error, "response", None)
     return response.get("Error", {}) if isinstance(response, dict) else {}
 
 
+_patience_s: float | None = None
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _REASON_CHARACTERS = 400
 # Below its sentence obstore prints its data structures, with everything once more.
 _DEBUG_DUMP = "\n\nDebug source:"
+# What obstore makes of a redirect without a place to go to.
+_ELSEWHERE = "incorrectly configured region"
 # Where credentials are asked for when there are none anywhere else.
 _METADATA_SERVICE = "//169.254.169.254/"
 
@@ -169,6 +230,8 @@ _FAULT_OF_CODE = {
     "InvalidObjectState": Fault.UNFIT_OBJECT,
     "KeyTooLongError": Fault.UNFIT_OBJECT,
     "MethodNotAllowed": Fault.UNFIT_OBJECT,
+    # Of a function that the server lacks, which every object needs.
+    "NotImplemented": Fault.REFUSED,
     # What S3 says of an object under a customer's own key (SSE-C), which we never send, and of one too large to copy.
     "InvalidRequest": Fault.UNFIT_OBJECT,
     "301": Fault.REFUSED,
@@ -184,8 +247,25 @@ _FAULT_OF_CODE = {
     "NoSuchBucket": Fault.REFUSED,
     "NotSignedUp": Fault.REFUSED,
     "PermanentRedirect": Fault.REFUSED,
+    "TemporaryRedirect": Fault.TRANSIENT,
     "SignatureDoesNotMatch": Fault.REFUSED,
 }
+_FAULT_OF_STATUS = {
+    301: Fault.REFUSED,
+    401: Fault.REFUSED,
+    501: Fault.REFUSED,
+    505: Fault.REFUSED,
+}
+# Not modified, temporary redirect, not found, time-out, conflict, precondition failed, too early, too many: these have
+# kinds of their own by their classes, or pass.
+_PASSING_STATUSES = {304, 307, 404, 408, 409, 412, 425, 429}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# obstore's and deltalake's, pyarrow's, and SQLite's.
+_FULL_WORDS = (
+    *(f"(os error {full})" for full in _FULL),
+    *(f"[errno {full}]" for full in _FULL),
+    "database or disk is full",
+)
 _FAULT_OF_ERRNO = {
     errno.ENOENT: Fault.MISSING,
     errno.ENOTDIR: Fault.MISSING,
@@ -221,7 +301,7 @@ _FAULT_OF_WORDS = {
     "(os error 36)": Fault.UNFIT_OBJECT,
     "(os error 30)": Fault.REFUSED,
     "lacked valid authentication credentials": Fault.REFUSED,
-    "incorrectly configured region": Fault.REFUSED,
+    _ELSEWHERE: Fault.REFUSED,
     "the credential provider was not enabled": Fault.REFUSED,
     "no providers in chain provided credentials": Fault.REFUSED,
     "IMDS is disabled": Fault.REFUSED,

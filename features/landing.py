@@ -1,10 +1,12 @@
 """Landed objects: what lies below the landing prefix, how to fetch exactly one version of it, how to clear it away."""
 
+import errno
 import itertools
 import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -372,8 +374,24 @@ def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleani
         return True
     target = archive.directory / archived_name(landed)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, target)
+    _move(path, target)
     return True
+
+
+def _move(path: Path, target: Path) -> None:
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # Another disk: whole or not at all, for what stands under this name counts as the photo.
+        beside = target.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            shutil.copy2(path, beside)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+        path.unlink()
 
 
 def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:

@@ -19,7 +19,8 @@ from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from features.errors import InvalidSetting
-from features.faults import REFUSALS, UNKNOWN_OUTCOME, fault_of, is_fault, persistently
+from features.faults import REFUSALS, UNKNOWN_OUTCOME, fault_of, is_fault, patience_s, persistently
+from features.waits import goes_on
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, UpdateVersion
@@ -31,9 +32,9 @@ CONNECT_TIMEOUT = timedelta(seconds=5)
 STALL_TIMEOUT = timedelta(seconds=30)
 # A whole request with its body. A photo of 64 MiB gets through at 0.25 MB/s; what comes more slowly is a fault.
 REQUEST_TIMEOUT = timedelta(seconds=300)
-# A short hiccup need not reach our own retries, which see what kind of fault it is.
+# A short hiccup need not reach our own retries, which see what kind of fault it is; after a time-out there is none.
 _INNER_RETRIES = 3
-_INNER_RETRY_TIMEOUT = timedelta(seconds=30)
+_INNER_RETRY_TIMEOUT = timedelta(seconds=4)
 _DELETED_AT_ONCE = 1000
 _STRANGE_KEY = re.compile(r"^/|//|/\Z|(?:^|/)\.\.?(?:/|\Z)|[\x00-\x1f\x7f]")
 
@@ -113,7 +114,7 @@ class Place:
     @property
     def store(self) -> ObjectStore:
         """The connection to this place. Raises FileNotFoundError for a directory that does not exist."""
-        return _open_store(self)
+        return _open_store(self, stall_timeout())
 
     def create(self) -> None:
         """Make the directory of a place on disk; on S3 there is nothing to make."""
@@ -130,15 +131,21 @@ class Place:
         if self.is_local:
             return {}
         # deltalake knows no limit for a stall alone (1.6.6 passes `read_timeout` over), so the whole request has it.
-        options = {"conditional_put": "etag", "timeout": _seconds(STALL_TIMEOUT)}
-        options |= {"connect_timeout": _seconds(CONNECT_TIMEOUT), "max_retries": str(_INNER_RETRIES)}
-        options |= {"retry_timeout": _seconds(_INNER_RETRY_TIMEOUT)}
+        whole = min(STALL_TIMEOUT, timedelta(seconds=patience_s()))
+        options = {"conditional_put": "etag", "timeout": _in_ms(whole)}
+        options |= {"connect_timeout": _in_ms(min(CONNECT_TIMEOUT, whole)), "max_retries": str(_INNER_RETRIES)}
+        options |= {"retry_timeout": _in_ms(min(_INNER_RETRY_TIMEOUT, whole / 2))}
         if self.s3_endpoint:
             options |= {"aws_endpoint": self.s3_endpoint, "aws_virtual_hosted_style_request": "false"}
             options |= {"aws_allow_http": "true"} if self.s3_endpoint.startswith("http://") else {}
         if self.s3_region:
             options["aws_region"] = self.s3_region
         return options
+
+
+def stall_timeout() -> timedelta:
+    """How long a request may go without a byte: storage that hangs is asked at least twice within the patience."""
+    return min(STALL_TIMEOUT, timedelta(seconds=patience_s() / 2))
 
 
 def printable(text: str) -> str:
@@ -214,17 +221,23 @@ def overwrite(place: Place, key: str, body: bytes) -> None:
 
 
 def download(place: Place, key: str, file: Path) -> bool:
-    """Write an object to a file piece by piece, and say whether it was there. Raises as `read`."""
+    """Write an object to a file piece by piece, and say whether it was there. Raises as `read`, and leaves no half."""
 
     def write() -> None:
         with file.open("wb") as out:
             for piece in obstore.get(place.store, key):
                 out.write(piece)
+                goes_on()
 
+    is_whole = False
     try:
-        persistently(f"read {place.uri_of(key)}", write)
+        persistently(f"read {place.uri_of(key)} into {file}", write)
+        is_whole = True
     except FileNotFoundError:
         return False
+    finally:
+        if not is_whole:
+            file.unlink(missing_ok=True)
     return True
 
 
@@ -328,7 +341,11 @@ def _delete(place: Place, keys: list[str]) -> None:
 
 def _listed(place: Place, after: str | None = None) -> "list[ObjectMeta]":
     def listed() -> "list[ObjectMeta]":
-        return [meta for page in obstore.list(place.store, offset=after) for meta in page]
+        found: list[ObjectMeta] = []
+        for page in obstore.list(place.store, offset=after):
+            found += page
+            goes_on()
+        return found
 
     try:
         return persistently(f"list {place.uri}", listed)
@@ -337,7 +354,7 @@ def _listed(place: Place, after: str | None = None) -> "list[ObjectMeta]":
 
 
 @lru_cache(maxsize=64)
-def _open_store(place: Place) -> ObjectStore:
+def _open_store(place: Place, stall: timedelta) -> ObjectStore:
     if place.is_local:
         if not place.directory.is_dir():
             raise FileNotFoundError(place.uri)
@@ -353,13 +370,13 @@ def _open_store(place: Place) -> ObjectStore:
         config=config,
         client_options={
             "allow_http": bool(place.s3_endpoint and place.s3_endpoint.startswith("http://")),
-            "connect_timeout": CONNECT_TIMEOUT,
-            "read_timeout": STALL_TIMEOUT,
+            "connect_timeout": min(CONNECT_TIMEOUT, stall),
+            "read_timeout": stall,
             "timeout": REQUEST_TIMEOUT,
         },
-        retry_config={"max_retries": _INNER_RETRIES, "retry_timeout": _INNER_RETRY_TIMEOUT},
+        retry_config={"max_retries": _INNER_RETRIES, "retry_timeout": min(_INNER_RETRY_TIMEOUT, stall / 2)},
     )
 
 
-def _seconds(duration: timedelta) -> str:
-    return f"{duration.total_seconds():.0f}s"
+def _in_ms(duration: timedelta) -> str:
+    return f"{duration / timedelta(milliseconds=1):.0f}ms"

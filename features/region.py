@@ -93,7 +93,8 @@ def _region_of_bucket(place: Place) -> str | None:
         return headers.get(_BUCKET_REGION)
 
     try:
-        return persistently(f"learn the region of the bucket {bucket}", ask)
+        at = f" at {place.s3_endpoint}" if place.s3_endpoint else ""
+        return persistently(f"learn the region of the bucket {bucket}{at}", ask)
     except FileNotFoundError as error:
         raise BucketMissing(f"There is no bucket {bucket}; create it, or name another one.") from error
 

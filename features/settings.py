@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from features.errors import InvalidSetting
-from features.faults import RETRY_DEADLINE_S
+from features.faults import READING_DEADLINE_S, RETRY_DEADLINE_S
 from features.featurizer import FEATURES
 from features.home import Home
 from features.image import Limits
@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=100_000_000, ge=1)
     max_decode_time: Duration = Field(default=timedelta(seconds=60), gt=timedelta(0))
     storage_patience: Duration = Field(default=timedelta(seconds=RETRY_DEADLINE_S), gt=timedelta(0))
+    reading_patience: Duration = Field(default=timedelta(seconds=READING_DEADLINE_S), gt=timedelta(0))
     s3_endpoint: str | None = None
     s3_region: str | None = None
     stage: str = "dev"

@@ -405,26 +405,32 @@ def write_file(
 
 
 def write_large_file(
-    home: Home, table: Table, parts: Iterable[pa.RecordBatch], partition: Mapping[str, str]
+    home: Home, table: Table, parts: Callable[[], Iterable[pa.RecordBatch]], partition: Mapping[str, str]
 ) -> AddedFile:
     """The same for more rows than memory should hold: record batches of the file's columns, by way of a local file.
 
-    Memory holds one row group. Raises what `parts` raises, StorageRefused, StorageUnavailable.
+    Memory holds one row group. `parts` is called again when the local disk was full. Raises what `parts` raises,
+    StorageRefused, StorageUnavailable.
     """
     path, place = _new_path(table, partition), _place(home, table)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rows.parquet")
+        numbers = persistently(f"write {file}", lambda: _write_locally(file, table, parts()))
+        size_bytes = file.stat().st_size
+        upload(place, path, file)
+    return AddedFile(path, size_bytes, numbers.num_rows, dict(partition), _statistics(table, numbers))
+
+
+def _write_locally(file: Path, table: Table, parts: Iterable[pa.RecordBatch]) -> pa.Table:
+    """The numbers among the columns, of which the log has statistics."""
     schema = table.file_schema
     repeating = table.repeating_columns
     measured: list[pa.Table] = []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "rows.parquet")
-        with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False, use_dictionary=repeating) as writer:
-            for rows in _row_groups(parts):
-                writer.write_table(rows, ROW_GROUP_ROWS)
-                measured.append(rows.select(table.statistics_columns))
-        size_bytes = file.stat().st_size
-        upload(place, path, file)
-    numbers = pa.concat_tables(measured)
-    return AddedFile(path, size_bytes, numbers.num_rows, dict(partition), _statistics(table, numbers))
+    with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False, use_dictionary=repeating) as writer:
+        for rows in _row_groups(parts):
+            writer.write_table(rows, ROW_GROUP_ROWS)
+            measured.append(rows.select(table.statistics_columns))
+    return pa.concat_tables(measured)
 
 
 def _row_groups(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -508,7 +514,7 @@ def _rewritten_without(home: Home, handle: DeltaTable, gone: Collection[RejectRo
                 rewritten.append((file, None))
             elif leaving:
                 partition = {"ingest_date": file.partition["ingest_date"].isoformat()}
-                staying = _staying(home, file, gone)
+                staying = partial(_staying, home, file, gone)
                 rewritten.append((file, write_large_file(home, REJECT_ROWS, staying, partition)))
     return rewritten
 

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from features.errors import FruitsError
+from features.faults import is_full
 from ops import (
     cloud_cli,
     cost_cli,
@@ -330,6 +331,11 @@ def _run() -> None:
     except FruitsError as error:
         _fail(error, str(error))
     except Exception as error:
+        if is_full(error):
+            at = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+            _fail(
+                error, f"A disk of this machine is full{at}. Make room, or set TMPDIR to another disk, and try again."
+            )
         _fail(error, f"Unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]} Add --debug to see where.")
 
 

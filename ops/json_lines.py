@@ -7,16 +7,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from features.errors import FruitsError
 from features.home import Home
 from features.settings import Settings
 from ops.options import DEBUGGING
 from ops.tally import Tally
-from streaming.micro_batch import BatchReport
-from streaming.news import News
-from streaming.service import Watcher
+
+if TYPE_CHECKING:
+    from streaming.micro_batch import BatchReport
+    from streaming.news import News
+    from streaming.service import Watcher
 
 Level = Literal["info", "warning", "error"]
 
@@ -41,7 +43,9 @@ class JsonLines:
         self._tally = Tally()
 
     @property
-    def watcher(self) -> Watcher:
+    def watcher(self) -> "Watcher":
+        from streaming.service import Watcher
+
         return Watcher(self._on_batch, self._on_news, self._on_stage)
 
     def __enter__(self) -> "JsonLines":
@@ -72,7 +76,7 @@ class JsonLines:
         """Something that a person should know, and that does not stop the stream."""
         self._write("warning", "warning", message=without_names(sentence, self._settings.locations(), has_reason=False))
 
-    def _on_news(self, news: News) -> None:
+    def _on_news(self, news: "News") -> None:
         if self._news is None:
             self._write("info", "ready")
         self._news = news
@@ -81,7 +85,7 @@ class JsonLines:
         self._tally.on_stage(batch, stage, seconds)
         self._write("info", "stage", batch=batch, stage=stage, seconds=seconds)
 
-    def _on_batch(self, report: BatchReport) -> None:
+    def _on_batch(self, report: "BatchReport") -> None:
         self._tally.on_batch(report)
         line: dict[str, object] = {**asdict(report), "total_s": report.total_s, "backlog": {}}
         if self._news is not None:
@@ -91,12 +95,16 @@ class JsonLines:
         self._write("info", "batch", **line)
 
     def _write(self, level: Level, event: str, **fields: object) -> None:
-        line = {"time": datetime.now(UTC), "level": level, "event": event, **fields}
-        text = json.dumps(_plain(line))
+        text = json_line(level, event, **fields)
         # Batches end in threads of their own.
         with self._lock:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
+
+
+def json_line(level: Level, event: str, **fields: object) -> str:
+    """One line of a log."""
+    return json.dumps(_plain({"time": datetime.now(UTC), "level": level, "event": event, **fields}))
 
 
 def without_names(sentence: str, home: Home, has_reason: bool) -> str:

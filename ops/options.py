@@ -12,6 +12,8 @@ from features.precision import Precision
 from ops.wording import visible
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from features.settings import Settings
 
 # Standard output carries what was asked for, standard error what is said about it.
@@ -23,17 +25,35 @@ DEBUGGING = threading.Event()
 def checked_settings(*, makes_home: bool = False, **flags: Any) -> "Settings":
     """The settings in force, given the flags that were used, once the home's buckets and queue are found in the EU.
 
-    Every command that opens a home begins with this. It writes nothing: the home must exist, or with `makes_home` be
-    writable. On S3 it finds the region of the buckets, unless one is set, and the credentials of a profile.
+    Every command that changes a home begins with this. It writes nothing: the home must exist, or with `makes_home` be
+    writable. From then on storage that does not answer is waited for as long as `storage_patience` says, and standard
+    error tells of it. On S3 it finds the region of the buckets, unless one is set, and the credentials of a profile.
     Raises InvalidSetting, OutsideEurope, CloudRefused, HomeMissing, HomeNotWritable, BucketMissing, AccessDenied,
     StorageUnavailable.
     """
-    from features.home_access import check_is_home, check_is_writable
-    from features.region import check_home
     from features.settings import load_settings
 
     settings = load_settings(**flags)
+    return _checked(settings, settings.storage_patience, makes_home)
+
+
+def settings_to_read(**flags: Any) -> "Settings":
+    """The same for a command that only reads: somebody waits for it, so it gives up after `reading_patience`."""
+    from features.settings import load_settings
+
+    settings = load_settings(**flags)
+    return _checked(settings, settings.reading_patience, makes_home=False)
+
+
+def _checked(settings: "Settings", patience: "timedelta", makes_home: bool) -> "Settings":
+    from features.faults import use_patience
+    from features.home_access import check_is_home, check_is_writable
+    from features.region import check_home
+    from ops.waits import say_waits
+
     home = settings.locations()
+    use_patience(patience.total_seconds())
+    say_waits(home)
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
         from bootstrap.cloud import use_own_credentials
 
@@ -153,6 +173,10 @@ MaxDecodeTime = Annotated[
 ]
 StoragePatience = Annotated[
     str | None,
-    typer.Option("--storage-patience", metavar="DURATION", help="How long one object is tried again, like 2m."),
+    typer.Option("--storage-patience", metavar="DURATION", help="How long what storage fails on is tried again."),
+]
+ReadingPatience = Annotated[
+    str | None,
+    typer.Option("--reading-patience", metavar="DURATION", help="Give up after so long without an answer; 30s."),
 ]
 Master = Annotated[str | None, typer.Option("--master", metavar="URL", help="Spark master.")]

@@ -10,7 +10,20 @@ from rich.table import Table
 
 from features.errors import InvalidSetting
 from ops.maintain_cli import as_yarn_expects
-from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, messages, say
+from ops.options import (
+    AllowRegion,
+    Debug,
+    Endpoint,
+    HomeUri,
+    Master,
+    ReadingPatience,
+    Region,
+    checked_settings,
+    console,
+    messages,
+    say,
+    settings_to_read,
+)
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -106,6 +119,7 @@ def reproject(
 def list_models(
     context: typer.Context,
     home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -114,12 +128,16 @@ def list_models(
     """List, show, use and prune the PCA models; without a command: list."""
     command = context.invoked_subcommand
     if command is not None:
-        if (home, s3_endpoint, s3_region, allow_region) != (None, None, None, None):
+        if (home, reading_patience, s3_endpoint, s3_region, allow_region) != (None,) * 5:
             raise InvalidSetting(f"Write --home and the like after `{command}`: fruits models {command} … --home URI.")
     else:
         _list(
-            checked_settings(
-                home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+            settings_to_read(
+                home=home,
+                reading_patience=reading_patience,
+                s3_endpoint=s3_endpoint,
+                s3_region=s3_region,
+                allow_region=allow_region,
             ).places()
         )
 
@@ -127,19 +145,29 @@ def list_models(
 @models_app.command("list")
 def list_command(
     home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """List all versions, and which one is served."""
-    _list(checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region).places())
+    _list(
+        settings_to_read(
+            home=home,
+            reading_patience=reading_patience,
+            s3_endpoint=s3_endpoint,
+            s3_region=s3_region,
+            allow_region=allow_region,
+        ).places()
+    )
 
 
 @models_app.command(epilog="Example:  [bold]fruits models show 7[/]")
 def show(
     version: Annotated[int, typer.Argument(help="A version that `fruits models` lists.")],
     home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -150,8 +178,12 @@ def show(
     from batch.scree import marks
     from features.pca_models import current_models, has_scree, load_model, scree_uri, write_copies
 
-    places = checked_settings(
-        home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    places = settings_to_read(
+        home=home,
+        reading_patience=reading_patience,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+        allow_region=allow_region,
     ).places()
     model = load_model(places, version)
     if not has_scree(places, version):

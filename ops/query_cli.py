@@ -8,7 +8,7 @@ import typer
 
 from features.errors import InvalidSetting
 from ops.cloud_cli import CloudRegion, Stage
-from ops.options import AllowRegion, Debug, Endpoint, HomeUri, Region, checked_settings, console, say
+from ops.options import AllowRegion, Debug, Endpoint, HomeUri, ReadingPatience, Region, console, say, settings_to_read
 from ops.rows import Format
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def query(
     stage: Stage = None,
     region: CloudRegion = None,
     home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -77,7 +78,13 @@ def query(
     else:
         if stage is not None or region is not None:
             raise InvalidSetting("--stage and --region say where Athena is: add --athena, or name a home with --home.")
-        settings = checked_settings(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
+        settings = settings_to_read(
+            home=home,
+            reading_patience=reading_patience,
+            s3_endpoint=s3_endpoint,
+            s3_region=s3_region,
+            allow_region=allow_region,
+        )
         rows = _from_duckdb(settings, sql, values, is_athenas=named is not None)
     show(rows, form, console)
     if named and not len(rows):

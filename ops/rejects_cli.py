@@ -11,7 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from features.errors import InvalidSetting, RejectsStillWait
-from ops.options import AllowRegion, Archive, Debug, Endpoint, HomeUri, Landing, Region, checked_settings, console, say
+from ops.options import (
+    AllowRegion,
+    Archive,
+    Debug,
+    Endpoint,
+    HomeUri,
+    Landing,
+    ReadingPatience,
+    Region,
+    checked_settings,
+    console,
+    say,
+    settings_to_read,
+)
 from ops.rows import Format, show
 from ops.wording import visible
 
@@ -39,6 +52,7 @@ Since = Annotated[
 def summary(
     context: typer.Context,
     home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -47,8 +61,16 @@ def summary(
     """Show what was rejected, and have it tried once more; without a command: counts by reason."""
     command = context.invoked_subcommand
     if command is None:
-        _summarize(_home(home=home, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region))
-    elif (home, s3_endpoint, s3_region, allow_region) != (None, None, None, None):
+        _summarize(
+            settings_to_read(
+                home=home,
+                reading_patience=reading_patience,
+                s3_endpoint=s3_endpoint,
+                s3_region=s3_region,
+                allow_region=allow_region,
+            ).places()
+        )
+    elif (home, reading_patience, s3_endpoint, s3_region, allow_region) != (None,) * 5:
         raise InvalidSetting(f"Write --home and the like after `{command}`: fruits rejects {command} … --home URI.")
 
 
@@ -67,6 +89,7 @@ def list_rejects(
     form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = "table",
     home: HomeUri = None,
     landing: Landing = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -75,7 +98,14 @@ def list_rejects(
     """List rejects, newest first."""
     from ops.rejects import Choice, reason_named, rejects
 
-    places = _home(home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
+    places = settings_to_read(
+        home=home,
+        landing=landing,
+        reading_patience=reading_patience,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+        allow_region=allow_region,
+    ).places()
     rows = rejects(places, Choice(reason_named(reason) if reason else None, (), _date(since), settled))
     shown = rows.slice(0, limit or None)
     show(_for_people(places, shown) if form == "table" else shown, form, console)
@@ -89,6 +119,7 @@ def show_reject(
     home: HomeUri = None,
     landing: Landing = None,
     archive: Archive = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -97,14 +128,15 @@ def show_reject(
     """Show all that is known of one object's rejects, where it is now, and what to do."""
     from ops.rejects import rejects_of, source_named, standing
 
-    places = _home(
+    places = settings_to_read(
         home=home,
         landing=landing,
         archive=archive,
+        reading_patience=reading_patience,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
         allow_region=allow_region,
-    )
+    ).places()
     rows = rejects_of(places, source_named(places, source))
     for row in rows:
         console.print(_card(row, standing(places, row)))
@@ -137,7 +169,9 @@ def retry(
 
     if not (reason or source or since):
         raise InvalidSetting("Choose what to try again: --reason too_many_pixels, --source KEY or --since DATE.")
-    places = _home(home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region)
+    places = checked_settings(
+        home=home, landing=landing, s3_endpoint=s3_endpoint, s3_region=s3_region, allow_region=allow_region
+    ).places()
     sources = tuple(source_named(places, name) for name in source or ())
     wanted = retryable(places, Choice(reason_named(reason) if reason else None, sources, _date(since)))
     _say_what_is_passed_over(wanted)
@@ -161,10 +195,6 @@ def retry(
         _print(f"The stream ({stream.holder}) plans them within 10 seconds, with the limits it was started with.")
     if wait:
         _wait(places, wanted.retries)
-
-
-def _home(**flags: Any) -> "Home":
-    return checked_settings(**flags).places()
 
 
 def _date(text: str | None) -> date | None:

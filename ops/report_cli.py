@@ -14,9 +14,10 @@ from ops.options import (
     Endpoint,
     HomeUri,
     Landing,
+    ReadingPatience,
     Region,
-    checked_settings,
     console,
+    settings_to_read,
 )
 
 
@@ -35,6 +36,7 @@ def report(
     home: HomeUri = None,
     landing: Landing = None,
     archive: Archive = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
@@ -43,10 +45,11 @@ def report(
     """Make one page that shows photos, rejects, waits, pace, drift and a map, and opens without a network."""
     from ops.report.written import write_report
 
-    settings = checked_settings(
+    settings = settings_to_read(
         home=home,
         landing=landing,
         archive=archive,
+        reading_patience=reading_patience,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
         allow_region=allow_region,

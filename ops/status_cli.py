@@ -22,9 +22,10 @@ from ops.options import (
     HomeUri,
     Landing,
     QueueUrl,
+    ReadingPatience,
     Region,
-    checked_settings,
     console,
+    settings_to_read,
 )
 from ops.wording import counted, duration, size, visible
 
@@ -50,16 +51,18 @@ def status(
     home: HomeUri = None,
     landing: Landing = None,
     queue: QueueUrl = None,
+    reading_patience: ReadingPatience = None,
     s3_endpoint: Endpoint = None,
     s3_region: Region = None,
     allow_region: AllowRegion = None,
     debug: Debug = False,
 ) -> None:
     """Show whether photos flow: the stream, what waits, today's photos, the PCA, the tables. Exit 1 if not healthy."""
-    settings = checked_settings(
+    settings = settings_to_read(
         home=home,
         landing=landing,
         queue=queue,
+        reading_patience=reading_patience,
         s3_endpoint=s3_endpoint,
         s3_region=s3_region,
         allow_region=allow_region,

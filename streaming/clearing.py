@@ -18,6 +18,7 @@ LEFT_FOR = timedelta(hours=1)
 # What no listing has shown since is not counted any longer; with a queue there is one every six hours.
 FORGOTTEN_AFTER = timedelta(hours=7)
 _PROBE_BYTES = 2**16
+_TRIED_AGAIN = (Fault.TRANSIENT, Fault.NOT_UNDERSTOOD)
 
 
 class Clearing:
@@ -82,7 +83,7 @@ class Clearing:
     def _is_to_try_again(self, name: bytes, landing: Place, landed: Landed, failure: Exception) -> bool:
         fault, now_s = fault_of(failure), time.monotonic()
         since_s = self._failing_since_s.setdefault(name, now_s)
-        if fault is Fault.TRANSIENT and now_s - since_s < self._patience_s:
+        if fault in _TRIED_AGAIN and now_s - since_s < self._patience_s:
             return True
         if not (fault is Fault.UNFIT_OBJECT or self._is_single(fault, since_s, landing)):
             raise given_up(f"clear away {landing.uri_of(landed.key)}", failure) from failure
@@ -93,7 +94,7 @@ class Clearing:
     def _is_single(self, fault: Fault, since_s: float, landing: Place) -> bool:
         if fault is Fault.REFUSED:
             return False
-        cleared_after_s = since_s if fault is Fault.TRANSIENT else self._began_s
+        cleared_after_s = since_s if fault in _TRIED_AGAIN else self._began_s
         return self._cleared_at_s >= cleared_after_s or _can_clear(landing, self._home.archive, self._how)
 
 

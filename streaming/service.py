@@ -23,6 +23,7 @@ from features.plan import Plan, Result
 from features.settings import Settings
 from features.tables import create_tables
 from streaming.cleaning import Cleaner, CleaningRule
+from streaming.conditions import check_conditions
 from streaming.in_hand import BatchInHand
 from streaming.micro_batch import BatchReport, MicroBatches
 from streaming.news import Channel, News
@@ -105,6 +106,7 @@ def _stream_in(
     heart: Heart,
 ) -> None:
     home = settings.places()
+    check_conditions(home, settings.clean)
     home.landing.create()
     create_tables(home)
     _Stream(session, home, settings, drain, watcher, scratch, heart).run_until(stop)

@@ -203,7 +203,7 @@ def _written(home: Home, number: int) -> AddedFile:
     parts = list(read_file(home, FEATURE_ROWS, path, FEATURE_ROWS.file_schema.names))
     at = parts[0].schema.get_field_index("batch")
     parts = [part.slice(0, 6).set_column(at, "batch", pa.array([number] * 6, pa.int64())) for part in parts[:1]]
-    return write_large_file(home, FEATURE_ROWS, parts, {"ingest_date": str(DAYS[0])})
+    return write_large_file(home, FEATURE_ROWS, lambda: parts, {"ingest_date": str(DAYS[0])})
 
 
 def test_of_two_that_replace_the_same_files_one_is_refused(home: Home) -> None:
@@ -241,7 +241,7 @@ def test_a_group_of_which_files_were_removed_since_is_left_out(on_disk: Home) ->
 def _copy(home: Home, files: list[DataFile]) -> AddedFile:
     names = FEATURE_ROWS.file_schema.names
     parts = [part for file in files for part in read_file(home, FEATURE_ROWS, file.path, names)]
-    return write_large_file(home, FEATURE_ROWS, parts, {"ingest_date": str(_day(files[0]))})
+    return write_large_file(home, FEATURE_ROWS, lambda: parts, {"ingest_date": str(_day(files[0]))})
 
 
 def test_a_writer_and_a_reader_with_older_handles_go_on(home: Home) -> None:

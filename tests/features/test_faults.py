@@ -90,7 +90,14 @@ def test_the_code_of_an_answer_decides(place: Place, ask: Ask) -> None:
         ("ExpiredToken", 400, Fault.TRANSIENT),
         ("RequestTimeout", 400, Fault.TRANSIENT),
         ("OperationAborted", 409, Fault.TRANSIENT),
-        ("NeverHeardOf", 400, Fault.TRANSIENT),
+        ("NeverHeardOf", 400, Fault.NOT_UNDERSTOOD),
+        ("NeverHeardOf", 405, Fault.NOT_UNDERSTOOD),
+        ("MissingContentLength", 411, Fault.NOT_UNDERSTOOD),
+        ("TooManyRequests", 429, Fault.TRANSIENT),
+        ("NotImplemented", 501, Fault.REFUSED),
+        ("NeverHeardOf", 501, Fault.REFUSED),
+        ("PermanentRedirect", 301, Fault.REFUSED),
+        ("NeverHeardOf", 507, Fault.TRANSIENT),
         ("AccessDenied", 403, Fault.REFUSED_OBJECT),
         ("InvalidObjectState", 403, Fault.UNFIT_OBJECT),
         ("InvalidAccessKeyId", 403, Fault.REFUSED),
@@ -137,14 +144,24 @@ def test_what_cannot_be_brought_about_here_has_its_kind() -> None:
         assert fault_of(OSError(number, os.strerror(number))) is Fault.TRANSIENT
 
 
-@pytest.mark.parametrize("code", ["AccessDenied", "NoSuchBucket"])
-def test_what_is_refused_is_asked_for_once(place: Place, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        *(("AccessDenied", 403), ("NoSuchBucket", 403), ("NotImplemented", 501), ("InvalidArgument", 400)),
+        *(("MethodNotAllowed", 405), ("MissingContentLength", 411)),
+    ],
+)
+def test_what_is_refused_is_asked_for_once(
+    place: Place, code: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # obstore and deltalake try every 5xx again by themselves, for half a second.
+    monkeypatch.setattr("features.objects._INNER_RETRIES", 0)
     endpoint = str(place.s3_endpoint)
     home = Settings(home=place.uri, s3_endpoint=endpoint, s3_region=REGION).places()
     create_tables(home)
     refused = s3_error(code, "So it is.")
     # A second try would pass.
-    rules = [Rule(method, "/home/", answer=403, body=refused) for method in ("GET", "PUT")]
+    rules = [Rule(method, "/home/", answer=status, body=refused) for method in ("GET", "PUT")]
     works: list[tuple[str, Callable[[], object]]] = [
         ("read", lambda: read(home.state, "word")),
         ("write", lambda: write_once(home.state, "word", b"")),
@@ -155,6 +172,13 @@ def test_what_is_refused_is_asked_for_once(place: Place, code: str) -> None:
         set_rules(endpoint, *rules)
         with pytest.raises(StorageRefused, match=rf"^Cannot {what} .*: So it is \({code}\)\.$"):
             work()
+
+
+def test_a_bucket_of_another_region_is_told_at_once(place: Place) -> None:
+    redirect = s3_error("PermanentRedirect", "Elsewhere.")
+    set_rules(str(place.s3_endpoint), Rule("GET", "/home/", answer=301, body=redirect))
+    with pytest.raises(StorageRefused, match="the bucket lies in another region; set s3_region, or leave it out"):
+        read(place, "photo")
 
 
 def test_a_fault_that_passes_is_waited_for_and_another_error_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

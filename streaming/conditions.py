@@ -1,0 +1,80 @@
+"""Whether storage keeps to the conditions on a request; without them a photo could be lost, or planned twice."""
+
+import uuid
+from collections.abc import Callable
+
+import obstore
+
+from features.errors import StorageRefused, UnsafeStorage
+from features.faults import Fault, fault_of, is_fault, persistently
+from features.home import Home
+from features.landing import Cleaning
+from features.objects import Place, delete_all, overwrite
+from features.s3 import bucket_and_key, s3_client
+
+_OTHER_ETAG = '"00000000000000000000000000000000"'
+
+
+def check_conditions(home: Home, how: Cleaning) -> None:
+    """Refuse a server of S3's protocol that lacks or passes over a condition which this stream relies on.
+
+    A small object is written, is asked for with conditions that do not hold, and is deleted; on disk nothing is done.
+    Raises UnsafeStorage, StorageRefused, StorageUnavailable; a killed check leaves that object, which nobody reads.
+    Protocol: `If-None-Match` and `If-Match` of PutObject, `If-Match` of DeleteObject (Amazon S3).
+    """
+    if not home.root.is_local:
+        _check(home.state, _puts, "Two streams could plan a photo twice: use another server, or a home on disk.")
+    if not home.landing.is_local and how != "keep":
+        place = next(place for place in (home.state, home.archive, home.landing) if not place.is_local)
+        _check(
+            place,
+            _deletes,
+            "Clearing away could delete a photo that nobody has read: use --clean keep.",
+        )
+
+
+def _check(place: Place, asks: Callable[[Place, str], dict[str, Callable[[], object]]], so: str) -> None:
+    # Hidden, so that it is no photo where there is only a landing.
+    name = f".fruits-{uuid.uuid4().hex}"
+    overwrite(place, name, b"conditions")
+    try:
+        for condition, ask in asks(place, name).items():
+            why = _why_not_kept(place, ask)
+            if why is not None:
+                raise UnsafeStorage(f"The server of {place.uri} {why} the condition {condition}. {so}")
+    finally:
+        delete_all(place, [name])
+
+
+def _puts(place: Place, name: str) -> dict[str, Callable[[], object]]:
+    return {
+        "If-None-Match of a put": lambda: obstore.put(place.store, name, b"again", mode="create"),
+        "If-Match of a put": lambda: obstore.put(place.store, name, b"again", mode={"e_tag": _OTHER_ETAG}),
+    }
+
+
+def _deletes(place: Place, name: str) -> dict[str, Callable[[], object]]:
+    bucket, key = bucket_and_key(place, name)
+    client = s3_client(place)
+    return {"If-Match of a delete": lambda: client.delete_object(Bucket=bucket, Key=key, IfMatch=_OTHER_ETAG)}
+
+
+def _why_not_kept(place: Place, ask: Callable[[], object]) -> str | None:
+    """What the server does with a condition that does not hold; None if it keeps to it."""
+
+    def is_done() -> bool:
+        try:
+            ask()
+        except Exception as error:
+            if is_fault(error) and fault_of(error) is Fault.CHANGED:
+                return False
+            raise
+        return True
+
+    try:
+        return "passes over" if persistently(f"try a condition at {place.uri}", is_done) else None
+    except StorageRefused as refused:
+        # A permission that lacks is no matter of conditions.
+        if refused.__cause__ is not None and fault_of(refused.__cause__) is Fault.REFUSED_OBJECT:
+            raise
+        return "lacks"
