@@ -8,6 +8,6 @@ if __name__ == "__main__":
     # Run by its path, Python would look among this package's modules first for those that everyone imports. It has
     # followed links to get there.
     sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).resolve().parent)]
-    from ops.cli import main
+    from ops.cli import run
 
-    main()
+    run()

@@ -58,6 +58,7 @@ from ops.options import (
     messages,
     say,
 )
+from ops.process_end import run_and_end
 from ops.wording import visible
 
 if TYPE_CHECKING:
@@ -300,6 +301,11 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
+def run() -> NoReturn:
+    """The same as the whole life of this process."""
+    run_and_end(main)
+
+
 def _fail(error: Exception, sentence: str) -> NoReturn:
     if DEBUGGING.is_set():
         traceback.print_exception(error)
@@ -328,4 +334,4 @@ def _on_terminal() -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run()

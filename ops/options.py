@@ -11,8 +11,10 @@ from rich.console import Console
 from features.region import check_home
 from features.registry import Precision
 from features.settings import Settings, load_settings
+from ops.terminal import show_what_terminals_lack
 from ops.wording import visible
 
+show_what_terminals_lack()
 # Standard output carries what was asked for, standard error what is said about it.
 console = Console(width=None if sys.stdout.isatty() else 160)
 messages = Console(stderr=True)

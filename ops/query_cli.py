@@ -46,6 +46,7 @@ def query(
     """Query the tables with DuckDB, on disk and on S3, or with Athena: by a query's name, or in SQL."""
     from ops.named_queries import named_query
     from ops.rows import show
+    from ops.terminal import write_exactly
 
     if listed or not words:
         show(_listed(), form, console)
@@ -58,7 +59,7 @@ def query(
     named = named_query(words[0]) if _NAME.fullmatch(words[0]) else None
     sql = named.sql if named else words[0]
     if shown:
-        print(sql.rstrip())
+        write_exactly(f"{sql.rstrip()}\n")
         return
     given = _given(words)
     if named is None and given:
