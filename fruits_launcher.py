@@ -23,9 +23,9 @@ def main() -> None:
 
 
 def _run() -> None:
-    from ops.cli import main
+    from ops.cli import run
 
-    main()
+    run()
 
 
 def _find_own_modules_first() -> None:

@@ -57,6 +57,7 @@ from ops.options import (
     messages,
     say,
 )
+from ops.process_end import run_and_end
 from ops.wording import visible
 
 if TYPE_CHECKING:
@@ -339,6 +340,11 @@ def _run() -> None:
         _fail(error, f"Unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]} Add --debug to see where.")
 
 
+def run() -> NoReturn:
+    """The same as the whole life of this process."""
+    run_and_end(main)
+
+
 def _fail(error: Exception, sentence: str) -> NoReturn:
     raise_if_ending()
     if DEBUGGING.is_set():
@@ -361,4 +367,4 @@ def _on_terminal() -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -3,12 +3,13 @@
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from features.precision import Precision
+from ops.terminal import show_what_terminals_lack
 from ops.wording import visible
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from features.settings import Settings
 
+# How a command writes rows.
+Format = Literal["table", "csv", "json", "parquet"]
+
+show_what_terminals_lack()
 # Standard output carries what was asked for, standard error what is said about it.
 console = Console(width=None if sys.stdout.isatty() else 160)
 messages = Console(stderr=True)

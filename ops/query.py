@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import sqlglot
 from deltalake import DeltaTable
+from duckdb.sqltypes import DuckDBPyType
 from sqlglot import ErrorLevel, exp
 
 from bootstrap.athena import definitions
@@ -20,6 +21,9 @@ from features.tables import TABLES, Table, open_table
 CURRENT_PROJECTIONS = "current_projections"
 
 _PCA_CURRENT = "pca_current"
+
+_NOT_IN_ARROW = {"bignum", "bit", "geometry", "time with time zone", "uhugeint", "variant"}
+_NESTED = {"array", "list", "map", "struct", "union"}
 
 # What gives rows. Anything else would change a database that ends with the command; MULTI is a PIVOT.
 _READS = {"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI"}
@@ -143,6 +147,30 @@ def run_query(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[
         found = connection.sql(sql, params=list(values) or None)
         if found is None:
             raise InvalidQuery("The SQL is empty; write a SELECT, or name a query that `fruits query` lists.")
-        return found.to_arrow_table()
+        return _in_arrow(found)
     except duckdb.Error as error:
         raise InvalidQuery(str(error).strip()) from error
+
+
+def _in_arrow(found: duckdb.DuckDBPyRelation) -> pa.Table:
+    """The rows; what Arrow would get as DuckDB's own bytes, or without its zone, as DuckDB's words for it."""
+    names = [f"_{position}" for position in range(len(found.columns))]
+    columns = [
+        f"CAST({name} AS VARCHAR)" if _is_duckdbs_own(kind) else name
+        for name, kind in zip(names, found.types, strict=True)
+    ]
+    if columns == names:
+        return found.to_arrow_table()
+    # By position: two columns may have one name.
+    selected = found.query("found", f"SELECT {', '.join(columns)} FROM found AS t({', '.join(names)})")
+    assert selected is not None, "a SELECT gives rows"
+    return selected.to_arrow_table().rename_columns(found.columns)
+
+
+def _is_duckdbs_own(kind: DuckDBPyType) -> bool:
+    if kind.id in _NOT_IN_ARROW:
+        return True
+    # An enum's children are its values.
+    return kind.id in _NESTED and any(
+        _is_duckdbs_own(child) for _, child in kind.children if isinstance(child, DuckDBPyType)
+    )

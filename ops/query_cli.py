@@ -8,8 +8,18 @@ import typer
 
 from features.errors import InvalidSetting
 from ops.cloud_cli import CloudRegion, Stage
-from ops.options import AllowRegion, Debug, Endpoint, HomeUri, ReadingPatience, Region, console, say, settings_to_read
-from ops.rows import Format
+from ops.options import (
+    AllowRegion,
+    Debug,
+    Endpoint,
+    Format,
+    HomeUri,
+    ReadingPatience,
+    Region,
+    console,
+    say,
+    settings_to_read,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +57,7 @@ def query(
     """Query the tables with DuckDB, on disk and on S3, or with Athena: by a query's name, or in SQL."""
     from ops.named_queries import named_query
     from ops.rows import show
+    from ops.terminal import write_exactly
 
     if listed or not words:
         show(_listed(), form, console)
@@ -59,7 +70,7 @@ def query(
     named = named_query(words[0]) if _NAME.fullmatch(words[0]) else None
     sql = named.sql if named else words[0]
     if shown:
-        print(sql.rstrip())
+        write_exactly(f"{sql.rstrip()}\n")
         return
     given = _given(words)
     if named is None and given:

@@ -16,6 +16,7 @@ from ops.options import (
     Archive,
     Debug,
     Endpoint,
+    Format,
     HomeUri,
     Landing,
     ReadingPatience,
@@ -25,7 +26,6 @@ from ops.options import (
     say,
     settings_to_read,
 )
-from ops.rows import Format, show
 from ops.wording import visible
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def list_rejects(
 ) -> None:
     """List rejects, newest first."""
     from ops.rejects import Choice, reason_named, rejects
+    from ops.rows import show
 
     places = settings_to_read(
         home=home,
