@@ -74,8 +74,8 @@ def patience_s() -> float:
     return RETRY_DEADLINE_S if _patience_s is None else _patience_s
 
 
-def use_patience(long_s: float) -> None:
-    """Let this process give up so long after storage's last answer, whatever is asked of it."""
+def use_patience(long_s: float | None) -> None:
+    """Let this process try again for so long whatever it asks of storage; None: for two minutes."""
     global _patience_s
     _patience_s = long_s
 

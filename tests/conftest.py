@@ -17,9 +17,11 @@ from bootstrap.chromium import ChromiumMissing, find_chromium
 from bootstrap.java import use_java
 from bootstrap.weights import CompiledNetwork, compile_weights
 from features.errors import WeightsUnavailable
+from features.faults import use_patience
 from features.featurizer import Featurizer
 from features.registry import publish_featurizer
 from features.settings import Settings, load_settings
+from features.waits import tell_of_waits
 from streaming.session import close_session, open_session
 from tests.stream_run import Run, run_here
 
@@ -42,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "spark" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+@pytest.fixture(autouse=True)
+def own_patience() -> Iterator[None]:
+    """A command that a test runs in this process leaves its patience with storage to no other test."""
+    yield
+    use_patience(None)
+    tell_of_waits(None)
 
 
 @pytest.fixture(scope="session")
