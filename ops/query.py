@@ -159,6 +159,8 @@ def _in_arrow(found: duckdb.DuckDBPyRelation) -> pa.Table:
         return found.to_arrow_table()
     # By position: two columns may have one name.
     selected = found.query("found", f"SELECT {', '.join(columns)} FROM found AS t({', '.join(names)})")
+    # A SELECT gives rows.
+    assert selected is not None
     return selected.to_arrow_table().rename_columns(found.columns)
 
 
@@ -166,4 +168,6 @@ def _is_duckdbs_own(kind: DuckDBPyType) -> bool:
     if kind.id in _NOT_IN_ARROW:
         return True
     # An enum's children are its values.
-    return kind.id in _NESTED and any(_is_duckdbs_own(child) for _, child in kind.children if isinstance(child, DuckDBPyType))
+    return kind.id in _NESTED and any(
+        _is_duckdbs_own(child) for _, child in kind.children if isinstance(child, DuckDBPyType)
+    )

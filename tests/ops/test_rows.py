@@ -14,8 +14,10 @@ from rich.console import Console
 from ops.query import run_query
 from ops.rows import Format, show
 
-_DOUBLED = "SELECT a.label, b.label, b.label, count(*) AS label_1 FROM {} AS a(label), {} AS b(label) GROUP BY ALL".format(
-    "(VALUES ('kiwi'))", "(VALUES ('lime'))"
+_DOUBLED = (
+    "SELECT a.label, b.label, b.label, count(*) AS label_1 FROM {} AS a(label), {} AS b(label) GROUP BY ALL".format(
+        "(VALUES ('kiwi'))", "(VALUES ('lime'))"
+    )
 )
 
 
@@ -137,5 +139,7 @@ def test_null_among_values_keeps_its_row(capsysbinary: pytest.CaptureFixture[byt
         rows = _asked(f"SELECT unnest([{first}, NULL, {last}]) AS x")
         found = [_strict(line)["x"] for line in _written(rows, "json", capsysbinary).splitlines()]
         assert found[1] is None
-        assert found == [_strict(_written(_asked(f"SELECT {sql} AS x"), "json", capsysbinary))["x"] for sql in (first, "NULL", last)]
+        assert found == [
+            _strict(_written(_asked(f"SELECT {sql} AS x"), "json", capsysbinary))["x"] for sql in (first, "NULL", last)
+        ]
         assert [_strict(line)["x"] for line in _written(rows.slice(2), "json", capsysbinary).splitlines()] == found[2:]
