@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
@@ -80,8 +81,11 @@ def _column(column: "ColumnInfoTypeDef", texts: Sequence[str | None]) -> pa.Arra
 
 
 def _instant(text: str) -> datetime:
-    # The tables' own times, which are in UTC; another zone can only be somebody's own expression.
-    return datetime.fromisoformat(text.removesuffix(" UTC")).replace(tzinfo=UTC)
+    # The tables' own times are in UTC; a query can ask for another zone, by name or as an offset.
+    moment, _, zone = text.rpartition(" ")
+    if zone.startswith(("+", "-")):
+        return datetime.fromisoformat(f"{moment}{zone}").astimezone(UTC)
+    return datetime.fromisoformat(moment).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
 
 _TYPES: dict[str, tuple[pa.DataType, Callable[[str], Any]]] = {

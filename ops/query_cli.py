@@ -57,8 +57,9 @@ def query(
     """Query the tables with DuckDB, on disk and on S3, or with Athena: by a query's name, or in SQL."""
     from ops.named_queries import named_query
     from ops.rows import show
-    from ops.terminal import write_exactly
+    from ops.terminal import as_typed, write_exactly
 
+    words = [as_typed(word) for word in words or ()]
     if listed or not words:
         show(_listed(), form, console)
         say("`fruits query NAME` runs one, `fruits query NAME --show` prints its SQL.")

@@ -1,6 +1,7 @@
 """Standard output and standard error of the `fruits` command."""
 
 import io
+import os
 import sys
 
 
@@ -22,3 +23,12 @@ def write_exactly(data: str | bytes) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(data.encode() if isinstance(data, str) else data)
         sys.stdout.buffer.flush()
+
+
+def as_typed(word: str) -> str:
+    """A word of the command line whose bytes Python could not read in the locale's encoding: they are UTF-8."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(word).decode(errors="replace")
+    return word

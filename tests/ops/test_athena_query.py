@@ -135,6 +135,24 @@ def test_columns_have_their_types(cloud: Cloud, s3_server: str) -> None:
     assert [list(row.values()) for row in rows.to_pylist()] == [[cell[2] for cell in cells], [None] * len(cells)]
 
 
+@pytest.mark.parametrize("zone", ["Europe/Paris", "+01:00"])
+def test_a_time_of_another_zone_is_the_same_moment(cloud: Cloud, s3_server: str, zone: str) -> None:
+    _results(s3_server, [([{"Name": "at", "Type": "timestamp with time zone"}], [[f"2026-10-31 12:00:00.000 {zone}"]])])
+    rows = run_on_athena(cloud, "the query", "SELECT 1").rows
+    assert rows["at"].to_pylist() == [datetime(2026, 10, 31, 11, tzinfo=UTC)]
+
+
+def test_columns_of_one_name_keep_their_own_values(cloud: Cloud, s3_server: str) -> None:
+    columns = [{"Name": "label", "Type": "varchar"}] * 2 + [{"Name": "_col2", "Type": "bigint"}]
+    answers = {
+        "csv": "label,label_1,_col2\nkiwi,lime,7\n",
+        "json": '{"label": "kiwi", "label_1": "lime", "_col2": 7}\n',
+    }
+    for form, written in answers.items():
+        _results(s3_server, [(columns, [["kiwi", "lime", "7"]])])
+        assert _fruits(cloud, "SELECT a.label, b.label, 7", "--format", form).stdout == written
+
+
 def test_all_pages_are_read(cloud: Cloud, s3_server: str) -> None:
     _results(s3_server, [([{"Name": "n", "Type": "integer"}], [["1"], ["2"], ["3"]])])
     asked_for: list[Any] = []
