@@ -297,7 +297,9 @@ def test_a_drain_that_leaves_a_file_names_it_on_the_terminal_and_tells_the_log_h
     assert run.reports == []
     seen_on_terminal = io.StringIO()
     for progress in (
-        LivePanel(Console(file=seen_on_terminal, force_terminal=True, width=200), "fruits stream", settings.locations()),
+        LivePanel(
+            Console(file=seen_on_terminal, force_terminal=True, width=200), "fruits stream", settings.locations()
+        ),
         JsonLines(settings),
     ):
         with progress:
