@@ -1,5 +1,6 @@
 """Whether there is a home, and whether one can be written: asked before anything slow begins, and leaving no trace."""
 
+import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,11 +13,18 @@ from features.errors import AccessDenied, HomeMissing, HomeNotWritable, StorageR
 from features.faults import persistently, reason
 from features.heartbeat import HEARTBEAT_KEY
 from features.home import Home
-from features.objects import Place, delete_all, read_if_there
+from features.objects import Place, check_is_unicode, delete_all, read_if_there
 from features.registry import current_featurizer
 
 _READING = "s3:ListBucket and s3:GetObject"
 _WRITING = "s3:PutObject, s3:GetObject and s3:ListBucket"
+
+
+def check_links(home: Home) -> None:
+    """Refuse a place on disk that leads by a link to a directory whose name is not in UTF-8. Raises InvalidSetting."""
+    for place in (home.root, home.landing, home.archive):
+        if place.is_local:
+            check_is_unicode(os.path.realpath(place.directory))
 
 
 def check_is_home(home: Home) -> None:

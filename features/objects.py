@@ -72,12 +72,7 @@ class Place:
         if scheme not in ("", "file"):
             raise InvalidSetting(f"{location!r} is not supported; use a directory, file:// or s3://bucket/prefix.")
         directory = os.path.normpath(Path(location.removeprefix("file://")).expanduser().absolute())
-        try:
-            directory.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidSetting(
-                f"{directory!a} has a name that is not in UTF-8; rename it, or name a link that leads to it."
-            ) from error
+        check_is_unicode(directory)
         return cls(f"file://{directory}")
 
     @property
@@ -141,6 +136,16 @@ class Place:
         if self.s3_region:
             options["aws_region"] = self.s3_region
         return options
+
+
+def check_is_unicode(directory: str) -> None:
+    """Raises InvalidSetting for a directory whose name is not in UTF-8: the tables' library takes none."""
+    try:
+        directory.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidSetting(
+            f"{directory!a} has a name that is not in UTF-8; rename it, or choose another directory."
+        ) from error
 
 
 def stall_timeout() -> timedelta:

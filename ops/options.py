@@ -52,13 +52,14 @@ def settings_to_read(**flags: Any) -> "Settings":
 
 def _checked(settings: "Settings", patience: "timedelta", makes_home: bool) -> "Settings":
     from features.faults import use_patience
-    from features.home_access import check_is_home, check_is_writable
+    from features.home_access import check_is_home, check_is_writable, check_links
     from features.region import check_home
     from ops.waits import say_waits
 
     home = settings.locations()
     use_patience(patience.total_seconds())
     say_waits(home)
+    check_links(home)
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
         from bootstrap.cloud import use_own_credentials
 
