@@ -118,8 +118,13 @@ class _Interrupts:
         """End this process and all that it started, and say so."""
         from ops.descendants import kill_descendants
 
+        # The main thread may find Spark gone and fail of it: that is no error to tell of.
+        self.is_ending = True
         with self._one_ends:
             _hush()
+            # Servers of Spark's in this process tell of each connection that ends now.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             kill_descendants()
             line = b"fruits: interrupted.\n"
             with suppress(OSError):
