@@ -1,12 +1,9 @@
 """Landed objects: what lies below the landing prefix, how to fetch exactly one version of it, how to clear it away."""
 
-import errno
 import itertools
 import os
 import re
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import obstore
 
 from features.faults import Fault, fault_of, is_fault, persistently, reason
-from features.landing_files import PassedOver, files_below, is_reached_by_link, why_passed_over
+from features.landing_files import PassedOver, files_below, is_reached_by_link, move_file, why_passed_over
 from features.objects import Place, composed, is_plain_key, printable
 from features.rejects import Reason, Rejected
 from features.s3 import bucket_and_key, s3_client
@@ -374,24 +371,8 @@ def _clear_file(landing: Place, archive: Place, landed: Landed, cleaning: Cleani
         return True
     target = archive.directory / archived_name(landed)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _move(path, target)
+    move_file(path, target)
     return True
-
-
-def _move(path: Path, target: Path) -> None:
-    try:
-        path.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        # Another disk: whole or not at all, for what stands under this name counts as the photo.
-        beside = target.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            shutil.copy2(path, beside)
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-        path.unlink()
 
 
 def _clear_object(landing: Place, archive: Place, landed: Landed, cleaning: Cleaning) -> bool:

@@ -3,8 +3,10 @@
 import errno
 import os
 import queue
+import shutil
 import stat
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -242,3 +244,20 @@ class _Walk:
         if self._is_complete:
             self._refuse(key, error)
         self._passed_over.add("unreadable", key)
+
+
+def move_file(path: Path, target: Path) -> None:
+    """Give a file another name, also on another disk, where the name stands for the whole file or for none."""
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # Another disk: whole or not at all, for what stands under this name counts as the photo.
+        beside = target.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            shutil.copy2(path, beside)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+        path.unlink()
