@@ -53,7 +53,7 @@ benchmark: $(BENCHMARKS_READY) java
 # The pictures are of a report, so a demo is made for it first.
 slides: $(TESTS_READY) java chromium
 	@$(BIN)/fruits demo --home build/slides
-	@$(BIN)/python -m ops.slides build/slides
+	@$(BIN)/python -m ops.demo.slides build/slides
 
 PIP = -m pip install --disable-pip-version-check --require-hashes --no-deps --no-build-isolation --no-compile
 # pip tells each step or nothing; this tells how far it is, on one line where the terminal can.

@@ -12,20 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from features.errors import StateDamaged
 from features.featurizer import FEATURES
-from features.home import Home
 from features.pca import Moments, NotFinite, moments_of
-from features.plan import planned_batches, read_plan
-from features.tables import (
-    FEATURE_ROWS,
-    TABLES,
-    DataFile,
-    committed_batch,
-    data_files,
-    open_table,
-    read_file,
-)
+from store.errors import StateDamaged
+from store.home import Home
+from store.state.plans import planned_batches, read_plan
+from store.tables.files import DataFile, data_files, read_file
+from store.tables.handles import committed_batch, open_table
+from store.tables.schemas import FEATURE_ROWS, TABLES
 
 # A share's moments are 6.6 MB: little beside what was read for them.
 SHARE_BYTES = 64 * 2**20

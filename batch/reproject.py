@@ -17,35 +17,28 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.days import chosen, vectors_of
-from features.erasures import read_erasures, refuse_if_one_began
-from features.errors import HomeInUse, JobFailed, StateDamaged, last_words
-from features.home import Home
-from features.launch import make_the_next_launch_light
-from features.lease import held
+from features.errors import last_words
 from features.pca import project
-from features.pca_models import (
+from features.worker_process import freeze_worker_modules
+from store.errors import HomeInUse, JobFailed, StateDamaged
+from store.home import Home
+from store.models.pca_models import (
     Current,
     PcaMeta,
     cached_model,
+    check_no_other_switch,
     current_models,
     describe_model,
     finish_switch,
-    refuse_another_switch,
 )
-from features.plan import AddedFile, planned_batches, read_plan
-from features.projections import KEPT_COLUMNS, SWITCHING, write_projections
-from features.tables import (
-    FEATURE_ROWS,
-    PROJECTION_ROWS,
-    TABLES,
-    DataFile,
-    Table,
-    append_once,
-    committed_batch,
-    data_files,
-    open_table,
-    read_file,
-)
+from store.state.erasures import check_no_erasure_started, read_erasures
+from store.state.lease import hold_lease
+from store.state.plans import AddedFile, planned_batches, read_plan
+from store.tables.commits import append_once
+from store.tables.files import DataFile, data_files, read_file
+from store.tables.handles import committed_batch, open_table
+from store.tables.projections import KEPT_COLUMNS, SWITCHING, write_projections
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table
 
 TASK_BYTES = 64 * 2**20
 # How long a batch that was planned without the version may take to be committed.
@@ -80,7 +73,7 @@ def reproject(spark: SparkContext, home: Home, watcher: Watcher, patience_s: flo
     """
     if not current_models(home).versions:
         return None
-    with held(home, "fruits reproject", watcher.say) as check:
+    with hold_lease(home, "fruits reproject", watcher.say) as check:
         # From here on, what a paused `prune` decided by an older look at the table is refused.
         append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
         begun = current_models(home)
@@ -197,7 +190,7 @@ class _Filling:
 
     def _refuse_to_go_on(self) -> None:
         self._check()
-        refuse_another_switch(self._begun, current_models(self._home))
+        check_no_other_switch(self._begun, current_models(self._home))
 
     def _projected(self, day: _Day) -> list[tuple[AddedFile, frozenset[int]]]:
         shares = [_Share(self._home, self.meta, day.ingest_date, files) for files in _cut(day.files)]
@@ -209,7 +202,7 @@ class _Filling:
     def _commit(self, adds: Sequence[AddedFile], pairs: set[tuple[date, int]]) -> bool:
         def there_already(handle: DeltaTable) -> bool:
             # An erasure commits to this table once it began: either this sees it, or the commit is refused.
-            refuse_if_one_began(self._home, self._erasures)
+            check_no_erasure_started(self._home, self._erasures)
             files = [file for file in data_files(handle) if file.partition["pca_version"] == self.meta.version]
             return any(pairs & self._pairs(PROJECTION_ROWS, file) for file in files)
 
@@ -277,7 +270,7 @@ def _project_shares(shares: Iterable[_Share]) -> Iterator[tuple[AddedFile, froze
             projected = np.concatenate([projected for _, projected in parts])
             added = write_projections(share.home, share.meta, columns, projected, share.ingest_date)
             yield added, frozenset(pc.unique(rows["batch"]).to_pylist())
-    make_the_next_launch_light()
+    freeze_worker_modules()
 
 
 def _projected_parts(

@@ -31,15 +31,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.fault_proxy import Weather, faults, set_weather
-from benchmarks.servers import s3_server, server_before
-from benchmarks.spark_cluster import Cluster, node_python, processes_of, spark_cluster
-from bootstrap.weights import compile_weights
-from features.landing import list_landed
-from features.registry import publish_featurizer
-from features.settings import Settings, load_settings
-from ops.query import connect, run_query
-from ops.status import look
+from bootstrap.weights.weights import compile_weights
+from ops.query.query import connect, run_query
+from ops.status.status import look
+from store.models.registry import publish_featurizer
+from store.objects.landing import list_landed
+from store.settings import Settings, load_settings
+from tests.support.fault_proxy import Weather, faults, set_weather
+from tests.support.servers import s3_server, server_before
+from tests.support.spark_cluster import Cluster, node_python, processes_of, spark_cluster
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -180,7 +180,7 @@ def run_chaos(
     }
     with (
         s3_server(folder) as server,
-        server_before(server, "benchmarks.fault_proxy", folder) as proxy,
+        server_before(server, "tests.support.fault_proxy", folder) as proxy,
         spark_cluster(folder) as cluster,
     ):
         s3 = boto3.client("s3", endpoint_url=server, region_name=REGION)

@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageOps
 from pydantic import TypeAdapter
 
 from features.errors import InvalidSetting
-from ops.demo_photos import demo_files
+from ops.demo.photos import demo_files
 
 Kind: TypeAlias = Literal["12MP", "350px", "100px"]
 

@@ -29,20 +29,23 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.landing_server import SIZE_BYTES, Shown, arrived_at, etag, key, requests, show
-from benchmarks.servers import s3_server, server_before
-from features.home import Home
-from features.landing import Landed, list_pages
-from features.plan import Counters, Plan, Result, read_plan, write_plan, write_result
-from features.registry import publish_featurizer
-from features.settings import load_settings
-from features.tables import REJECT_ROWS, TABLES, OpenTables, commit, create_tables, write_file
+from store.home import Home
+from store.models.registry import publish_featurizer
+from store.objects.landing import LandedObject, list_pages
+from store.settings import load_settings
+from store.state.plans import BatchCounters, Plan, Result, read_plan, write_plan, write_result
+from store.tables.commits import commit
+from store.tables.files import write_file
+from store.tables.handles import OpenTables, create_tables
+from store.tables.schemas import REJECT_ROWS, TABLES
 from streaming.cleaning import CleaningRule
-from streaming.news import Channel
+from streaming.discovery.queue import Queue
+from streaming.discovery.snapshot import load_processed_index, outcome_of, write_snapshot
+from streaming.news import PlannerChannel
 from streaming.pacing import Caps
-from streaming.queue import Queue
-from streaming.snapshot import outcome_of, recall, write_snapshot
 from streaming.source import Planner, PlanningRequest
+from tests.support.landing_server import SIZE_BYTES, Shown, arrived_at, etag, key, requests, show
+from tests.support.servers import s3_server, server_before
 
 REGION: Literal["eu-west-3"] = "eu-west-3"
 BUCKET = "fruits"
@@ -89,7 +92,7 @@ def main(
     with (
         tempfile.TemporaryDirectory() as folder,
         s3_server(Path(folder)) as moto,
-        server_before(moto, "benchmarks.landing_server", Path(folder)) as endpoint,
+        server_before(moto, "tests.support.landing_server", Path(folder)) as endpoint,
     ):
         boto3.client("s3", endpoint_url=moto, region_name=REGION).create_bucket(
             Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
@@ -132,14 +135,14 @@ def _grow(home: Home, done: int, history: int) -> int:
         write_plan(home, _plan(home, done, range(start, start + size), day))
         _finish(home, tables, done)
     with tempfile.TemporaryDirectory() as folder:
-        seen = recall(home, Path(folder, "seen.sqlite"))
+        seen = load_processed_index(home, Path(folder, "seen.sqlite"))
         write_snapshot(home, seen)
         seen.close()
     return done
 
 
 def _plan(home: Home, batch: int, numbers: range, day: date) -> Plan:
-    objects = tuple(Landed(key(n), SIZE_BYTES, etag(n), arrived_at(n)) for n in numbers)
+    objects = tuple(LandedObject(key(n), SIZE_BYTES, etag(n), arrived_at(n)) for n in numbers)
     now = datetime.now(UTC)
     return Plan(batch, "benchmark", now, day, home.landing.uri, "", "unused", objects)
 
@@ -161,7 +164,7 @@ def _finish(home: Home, tables: OpenTables, batch: int) -> tuple[Plan, Result]:
     }
     added = write_file(home, REJECT_ROWS, rows, {"ingest_date": plan.ingest_date.isoformat()})
     adds = {REJECT_ROWS.name: (added,)}
-    counters = Counters(rejects={"missing": len(plan.objects)})
+    counters = BatchCounters(rejects={"missing": len(plan.objects)})
     result = Result(batch, plan.nonce, now, adds, tuple(landed.key for landed in plan.objects), counters)
     write_result(home, result)
     for table in TABLES:
@@ -202,7 +205,7 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
         before, began_s = requests(endpoint), time.perf_counter()
         planner = Planner(request)
         start_s, start_requests = time.perf_counter() - began_s, _since(endpoint, before)
-        channel, looks = Channel(Path(folder)), []
+        channel, looks = PlannerChannel(Path(folder)), []
         tables = OpenTables(home)
         before, began_s, batch_s = requests(endpoint), time.perf_counter(), 0.0
         for number in range(batches):

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.mutants import mutant
 from benchmarks.rivals.job import own_peak_mb
-from bootstrap.weights import compile_weights
+from bootstrap.weights.weights import compile_weights
 from features.featurizer import Featurizer
 from features.image import FORMATS, Limits
 from features.isolation import IsolatedDecoder, decode_or_die
 from features.rejects import Rejected
+from tests.support.mutants import mutant
 
 LIMITS = Limits(max_image_bytes=64 * 2**20, max_pixels=100_000_000, max_decode_s=20.0)
 

@@ -21,9 +21,9 @@ from rich.table import Table
 from benchmarks.corpus import Kind, make_corpus
 from benchmarks.rivals.job import photo_files
 from benchmarks.service import reports, running_stream
-from bootstrap.weights import compile_weights
-from features.settings import Settings, load_settings
-from ops.query import connect, run_query
+from bootstrap.weights.weights import compile_weights
+from ops.query.query import connect, run_query
+from store.settings import Settings, load_settings
 
 # Not counted: the first photos meet workers that are only starting.
 WARM_UP_PHOTOS = 5

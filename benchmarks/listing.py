@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from features.landing import list_pages
-from features.objects import Place
+from store.objects.landing import list_pages
+from store.objects.location import StorageLocation
 
 FILES_A_FOLDER = 2000
 
@@ -33,7 +33,7 @@ def main(
             _make(landing, files)
         for _ in range(rounds):
             began_s = time.perf_counter()
-            found = sum(len(page) for page in list_pages(Place.at(str(landing))))
+            found = sum(len(page) for page in list_pages(StorageLocation.at(str(landing))))
             typer.echo(f"{found:,} files in {time.perf_counter() - began_s:.2f} s")
 
 

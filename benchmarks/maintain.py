@@ -26,27 +26,20 @@ import typer
 from rich.console import Console
 from rich.table import Table as Shown
 
-import features.tables
-from batch.maintain import Watcher, maintain
-from batch.retention import Retention
+from batch.maintain.maintain import Watcher, maintain
+from batch.maintain.retention import Retention
 from features.featurizer import FEATURES
-from features.home import Home
-from features.pca_models import PcaMeta
-from features.plan import AddedFile
-from features.projections import KEPT_COLUMNS, write_projections
-from features.settings import load_settings
-from features.tables import (
-    FEATURE_ROWS,
-    TABLES,
-    OpenTables,
-    commit,
-    create_tables,
-    data_files,
-    open_table,
-    vectors_column,
-    write_file,
-)
-from ops.query import connect, run_query
+from ops.query.query import connect, run_query
+from store.home import Home
+from store.models.pca_models import PcaMeta
+from store.settings import load_settings
+from store.state.plans import AddedFile
+from store.tables import handles, unreferenced
+from store.tables.commits import commit
+from store.tables.files import data_files, vectors_column, write_file
+from store.tables.handles import OpenTables, create_tables, open_table
+from store.tables.projections import KEPT_COLUMNS, write_projections
+from store.tables.schemas import FEATURE_ROWS, TABLES
 
 COMPONENTS = 64
 # What a service of many queries asks: a number by label, and the photos most like one of them.
@@ -95,7 +88,7 @@ def main(
         console.print(f"{days} days of {commits} commits made in {time.perf_counter() - began_s:.0f} s.")
         before = _measured(home, first, turns)
         began_s = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "ops.cli", "maintain", "--home", str(home.root.directory)], check=True)
+        subprocess.run([sys.executable, "-m", "ops", "maintain", "--home", str(home.root.directory)], check=True)
         took_s = time.perf_counter() - began_s
         peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         after = _measured(home, first, turns)
@@ -158,8 +151,8 @@ def _maintained_a_day_later(home: Home) -> None:
             if path.stat().st_mtime > then_s:
                 os.utime(path, (then_s, then_s))
     # The log notes by the clock when a file was replaced.
-    features.tables.UNREFERENCED_KEPT = timedelta(0)
-    features.tables.RETENTION["delta.deletedFileRetentionDuration"] = "interval 0 seconds"
+    unreferenced.UNREFERENCED_KEPT = timedelta(0)
+    handles.RETENTION["delta.deletedFileRetentionDuration"] = "interval 0 seconds"
     maintain(home, Retention(), Watcher(print, lambda _: None))
 
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from bootstrap.calibration import PHOTOS
-from bootstrap.network import sample_pictures
-from bootstrap.weights import compile_weights
+from bootstrap.weights.calibration import PHOTOS
+from bootstrap.weights.network import sample_pictures
+from bootstrap.weights.weights import compile_weights
 from features.errors import InvalidSetting
 from features.featurizer import Featurizer
 from features.image import decode
 from features.rejects import Rejected
-from features.settings import load_settings
-from ops.demo_photos import demo_files
+from ops.demo.photos import demo_files
+from store.settings import load_settings
 
 ROUNDS = 200
 

@@ -18,13 +18,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.refit_rivals.rows import add_days
-from features.errors import JobFailed
-from features.home import Home
 from features.pca import principal_angles_rad
-from features.pca_models import load_model
-from features.registry import publish_featurizer
-from features.settings import load_settings
-from features.tables import FEATURE_ROWS, data_files, open_table
+from store.errors import JobFailed
+from store.home import Home
+from store.models.pca_models import load_model
+from store.models.registry import publish_featurizer
+from store.settings import load_settings
+from store.tables.files import data_files
+from store.tables.handles import open_table
+from store.tables.schemas import FEATURE_ROWS
 
 COMPONENTS = 64
 # Directions that are far apart in variance, so that any two ways must find the same ones.

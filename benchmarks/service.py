@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmarks.rivals.job import CORES
 from features.errors import FruitsError, InvalidSetting
-from features.registry import publish_featurizer
-from features.settings import Settings
+from store.models.registry import publish_featurizer
+from store.settings import Settings
 
 STOP_S = 120.0
 RAMP_UP_BATCHES = 2
@@ -65,7 +65,7 @@ def steady_state(settings: Settings, network: bytes, count: int) -> SteadyState:
 def running_stream(settings: Settings, network: bytes, *flags: str) -> Iterator[subprocess.Popen[str]]:
     """`fruits stream` on a home that gets this featurizer; told to stop at the end, as by Ctrl-C."""
     publish_featurizer(settings.places(), network, "benchmark", "benchmark")
-    command = [sys.executable, "-m", "ops.cli", "stream", "--home", settings.home, "--master", settings.master]
+    command = [sys.executable, "-m", "ops", "stream", "--home", settings.home, "--master", settings.master]
     for name in ("landing", "s3_endpoint", "s3_region"):
         if (value := getattr(settings, name)) is not None:
             command += [f"--{name.replace('_', '-')}", value]

@@ -24,10 +24,10 @@ from rich.table import Table
 from benchmarks.corpus import Corpus, Kind, make_corpus
 from benchmarks.latency import latency_table
 from benchmarks.rivals.job import CORES, photo_files
-from benchmarks.servers import s3_server
 from benchmarks.service import SteadyState, steady_state
-from bootstrap.weights import compile_weights
-from features.settings import load_settings
+from bootstrap.weights.weights import compile_weights
+from store.settings import load_settings
+from tests.support.servers import s3_server
 
 # A few for warming up and the naive way; some 25 s for the limit and the rivals, so that the beginning of their jobs
 # weighs little; two or three batches of 20 s for the service, after its first two.

@@ -9,15 +9,18 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 
-from features.erasures import refuse_if_unfinished
-from features.errors import InvalidSetting, StorageRefused
-from features.home import Home
-from features.landing import Landed, archived_name, look_up
-from features.plan import planned_batches, read_plan
+from features.errors import InvalidSetting
 from features.rejects import Reason
-from features.retries import Retry, read_request, requested, retried_rows
-from features.tables import REJECT_ROWS, committed_batch, open_table, standing_rejects
-from ops.query import connect
+from ops.query.query import connect
+from store.errors import StorageRefused
+from store.home import Home
+from store.objects.landing import LandedObject, archived_name, stat_object
+from store.state.erasures import check_no_erasure_unfinished
+from store.state.plans import planned_batches, read_plan
+from store.state.retries import Retry, read_request, requested, retried_rows
+from store.tables.handles import committed_batch, open_table
+from store.tables.reject_rows import standing_rejects
+from store.tables.schemas import REJECT_ROWS
 
 WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.EMPTY: "upload it again",
@@ -32,7 +35,7 @@ WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.MISSING: "upload it again; if it was put back with its old time, retry",
     Reason.UNREADABLE: "let the stream read it (permission, key, class, disk), then retry; a bad name: rename it",
 }
-Place = Literal["landing", "archive", "replaced", "gone", "unknown"]
+StorageLocation = Literal["landing", "archive", "replaced", "gone", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Choice:
 class Standing:
     """Where the rejected version is now; `detail` is the etag, the key or the words that belong to it."""
 
-    place: Place
+    place: StorageLocation
     detail: str = ""
 
 
@@ -128,12 +131,12 @@ def standing(home: Home, row: Mapping[str, Any]) -> Standing:
     if known is None:
         return Standing("unknown", f"it does not lie below {home.landing.uri}; name its landing with --landing")
     landing, key = known
-    landed = Landed(key, row["bytes"], row["etag"], row["arrived_at"])
+    landed = LandedObject(key, row["bytes"], row["etag"], row["arrived_at"])
     try:
-        found = look_up(landing, landed.key)
+        found = stat_object(landing, landed.key)
         if found is not None and found.etag == landed.etag:
             return Standing("landing")
-        if look_up(home.archive, archived_name(landed)) is not None:
+        if stat_object(home.archive, archived_name(landed)) is not None:
             return Standing("archive", home.archive.uri_of(archived_name(landed)))
     except StorageRefused as refused:
         return Standing("unknown", str(refused).rstrip("."))
@@ -146,7 +149,7 @@ def retryable(home: Home, choice: Choice) -> Retryable:
     Raises InvalidSetting for a source that has no reject, HomeInUse while an erasure is not finished, StateDamaged,
     StorageUnavailable.
     """
-    erasures_begun = refuse_if_unfinished(home)
+    erasures_begun = check_no_erasure_unfinished(home)
     connection = connect(home)
     if choice.sources:
         known = _chosen(connection, Choice(sources=choice.sources, with_settled=True)).to_arrow_table()
@@ -182,7 +185,7 @@ def are_open(home: Home, retries: Sequence[Retry]) -> bool:
     return any(retried_rows(home, plan) & rows for plan in plans if plan is not None)
 
 
-def became(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
+def retry_outcomes(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
     """What the objects of some retries are now, counted: `photo`, or the reasons they are rejected for."""
     connection = connect(home)
     versions = {(home.landing.source_of(one.landed.key), one.landed.etag) for one in retries}
@@ -208,7 +211,7 @@ def _asked_for(home: Home) -> set[Retry]:
 
 def _retry(row: Mapping[str, Any], below: str) -> Retry:
     visible_at = row["first_visible_at"]
-    landed = Landed(
+    landed = LandedObject(
         key=row["source"].removeprefix(below),
         size_bytes=row["bytes"],
         etag=row["etag"],

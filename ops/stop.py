@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from features.errors import StreamDoesNotStop
-from features.heartbeat import ask_to_stop, is_alive, read_heartbeat, wait_until_stopped
-from features.home import Home
+from store.errors import StreamDoesNotStop
+from store.home import Home
+from store.state.heartbeat import ask_to_stop, is_alive, read_heartbeat, wait_until_stopped
 
 # Batches are some 20 s long, but caps, a slow cluster and two minutes of patience with storage can make them longer.
 WAIT_S = 15 * 60.0

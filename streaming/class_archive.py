@@ -8,7 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from features.settings import load_settings
+from store.settings import load_settings
 from streaming.service import Watcher, stream_in
 from streaming.session import class_archive, close_session, open_session
 

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from features.faults import RETRY_DEADLINE_S
-from features.home import Home
-from features.landing import Cleaning, Landed, changed_at_s
-from features.objects import Place
-from features.plan import Plan, Result
+from store.home import Home
+from store.objects.faults import RETRY_DEADLINE_S
+from store.objects.landing import Cleaning, LandedObject, changed_at_s
+from store.objects.location import StorageLocation
+from store.state.plans import Plan, Result
 from streaming.clearing import Clearing
-from streaming.seen import Known
+from streaming.discovery.processed_index import ProcessedEntry
 
 CLEARED_AT_ONCE = 16
 # Photos of this run's batches are the cleaner's; a listing leaves them to it for so long.
@@ -52,8 +52,8 @@ class _Due:
     From `old_s` of the monotonic clock on, none of them is young.
     """
 
-    landing: Place
-    objects: tuple[Landed, ...]
+    landing: StorageLocation
+    objects: tuple[LandedObject, ...]
     old_s: float
     waited_s: float = 0.0
 
@@ -161,7 +161,7 @@ class Leftovers:
         self._started_after = started_after
         self._clearing = Clearing(home, rule.how, rule.patience)
 
-    def clear(self, shown: Iterable[tuple[Landed, Known]]) -> None:
+    def clear(self, shown: Iterable[tuple[LandedObject, ProcessedEntry]]) -> None:
         """Clear away what is left of these. Raises StorageRefused, StorageUnavailable."""
         now_s = datetime.now(UTC).timestamp()
         left = [landed for landed, known in shown if self._is_left(known, now_s)]
@@ -180,7 +180,7 @@ class Leftovers:
         """How many objects could not be cleared away, by the cleaner or after a listing."""
         return self._clearing.left
 
-    def _is_left(self, known: Known, now_s: float) -> bool:
+    def _is_left(self, known: ProcessedEntry, now_s: float) -> bool:
         if known.featurized is None or not self._rule.covers(known.featurized):
             return False
         after = self._rule.after if known.batch <= self._started_after else self._rule.after + LEFT_TO_CLEANER
@@ -188,14 +188,14 @@ class Leftovers:
 
 
 def _young(
-    pool: ThreadPoolExecutor, rule: CleaningRule, landing: Place, objects: Sequence[Landed]
-) -> tuple[Landed, ...]:
+    pool: ThreadPoolExecutor, rule: CleaningRule, landing: StorageLocation, objects: Sequence[LandedObject]
+) -> tuple[LandedObject, ...]:
     """The files on disk that changed within `settle`, by the disk's clock."""
     settle_s = rule.settle.total_seconds()
     if not (landing.is_local and settle_s):
         return ()
 
-    def is_young(landed: Landed) -> bool:
+    def is_young(landed: LandedObject) -> bool:
         changed_s = changed_at_s(landing, landed)
         return changed_s is not None and time.time() - changed_s < settle_s
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from features.errors import StorageUnavailable
-from features.faults import Fault, fault_of, given_up, is_fault
-from features.home import Home
-from features.landing import Cleaning, Landed, archived_name, clear_once, look_up
-from features.objects import Place
-from streaming.seen import identity
+from store.errors import StorageUnavailable
+from store.home import Home
+from store.objects.faults import Fault, fault_of, is_fault, storage_error
+from store.objects.landing import Cleaning, LandedObject, archived_name, clear_once, stat_object
+from store.objects.location import StorageLocation
+from streaming.discovery.processed_index import identity
 
 LEFT_FOR = timedelta(hours=1)
 # What no listing has shown since is not counted any longer; with a queue there is one every six hours.
@@ -40,7 +40,9 @@ class Clearing:
         self._began_s = time.monotonic()
         self._cleared_at_s = float("-inf")
 
-    def clear(self, pool: ThreadPoolExecutor, landing: Place, objects: Iterable[Landed]) -> tuple[Landed, ...]:
+    def clear(
+        self, pool: ThreadPoolExecutor, landing: StorageLocation, objects: Iterable[LandedObject]
+    ) -> tuple[LandedObject, ...]:
         """Try each once, but those that were left within the hour, and return those to try again soon.
 
         Raises StorageRefused, StorageUnavailable when it is no matter of single objects.
@@ -70,7 +72,7 @@ class Clearing:
     def _was_left(self, name: bytes) -> bool:
         return time.monotonic() - self._left_at_s.get(name, float("-inf")) < LEFT_FOR.total_seconds()
 
-    def _failure(self, landing: Place, landed: Landed) -> Exception | None:
+    def _failure(self, landing: StorageLocation, landed: LandedObject) -> Exception | None:
         try:
             if clear_once(landing, self._home.archive, landed, self._how):
                 self._cleared_at_s = time.monotonic()
@@ -80,25 +82,25 @@ class Clearing:
             return error
         return None
 
-    def _is_to_try_again(self, name: bytes, landing: Place, landed: Landed, failure: Exception) -> bool:
+    def _is_to_try_again(self, name: bytes, landing: StorageLocation, landed: LandedObject, failure: Exception) -> bool:
         fault, now_s = fault_of(failure), time.monotonic()
         since_s = self._failing_since_s.setdefault(name, now_s)
         if fault in _TRIED_AGAIN and now_s - since_s < self._patience_s:
             return True
         if not (fault is Fault.UNFIT_OBJECT or self._is_single(fault, since_s, landing)):
-            raise given_up(f"clear away {landing.uri_of(landed.key)}", failure) from failure
+            raise storage_error(f"clear away {landing.uri_of(landed.key)}", failure) from failure
         self.leave(name)
         self._on_left(name)
         return False
 
-    def _is_single(self, fault: Fault, since_s: float, landing: Place) -> bool:
+    def _is_single(self, fault: Fault, since_s: float, landing: StorageLocation) -> bool:
         if fault is Fault.REFUSED:
             return False
         cleared_after_s = since_s if fault in _TRIED_AGAIN else self._began_s
         return self._cleared_at_s >= cleared_after_s or _can_clear(landing, self._home.archive, self._how)
 
 
-def _can_clear(landing: Place, archive: Place, how: Cleaning) -> bool:
+def _can_clear(landing: StorageLocation, archive: StorageLocation, how: Cleaning) -> bool:
     """Whether storage clears anything away, tried with an object of no other use."""
     name = f".fruits-{uuid.uuid4().hex}"
     try:
@@ -111,11 +113,11 @@ def _can_clear(landing: Place, archive: Place, how: Cleaning) -> bool:
         return False
 
 
-def _clears_a_file(landing: Place, archive: Place, name: str, how: Cleaning) -> bool:
+def _clears_a_file(landing: StorageLocation, archive: StorageLocation, name: str, how: Cleaning) -> bool:
     file = landing.directory / name
     try:
         file.write_bytes(bytes(_PROBE_BYTES))
-        landed = look_up(landing, name)
+        landed = stat_object(landing, name)
         if landed is None:
             return False
         file_there = archive.directory / archived_name(landed)
@@ -128,9 +130,9 @@ def _clears_a_file(landing: Place, archive: Place, name: str, how: Cleaning) -> 
             file.unlink(missing_ok=True)
 
 
-def _may_clear(landing: Place, archive: Place, name: str, how: Cleaning) -> bool:
+def _may_clear(landing: StorageLocation, archive: StorageLocation, name: str, how: Cleaning) -> bool:
     # S3 looks at permissions first: of an object that is not there it says so only to who may clear it away.
-    nowhere = Landed(name, 0, "none", datetime.now(UTC))
+    nowhere = LandedObject(name, 0, "none", datetime.now(UTC))
     for each in {how, "delete"}:
         clear_once(landing, archive, nowhere, each)
     return True

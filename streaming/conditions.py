@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 import obstore
 
-from features.errors import StorageRefused, UnsafeStorage
-from features.faults import Fault, fault_of, is_fault, persistently
-from features.home import Home
-from features.landing import Cleaning
-from features.objects import Place, delete_all, overwrite
-from features.s3 import bucket_and_key, s3_client
+from store.errors import StorageRefused, UnsafeStorage
+from store.home import Home
+from store.objects.faults import Fault, fault_of, is_fault, retry_storage
+from store.objects.landing import Cleaning
+from store.objects.location import StorageLocation
+from store.objects.operations import delete_all, overwrite
+from store.objects.s3 import bucket_and_key, s3_client
 
 _OTHER_ETAG = '"00000000000000000000000000000000"'
 
@@ -33,7 +34,9 @@ def check_conditions(home: Home, how: Cleaning) -> None:
         )
 
 
-def _check(place: Place, asks: Callable[[Place, str], dict[str, Callable[[], object]]], so: str) -> None:
+def _check(
+    place: StorageLocation, asks: Callable[[StorageLocation, str], dict[str, Callable[[], object]]], so: str
+) -> None:
     # Hidden, so that it is no photo where there is only a landing.
     name = f".fruits-{uuid.uuid4().hex}"
     overwrite(place, name, b"conditions")
@@ -46,20 +49,20 @@ def _check(place: Place, asks: Callable[[Place, str], dict[str, Callable[[], obj
         delete_all(place, [name])
 
 
-def _puts(place: Place, name: str) -> dict[str, Callable[[], object]]:
+def _puts(place: StorageLocation, name: str) -> dict[str, Callable[[], object]]:
     return {
         "If-None-Match of a put": lambda: obstore.put(place.store, name, b"again", mode="create"),
         "If-Match of a put": lambda: obstore.put(place.store, name, b"again", mode={"e_tag": _OTHER_ETAG}),
     }
 
 
-def _deletes(place: Place, name: str) -> dict[str, Callable[[], object]]:
+def _deletes(place: StorageLocation, name: str) -> dict[str, Callable[[], object]]:
     bucket, key = bucket_and_key(place, name)
     client = s3_client(place)
     return {"If-Match of a delete": lambda: client.delete_object(Bucket=bucket, Key=key, IfMatch=_OTHER_ETAG)}
 
 
-def _why_not_kept(place: Place, ask: Callable[[], object]) -> str | None:
+def _why_not_kept(place: StorageLocation, ask: Callable[[], object]) -> str | None:
     """What the server does with a condition that does not hold; None if it keeps to it."""
 
     def is_done() -> bool:
@@ -72,7 +75,7 @@ def _why_not_kept(place: Place, ask: Callable[[], object]) -> str | None:
         return True
 
     try:
-        return "passes over" if persistently(f"try a condition at {place.uri}", is_done) else None
+        return "passes over" if retry_storage(f"try a condition at {place.uri}", is_done) else None
     except StorageRefused as refused:
         # A permission that lacks is no matter of conditions.
         if refused.__cause__ is not None and fault_of(refused.__cause__) is Fault.REFUSED_OBJECT:

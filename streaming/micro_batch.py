@@ -11,16 +11,18 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkContext
 
-from features.erasures import passed_over
-from features.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable, last_words
-from features.faults import RETRY_DEADLINE_S
-from features.home import Home
+from features.errors import last_words
 from features.image import Limits
-from features.pca_models import versions_to_project
-from features.plan import (
+from store.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable
+from store.home import Home
+from store.models.pca_models import versions_to_project
+from store.models.registry import load_network
+from store.objects.faults import RETRY_DEADLINE_S
+from store.state.erasures import passed_over
+from store.state.plans import (
     ATTEMPT_LIMIT,
     AddedFile,
-    Counters,
+    BatchCounters,
     Plan,
     Result,
     drop_from_plan,
@@ -29,13 +31,14 @@ from features.plan import (
     read_result,
     write_result,
 )
-from features.registry import load_network
-from features.retries import retried_rows
-from features.tables import PROJECTION_ROWS, REJECT_ROWS, TABLES, OpenTables, commit
-from streaming.in_hand import BatchesInHand, BatchInHand
+from store.state.retries import retried_rows
+from store.tables.commits import commit
+from store.tables.handles import OpenTables
+from store.tables.schemas import PROJECTION_ROWS, REJECT_ROWS, TABLES
+from streaming.access_denied import AccessDeniedMonitor
+from streaming.batches_in_flight import BatchesInHand, BatchInHand
+from streaming.executor.task import Task, TaskMessage, run_tasks
 from streaming.pacing import cut, estimated_work_s
-from streaming.refusals import Refusals
-from streaming.task import Task, TaskMessage, run_tasks
 
 # Estimated work that covers the time from one batch's leave to the next one's first task (Spark's trigger, the plan):
 # 0.4 to 1 s was seen, and photos may take half of the estimate.
@@ -55,7 +58,7 @@ class BatchReport:
     plan_s: float
     work_s: float
     commit_s: float
-    counters: Counters
+    counters: BatchCounters
     oldest_waited_s: float
 
     @property
@@ -97,7 +100,7 @@ class MicroBatches:
         self._networks: dict[str, Broadcast[bytes]] = {}
         self._broadcasting = threading.Lock()
         self._tasks_s: dict[int, list[float]] = {}
-        self._refusals = Refusals(home)
+        self._refusals = AccessDeniedMonitor(home)
         self._in_hand = BatchesInHand(spark)
 
     def run(self, batch: int, in_turn: Callable[[], None] = lambda: None) -> BatchReport:
@@ -292,14 +295,14 @@ class _Clock:
         return lap_s
 
 
-def _summed(parts: list[Counters]) -> Counters:
+def _summed(parts: list[BatchCounters]) -> BatchCounters:
     totals: Counter[str] = Counter()
     rejects: Counter[str] = Counter()
     for part in parts:
         amounts = asdict(part)
         rejects.update(amounts.pop("rejects"))
         totals.update(amounts)
-    return Counters(**totals, rejects=dict(rejects))
+    return BatchCounters(**totals, rejects=dict(rejects))
 
 
 def _added(messages: list[TaskMessage]) -> dict[str, tuple[AddedFile, ...]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from streaming.arrivals import Backlog
-from streaming.queue import QueueDepth
-from streaming.seen import Outcome
+from streaming.discovery.arrivals import Backlog
+from streaming.discovery.processed_index import Outcome
+from streaming.discovery.queue import QueueDepth
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LeftBehind:
 
 
 @dataclass(frozen=True)
-class News:
+class PlannerReport:
     """What the planner last told the service; `planned` is the number of the newest plan that Spark was told of.
 
     `passed_over` counts what the last listing left out on purpose; `uncleared` photos have their rows and could not be
@@ -53,16 +53,16 @@ class News:
 
 
 @dataclass(frozen=True)
-class Channel:
+class PlannerChannel:
     """A directory that both processes know."""
 
     folder: Path
 
-    def tell(self, news: News) -> None:
+    def tell(self, news: PlannerReport) -> None:
         """Replace what the service reads."""
         _replace(self._news, _NEWS.dump_json(news))
 
-    def hear(self) -> News | None:
+    def hear(self) -> PlannerReport | None:
         """What the planner last told, or None before it told anything."""
         return _NEWS.validate_json(self._news.read_bytes()) if self._news.exists() else None
 
@@ -146,4 +146,4 @@ def _replace(path: Path, content: bytes) -> None:
     fresh.replace(path)
 
 
-_NEWS = TypeAdapter(News)
+_NEWS = TypeAdapter(PlannerReport)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from features.landing import Landed
+from store.objects.landing import LandedObject
 
 TARGET_BATCH_S = 20.0
 # What it takes to launch a task has to be little beside it; a killed one is not to lose much.
@@ -30,7 +30,7 @@ class Caps:
     max_bytes: int
 
 
-def estimated_work_s(landed: Landed) -> float:
+def estimated_work_s(landed: LandedObject) -> float:
     """What one core needs for an object, in seconds; only proportions matter."""
     ending = landed.key.rpartition(".")[2].lower()
     return _PHOTO_S + landed.size_bytes * _BYTE_S_BY_ENDING.get(ending, _BYTE_S)
@@ -44,7 +44,7 @@ class Pacer:
         self._budget_s = _FIRST_BUDGET_S
         self._full_batch: tuple[float, float] | None = None
 
-    def fill(self, waiting: Sequence[Landed]) -> tuple[Landed, ...]:
+    def fill(self, waiting: Sequence[LandedObject]) -> tuple[LandedObject, ...]:
         """The first objects of `waiting` that make one batch: at least one, within the caps and the budget."""
         taken_bytes, work_s, count = 0, 0.0, 0
         for landed in waiting:
@@ -56,7 +56,7 @@ class Pacer:
             count += 1
         return tuple(waiting[:count])
 
-    def started(self, batch: Sequence[Landed], waiting: int) -> None:
+    def started(self, batch: Sequence[LandedObject], waiting: int) -> None:
         """A batch begins; `waiting` objects were left over, and only then does its pace say anything."""
         work_s = sum(map(estimated_work_s, batch))
         self._full_batch = (time.monotonic(), work_s) if waiting else None
@@ -71,7 +71,7 @@ class Pacer:
         self._full_batch = None
 
 
-def cut(objects: Sequence[Landed], slots: int) -> list[tuple[Landed, ...]]:
+def cut(objects: Sequence[LandedObject], slots: int) -> list[tuple[LandedObject, ...]]:
     """Objects as tasks, to be begun in this order: large ones first, then ever smaller, so that all slots end together.
 
     A trickle is one task. Source: factoring (Hummel, Schonberg, Flynn, "Factoring: A Method for Scheduling Parallel
@@ -90,8 +90,8 @@ def cut(objects: Sequence[Landed], slots: int) -> list[tuple[Landed, ...]]:
     return tasks
 
 
-def _head(left: deque[Landed], share_s: float) -> tuple[Landed, ...]:
-    head: list[Landed] = []
+def _head(left: deque[LandedObject], share_s: float) -> tuple[LandedObject, ...]:
+    head: list[LandedObject] = []
     head_s = 0.0
     while left and (not head or head_s + estimated_work_s(left[0]) <= share_s):
         head.append(left.popleft())

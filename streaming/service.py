@@ -14,25 +14,27 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from features import errors
-from features.claim import claimed
-from features.errors import BatchFailed, FruitsError, last_words
-from features.heartbeat import Heart, Vitals
-from features.home import Home
-from features.landing_names import remember_landing
-from features.plan import Plan, Result
-from features.settings import Settings
-from features.tables import create_tables
+from features.errors import FruitsError, last_words
+from store import errors as store_errors
+from store.errors import BatchFailed
+from store.home import Home
+from store.settings import Settings
+from store.state.claim import claimed
+from store.state.heartbeat import HeartbeatWriter, Vitals
+from store.state.landing_names import remember_landing
+from store.state.plans import Plan, Result
+from store.tables.handles import create_tables
+from streaming.batches_in_flight import BatchInHand
 from streaming.cleaning import Cleaner, CleaningRule
 from streaming.conditions import check_conditions
-from streaming.in_hand import BatchInHand
+from streaming.discovery.snapshot import outcome_of
 from streaming.micro_batch import BatchReport, MicroBatches
-from streaming.news import Channel, News
+from streaming.news import PlannerChannel, PlannerReport
 from streaming.pacing import Caps
 from streaming.pipeline import Pipeline
 from streaming.session import SparkUnavailable, spark_session
-from streaming.snapshot import outcome_of
 from streaming.source import SOURCE_NAME, LandingSource, PlanningRequest, request_option
-from streaming.vitals import Watch
+from streaming.vitals import StreamStats
 
 POLL_S = 0.2
 GRACE_S = 10.0
@@ -47,14 +49,14 @@ class Watcher:
     """
 
     on_batch: Callable[[BatchReport], None]
-    on_news: Callable[[News], None]
+    on_news: Callable[[PlannerReport], None]
     on_stage: Callable[[int, str, float], None] = lambda batch, stage, seconds: None
     on_start: Callable[[Callable[[], tuple[BatchInHand, ...]]], None] = lambda in_hand: None
 
 
 def claim_home(
     settings: Settings, stop: threading.Event, say: Callable[[str], None], wait: bool | None = None
-) -> AbstractContextManager[Heart | None]:
+) -> AbstractContextManager[HeartbeatWriter | None]:
     """Hold the home for the stream that is to run: entered before anything slow, it shows at once that one is there.
 
     None says that `stop` was set while another stream held the home. With `wait` that one is waited for as long as it
@@ -65,7 +67,7 @@ def claim_home(
     waits = settings.master.startswith("yarn") if wait is None else wait
     # Before the claim: in a home made before names were kept, the sign of life that it replaces can tell the name.
     home = remember_landing(settings.locations())
-    return claimed(home, stop, say, waits, Watch(settings).vitals)
+    return claimed(home, stop, say, waits, StreamStats(settings).vitals)
 
 
 def run_stream(
@@ -73,7 +75,7 @@ def run_stream(
     drain: bool,
     stop: threading.Event,
     watcher: Watcher,
-    heart: Heart,
+    heart: HeartbeatWriter,
     on_start: Callable[[], None] = lambda: None,
 ) -> None:
     """Featurize what lands until `stop` is set or the home asks for it, or with `drain` until what was there is done.
@@ -103,7 +105,7 @@ def _stream_in(
     stop: threading.Event,
     watcher: Watcher,
     scratch: Path,
-    heart: Heart,
+    heart: HeartbeatWriter,
 ) -> None:
     home = settings.places()
     check_conditions(home, settings.clean)
@@ -121,7 +123,7 @@ class _Stream:
         drain: bool,
         watcher: Watcher,
         scratch: Path,
-        heart: Heart,
+        heart: HeartbeatWriter,
     ) -> None:
         self._home = home
         self._session = session
@@ -131,7 +133,7 @@ class _Stream:
         self._scratch = scratch
         folder = scratch / "channel"
         folder.mkdir()
-        self._channel = Channel(folder)
+        self._channel = PlannerChannel(folder)
         rule = CleaningRule(settings.clean, settings.clean_after, settings.settle, settings.storage_patience)
         self._cleaner = Cleaner(home, rule, self._channel.left)
         self._request = PlanningRequest(
@@ -159,7 +161,7 @@ class _Stream:
         watcher.on_start(self._batches.in_hand)
         self._begun: int | None = None
         self._committed: int | None = None
-        self._watch = Watch(settings)
+        self._watch = StreamStats(settings)
         self._heart = heart
         heart.tell_of(lambda: self._committed, self._vitals)
         self._pipeline = Pipeline(self._batches, self._on_report)
@@ -263,7 +265,7 @@ class _Stream:
     def _explained(self, failure: StreamingQueryException) -> Exception:
         news = self._channel.hear()
         if news is not None and news.error is not None:
-            kind = getattr(errors, news.error, FruitsError)
+            kind = getattr(errors, news.error, getattr(store_errors, news.error, FruitsError))
             return kind(news.message)
         return BatchFailed(f"Spark ended the stream: {last_words(failure)}. Start it again.")
 

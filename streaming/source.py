@@ -18,24 +18,26 @@ from typing import Any
 from pydantic import TypeAdapter
 from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
 
-from features.erasures import passed_over
-from features.errors import FruitsError, InvalidSetting, StateDamaged
-from features.heartbeat import check_claim
-from features.home import Home
-from features.landing import Landed
-from features.objects import read_if_there, write_once
-from features.pca_models import versions_to_project
-from features.plan import Plan, planned_batches, write_plan
-from features.registry import current_featurizer
-from features.tables import TABLES, committed_batch, open_table
-from streaming.arrivals import NOTHING_WAITS
+from features.errors import FruitsError, InvalidSetting
+from store.errors import StateDamaged
+from store.home import Home
+from store.models.pca_models import versions_to_project
+from store.models.registry import current_featurizer
+from store.objects.landing import LandedObject
+from store.objects.operations import read_if_exists, write_once
+from store.state.erasures import passed_over
+from store.state.heartbeat import check_claim
+from store.state.plans import Plan, planned_batches, write_plan
+from store.tables.handles import committed_batch, open_table
+from store.tables.schemas import TABLES
 from streaming.cleaning import CleaningRule
-from streaming.discovery import Discovery, Watched
-from streaming.news import Channel, News
+from streaming.discovery.arrivals import NOTHING_WAITS
+from streaming.discovery.discovery import Discovery, DiscoveryOptions
+from streaming.discovery.retries import Retries
+from streaming.discovery.snapshot import Snapshots, load_processed_index
+from streaming.discovery.visibility import CaughtUp
+from streaming.news import PlannerChannel, PlannerReport
 from streaming.pacing import Caps, Pacer
-from streaming.retries import Retries
-from streaming.snapshot import Snapshots, recall
-from streaming.visibility import CaughtUp
 
 SOURCE_NAME = "fruits_landing"
 ONLY_NEW_KEY = "only_new.json"
@@ -59,8 +61,8 @@ class PlanningRequest:
     folder: Path
 
     @property
-    def channel(self) -> Channel:
-        return Channel(self.folder)
+    def channel(self) -> PlannerChannel:
+        return PlannerChannel(self.folder)
 
 
 class LandingSource(DataSource):
@@ -102,7 +104,7 @@ class LandingReader(DataSourceStreamReader):
         try:
             return {"batch": self._planning().next_batch()}
         except FruitsError as error:
-            news = News(NOTHING_WAITS, error=type(error).__name__, message=str(error))
+            news = PlannerReport(NOTHING_WAITS, error=type(error).__name__, message=str(error))
             self._request.channel.tell(news)
             raise
 
@@ -140,9 +142,9 @@ class Planner:
 
         if request.only_new:
             _pass_over_what_is_there(home, self._last)
-        self._seen = recall(home, request.folder / "seen.sqlite")
+        self._seen = load_processed_index(home, request.folder / "seen.sqlite")
         self._snapshots = Snapshots(home, self._seen)
-        watched = Watched(request.queue, request.backfill, request.drain, only_new_since(home), request.settle)
+        watched = DiscoveryOptions(request.queue, request.backfill, request.drain, only_new_since(home), request.settle)
         self._discovery = Discovery(home, self._seen, watched, request.cleaning, self.started_after)
         self._retries = Retries(home, self._seen)
         self._caught_up = CaughtUp(home)
@@ -179,7 +181,7 @@ class Planner:
         if caught_up_to is not None:
             self._caught_up.remember(caught_up_to)
         self._channel.tell(
-            News(
+            PlannerReport(
                 discovery.backlog,
                 self._told,
                 caught_up_to,
@@ -191,7 +193,7 @@ class Planner:
         )
         return self._position
 
-    def _plan(self, objects: tuple[Landed, ...]) -> None:
+    def _plan(self, objects: tuple[LandedObject, ...]) -> None:
         featurizer = current_featurizer(self._home)
         if featurizer is None:
             raise StateDamaged(f"{self._home.root.uri} has no featurizer; run `fruits weights`.")
@@ -215,7 +217,7 @@ class Planner:
         self._last = self._told = self._position = plan.batch
         self._pacer.started(objects, self._discovery.backlog.files + len(self._retries))
 
-    def _not_erased(self, objects: tuple[Landed, ...]) -> tuple[Landed, ...]:
+    def _not_erased(self, objects: tuple[LandedObject, ...]) -> tuple[LandedObject, ...]:
         if not objects:
             return objects
         erased = passed_over(self._home)
@@ -234,7 +236,7 @@ class Planner:
 
 def only_new_since(home: Home) -> datetime | None:
     """What arrived before this is passed over; None when everything counts."""
-    standing = read_if_there(home.state, ONLY_NEW_KEY)
+    standing = read_if_exists(home.state, ONLY_NEW_KEY)
     return None if standing is None else _ONLY_NEW.validate_json(standing)["since"]
 
 

@@ -5,16 +5,16 @@ import time
 from collections import deque
 from datetime import UTC, datetime
 
-from features.heartbeat import FinishedBatch, Messages, StreamSettings, Vitals, Waiting
-from features.settings import Settings
+from store.settings import Settings
+from store.state.heartbeat import FinishedBatch, Messages, StreamSettings, Vitals, Waiting
 from streaming.micro_batch import BatchReport
-from streaming.news import News
+from streaming.news import PlannerReport
 
 # Long enough to hold some of the batches of 20 s that there are under backlog.
 WINDOW_S = 300.0
 
 
-class Watch:
+class StreamStats:
     """Takes in what the service hears; any thread may read its vitals."""
 
     def __init__(self, settings: Settings) -> None:
@@ -26,11 +26,11 @@ class Watch:
         )
         self._lock = threading.Lock()
         self._began_s = time.monotonic()
-        self._news: News | None = None
+        self._news: PlannerReport | None = None
         self._last: FinishedBatch | None = None
         self._recent: deque[tuple[float, FinishedBatch]] = deque()
 
-    def on_news(self, news: News) -> None:
+    def on_news(self, news: PlannerReport) -> None:
         """This is what the planner last told; the first time the stream is up."""
         with self._lock:
             if self._news is None:
@@ -70,6 +70,6 @@ class Watch:
             )
 
 
-def _waiting(news: News) -> Waiting:
+def _waiting(news: PlannerReport) -> Waiting:
     backlog = news.backlog
     return Waiting(news.told_at, backlog.files, backlog.bytes, backlog.oldest_arrived_at, backlog.at_least)

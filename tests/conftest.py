@@ -12,18 +12,18 @@ import boto3
 import pytest
 from pyspark.sql import SparkSession
 
-from benchmarks import servers
 from bootstrap.chromium import ChromiumMissing, find_chromium
 from bootstrap.java import use_java
-from bootstrap.weights import CompiledNetwork, compile_weights
+from bootstrap.weights.weights import CompiledNetwork, compile_weights
 from features.errors import WeightsUnavailable
-from features.faults import use_patience
 from features.featurizer import Featurizer
-from features.registry import publish_featurizer
-from features.settings import Settings, load_settings
-from features.waits import tell_of_waits
+from store.models.registry import publish_featurizer
+from store.objects.faults import use_patience
+from store.objects.waits import tell_of_waits
+from store.settings import Settings, load_settings
 from streaming.session import close_session, open_session
-from tests.stream_run import Run, run_here
+from tests.support import servers
+from tests.support.stream_run import Run, run_here
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -82,7 +82,7 @@ def trained(from_the_wheel: CompiledNetwork) -> Featurizer:
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session whose workers have a JPEG decoder that crashes on marked photos."""
     use_java()
-    os.environ["PYTHONPATH"] = str(Path(__file__).with_name("crashing_decoder"))
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent / "support" / "crashing_decoder")
     session = open_session("local[2,4]", tmp_path_factory.mktemp("spark"))
     del os.environ["PYTHONPATH"]
     yield session
@@ -139,7 +139,7 @@ def bucket(s3: "S3Client") -> str:
 @pytest.fixture
 def proxy(s3_server: str, tmp_path: Path) -> Iterator[str]:
     """The URL of a fault proxy before the S3 server."""
-    with servers.server_before(s3_server, "benchmarks.fault_proxy", tmp_path) as url:
+    with servers.server_before(s3_server, "tests.support.fault_proxy", tmp_path) as url:
         yield url
 
 

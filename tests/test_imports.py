@@ -9,24 +9,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"features", "streaming", "batch", "bootstrap", "ops"}
+OURS = {"features", "store", "streaming", "batch", "bootstrap", "ops", "tests", "benchmarks"}
 MAY_IMPORT = {
     "features": {"features"},
-    "streaming": {"streaming", "features"},
-    "batch": {"batch", "features"},
-    "bootstrap": {"bootstrap", "features"},
-    "ops": OURS,
+    "store": {"store", "features"},
+    "streaming": {"streaming", "store", "features"},
+    "batch": {"batch", "store", "features"},
+    "bootstrap": {"bootstrap", "store", "features"},
+    "ops": {"ops", "bootstrap", "batch", "streaming", "store", "features"},
 }
 ONLY_IN = {
     "pyspark": {"streaming", "batch"},
-    "tensorflow": {"bootstrap/network.py", "bootstrap/weights.py"},
-    "keras": {"bootstrap/network.py", "bootstrap/weights.py"},
+    "tensorflow": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
+    "keras": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
     "boto3": {
-        "features/s3.py",
-        "features/region.py",
-        "streaming/queue.py",
-        "bootstrap/cloud.py",
-        "ops/metrics.py",
+        "store/objects/s3.py",
+        "store/objects/region.py",
+        "streaming/discovery/queue.py",
+        "bootstrap/aws/cloud.py",
+        "ops/monitor/metrics.py",
     },
 }
 
@@ -54,13 +55,13 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
 
 @pytest.mark.parametrize("library", sorted(ONLY_IN))
 def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
-    users = {file.relative_to(ROOT) for room in OURS for file in _files(room) if library in _imports(file)}
+    users = {file.relative_to(ROOT) for room in MAY_IMPORT for file in _files(room) if library in _imports(file)}
     assert users
     strangers = {user for user in users if not {str(user), user.parts[0]} & ONLY_IN[library]}
     assert strangers == set()
 
 
 def test_importing_the_executor_task_loads_neither_tensorflow_nor_boto3() -> None:
-    code = "import streaming.task, sys; print(sorted({'tensorflow', 'keras', 'boto3'} & set(sys.modules)))"
+    code = "import streaming.executor.task, sys; print(sorted({'tensorflow', 'keras', 'boto3'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert answer.stdout.strip() == "[]"

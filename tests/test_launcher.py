@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from features.settings import load_settings
-from features.tables import create_tables
+from store.settings import load_settings
+from store.tables.handles import create_tables
 
 ROOT = Path(__file__).parents[1]
 # As pip writes it.
@@ -27,7 +27,16 @@ COMMANDS = """
 """
 HEAVY = {
     *("pyarrow", "deltalake", "numpy", "pydantic_settings", "boto3", "botocore", "duckdb", "obstore", "PIL", "pyspark"),
-    *("sqlglot", "yaml", "matplotlib", "tensorflow", "ai_edge_litert", "rich.live", "rich.progress", "features.tables"),
+    *(
+        "sqlglot",
+        "yaml",
+        "matplotlib",
+        "tensorflow",
+        "ai_edge_litert",
+        "rich.live",
+        "rich.progress",
+        "store.tables.commits",
+    ),
 }
 
 
@@ -51,7 +60,18 @@ def test_a_users_own_modules_are_not_taken_for_ours_or_those_we_use(
 ) -> None:
     own = tmp_path / "own"
     own.mkdir()
-    for name in ("features", "streaming", "batch", "bootstrap", "numpy", "typer", "rich", "pydantic", "pyarrow"):
+    for name in (
+        "features",
+        "store",
+        "streaming",
+        "batch",
+        "bootstrap",
+        "numpy",
+        "typer",
+        "rich",
+        "pydantic",
+        "pyarrow",
+    ):
         (own / f"{name}.py").write_text("raise SystemExit('a module of the user')\n")
     create_tables(load_settings(home=str(own / "fruits-data")).places())
     command = [sys.executable, "-m", "ops"] if by_its_module else [str(script)]
@@ -133,7 +153,7 @@ def _loaded(commands: list[list[str]]) -> set[str]:
     code = (
         "import json, sys\n"
         "import fruits_launcher\n"
-        "from ops.cli import main\n"
+        "from ops.cli.main import main\n"
         "for arguments in json.loads(sys.argv[1]):\n"
         "    sys.argv = ['fruits', *arguments]\n"
         "    try:\n"

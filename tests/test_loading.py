@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import sqlglot
 
-from batch.compaction import compact, groups_to_compact
+from batch.maintain.compaction import compact, groups_to_compact
 from bootstrap.java import use_java
-from features.settings import load_settings
-from tests.feature_rows import commit_features, feature_vectors
+from store.settings import load_settings
+from tests.support.feature_rows import commit_features, feature_vectors
 
 ROOT = Path(__file__).parents[1]
 RUNS, AT_ONCE = 20, 6
@@ -82,7 +82,7 @@ def test_a_query_that_needs_few_rows_ends_well_each_time(tmp_path: Path) -> None
     for batch in (1, 2):
         commit_features(home, batch, date(2026, 10, batch), feature_vectors(200, batch), files=4)
     arguments = ["query", "--home", "fruits-data", "--format", "csv", "SELECT label FROM features LIMIT 1"]
-    script = f"import sys; sys.argv[1:] = {arguments!r}; from ops.cli import run; run()"
+    script = f"import sys; sys.argv[1:] = {arguments!r}; from ops.cli.main import run; run()"
     assert _outcomes(script, tmp_path) == {(0, "label\nkiwi", ""): RUNS}
 
 

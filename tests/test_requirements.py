@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("features", "streaming", "batch", "bootstrap", "ops")
-PRINTED_FOR_TALKS = ROOT / "ops" / "slides.py"
+ROOMS = ("features", "store", "streaming", "batch", "bootstrap", "ops")
+PRINTED_FOR_TALKS = ROOT / "ops" / "demo" / "slides.py"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["laptop"]]
 TESTS = PROJECT["optional-dependencies"]["dev"]

@@ -17,18 +17,19 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from batch.refit import Wanted, refit
+from batch.refit.refit import Wanted, refit
 from batch.reproject import Reprojection, Watcher, reproject
-from features.home import Home
-from features.pca_models import Current, current_models, load_model
-from features.registry import current_featurizer
-from features.settings import Settings
-from features.tables import FEATURE_ROWS, committed_batch, open_table
-from ops.query import connect_to, run_query, take_snapshot
-from ops.status import look
-from tests.feature_rows import commit_features, feature_vectors
-from tests.pictures import jpeg
-from tests.stream_run import Run, rows, stream_process
+from ops.query.query import connect_to, run_query, take_snapshot
+from ops.status.status import look
+from store.home import Home
+from store.models.pca_models import Current, current_models, load_model
+from store.models.registry import current_featurizer
+from store.settings import Settings
+from store.tables.handles import committed_batch, open_table
+from store.tables.schemas import FEATURE_ROWS
+from tests.support.feature_rows import commit_features, feature_vectors
+from tests.support.pictures import jpeg
+from tests.support.stream_run import Run, rows, stream_process
 
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
@@ -168,7 +169,7 @@ def _wait_until(so: Callable[[], bool]) -> None:
 
 
 def _kill_a_reprojection_after_its_first_day(settings: Settings) -> None:
-    command = [sys.executable, "-m", "ops.cli", "reproject", "--home", settings.home, "--master", "local[1,4]"]
+    command = [sys.executable, "-m", "ops", "reproject", "--home", settings.home, "--master", "local[1,4]"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
         log = settings.places().projections.directory / "_delta_log"
         while not any('"fruits.pca_version":"2"' in entry.read_text() for entry in log.glob("*.json")):

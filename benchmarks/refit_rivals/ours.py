@@ -15,18 +15,19 @@ from typing import Any
 from pyspark import SparkContext
 
 from batch.days import Share, cut, list_days
-from batch.moments_job import sum_moments
-from batch.refit import Wanted, refit
+from batch.refit.moments import sum_moments
+from batch.refit.refit import Wanted, refit
 from batch.reproject import Watcher, reproject
 from benchmarks.refit_rivals.rows import add_days
 from benchmarks.rivals.job import answering, own_peak_mb
 from bootstrap.java import use_java
-from features.errors import StateDamaged
-from features.home import Home
-from features.projections import KEPT_COLUMNS
-from features.registry import current_featurizer
-from features.settings import load_settings
-from features.tables import FEATURE_ROWS, read_file
+from store.errors import StateDamaged
+from store.home import Home
+from store.models.registry import current_featurizer
+from store.settings import load_settings
+from store.tables.files import read_file
+from store.tables.projections import KEPT_COLUMNS
+from store.tables.schemas import FEATURE_ROWS
 from streaming.session import spark_session
 
 

@@ -10,21 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rivals.job import CORES
-from features.errors import StateDamaged
 from features.featurizer import FEATURES
-from features.home import Home
-from features.plan import AddedFile
-from features.registry import current_featurizer
-from features.tables import (
-    FEATURE_ROWS,
-    TABLES,
-    commit,
-    committed_batch,
-    create_tables,
-    open_table,
-    vectors_column,
-    write_file,
-)
+from store.errors import StateDamaged
+from store.home import Home
+from store.models.registry import current_featurizer
+from store.state.plans import AddedFile
+from store.tables.commits import commit
+from store.tables.files import vectors_column, write_file
+from store.tables.handles import committed_batch, create_tables, open_table
+from store.tables.schemas import FEATURE_ROWS, TABLES
 
 FIRST_DAY = date(2025, 6, 1)
 BATCHES_A_DAY = 2

@@ -17,8 +17,8 @@ from pyspark.sql import functions as sql
 from pyspark.sql.pandas.functions import pandas_udf
 
 from benchmarks.rivals.job import CORES, Run, compete, own_peak_mb, photo_files
-from bootstrap import network, weights
 from bootstrap.java import use_java
+from bootstrap.weights import network, weights
 from features.featurizer import INPUT_PX
 
 # Rows that Spark hands to Python at once. Its default of 10000 would be 40 GB of 12 MP photos; Keras gains nothing

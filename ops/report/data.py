@@ -8,15 +8,15 @@ from datetime import UTC, date, datetime
 import duckdb
 import numpy as np
 
-from batch.scree import marks
-from features.home import Home
+from batch.refit.scree import marks
 from features.pca import principal_angles_rad
-from features.pca_models import PcaModel, cached_model, current_models, versions
-from features.plan import Result, planned_batches, read_result
-from features.registry import current_featurizer
-from ops.query import connect
+from ops.query.query import connect
 from ops.report.answers import all_rows, only_row
 from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, photo_map
+from store.home import Home
+from store.models.pca_models import PcaModel, cached_model, current_models, versions
+from store.models.registry import current_featurizer
+from store.state.plans import Result, planned_batches, read_result
 
 _MOST_BINS = 90
 _BINS_S = (1, 5, 10, 30, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 7 * 86400, 28 * 86400)

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from features.home import Home
-from features.pca_models import PcaModel
 from ops.report.answers import all_rows, only_row
+from store.home import Home
+from store.models.pca_models import PcaModel
 
 MOST_PHOTOS_ON_MAP = 2500
 # Six colours by four shapes.

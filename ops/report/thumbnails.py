@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 import duckdb
 from PIL import Image
 
-from features.home import Home
 from features.image import Limits
 from features.isolation import IsolatedDecoder
-from features.landing import Landed, archived_name, fetch, look_up
-from features.objects import Place
 from features.rejects import Rejected
-from ops.query import connect
+from ops.query.query import connect
 from ops.report.photo_map import MapPhoto
+from store.home import Home
+from store.objects.landing import LandedObject, archived_name, fetch, stat_object
+from store.objects.location import StorageLocation
 
 # Some 4 kB each in the page.
 MOST_THUMBNAILS = 500
@@ -60,7 +60,7 @@ def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) ->
         if known is None:
             return None
         landing, key = known
-        archived = archived_name(Landed(key, 0, etags.get(photo.source, ""), datetime.min.replace(tzinfo=UTC)))
+        archived = archived_name(LandedObject(key, 0, etags.get(photo.source, ""), datetime.min.replace(tzinfo=UTC)))
         for found in (_read(landing, key), _read(home.archive, archived)):
             if found is not None and hashlib.sha256(found).hexdigest() == photo.image_id:
                 return found
@@ -74,8 +74,8 @@ def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) ->
                     yield photo.image_id, found
 
 
-def _read(place: Place, key: str) -> bytes | None:
-    found = look_up(place, key)
+def _read(place: StorageLocation, key: str) -> bytes | None:
+    found = stat_object(place, key)
     try:
         return None if found is None else fetch(place, found)
     except Rejected:

@@ -4,15 +4,17 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
-from features.erasures import refuse_if_one_began, refuse_if_unfinished
-from features.errors import HomeInUse, InvalidSetting
-from features.home import Home
+from features.errors import InvalidSetting
 from features.image import Limits
-from features.objects import Place, delete_all, overwrite
 from ops.report.data import collect
 from ops.report.page import render
 from ops.report.photo_map import MOST_PHOTOS_ON_MAP
 from ops.report.thumbnails import MOST_THUMBNAILS, thumbnails
+from store.errors import HomeInUse
+from store.home import Home
+from store.objects.location import StorageLocation
+from store.objects.operations import delete_all, overwrite
+from store.state.erasures import check_no_erasure_started, check_no_erasure_unfinished
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,16 @@ def write_report(
     deleted again. Raises NothingIngested when the home has no tables yet, HomeInUse when an erasure is at work or began
     meanwhile, InvalidSetting when the file cannot be written, StateDamaged, StorageRefused, StorageUnavailable.
     """
-    erasures = refuse_if_unfinished(home)
+    erasures = check_no_erasure_unfinished(home)
     report = collect(home, since, MOST_THUMBNAILS if with_thumbnails else MOST_PHOTOS_ON_MAP)
     shown = report.pca_map.photos if with_thumbnails and report.pca_map else []
     page = render(report, thumbnails(home, shown, limits) if shown else {})
-    refuse_if_one_began(home, erasures)
+    check_no_erasure_started(home, erasures)
     key = f"{now:%Y-%m-%dT%H%M%SZ}.html"
     uri = _write_below(home.reports, key, page) if file is None else _write_file(file.expanduser().absolute(), page)
     try:
         # One that begins later deletes the page itself.
-        refuse_if_one_began(home, erasures)
+        check_no_erasure_started(home, erasures)
     except HomeInUse:
         if file is None:
             delete_all(home.reports, [key])
@@ -51,7 +53,7 @@ def write_report(
     return WrittenReport(uri, len(page))
 
 
-def _write_below(reports: Place, key: str, page: bytes) -> str:
+def _write_below(reports: StorageLocation, key: str, page: bytes) -> str:
     overwrite(reports, key, page)
     return (reports.directory / key).as_uri() if reports.is_local else reports.uri_of(key)
 

@@ -14,12 +14,16 @@ from pyspark.sql import SparkSession
 from sklearn.decomposition import PCA
 from typer.testing import CliRunner
 
-from batch.prune import prune
+from batch.maintain.prune import prune
 from batch.reproject import Reprojection, Watcher, reproject
-from features.errors import AnotherRefit, HomeInUse, InvalidSetting, UnknownModel
-from features.home import Home
+from features.errors import InvalidSetting
 from features.pca import Pca, fit, moments_of
-from features.pca_models import (
+from ops.cli.main import app
+from ops.query.query import connect, run_query
+from ops.status.status import look
+from store.errors import AnotherRefit, HomeInUse, UnknownModel
+from store.home import Home
+from store.models.pca_models import (
     Current,
     PcaMeta,
     PcaModel,
@@ -28,14 +32,13 @@ from features.pca_models import (
     next_version,
     publish_model,
 )
-from features.plan import Plan, write_plan
-from features.registry import publish_featurizer
-from features.settings import load_settings
-from features.tables import PROJECTION_ROWS, committed_batch, data_files, open_table
-from ops.cli import app
-from ops.query import connect, run_query
-from ops.status import look
-from tests.feature_rows import commit_features, feature_vectors
+from store.models.registry import publish_featurizer
+from store.settings import load_settings
+from store.state.plans import Plan, write_plan
+from store.tables.files import data_files
+from store.tables.handles import committed_batch, open_table
+from store.tables.schemas import PROJECTION_ROWS
+from tests.support.feature_rows import commit_features, feature_vectors
 
 DAYS = [date(2026, 10, 3), date(2026, 10, 4), date(2026, 10, 6)]
 SILENT = Watcher(lambda _: None, lambda _, __: None)
@@ -236,7 +239,7 @@ def test_a_prune_that_slept_while_a_version_came_into_use_again_drops_nothing(
         begin_switch(home, 1)
         _reproject(spark, home)
 
-    monkeypatch.setattr("batch.prune._refuse_pinned", sleep)
+    monkeypatch.setattr("batch.maintain.prune._refuse_pinned", sleep)
     with pytest.raises(HomeInUse, match="was changed meanwhile; nothing was deleted"):
         prune(home, 1, print)
     assert _counts(home) == {1: 120, 2: 120}

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from features.image import Limits, decode
-from tests.pictures import display_p3, encoded, pixels
-from tests.png_files import (
+from tests.support.pictures import display_p3, encoded, pixels
+from tests.support.png_files import (
     GREY,
     GREY_ALPHA,
     PALETTE,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bootstrap import network
-from bootstrap.weights import CompiledNetwork, initialize
+from bootstrap.weights import network
+from bootstrap.weights.weights import CompiledNetwork, initialize
 from features.errors import InvalidWeights
 from features.featurizer import FEATURES, Featurizer
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from features.featurizer import Featurizer
 from features.image import Limits, decode
 from features.rejects import Reason, Rejected
-from tests.pictures import display_p3, encoded, grainy, jpeg, pixels, text_file, truncated_jpeg
+from tests.support.pictures import display_p3, encoded, grainy, jpeg, pixels, text_file, truncated_jpeg
 
 LIMITS = Limits(max_image_bytes=10_000_000, max_pixels=20_000_000)
 # How to store a picture so that a viewer that applies the orientation shows it upright (EXIF 2.3, tag 0x0112).

@@ -10,7 +10,7 @@ from PIL import Image
 from features.image import Limits, Photo, decode
 from features.rejects import Reason, Rejected
 from tests.features.test_image import STORE_AS
-from tests.pictures import encoded, pixels
+from tests.support.pictures import encoded, pixels
 
 LIMITS = Limits(max_image_bytes=10_000_000, max_pixels=20_000_000)
 UPRIGHT = pixels(seed=5, width_px=300, height_px=200)

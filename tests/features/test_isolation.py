@@ -9,15 +9,15 @@ from features.errors import DecoderUnavailable
 from features.image import Limits, Photo, decode
 from features.isolation import IsolatedDecoder
 from features.rejects import Reason, Rejected
-from tests.crashing_decoder.sitecustomize import SEGFAULT, STUCK
-from tests.pictures import encoded, jpeg, pixels, scan_bomb, truncated_jpeg
+from tests.support.crashing_decoder.sitecustomize import SEGFAULT, STUCK
+from tests.support.pictures import encoded, jpeg, pixels, scan_bomb, truncated_jpeg
 
 LIMITS = Limits(max_image_bytes=10_000_000, max_pixels=20_000_000, max_decode_s=1.0)
 
 
 @pytest.fixture
 def crashing_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent.with_name("crashing_decoder"))
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "support" / "crashing_decoder")
 
 
 def _alone(body: bytes, limits: Limits) -> Photo:

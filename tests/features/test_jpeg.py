@@ -12,17 +12,8 @@ from PIL import Image
 
 from features.image import Limits, Photo, decode
 from features.rejects import Reason, Rejected
-from features.settings import load_settings
-from tests.pictures import (
-    encoded,
-    grainy,
-    in_a_scan_each,
-    jpeg,
-    pixels,
-    scan_bomb,
-    tall_jpeg,
-    with_size,
-)
+from store.settings import load_settings
+from tests.support.pictures import encoded, grainy, in_a_scan_each, jpeg, pixels, scan_bomb, tall_jpeg, with_size
 
 LIMITS = Limits(max_image_bytes=64 * 2**20, max_pixels=100_000_000)
 ROOT = Path(__file__).parents[2]
@@ -182,7 +173,7 @@ import json, resource, sys
 from pathlib import Path
 from features.image import decode
 from features.rejects import Rejected
-from features.settings import load_settings
+from store.settings import load_settings
 body = Path(sys.argv[1]).read_bytes()
 before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 try:

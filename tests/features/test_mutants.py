@@ -1,7 +1,7 @@
 """Damaged photos end as features or as a listed reason, and cost no more memory than the limit allows."""
 
 from benchmarks.fuzz import LIMITS, fuzz
-from bootstrap.weights import CompiledNetwork
+from bootstrap.weights.weights import CompiledNetwork
 from features.image import FORMATS
 from features.rejects import Reason
 

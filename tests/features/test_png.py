@@ -12,8 +12,8 @@ from PIL import Image
 from features.image import Limits, decode
 from features.png import MAX_PROFILE_BYTES
 from features.rejects import Reason, Rejected
-from tests.pictures import display_p3, pixels
-from tests.png_files import (
+from tests.support.pictures import display_p3, pixels
+from tests.support.png_files import (
     GREY,
     GREY_ALPHA,
     PALETTE,

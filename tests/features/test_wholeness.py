@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from features.wholeness import looks_whole
-from tests.pictures import encoded, pixels, text_file
+from tests.support.pictures import encoded, pixels, text_file
 
 SMALL = pixels(seed=1, width_px=48, height_px=32)
 OTHER = pixels(seed=2, width_px=24, height_px=16)

@@ -17,12 +17,12 @@ import typer
 import yaml
 
 from features.rejects import Reason
-from ops.cli import app
-from ops.named_queries import named_query
+from ops.cli.main import app
+from ops.query.named_queries import named_query
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = ROOT / "docs" / "operations.md"
-ROOMS = ("features", "streaming", "batch", "bootstrap", "ops")
+ROOMS = ("features", "store", "streaming", "batch", "bootstrap", "ops")
 ROOT_ERROR = "FruitsError"
 SHORTEST_PART = 12
 BEGINNING = 40
@@ -31,28 +31,28 @@ _AT_AN_EDGE = " .:;,(`'"
 
 # Functions that make a sentence of an argument: the argument's index, and what the sentence has before it.
 MADE_OF_AN_ARGUMENT = {
-    "given_up": (0, "Cannot "),
-    "persistently": (0, "Cannot "),
+    "storage_error": (0, "Cannot "),
+    "retry_storage": (0, "Cannot "),
     "_refuse_unless": (1, ""),
     "_fail": (1, ""),
 }
 # Functions all of whose sentences end in an error, by module.
 SPEAKERS = {
-    "bootstrap/preflight.py": ("_region", "_offered", "_quota"),
-    "bootstrap/wheelhouse.py": ("_why_not_downloaded",),
+    "bootstrap/aws/preflight.py": ("_region", "_offered", "_quota"),
+    "bootstrap/aws/wheelhouse.py": ("_why_not_downloaded",),
 }
 # Modules whose ValueErrors are shown as they are, after the name of the setting.
-VALUE_ERRORS_ARE_SHOWN = ("features/settings.py", "ops/named_queries.py")
+VALUE_ERRORS_ARE_SHOWN = ("store/settings.py", "ops/query/named_queries.py")
 # Errors and the like whose sentence is made elsewhere, and where.
 MADE_ELSEWHERE = {
-    ("bootstrap/cost.py", "sentence"): "the callers of _refuse_unless",
-    ("bootstrap/preflight.py", "' '.join(fatal)"): "SPEAKERS",
-    ("bootstrap/wheelhouse.py", "_why_not_downloaded(architecture, done.stderr)"): "SPEAKERS",
-    ("features/faults.py", "what"): "the callers of persistently",
-    ("features/settings.py", "'; '.join(lines)"): "VALUE_ERRORS_ARE_SHOWN and pydantic",
-    ("features/tables.py", "what"): "its own line before, as `write ...`",
-    ("ops/cli.py", "str(error)"): "every error",
-    ("ops/query.py", "str(error).strip()"): "DuckDB",
+    ("bootstrap/aws/cost.py", "sentence"): "the callers of _refuse_unless",
+    ("bootstrap/aws/preflight.py", "' '.join(fatal)"): "SPEAKERS",
+    ("bootstrap/aws/wheelhouse.py", "_why_not_downloaded(architecture, done.stderr)"): "SPEAKERS",
+    ("store/objects/faults.py", "what"): "the callers of retry_storage",
+    ("store/settings.py", "'; '.join(lines)"): "VALUE_ERRORS_ARE_SHOWN and pydantic",
+    ("store/tables/files.py", "what"): "its own line before, as `write ...`",
+    ("ops/cli/main.py", "str(error)"): "every error",
+    ("ops/query/query.py", "str(error).strip()"): "DuckDB",
 }
 
 
@@ -109,7 +109,7 @@ _Template.add_multi_constructor("!", lambda loader, _, node: node.value if isins
 
 
 def _resources() -> list[Any]:
-    template = yaml.load((ROOT / "bootstrap" / "stack.yaml").read_text(), Loader=_Template)
+    template = yaml.load((ROOT / "bootstrap" / "aws" / "stack.yaml").read_text(), Loader=_Template)
     return list(template["Resources"].values())
 
 
@@ -167,7 +167,7 @@ def _made_of(path: str, argument: ast.expr, before: str) -> Iterator[Sentence]:
 
 
 def _broken_promises() -> Iterator[Sentence]:
-    path = "ops/verification.py"
+    path = "ops/status/verification.py"
     yield from _spoken(path, _modules()[path])
 
 
@@ -193,10 +193,10 @@ def _spoken(path: str, tree: ast.AST) -> Iterator[Sentence]:
 
 
 def _of_the_nodes_installation() -> Iterator[Sentence]:
-    script = (ROOT / "bootstrap" / "install.sh").read_text()
+    script = (ROOT / "bootstrap" / "aws" / "install.sh").read_text()
     for reason in re.findall(r'\b(?:fail|attempt) "([^"]+)"', script):
         if not reason.startswith("$reason"):
-            yield _sentence("bootstrap/install.sh", re.split(r"\$\{[^}]*\}|\$\([^)]*\)|\$\w+|\$#", reason))
+            yield _sentence("bootstrap/aws/install.sh", re.split(r"\$\{[^}]*\}|\$\([^)]*\)|\$\w+|\$#", reason))
 
 
 def _called(call: ast.Call) -> str:

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from benchmarks.fault_proxy import Rule, s3_error, set_rules
-from features.errors import BatchFailed, StorageRefused
-from features.landing import list_landed
-from features.plan import Plan, read_result, write_plan
-from features.registry import current_featurizer
-from features.retries import ask_to_retry
-from features.settings import Settings
-from features.tables import create_tables
 from ops.rejects import Choice, retryable
-from ops.status import look
-from tests.crashing_decoder.sitecustomize import SEGFAULT
-from tests.pictures import jpeg, text_file, truncated_jpeg
-from tests.stream_run import Run, outcomes, rows
+from ops.status.status import look
+from store.errors import BatchFailed, StorageRefused
+from store.models.registry import current_featurizer
+from store.objects.landing import list_landed
+from store.settings import Settings
+from store.state.plans import Plan, read_result, write_plan
+from store.state.retries import ask_to_retry
+from store.tables.handles import create_tables
+from tests.support.crashing_decoder.sitecustomize import SEGFAULT
+from tests.support.fault_proxy import Rule, s3_error, set_rules
+from tests.support.pictures import jpeg, text_file, truncated_jpeg
+from tests.support.stream_run import Run, outcomes, rows
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -10,15 +10,15 @@ from contextlib import ExitStack
 
 import pytest
 
-from features import claim, heartbeat
-from features.errors import AnotherStreamRunning
-from features.heartbeat import Heartbeat, read_heartbeat
-from features.registry import current_featurizer
-from features.settings import Settings
-from ops.status import look
+from ops.status.status import look
+from store.errors import AnotherStreamRunning
+from store.models.registry import current_featurizer
+from store.settings import Settings
+from store.state import claim, heartbeat
+from store.state.heartbeat import Heartbeat, read_heartbeat
 from streaming.service import claim_home
-from tests.pictures import jpeg
-from tests.stream_run import rows, stream_process
+from tests.support.pictures import jpeg
+from tests.support.stream_run import rows, stream_process
 
 MakeSettings = Callable[..., Settings]
 Process = subprocess.Popen[str]

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.fault_proxy import Rule, s3_error, set_rules
-from features.errors import StorageRefused, StorageUnavailable
-from features.heartbeat import read_heartbeat
-from features.home import Home
-from features.landing import Cleaning, Landed, list_landed
-from features.settings import Settings, load_settings
-from ops.status import look
+from ops.status.status import look
+from store.errors import StorageRefused, StorageUnavailable
+from store.home import Home
+from store.objects.landing import Cleaning, LandedObject, list_landed
+from store.settings import Settings, load_settings
+from store.state.heartbeat import read_heartbeat
 from streaming.clearing import Clearing
 from tests.conftest import REGION
-from tests.pictures import jpeg
-from tests.stream_run import Run, outcomes
+from tests.support.fault_proxy import Rule, s3_error, set_rules
+from tests.support.pictures import jpeg
+from tests.support.stream_run import Run, outcomes
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -79,7 +79,7 @@ class _Clearer:
     def clear(self) -> list[str]:
         """Everything in the landing; returns the keys to try again."""
         with ThreadPoolExecutor(4) as pool:
-            objects: list[Landed] = list(list_landed(self._home.landing))
+            objects: list[LandedObject] = list(list_landed(self._home.landing))
             return [landed.key for landed in self.clearing.clear(pool, self._home.landing, objects)]
 
 

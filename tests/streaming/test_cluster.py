@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.spark_cluster import Cluster, node_python, spark_cluster
-from bootstrap.weights import CompiledNetwork
+from bootstrap.weights.weights import CompiledNetwork
 from features.featurizer import Featurizer
 from features.image import decode
-from features.settings import Settings
-from ops.status import look
-from tests.feature_rows import serve_a_model
-from tests.pictures import encoded, grainy, text_file, truncated_jpeg
-from tests.stream_run import photos_told, rows, stream_process
+from ops.status.status import look
+from store.settings import Settings
+from tests.support.feature_rows import serve_a_model
+from tests.support.pictures import encoded, grainy, text_file, truncated_jpeg
+from tests.support.spark_cluster import Cluster, node_python, spark_cluster
+from tests.support.stream_run import photos_told, rows, stream_process
 
 PHOTOS = 24
 CONF = """\

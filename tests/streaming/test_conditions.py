@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.fault_proxy import Rule, s3_error, set_rules
-from features.errors import StorageRefused, UnsafeStorage
-from features.home import Home
-from features.landing import Cleaning, list_landed
-from features.objects import keys_below
-from features.settings import Settings, load_settings
+from store.errors import StorageRefused, UnsafeStorage
+from store.home import Home
+from store.objects.landing import Cleaning, list_landed
+from store.objects.operations import keys_below
+from store.settings import Settings, load_settings
 from streaming.clearing import Clearing
 from streaming.conditions import check_conditions
 from tests.conftest import REGION
-from tests.pictures import jpeg
-from tests.stream_run import Run, outcomes
+from tests.support.fault_proxy import Rule, s3_error, set_rules
+from tests.support.pictures import jpeg
+from tests.support.stream_run import Run, outcomes
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -16,21 +16,22 @@ from pydantic import TypeAdapter
 from pyspark.sql import SparkSession
 
 from batch.reproject import Watcher, reproject
-from benchmarks.fault_proxy import Rule, set_rules, unused_rules
-from bootstrap.weights import CompiledNetwork
-from features import claim, heartbeat
-from features.errors import AnotherStreamRunning, StateDamaged
-from features.heartbeat import HEARTBEAT_KEY, Heartbeat, read_heartbeat
-from features.objects import delete_all, overwrite, read
-from features.plan import planned_batches, read_plan, write_plan
-from features.registry import publish_featurizer
-from features.settings import Settings, load_settings
-from features.tables import TABLES, create_tables
-from ops.status import look
+from bootstrap.weights.weights import CompiledNetwork
+from ops.status.status import look
+from store.errors import AnotherStreamRunning, StateDamaged
+from store.models.registry import publish_featurizer
+from store.objects.operations import delete_all, overwrite, read
+from store.settings import Settings, load_settings
+from store.state import claim, heartbeat
+from store.state.heartbeat import HEARTBEAT_KEY, Heartbeat, read_heartbeat
+from store.state.plans import planned_batches, read_plan, write_plan
+from store.tables.handles import create_tables
+from store.tables.schemas import TABLES
 from streaming.service import stream_in
-from tests.feature_rows import serve_a_model
-from tests.pictures import jpeg, text_file, truncated_jpeg
-from tests.stream_run import Run, outcomes, rows, run_here, stream_process
+from tests.support.fault_proxy import Rule, set_rules, unused_rules
+from tests.support.feature_rows import serve_a_model
+from tests.support.pictures import jpeg, text_file, truncated_jpeg
+from tests.support.stream_run import Run, outcomes, rows, run_here, stream_process
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

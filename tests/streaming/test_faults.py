@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.fault_proxy import Rule, Weather, faults, s3_error, set_rules, set_weather
-from features.errors import StorageRefused
-from features.landing import Landed
-from features.plan import Counters, Plan, Result, read_result, write_result
-from features.settings import Settings
-from ops.status import look
-from streaming.refusals import Refusals
-from tests.feature_rows import serve_a_model
-from tests.pictures import jpeg, text_file, truncated_jpeg
-from tests.stream_run import Run, outcomes, rows
+from ops.status.status import look
+from store.errors import StorageRefused
+from store.objects.landing import LandedObject
+from store.settings import Settings
+from store.state.plans import BatchCounters, Plan, Result, read_result, write_result
+from streaming.access_denied import AccessDeniedMonitor
+from tests.support.fault_proxy import Rule, Weather, faults, s3_error, set_rules, set_weather
+from tests.support.feature_rows import serve_a_model
+from tests.support.pictures import jpeg, text_file, truncated_jpeg
+from tests.support.stream_run import Run, outcomes, rows
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -111,22 +111,22 @@ def test_a_trickle_of_refused_photos_stops_the_stream_once_they_are_most_of_the_
     local_settings: MakeSettings,
 ) -> None:
     home = local_settings().places()
-    refused = Counters(rejects={"unreadable": 1}, refused=1)
-    refusals = Refusals(home)
+    refused = BatchCounters(rejects={"unreadable": 1}, refused=1)
+    refusals = AccessDeniedMonitor(home)
     for batch in range(1, 20):
         refusals.stop_if_most_were(_plan(batch), refused, "No")
         write_result(home, Result(batch, "nonce", datetime.now(UTC), {}, ("a.jpg",), refused))
-    for after_a_start in (refusals, Refusals(home)):
+    for after_a_start in (refusals, AccessDeniedMonitor(home)):
         with pytest.raises(StorageRefused, match=r"^Storage did not hand out 20 of the last 20 photos: No; "):
             after_a_start.stop_if_most_were(_plan(20), refused, "No")
 
-    mended = Refusals(home)
+    mended = AccessDeniedMonitor(home)
     for batch in range(20, 30):
-        mended.stop_if_most_were(_plan(batch), Counters(photos=1), "")
+        mended.stop_if_most_were(_plan(batch), BatchCounters(photos=1), "")
     mended.stop_if_most_were(_plan(30), refused, "No")
 
 
 def _plan(batch: int) -> Plan:
     arrived_at = datetime(2026, 10, 3, tzinfo=UTC)
-    photo = Landed(f"{batch}.jpg", 1, "e", arrived_at)
+    photo = LandedObject(f"{batch}.jpg", 1, "e", arrived_at)
     return Plan(batch, "nonce", arrived_at, arrived_at.date(), "s3://bucket/landing", "", "featurizer", (photo,))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from features.settings import Settings, load_settings
+from store.settings import Settings, load_settings
 from streaming import local_machine
 from streaming.local_machine import MachineUnfit, scratch_folder
-from tests.pictures import jpeg
-from tests.stream_run import photos_told, rows
+from tests.support.pictures import jpeg
+from tests.support.stream_run import photos_told, rows
 
 ROOT = Path(__file__).parents[2]
 MakeSettings = Callable[..., Settings]
@@ -100,7 +100,7 @@ def test_a_stream_depends_on_nothing_that_is_set_up_for_something_else(tmp_path:
 
 def test_a_limit_of_open_files_that_is_too_small_is_one_sentence(local_settings: MakeSettings) -> None:
     drained = subprocess.run(
-        [sys.executable, "-m", "ops.cli", "stream", "--drain", "--home", local_settings().home],
+        [sys.executable, "-m", "ops", "stream", "--drain", "--home", local_settings().home],
         capture_output=True,
         text=True,
         preexec_fn=lambda: _limit_open_files(128, 128),

@@ -10,24 +10,24 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-import features.tables
-from batch.erase import Asked, Watcher, erase
-from batch.maintain import Watcher as MaintainWatcher
-from batch.maintain import maintain
-from batch.retention import Retention
-from bootstrap.weights import CompiledNetwork
+from batch.erase.erase import Asked, Watcher, erase
+from batch.maintain.maintain import Watcher as MaintainWatcher
+from batch.maintain.maintain import maintain
+from batch.maintain.retention import Retention
+from bootstrap.weights.weights import CompiledNetwork
 from features.errors import InvalidSetting
-from features.landing_names import UnknownLanding, remember_landing
-from features.registry import publish_featurizer
-from features.retries import ask_to_retry
-from features.settings import Settings, load_settings
-from features.tables import TABLES
 from ops.rejects import Choice, retryable, source_named, standing
-from ops.status import look
-from streaming.snapshot import recall, write_snapshot
-from tests.feature_rows import serve_a_model
-from tests.pictures import jpeg, text_file
-from tests.stream_run import Run, forget_names, rows, run_here
+from ops.status.status import look
+from store.models.registry import publish_featurizer
+from store.settings import Settings, load_settings
+from store.state.landing_names import UnknownLanding, remember_landing
+from store.state.retries import ask_to_retry
+from store.tables import handles
+from store.tables.schemas import TABLES
+from streaming.discovery.snapshot import load_processed_index, write_snapshot
+from tests.support.feature_rows import serve_a_model
+from tests.support.pictures import jpeg, text_file
+from tests.support.stream_run import Run, forget_names, rows, run_here
 
 Drain = Callable[[Settings], Run]
 
@@ -126,7 +126,7 @@ def test_a_home_made_before_names_were_kept_is_known_again_when_the_place_it_lef
 
 def _only_a_snapshot(home: Path) -> None:
     settings = _at(home)
-    seen = recall(settings.places(), home.parent / "seen.sqlite")
+    seen = load_processed_index(settings.places(), home.parent / "seen.sqlite")
     write_snapshot(settings.places(), seen)
     shutil.rmtree(home / "state/batches")
     (home / "state/stream.json").unlink()
@@ -156,7 +156,7 @@ def test_commits_tell_the_names_to_a_home_that_lost_its_state(
         # Another photo, so that there is something to make one file of, and every old entry of the log goes.
         (copied / "landing/kiwi/late.jpg").write_bytes(jpeg(seed=77))
         drain(settings)
-        monkeypatch.setitem(features.tables.RETENTION, "delta.logRetentionDuration", "interval 0 days")
+        monkeypatch.setitem(handles.RETENTION, "delta.logRetentionDuration", "interval 0 days")
         maintain(settings.places(), Retention(), MaintainWatcher(lambda _: None, lambda _: None), False)
         assert len(list((copied / "features/_delta_log").glob("*.json"))) < 3
     shutil.rmtree(copied / "state")

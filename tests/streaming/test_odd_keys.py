@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING
 
 from typer.testing import CliRunner
 
-from batch.retention import expire_archive
-from features.landing import Landed, archived_name, list_landed, look_up
-from features.objects import Place
-from features.settings import Settings
-from features.tables import FEATURE_ROWS, PROJECTION_ROWS, open_table
-from features.versions import Version, delete_versions
-from ops.cli import app
+from batch.maintain.retention import expire_archive
+from ops.cli.main import app
 from ops.rejects import Choice, rejects_of, retryable, source_named, standing
 from ops.report.data import collect
 from ops.report.photo_map import MapPhoto
 from ops.report.thumbnails import thumbnails
-from ops.status import look
+from ops.status.status import look
+from store.objects.landing import LandedObject, archived_name, list_landed, stat_object
+from store.objects.location import StorageLocation
+from store.objects.versions import Version, delete_versions
+from store.settings import Settings
+from store.tables.handles import open_table
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
 from tests.conftest import REGION
-from tests.feature_rows import serve_a_model
-from tests.pictures import jpeg, text_file
-from tests.stream_run import Run, rows
+from tests.support.feature_rows import serve_a_model
+from tests.support.pictures import jpeg, text_file
+from tests.support.stream_run import Run, rows
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -113,7 +114,7 @@ def test_from_the_archive_each_is_retried_shown_and_erased_alone(
     assert list(list_landed(home.landing)) == []
     for key in big:
         [row] = rejects_of(home, source_named(home, key))
-        landed = Landed(key, row["bytes"], row["etag"], row["arrived_at"])
+        landed = LandedObject(key, row["bytes"], row["etag"], row["arrived_at"])
         where = standing(home, row)
         assert (where.place, where.detail) == ("archive", home.archive.uri_of(archived_name(landed)))
     asked = [argument for key in (*big, "kiwi://notes.jpg") for argument in ("--source", key)]
@@ -169,9 +170,9 @@ def test_versions_of_a_key_that_no_xml_can_hold_are_deleted(s3: "S3Client", s3_s
     versions = []
     for key in ("\x01.jpg", "\ufffe.jpg", "a.jpg") * 2:
         put = s3.put_object(Bucket=bucket, Key=f"landing/{key}", Body=b"1")
-        landed = Landed(key, 1, put["ETag"].strip('"'), datetime.now(UTC))
+        landed = LandedObject(key, 1, put["ETag"].strip('"'), datetime.now(UTC))
         versions.append(Version(landed, put["VersionId"], landed.arrived_at, is_current=True, is_mark=False))
-    assert delete_versions(Place.at(f"s3://{bucket}/landing", s3_server, REGION), versions) == 6
+    assert delete_versions(StorageLocation.at(f"s3://{bucket}/landing", s3_server, REGION), versions) == 6
     assert s3.list_object_versions(Bucket=bucket).get("Versions", []) == []
 
 
@@ -179,10 +180,10 @@ def test_an_archive_on_disk_is_not_left_by_a_key_of_s3(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     (tmp_path / "x.jpg").write_bytes(b"x")
     (tmp_path / "archive/y.jpg").write_bytes(b"y")
-    archive = Place.at(str(tmp_path / "archive"))
-    assert look_up(archive, "y.jpg") is not None
+    archive = StorageLocation.at(str(tmp_path / "archive"))
+    assert stat_object(archive, "y.jpg") is not None
     for key in (f"{tmp_path}/x.jpg", "../x.jpg", "/y.jpg", "./y.jpg", "a//y.jpg"):
-        assert look_up(archive, key) is None
+        assert stat_object(archive, key) is None
 
 
 def test_a_folder_whose_accents_are_written_in_two_ways_is_one_label_and_two_objects(

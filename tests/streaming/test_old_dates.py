@@ -8,15 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootstrap.weights import CompiledNetwork
-from features.landing_names import read_record
-from features.registry import publish_featurizer
-from features.settings import Settings, load_settings
-from ops.health import judge
-from ops.status import look
-from streaming.visibility import LISTED_KEY, CaughtUp, not_seen_at
-from tests.pictures import jpeg
-from tests.stream_run import Run, rows
+from bootstrap.weights.weights import CompiledNetwork
+from ops.status.health import judge
+from ops.status.status import look
+from store.models.registry import publish_featurizer
+from store.settings import Settings, load_settings
+from store.state.landing_names import read_record
+from streaming.discovery.visibility import LISTED_KEY, CaughtUp, not_seen_at
+from tests.support.pictures import jpeg
+from tests.support.stream_run import Run, rows
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

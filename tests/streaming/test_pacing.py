@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.landing import Landed
+from store.objects.landing import LandedObject
 from streaming.pacing import LONGEST_TASK_S, SHORTEST_TASK_S, Caps, Pacer, cut, estimated_work_s
 
 ARRIVED_AT = datetime(2026, 10, 3, tzinfo=UTC)
 
 
-def _landed(sizes_bytes: list[int]) -> list[Landed]:
-    return [Landed(f"{number}.jpg", size, "e", ARRIVED_AT) for number, size in enumerate(sizes_bytes)]
+def _landed(sizes_bytes: list[int]) -> list[LandedObject]:
+    return [LandedObject(f"{number}.jpg", size, "e", ARRIVED_AT) for number, size in enumerate(sizes_bytes)]
 
 
 sizes = st.lists(st.integers(min_value=0, max_value=64 * 2**20), min_size=1, max_size=300)
@@ -56,7 +56,7 @@ def test_a_batch_is_the_longest_head_within_the_caps(sizes: list[int], max_files
 
 def test_photos_in_a_format_that_is_slow_to_decode_fill_a_batch_and_a_task_sooner() -> None:
     quick = _landed([2**21] * 2000)
-    slow = [Landed(f"{number}.HEIC", 2**21, "e", ARRIVED_AT) for number in range(2000)]
+    slow = [LandedObject(f"{number}.HEIC", 2**21, "e", ARRIVED_AT) for number in range(2000)]
     caps = Caps(10_000, 2**40)
     assert len(Pacer(caps).fill(quick)) > 8 * len(Pacer(caps).fill(slow))
     assert len(cut(slow, 2)) > 4 * len(cut(quick, 2))

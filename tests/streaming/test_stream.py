@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from bootstrap.weights import CompiledNetwork
+from bootstrap.weights.weights import CompiledNetwork
 from features.featurizer import Featurizer
 from features.image import decode
-from features.settings import Settings
-from features.tables import FEATURE_ROWS, data_files, open_table
-from ops.status import look
-from tests.crashing_decoder.sitecustomize import SEGFAULT, STUCK
-from tests.pictures import encoded, jpeg, pixels, scan_bomb, text_file
-from tests.stream_run import Run, photos_told, rows, stream_process
+from ops.status.status import look
+from store.settings import Settings
+from store.tables.files import data_files
+from store.tables.handles import open_table
+from store.tables.schemas import FEATURE_ROWS
+from tests.support.crashing_decoder.sitecustomize import SEGFAULT, STUCK
+from tests.support.pictures import encoded, jpeg, pixels, scan_bomb, text_file
+from tests.support.stream_run import Run, photos_told, rows, stream_process
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

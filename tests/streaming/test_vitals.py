@@ -4,30 +4,34 @@ from datetime import UTC, datetime
 
 import pytest
 
-from features.heartbeat import Messages, Waiting
-from features.plan import Counters
-from features.settings import load_settings
+from store.settings import load_settings
+from store.state.heartbeat import Messages, Waiting
+from store.state.plans import BatchCounters
 from streaming import vitals
-from streaming.arrivals import Backlog
+from streaming.discovery.arrivals import Backlog
+from streaming.discovery.queue import QueueDepth
 from streaming.micro_batch import BatchReport
-from streaming.news import News, QueueNews
-from streaming.queue import QueueDepth
-from streaming.vitals import Watch
+from streaming.news import PlannerReport, QueueNews
+from streaming.vitals import StreamStats
 
 NOW = datetime.now(UTC)
-REPORT = BatchReport(1, 30, (), {"empty": 2, "corrupt": 1}, 9, False, 0.1, 2.0, 0.4, Counters(fetch_s=1.5), 3.0)
+REPORT = BatchReport(1, 30, (), {"empty": 2, "corrupt": 1}, 9, False, 0.1, 2.0, 0.4, BatchCounters(fetch_s=1.5), 3.0)
 
 
 def test_before_anything_happened_nothing_is_known_but_the_settings() -> None:
-    told = Watch(load_settings(home="s3://bucket/home", queue="https://q", trigger="5s", clean="archive")).vitals()
+    told = StreamStats(
+        load_settings(home="s3://bucket/home", queue="https://q", trigger="5s", clean="archive")
+    ).vitals()
     assert (told.settings.landing, told.settings.trigger_s) == ("s3://bucket/home/landing", 5.0)
     assert (told.settings.clean, told.settings.queue) == ("archive", "https://q")
     assert (told.waiting, told.messages, told.last_batch, told.photos) == (None, None, None, 0)
 
 
 def test_it_tells_the_newest_of_all_it_heard_and_the_sum_of_the_last_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = Watch(load_settings(home="s3://bucket/home"))
-    watch.on_news(News(Backlog(7, 700, NOW, at_least=True), queue=QueueNews(QueueDepth(3, 2, 1), 5, 4), told_at=NOW))
+    watch = StreamStats(load_settings(home="s3://bucket/home"))
+    watch.on_news(
+        PlannerReport(Backlog(7, 700, NOW, at_least=True), queue=QueueNews(QueueDepth(3, 2, 1), 5, 4), told_at=NOW)
+    )
     watch.on_batch(REPORT)
     watch.on_batch(REPORT)
     told = watch.vitals()

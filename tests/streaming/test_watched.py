@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from features.errors import InvalidSetting
-from features.settings import Settings
-from ops.status import look
-from tests.pictures import jpeg, text_file
-from tests.stream_run import Run, outcomes, rows
+from ops.status.status import look
+from store.settings import Settings
+from tests.support.pictures import jpeg, text_file
+from tests.support.stream_run import Run, outcomes, rows
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -1,0 +1,1 @@
+"""Forget a person, an object or a photo."""

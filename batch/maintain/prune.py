@@ -1,0 +1,70 @@
+"""Drop the projections of old PCA versions; their models stay, so each can be projected again."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from deltalake import DeltaTable
+
+from store.errors import HomeInUse
+from store.home import Home
+from store.models.pca_models import current_models
+from store.state.lease import hold_lease
+from store.state.plans import planned_batches, read_plan
+from store.tables.commits import delete_rows
+from store.tables.files import data_files
+from store.tables.handles import committed_batch, open_table
+from store.tables.projections import SWITCHING
+from store.tables.schemas import PROJECTION_ROWS, TABLES
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The versions whose projections were dropped, and how many rows that were."""
+
+    versions: tuple[int, ...]
+    rows: int
+
+
+def projected_rows(home: Home) -> dict[int, int]:
+    """How many projections there are of each PCA version that has any, ascending."""
+    return _rows_by_version(open_table(home, PROJECTION_ROWS))
+
+
+def prune(home: Home, keep: int, say: Callable[[str], None]) -> Pruned:
+    """Drop the projections of all versions but the newest `keep` that have some, the served and the next one.
+
+    Their files stay, so that queries which have begun can read them. Replay drops nothing more. Raises HomeInUse when
+    a batch under way is to be projected with one of them, or other work holds or has changed the tables, and
+    StorageUnavailable; nothing is dropped then.
+    """
+    with hold_lease(home, "fruits models prune", say):
+        # Opened before the pointer is read: a reprojection that has begun since makes the deletion fail.
+        handle = open_table(home, PROJECTION_ROWS)
+        rows = _rows_by_version(handle)
+        stay = {*sorted(rows)[-keep:], *current_models(home).versions}
+        dropped = tuple(version for version in rows if version not in stay)
+        _refuse_pinned(home, dropped)
+        if handle is not None and dropped:
+            chosen = f"pca_version IN ({', '.join(map(str, dropped))})"
+            delete_rows(home, PROJECTION_ROWS, handle, chosen, SWITCHING)
+    return Pruned(dropped, sum(rows[version] for version in dropped))
+
+
+def _rows_by_version(handle: DeltaTable | None) -> dict[int, int]:
+    rows: Counter[int] = Counter()
+    for file in data_files(handle) if handle else []:
+        rows[file.partition["pca_version"]] += file.rows
+    return dict(sorted(rows.items()))
+
+
+def _refuse_pinned(home: Home, dropped: tuple[int, ...]) -> None:
+    committed = min(committed_batch(open_table(home, table)) for table in TABLES)
+    for batch in planned_batches(home, after=committed):
+        plan = read_plan(home, batch)
+        pinned = set(dropped) & set(plan.pca_versions if plan else ())
+        if pinned:
+            raise HomeInUse(
+                f"Batch {batch} is planned with version {min(pinned)} and not committed yet; "
+                "let `fruits stream` finish it, and run this again."
+            )

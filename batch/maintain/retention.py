@@ -1,0 +1,84 @@
+"""What is kept only for a while: archived photos, and rows of days long past."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+from store.home import Home
+from store.objects.landing import LandedObject, archive_or_delete, list_pages
+from store.objects.operations import delete_all, old_keys, sizes_below
+from store.state.expired import expire_before
+from store.tables.commits import MAINTENANCE, delete_rows
+from store.tables.files import data_files
+from store.tables.handles import open_table
+from store.tables.schemas import Table
+
+_CLEARED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long each is kept; None is for ever."""
+
+    archive: timedelta | None = None
+    rows: timedelta | None = None
+    reports: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Expired:
+    """What was removed: photos, rows or pages, and their bytes."""
+
+    count: int
+    size_bytes: int
+
+
+def expire_archive(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> Expired:
+    """Delete archived photos that came to the archive longer ago than `keep`; says how many.
+
+    Each only if its etag is still the one that was listed. Killed at any point, a replay deletes the rest.
+    Raises StorageRefused, StorageUnavailable.
+    """
+    count = size_bytes = 0
+    delete = partial(archive_or_delete, home.archive, home.archive, cleaning="delete")
+
+    def is_old(landed: LandedObject) -> bool:
+        return landed.visible_at < now - keep
+
+    with ThreadPoolExecutor(_CLEARED_AT_ONCE, thread_name_prefix="expire") as pool:
+        for page in list_pages(home.archive):
+            old = [landed for landed in page if is_old(landed)]
+            deleted = [True] * len(old) if dry_run else list(pool.map(delete, old))
+            count += sum(deleted)
+            size_bytes += sum(landed.size_bytes for landed, done in zip(old, deleted, strict=True) if done)
+    return Expired(count, size_bytes)
+
+
+def expire_reports(home: Home, keep: timedelta, dry_run: bool) -> Expired:
+    """Delete pages of reports that were made longer ago than `keep`; says how many. Certificates of erasures stay.
+
+    Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
+    """
+    old = [key for key in old_keys(home.reports, keep) if key.endswith(".html")]
+    sizes = sizes_below(home.reports) if old else {}
+    if not dry_run:
+        delete_all(home.reports, old)
+    return Expired(len(old), sum(sizes.get(key, 0) for key in old))
+
+
+def expire_rows(home: Home, table: Table, keep: timedelta, now: datetime, dry_run: bool) -> Expired:
+    """Delete a table's rows of days (`ingest_date`) that ended longer ago than `keep`; says how many.
+
+    That days up to there have no rows is written down first, for all tables, so that nobody misses them. Only whole
+    partitions go; their files stay for a day. Killed at any point, a replay deletes the rest.
+    Raises HomeInUse, StorageRefused, StorageUnavailable.
+    """
+    before = (now - keep).date()
+    if not dry_run:
+        before = max(before, expire_before(home, before))
+    handle = open_table(home, table)
+    old = [file for file in data_files(handle) if file.partition["ingest_date"] < before] if handle else []
+    if handle is not None and old and not dry_run:
+        delete_rows(home, table, handle, f"ingest_date < '{before}'", MAINTENANCE)
+    return Expired(sum(file.rows for file in old), sum(file.size_bytes for file in old))

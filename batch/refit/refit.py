@@ -1,0 +1,163 @@
+"""Fit the PCA anew on every feature row of the home's featurizer, and publish it as the next version."""
+
+import math
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import SparkContext
+
+from batch.refit.moments import sum_moments
+from batch.refit.scree import VarianceThresholds, marks, prepare, scree_png
+from batch.refit.stored_moments import forget_moments
+from features.pca import Pca, TooFewRows, fit, principal_angles_rad
+from store.errors import HomeInUse, NothingIngested, StateDamaged, StorageUnavailable
+from store.home import Home
+from store.models.pca_models import (
+    PcaMeta,
+    PcaModel,
+    begin_switch,
+    current_models,
+    describe_model,
+    load_model,
+    next_version,
+    publish_model,
+    versions,
+    write_copies,
+)
+from store.models.registry import current_featurizer
+from store.state.erasures import check_no_erasure_started, check_no_erasure_unfinished
+
+
+class NothingToFit(NothingIngested):
+    """The home's featurizer has no rows yet to fit a model on: no failure."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many components to keep: that many, or as few as explain a share of the variance; and from how many rows."""
+
+    components: int | None
+    variance: float | None
+    min_rows: int
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A new model, what it was fitted on, and how far its subspace turned from the parent's (ascending, radians).
+
+    `next` is the version that is on its way to be served now: this one, unless a newer one is.
+    """
+
+    meta: PcaMeta
+    published: bool
+    next: int | None
+    rows_read: int
+    rows_stored: int
+    angles_rad: tuple[float, ...]
+    marks: VarianceThresholds
+
+
+def refit(
+    spark: SparkContext,
+    home: Home,
+    wanted: Wanted,
+    dry_run: bool,
+    full: bool,
+    on_progress: Callable[[int, int], None],
+) -> Refit:
+    """Fit on the exact second moments of all rows and have the new version follow the served one.
+
+    Only new and changed days are read; `full` reads all of them. A dry run stores nothing. Replay fits another
+    version. Raises NothingToFit, TooFewRows, NotFinite, InvalidSetting, AnotherRefit when another refit published
+    first, JobFailed, StorageUnavailable; nothing is published then, unless the message names the version that was.
+    """
+    featurizer = current_featurizer(home)
+    if featurizer is None:
+        raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
+    if not dry_run:
+        # While tasks run, there is time for it.
+        threading.Thread(target=prepare, name="scree", daemon=True).start()
+    version, parent = next_version(home), _parent(home, featurizer)
+    erasures = check_no_erasure_unfinished(home)
+    summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
+    _refuse_if_rows_were_erased(home, erasures)
+    rows = summed.moments.rows
+    if rows == 0:
+        raise NothingToFit(
+            f"{home.root.uri} has no feature rows of featurizer {featurizer} yet, so nothing to fit on; "
+            "run `fruits stream`."
+        )
+    if rows < wanted.min_rows:
+        raise TooFewRows(f"There are {rows:,} rows and {wanted.min_rows:,} are asked for; wait, or lower --min-rows.")
+    pca = fit(summed.moments, wanted.components, wanted.variance, parent.pca.components if parent else None)
+    angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
+    meta = _meta(version, featurizer, pca, parent, angles_rad)
+    if not dry_run:
+        _publish(home, PcaModel(meta, pca))
+    return Refit(
+        meta=meta,
+        published=not dry_run,
+        next=current_models(home).next,
+        rows_read=summed.rows_read,
+        rows_stored=summed.rows_stored,
+        angles_rad=tuple(map(float, angles_rad)),
+        marks=marks(pca.explained_variance_ratio),
+    )
+
+
+def picture(model: PcaModel) -> bytes:
+    """The scree plot of a model, a PNG."""
+    meta = model.meta
+    title = f"PCA version {meta.version}: {meta.rows:,} rows of featurizer {meta.featurizer}, {meta.fitted_at:%Y-%m-%d}"
+    return scree_png(model.pca.explained_variance_ratio, meta.components, title)
+
+
+def _refuse_if_rows_were_erased(home: Home, begun: int) -> None:
+    try:
+        check_no_erasure_started(home, begun)
+    except HomeInUse:
+        # What was stored just now may hold their rows.
+        forget_moments(home)
+        raise
+
+
+def _publish(home: Home, model: PcaModel) -> None:
+    publish_model(home, model)
+    try:
+        begin_switch(home, model.meta.version, newer_only=True)
+        write_copies(home, model.meta, picture(model))
+    except StorageUnavailable as error:
+        version = model.meta.version
+        raise StorageUnavailable(f"Version {version} is published, see `fruits models`, but: {error}") from error
+
+
+def _parent(home: Home, featurizer: str) -> PcaModel | None:
+    """The newest version of the same featurizer: between others, directions mean nothing."""
+    for version in reversed(versions(home)):
+        try:
+            if describe_model(home, version).featurizer == featurizer:
+                return load_model(home, version)
+        except StateDamaged:
+            # A damaged version is nobody's parent; whoever asks for itself is told.
+            continue
+    return None
+
+
+def _meta(version: int, featurizer: str, pca: Pca, parent: PcaModel | None, angles_rad: NDArray[np.float64]) -> PcaMeta:
+    components = len(pca.components)
+    return PcaMeta(
+        version=version,
+        featurizer=featurizer,
+        rows=pca.rows,
+        components=components,
+        explained=math.fsum(pca.explained_variance_ratio[:components]),
+        fitted_at=datetime.now(UTC),
+        parent=parent.meta.version if parent else None,
+        drift_rad=float(angles_rad[-1]) if parent else None,
+        nonce=uuid.uuid4().hex,
+    )

@@ -1,0 +1,1 @@
+"""A stage on AWS: templates, nodes, packages, deploy, destroy, cost."""

@@ -1,0 +1,75 @@
+"""The CloudFormation template as it is sent: without comments, and whole only once there is a bucket to send it by."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bootstrap.aws.cloud import Cloud, asked
+
+FILE = Path(__file__).with_name("stack.yaml")
+# Resources and outputs of this condition are made only once the nodes have something to install.
+COMPUTE = "HasArtifacts"
+_MOST_BYTES_INLINE = 51_200
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template's sections; `text` is compact JSON, which CloudFormation reads like YAML."""
+
+    sections: dict[str, Any]
+
+    @cached_property
+    def text(self) -> str:
+        return json.dumps(self.sections, separators=(",", ":"))
+
+    @property
+    def parameters(self) -> set[str]:
+        return set(self.sections["Parameters"])
+
+    @property
+    def fits_inline(self) -> bool:
+        return len(self.text.encode()) <= _MOST_BYTES_INLINE
+
+    def foundation(self) -> "Template":
+        """The template without its compute: what a stack can be created from before it has a bucket."""
+        kept = {
+            section: {name: each for name, each in self.sections[section].items() if each.get("Condition") != COMPUTE}
+            for section in ("Resources", "Outputs")
+        }
+        return Template(self.sections | kept)
+
+
+def read_template() -> Template:
+    """This version's template."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML with CloudFormation's short forms of functions."""
+
+    def function(loader: Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+        if isinstance(node, yaml.ScalarNode):
+            value: Any = loader.construct_scalar(node)
+        elif isinstance(node, yaml.SequenceNode):
+            value = loader.construct_sequence(node, deep=True)
+        else:
+            assert isinstance(node, yaml.MappingNode)
+            value = loader.construct_mapping(node, deep=True)
+        if suffix in ("Ref", "Condition"):
+            return {suffix: value}
+        return {f"Fn::{suffix}": value.split(".", 1) if suffix == "GetAtt" and isinstance(value, str) else value}
+
+    Loader.add_multi_constructor("!", function)
+    return Template(yaml.load(FILE.read_text(), Loader))
+
+
+def upload_template(cloud: Cloud, template: Template) -> str:
+    """See that the template is in the operations bucket, named by its hash, and return its URL. Raises CloudRefused."""
+    body = template.text.encode()
+    key = f"artifacts/templates/{hashlib.sha256(body).hexdigest()}.json"
+    with asked(f"to store the template in {cloud.ops_bucket}"):
+        if not cloud.s3.list_objects_v2(Bucket=cloud.ops_bucket, Prefix=key)["KeyCount"]:
+            cloud.s3.put_object(Bucket=cloud.ops_bucket, Key=key, Body=body)
+    return f"https://{cloud.ops_bucket}.s3.{cloud.region}.amazonaws.com/{key}"

@@ -1,0 +1,1 @@
+"""The `fruits` command, one module a command."""

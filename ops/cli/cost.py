@@ -1,0 +1,250 @@
+"""The command that tells what a stage costs, and the tables of docs/cost-and-gdpr.md, made by the same arithmetic."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bootstrap.aws.cost import (
+    CLUSTERS,
+    FEATURE_ROW_BYTES,
+    MEASURED_ON,
+    PROJECTION_ROW_BYTES,
+    USUAL_MEGAPIXELS,
+    Architecture,
+    Estimate,
+    Item,
+    Prices,
+    Workload,
+    batches_a_month,
+    core_seconds,
+    estimate,
+    idle,
+    load_prices,
+    megapixels_of,
+    photo_days,
+)
+from features.errors import InvalidSetting
+from ops.cli.options import Debug, console
+
+DOC = Path("docs/cost-and-gdpr.md")
+VOLUMES = (10_000, 1_000_000, 100_000_000)
+FAMILIES: dict[Architecture, str] = {"arm64": "Graviton", "x86_64": "x86"}
+
+
+def cost(
+    photos_per_day: Annotated[
+        float | None, typer.Option("--photos-per-day", metavar="N", help="Photos that land in a day.")
+    ] = None,
+    region: Annotated[str, typer.Option("--region", help="The stage's region.")] = "eu-west-3",
+    architecture: Annotated[Architecture, typer.Option("--architecture", help="The nodes' processors.")] = "arm64",
+    megapixels: Annotated[
+        float | None, typer.Option("--megapixels", help=f"Of one photo; default: {USUAL_MEGAPIXELS}.")
+    ] = None,
+    photo_bytes: Annotated[
+        float | None, typer.Option("--photo-bytes", help="Of one photo; default: as usual for its megapixels.")
+    ] = None,
+    peak_factor: Annotated[
+        float, typer.Option("--peak-factor", help="The busiest hour beside the mean one.")
+    ] = Workload.peak_factor,
+    spot_share: Annotated[
+        float, typer.Option("--spot-share", help="The share of the task nodes' hours on Spot.")
+    ] = Workload.spot_share,
+    archive_days: Annotated[
+        float, typer.Option("--archive-days", help="How long archived photos stay; 0 for --clean delete.")
+    ] = Workload.archive_days,
+    old_version_days: Annotated[
+        float, typer.Option("--old-version-days", help="How long S3 keeps what was deleted.")
+    ] = Workload.old_version_days,
+    trigger_s: Annotated[
+        float, typer.Option("--trigger-seconds", help="How often the stream looks.")
+    ] = Workload.trigger_s,
+    only_idle: Annotated[
+        bool, typer.Option("--idle", help="Show what stands there with no photos, one line a resource.")
+    ] = False,
+    prices: Annotated[Path | None, typer.Option("--prices", metavar="FILE", help="Another price list.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Tell what a stage costs a month, in dollars, from a price list and the measured pace; nothing is asked of AWS."""
+    if photos_per_day is None and not only_idle:
+        raise InvalidSetting("Say how many photos land in a day: --photos-per-day N; or --idle for none.")
+    if megapixels is None:
+        megapixels = USUAL_MEGAPIXELS if photo_bytes is None else megapixels_of(photo_bytes)
+    workload = Workload(
+        photos_per_day or 0,
+        region=region,
+        architecture=architecture,
+        megapixels=megapixels,
+        photo_bytes=photo_bytes,
+        peak_factor=peak_factor,
+        spot_share=spot_share,
+        archive_days=archive_days,
+        old_version_days=old_version_days,
+        trigger_s=trigger_s,
+    )
+    listed = load_prices(prices)
+    standing = idle(workload, listed)
+    shown = standing if only_idle else estimate(workload, listed)
+    console.print(_rich(shown))
+    for sentence in (*_sums(shown, standing), *assumptions(shown.workload, listed)):
+        console.print(sentence, highlight=False)
+
+
+def assumptions(workload: Workload, prices: Prices) -> list[str]:
+    """In words, what the figures rest on."""
+    guessed = [name for name, service in prices.services.items() if service.assumed]
+    task = CLUSTERS[workload.architecture].task
+    return [
+        f"A photo of {workload.megapixels:g} megapixels and {workload.bytes_a_photo / 1e6:,.3g} MB takes one core "
+        f"{core_seconds(workload.megapixels) * 1e3:,.3g} ms: docs/benchmarks.md, {MEASURED_ON}, on another machine; "
+        f"a vCPU of {task} is taken for {prices.kind(task).relative_speed:g} of its cores.",
+        f"The busiest hour has {workload.peak_factor:g} times the mean; task nodes spend "
+        f"{workload.utilisation:.0%} of their time on photos; {workload.spot_share:.0%} of their hours are Spot.",
+        f"S3 keeps a photo's bytes {photo_days(workload):g} days in all: archived {workload.archive_days:g}, each "
+        f"deleted version {workload.old_version_days:g} more. A features row has {FEATURE_ROW_BYTES:,} bytes, a "
+        f"projections row {PROJECTION_ROW_BYTES}.",
+        f"{workload.projected_versions:g} PCA versions of each row are kept. The stream makes "
+        f"{batches_a_month(workload):,.0f} batches a month, at most one each {workload.trigger_s:g} s.",
+        f"No source was found for these prices, so they are assumed: {', '.join(guessed)}. Nothing free is deducted, "
+        "and neither are refits, taxes and support.",
+    ]
+
+
+def tables(prices: Prices) -> str:
+    """The tables of docs/cost-and-gdpr.md, as Markdown."""
+    estimates = [
+        estimate(Workload(photos, architecture=architecture), prices) for photos in VOLUMES for architecture in FAMILIES
+    ]
+    standing = [idle(Workload(0, architecture=architecture), prices) for architecture in FAMILIES]
+    return "\n".join(
+        [
+            *_by_volume(estimates),
+            "",
+            "Idle, dollars a month:",
+            "",
+            *_by_family(standing),
+            "",
+            "What changes it most, dollars a month at a million photos a day, Graviton:",
+            "",
+            *_by_choice(Workload(1_000_000), prices),
+            "",
+            "Regions, dollars a month for EC2 and EMR at 100 million photos a day:",
+            "",
+            *_by_region(prices),
+        ]
+    )
+
+
+def with_tables(text: str, prices: Prices) -> str:
+    """A document with the tables between its two marks made anew. Raises InvalidSetting when it lacks the marks."""
+    before, begin, rest = text.partition("<!-- cost tables -->\n")
+    _, end, after = rest.partition("<!-- end of cost tables -->")
+    if not (begin and end):
+        raise InvalidSetting("The document lacks its marks <!-- cost tables --> and <!-- end of cost tables -->.")
+    return f"{before}{begin}\n{tables(prices)}\n\n{end}{after}"
+
+
+def _rich(shown: Estimate) -> Table:
+    table = Table(header_style="bold", show_footer=True)
+    table.add_column("item", "total")
+    for name in ("quantity", "unit", "price, $"):
+        table.add_column(name, justify="left" if name == "unit" else "right")
+    table.add_column("$ a month", money(shown.dollars), justify="right")
+    for item in shown.items:
+        if item.quantity:
+            table.add_row(item.name, f"{item.quantity:,.6g}", item.unit, f"{item.price:.4g}", money(item.dollars))
+    return table
+
+
+def _sums(shown: Estimate, standing: Estimate) -> Iterable[str]:
+    fleet, per_million = shown.fleet, shown.dollars_per_million_photos
+    if per_million is not None:
+        yield f"${per_million:,.2f} for a million photos; {fleet.core_hours:,.0f} core-hours of work a month."
+    yield (
+        f"1 primary and 1 core node {shown.cluster.steady} always; up to {fleet.task_nodes_at_peak} task nodes "
+        f"{shown.cluster.task}, {fleet.task_hours:,.0f} hours of them a month. The stack's MaxCapacityUnits has to be "
+        f"{fleet.capacity_units} or more."
+    )
+    stays = sum(item.dollars for item in standing.items if item.stays)
+    yield f"Idle: ${money(standing.dollars)} a month with no photos; ${money(stays)} after `fruits destroy`."
+
+
+def money(dollars: float) -> str:
+    """Dollars for a table: cents below ten, else whole ones."""
+    return f"{dollars:,.2f}" if dollars < 10 else f"{dollars:,.0f}"
+
+
+def _by_volume(estimates: Sequence[Estimate]) -> list[str]:
+    heads = [f"{found.workload.photos_per_day:,.0f} {FAMILIES[found.workload.architecture]}" for found in estimates]
+    rows = [
+        [_kind(estimates[0].items[number]), *(money(found.items[number].dollars) for found in estimates)]
+        for number in range(len(estimates[0].items))
+        if any(found.items[number].dollars for found in estimates)
+    ]
+    rows.append(["**total, $ a month**", *(f"**{money(found.dollars)}**" for found in estimates)])
+    rows.append(["$ for a million photos", *(f"{found.dollars_per_million_photos:,.2f}" for found in estimates)])
+    rows.append(["task nodes at the busiest hour", *(f"{found.fleet.task_nodes_at_peak}" for found in estimates)])
+    rows.append(["capacity units then", *(f"{found.fleet.capacity_units}" for found in estimates)])
+    rows.append(["core-hours a month", *(f"{found.fleet.core_hours:,.0f}" for found in estimates)])
+    return _markdown(["photos a day", *heads], rows)
+
+
+def _by_family(standing: Sequence[Estimate]) -> list[str]:
+    rows = []
+    for number, item in enumerate(standing[0].items):
+        if item.quantity:
+            left = money(item.dollars) if item.stays else "0.00"
+            rows.append([_kind(item), *(money(found.items[number].dollars) for found in standing), left])
+    left = money(sum(item.dollars for item in standing[0].items if item.stays))
+    rows.append(["**total**", *(f"**{money(found.dollars)}**" for found in standing), f"**{left}**"])
+    return _markdown(["item", *FAMILIES.values(), "after `fruits destroy`"], rows)
+
+
+def _by_choice(usual: Workload, prices: Prices) -> list[str]:
+    choices = {
+        "as above": usual,
+        "archive 30 days": replace(usual, archive_days=30),
+        "`--clean delete`": replace(usual, archive_days=0),
+        "`--clean delete`, old versions 1 day": replace(usual, archive_days=0, old_version_days=1),
+        "trigger 10 s": replace(usual, trigger_s=10),
+        "photos of 350 px": replace(usual, megapixels=0.1225),
+    }
+    found = {name: estimate(workload, prices) for name, workload in choices.items()}
+    kept = {
+        name: sum(item.dollars for item in one.items if item.name.startswith("S3: photos"))
+        for name, one in found.items()
+    }
+    return _markdown(
+        ["choice", "photos in S3", "everything else", "total"],
+        [[name, money(kept[name]), money(one.dollars - kept[name]), money(one.dollars)] for name, one in found.items()],
+    )
+
+
+def _by_region(prices: Prices) -> list[str]:
+    def machines(region: str, architecture: Architecture) -> str:
+        found = estimate(Workload(VOLUMES[-1], region=region, architecture=architecture), prices)
+        return money(sum(item.dollars for item in found.items if item.name.startswith(("EC2", "EMR"))))
+
+    rows = [
+        [region, *(machines(region, architecture) for architecture in FAMILIES)] for region in sorted(prices.regions)
+    ]
+    return _markdown(["region", *FAMILIES.values()], rows)
+
+
+def _kind(item: Item) -> str:
+    # The name without the machine's, which differs between families.
+    return item.name.partition(", ")[0] if item.name.startswith("EC2") else item.name
+
+
+def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---", *("---:" for _ in heads[1:])], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+if __name__ == "__main__":
+    doc = Path(sys.argv[1]) if len(sys.argv) > 1 else DOC
+    doc.write_text(with_tables(doc.read_text(), load_prices()))

@@ -1,0 +1,153 @@
+"""The command that queries the tables."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from features.errors import InvalidSetting
+from ops.cli.cloud import CloudRegion, Stage
+from ops.cli.options import (
+    AllowRegion,
+    Debug,
+    Endpoint,
+    Format,
+    HomeUri,
+    ReadingPatience,
+    Region,
+    console,
+    say,
+    settings_to_read,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ops.query.named_queries import Value
+    from store.settings import Settings
+
+# Any other word is SQL, which has a space or a bracket in it.
+_NAME = re.compile(r"\w[\w-]*")
+
+
+def query(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME [--PARAMETER VALUE]... | SQL]",
+            help="A named query with its parameters, or SQL over photos, arrivals, current_projections, features, "
+            "projections and rejects. Without either: what queries there are.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = "table",
+    listed: Annotated[bool, typer.Option("--list", help="Show the named queries.")] = False,
+    shown: Annotated[bool, typer.Option("--show", help="Print the query's SQL instead of running it.")] = False,
+    athena: Annotated[bool, typer.Option("--athena", help="Run it on Athena, on the tables of a stage.")] = False,
+    stage: Stage = None,
+    region: CloudRegion = None,
+    home: HomeUri = None,
+    reading_patience: ReadingPatience = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    allow_region: AllowRegion = None,
+    debug: Debug = False,
+) -> None:
+    """Query the tables with DuckDB, on disk and on S3, or with Athena: by a query's name, or in SQL."""
+    from ops.cli.terminal import as_typed, write_exactly
+    from ops.query.named_queries import named_query
+    from ops.query.rows import show
+
+    words = [as_typed(word) for word in words or ()]
+    if listed or not words:
+        show(_listed(), form, console)
+        say("`fruits query NAME` runs one, `fruits query NAME --show` prints its SQL.")
+        return
+    if words[0].startswith("--") and not any(each.isspace() for each in words[0]):
+        raise InvalidSetting(
+            f"A query begins with its name or is SQL, not {words[0]}: fruits query NAME --parameter value"
+        )
+    named = named_query(words[0]) if _NAME.fullmatch(words[0]) else None
+    sql = named.sql if named else words[0]
+    if shown:
+        write_exactly(f"{sql.rstrip()}\n")
+        return
+    given = _given(words)
+    if named is None and given:
+        raise InvalidSetting(
+            f"SQL takes no --{next(iter(given))}: only named queries have parameters, and --help shows the options."
+        )
+    values = named.values(given) if named else []
+    if athena:
+        from store.settings import load_settings
+
+        if home is not None:
+            raise InvalidSetting("Athena reads the tables of a stage: drop --home, and name the stage with --stage.")
+        rows = _from_athena(
+            load_settings(stage=stage, region=region), named.name if named else "the query", sql, values
+        )
+    else:
+        if stage is not None or region is not None:
+            raise InvalidSetting("--stage and --region say where Athena is: add --athena, or name a home with --home.")
+        settings = settings_to_read(
+            home=home,
+            reading_patience=reading_patience,
+            s3_endpoint=s3_endpoint,
+            s3_region=s3_region,
+            allow_region=allow_region,
+        )
+        rows = _from_duckdb(settings, sql, values, is_athenas=named is not None)
+    show(rows, form, console)
+    if named and not len(rows):
+        say(named.none)
+
+
+def _listed() -> "pa.Table":
+    import pyarrow as pa
+
+    from ops.query.named_queries import named_queries
+
+    return pa.table(
+        {
+            "query": [query.name for query in named_queries()],
+            "parameters": [" ".join(map(str, query.parameters)) for query in named_queries()],
+            "what it answers": [query.answers for query in named_queries()],
+        }
+    )
+
+
+def _given(words: Sequence[str]) -> dict[str, str]:
+    """What was written as `--name value` or `--name=value` after a query's name."""
+    given: dict[str, str] = {}
+    rest = iter(words[1:])
+    for word in rest:
+        if not word.startswith("--"):
+            raise InvalidSetting(
+                f"{word!r} is one word too many: quote SQL as a whole, and write parameters as --name value."
+            )
+        name, has_value, value = word.removeprefix("--").partition("=")
+        if name in given:
+            raise InvalidSetting(f"--{name} is given twice; give it once.")
+        if not has_value:
+            try:
+                value = next(rest)
+            except StopIteration:
+                raise InvalidSetting(f"--{name} has no value: write --{name} VALUE.") from None
+        given[name] = value
+    return given
+
+
+def _from_athena(settings: "Settings", name: str, sql: str, values: "Sequence[Value]") -> "pa.Table":
+    from bootstrap.aws.cloud import connect
+    from ops.query.athena_query import run_on_athena
+
+    answer = run_on_athena(connect(settings.stage, settings.region), name, sql, values)
+    say(f"Athena read {answer.scanned_bytes / 1e6:,.2f} MB.")
+    return answer.rows
+
+
+def _from_duckdb(settings: "Settings", sql: str, values: "Sequence[Value]", is_athenas: bool) -> "pa.Table":
+    from ops.query.query import connect, in_duckdb, run_query
+
+    return run_query(connect(settings.places()), in_duckdb(sql) if is_athenas else sql, values)

@@ -1,0 +1,67 @@
+"""The command that makes the report."""
+
+import webbrowser
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ops.cli.options import (
+    AllowRegion,
+    Archive,
+    Debug,
+    Endpoint,
+    HomeUri,
+    Landing,
+    ReadingPatience,
+    Region,
+    console,
+    settings_to_read,
+)
+
+
+def report(
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write it here; default: reports/ below the home.")
+    ] = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Put small pictures of the map's photos into the page.")
+    ] = False,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", metavar="DATE", formats=["%Y-%m-%d"], help="Only what was ingested from this day on."),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser; on S3 only with --output.")] = False,
+    home: HomeUri = None,
+    landing: Landing = None,
+    archive: Archive = None,
+    reading_patience: ReadingPatience = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    allow_region: AllowRegion = None,
+    debug: Debug = False,
+) -> None:
+    """Make one page that shows photos, rejects, waits, pace, drift and a map, and opens without a network."""
+    from ops.report.written import write_report
+
+    settings = settings_to_read(
+        home=home,
+        landing=landing,
+        archive=archive,
+        reading_patience=reading_patience,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+        allow_region=allow_region,
+    )
+    made = write_report(
+        settings.places(),
+        settings.limits,
+        since=since.date() if since else None,
+        with_thumbnails=thumbnails,
+        file=output,
+        now=datetime.now(UTC),
+    )
+    console.print(f"{made.uri}  ({made.size_bytes / 1e6:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
+    if open_it and made.uri.startswith("file://"):
+        webbrowser.open(made.uri)

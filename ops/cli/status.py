@@ -1,0 +1,287 @@
+"""The command that shows how a home stands."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from features.errors import InvalidSetting
+from ops.cli.options import (
+    AllowRegion,
+    Debug,
+    Endpoint,
+    HomeUri,
+    Landing,
+    QueueUrl,
+    ReadingPatience,
+    Region,
+    console,
+    settings_to_read,
+)
+from ops.wording import counted, duration, size, visible
+
+if TYPE_CHECKING:
+    from ops.status.health import Health
+    from ops.status.status import ModelStatus, Status
+    from store.settings import Settings
+
+_TOP_REASONS = 3
+_ON_THE_CLOCK = ("plan", "work", "commit")
+
+
+def status(
+    verify: Annotated[bool, typer.Option("--verify", help="Check every planned object against the tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object, with --watch one a line.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    every: Annotated[
+        str, typer.Option("--every", metavar="DURATION", help="With --watch: how long to wait in between.")
+    ] = "5s",
+    count: Annotated[
+        bool, typer.Option("--count", help="List the landing, instead of asking the running stream what waits.")
+    ] = False,
+    home: HomeUri = None,
+    landing: Landing = None,
+    queue: QueueUrl = None,
+    reading_patience: ReadingPatience = None,
+    s3_endpoint: Endpoint = None,
+    s3_region: Region = None,
+    allow_region: AllowRegion = None,
+    debug: Debug = False,
+) -> None:
+    """Show whether photos flow: the stream, what waits, today's photos, the PCA, the tables. Exit 1 if not healthy."""
+    settings = settings_to_read(
+        home=home,
+        landing=landing,
+        queue=queue,
+        reading_patience=reading_patience,
+        s3_endpoint=s3_endpoint,
+        s3_region=s3_region,
+        allow_region=allow_region,
+    )
+    looks = _looks(settings, verify, count, _interval_s(every) if watch else None)
+    healthy = True
+    for found, health in _shown(looks, as_json, watch):
+        healthy = health.healthy
+        if as_json:
+            print(_as_json(found, health), flush=True)
+        elif watch and not console.is_terminal:
+            print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
+        elif not watch:
+            console.print(_picture(found, health))
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _interval_s(every: str) -> float:
+    from store.settings import parse_duration
+
+    try:
+        interval_s = float(parse_duration(every).total_seconds())
+    except ValueError as error:
+        raise InvalidSetting(f"every: {error}") from error
+    if not interval_s:
+        raise InvalidSetting("every: write how long to wait between two looks, like 5s")
+    return interval_s
+
+
+def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
+    from ops.status.health import judge
+    from ops.status.status import look
+    from store.tables.handles import OpenTables
+
+    places = settings.places()
+    tables = OpenTables(places)
+    while True:
+        found = look(places, verify, settings.queue, count, tables)
+        yield found, judge(found, settings.min_rows)
+        if every_s is None:
+            return
+        time.sleep(every_s)
+
+
+def _shown(looks: "Iterator[tuple[Status, Health]]", as_json: bool, watch: bool) -> "Iterator[tuple[Status, Health]]":
+    """The same looks; on a terminal that is watched each takes the place of the one before."""
+    if as_json or not watch or not console.is_terminal:
+        yield from looks
+        return
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        for found, health in looks:
+            live.update(_picture(found, health), refresh=True)
+            yield found, health
+
+
+def _as_json(found: "Status", health: "Health") -> str:
+    from pydantic import TypeAdapter
+
+    from ops.status.health import Finding
+    from ops.status.status import Status
+
+    told = {"healthy": health.healthy, "verdict": health.verdict}
+    told["findings"] = TypeAdapter(tuple[Finding, ...]).dump_python(health.findings, mode="json")
+    return json.dumps(told | TypeAdapter(Status).dump_python(found, mode="json"))
+
+
+_PASSED_OVER = {
+    "hidden": "hidden (names that begin with . or _)",
+    "unfinished": "unfinished (names that end in .part, .tmp and the like)",
+    "system": "of file managers",
+    "link": "links that are not followed",
+    "home": "folders that are homes",
+    "unreadable": "that cannot be looked at",
+}
+
+
+def _picture(found: "Status", health: "Health") -> RenderableType:
+    colour = "green" if health.healthy else "red"
+    lines: list[RenderableType] = [Text(health.verdict, style=f"bold {colour}")]
+    others = [finding for finding in health.findings if finding.sentence not in health.verdict]
+    for finding in others:
+        wrong = finding.weight == "wrong"
+        sentence = f"{finding.sentence[0].upper()}{finding.sentence[1:]}"
+        lines.append(Text.assemble(("Also: " if wrong else "Advice: ", "red" if wrong else "yellow"), sentence))
+    if found.broken is not None:
+        lines += [Text.assemble(("broken: ", "bold red"), sentence) for sentence in found.broken]
+        if not found.broken:
+            projected = ", every row its projection" if found.pca.serving is not None else ""
+            lines.append(Text(f"Verified: every planned object has exactly one row{projected}.", style="green"))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, what in _facts(found):
+        facts.add_row(name, what)
+    panel = Panel(
+        Group(facts, Text(""), _tables(found)),
+        title=f"[bold]{escape(found.home)}[/]",
+        title_align="left",
+        subtitle=f"[dim]{found.looked_at:%Y-%m-%d %H:%M:%S} UTC[/]",
+        subtitle_align="right",
+        border_style=colour,
+        expand=False,
+    )
+    return Group(*lines, panel)
+
+
+def _facts(found: "Status") -> Iterator[tuple[str, str]]:
+    def ago(at: datetime) -> str:
+        return duration(found.looked_at - at)
+
+    yield "stream", _stream_sentence(found, ago)
+    yield "last batch", _last_batch_sentence(found, ago)
+    if found.last_batch is not None and found.last_batch.stages_s:
+        yield "stages", _stages(found.last_batch.stages_s)
+    yield "backlog", _backlog_sentence(found, ago)
+    if found.unfinished_batches:
+        yield "in flight", f"planned and not committed: {', '.join(map(str, found.unfinished_batches))}"
+    pace = found.pace.photos_per_s
+    now = "" if pace is None else f"{pace:,.1f} a second over {duration(timedelta(seconds=found.pace.window_s))}; "
+    yield "photos", f"{now}{found.today.photos:,} today"
+    yield "rejects", _rejects_sentence(found)
+    if found.queue is not None:
+        yield "queue", _queue_sentence(found)
+    if found.passed_over:
+        yield "passed over", _passed_over_sentence(found)
+    yield "featurizer", f"{found.featurizer}, from {found.weights}" if found.featurizer else "none yet"
+    yield "PCA", _pca_sentence(found, ago)
+
+
+def _stream_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
+    stream = found.stream
+    if stream is None:
+        return "none has run yet"
+    started, last_sign = f"{stream.started_at:%Y-%m-%d %H:%M:%S} UTC", f"{stream.last_sign_at:%Y-%m-%d %H:%M:%S} UTC"
+    if stream.state == "running":
+        return f"running since {started} on {stream.holder}; last sign {ago(stream.last_sign_at)} ago"
+    if stream.state == "stopped":
+        return f"stopped at {last_sign}, {ago(stream.last_sign_at)} ago"
+    return f"silent since {last_sign}, for {ago(stream.last_sign_at)}; it ran on {stream.holder}"
+
+
+def _last_batch_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
+    last = found.last_batch
+    if last is None:
+        return "none yet"
+    if last.finished_at is None:
+        return f"{last.batch}, more than a day ago"
+    return f"{last.batch}, {ago(last.finished_at)} ago: photos {last.photos:,}, rejects {last.rejects:,}"
+
+
+def _stages(stages_s: Mapping[str, float]) -> str:
+    clock = [f"{stage} {stages_s[stage]:.2f} s" for stage in _ON_THE_CLOCK if stage in stages_s]
+    tasks = [f"{stage} {seconds:.2f} s" for stage, seconds in stages_s.items() if stage not in _ON_THE_CLOCK]
+    return "\n".join(filter(None, (", ".join(clock), f"in its tasks: {', '.join(tasks)}" if tasks else "")))
+
+
+def _backlog_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
+    backlog, pace = found.backlog, found.pace.photos_per_s
+    if not backlog.files or backlog.oldest_arrived_at is None:
+        return "nothing waits"
+    more = " or more" if backlog.at_least else ""
+    waits = f"{counted(backlog.files, 'file')}{more}, {size(backlog.bytes)}, oldest {ago(backlog.oldest_arrived_at)}"
+    return f"{waits}; {duration(timedelta(seconds=math.ceil(backlog.files / pace)))} at this pace" if pace else waits
+
+
+def _rejects_sentence(found: "Status") -> str:
+    today = found.today
+    if not today.rejects:
+        return "none today"
+    share = today.rejects / (today.photos + today.rejects)
+    top = ", ".join(f"{reason} {count:,}" for reason, count in list(today.reasons.items())[:_TOP_REASONS])
+    return f"{today.rejects:,} today ({share:.1%}): {top}"
+
+
+def _queue_sentence(found: "Status") -> str:
+    queue = found.queue
+    if queue is None or queue.visible is None:
+        return "not seen"
+    parts = [f"{queue.visible:,} messages", f"{queue.in_flight:,} in flight", f"{queue.delayed:,} delayed"]
+    parts += [f"{queue.held:,} in the stream's hands"] if queue.held is not None else []
+    parts += [f"{queue.unknown:,} of unknown shape"] if queue.unknown else []
+    parts += ["no dead-letter queue" if queue.dead_letters is None else f"{queue.dead_letters:,} dead letters"]
+    return ", ".join(parts)
+
+
+def _passed_over_sentence(found: "Status") -> str:
+    examples = found.passed_over_examples
+    parts = [
+        f"{count:,} {_PASSED_OVER.get(kind, kind)}" + (f" (like {visible(examples[kind])})" if kind in examples else "")
+        for kind, count in found.passed_over.items()
+    ]
+    return "; ".join(parts) + ("" if examples else "; fruits status --count names examples")
+
+
+def _pca_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
+    if not found.models:
+        return "no version yet"
+    return "\n".join(_model_sentence(found, model, ago) for model in found.models)
+
+
+def _model_sentence(found: "Status", model: "ModelStatus", ago: Callable[[datetime], str]) -> str:
+    role = "is served" if model.version == found.pca.serving else "comes next"
+    drift = "" if model.drift_rad is None else f", {math.degrees(model.drift_rad):.1f}° from version {model.parent}"
+    fitted = f"fitted {ago(model.fitted_at)} ago on {counted(model.rows, 'row')}, {model.rows_since:,} since"
+    lacking = f"; {found.pca.lacking_batches} batches lack version {model.version}" if role == "comes next" else ""
+    return (
+        f"version {model.version} {role}: {model.components} components, {model.explained:.1%} of the variance"
+        f"{drift}; {fitted}{lacking}"
+    )
+
+
+def _tables(found: "Status") -> Table:
+    tables = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("table", "rows", "size", "files", "small", "last batch"):
+        tables.add_column(name, justify="left" if name == "table" else "right")
+    for table in found.tables:
+        numbers = (f"{table.rows:,}", size(table.bytes), f"{table.files:,}", f"{table.small_files:,}")
+        tables.add_row(table.name, *numbers, f"{table.last_batch}")
+    return tables

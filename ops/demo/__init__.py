@@ -1,0 +1,1 @@
+"""What only a laptop needs: the demo, its photos, the slides."""

@@ -1,0 +1,196 @@
+"""The tour: photos dropped while the stream runs, a refit that it follows, and queries at the end."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from features.environment import python_environment
+from features.errors import FruitsError, InvalidSetting
+from ops.cli.interrupts import finish_at_interrupt, raise_if_interrupted
+from ops.cli.options import say
+from ops.demo.photos import DemoFile, demo_files
+from ops.query.query import connect, run_query
+from store.settings import Settings
+from streaming.news import PlannerReport
+from streaming.service import Watcher, claim_home, run_stream
+
+MOST_COMPONENTS = 16
+
+
+class DemoFailed(FruitsError):
+    """A command of the tour failed."""
+
+
+class Progress(AbstractContextManager["Progress"], Protocol):
+    """Something that shows a running stream."""
+
+    @property
+    def watcher(self) -> Watcher: ...
+
+
+def check_landing(settings: Settings) -> None:
+    """Raises InvalidSetting when the landing is not on this machine's disk, where the demo drops its photos."""
+    if not settings.locations().landing.is_local:
+        raise InvalidSetting("The demo drops photos on this machine's disk; use a local landing.")
+
+
+def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Progress, console: Console) -> None:
+    """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, and query what became of them.
+
+    Replay drops only what is not there yet, so a second run, or one after a kill, doubles nothing; it refits again.
+    The landing is on this machine's disk. Raises DemoFailed when a command fails, AnotherStreamRunning when a stream
+    runs on the home already.
+    """
+    # Its files come by a rename, so that a broken one need not be waited for.
+    settings = settings.model_copy(update={"settle": timedelta(0)})
+    tour = _Tour(settings, count, console)
+    with claim_home(settings, stop, say) as heart:
+        if heart is None:
+            return
+        with progress:
+            watcher = _touring(progress.watcher, tour, stop)
+            run_stream(settings, False, stop, watcher, heart, partial(finish_at_interrupt, stop))
+    raise_if_interrupted()
+    tour.finish()
+    if tour.is_over.is_set():
+        show_results(settings, console)
+
+
+class _Tour:
+    """What a user would do beside the running stream, in a thread of its own, once told that the stream is up."""
+
+    def __init__(self, settings: Settings, count: int, console: Console) -> None:
+        self._settings = settings
+        self._landing = settings.places().landing.directory
+        self._count = count
+        self._console = console
+        self._thread = threading.Thread(target=self._take, name="tour", daemon=True)
+        self._started = False
+        self._caught_up = threading.Condition()
+        self._caught_up_to: datetime | None = None
+        self._failure: Exception | None = None
+        self.is_over = threading.Event()
+
+    def start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._thread.start()
+
+    def hear(self, news: PlannerReport) -> None:
+        with self._caught_up:
+            self._caught_up_to = news.caught_up_to
+            self._caught_up.notify_all()
+
+    def finish(self) -> None:
+        """Raises what went wrong on the way."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _take(self) -> None:
+        try:
+            files, later = demo_files(self._count), self._count // 5
+            self._drop(islice(files, self._count - later))
+            self._run("refit", "--components", f"{self._components()}", "--min-rows", "2")
+            self._drop(files)
+            self._run("query", _FOLLOWED)
+            self._run("reproject")
+            self._run("models")
+        except Exception as error:
+            self._failure = error
+        self.is_over.set()
+
+    def _components(self) -> int:
+        # A fit needs more rows than components, and a small demo has few photos.
+        (photos,) = run_query(connect(self._settings.places()), "SELECT count(*) AS photos FROM photos").to_pylist()
+        return max(1, min(MOST_COMPONENTS, int(photos["photos"]) - 1))
+
+    def _drop(self, files: Iterable[DemoFile]) -> None:
+        # Drawing them takes a while, so they arrive one by one.
+        dropped = [_drop(self._landing, file) for file in files]
+        self._console.print(f"\nDropped {sum(dropped)} files; {dropped.count(False)} were there already.\n")
+        done_at = datetime.now(UTC)
+        with self._caught_up:
+            self._caught_up.wait_for(lambda: self._caught_up_to is not None and self._caught_up_to > done_at)
+
+    def _run(self, *arguments: str) -> None:
+        run_command(self._settings, self._console, *arguments)
+
+
+def run_command(settings: Settings, console: Console, *arguments: str) -> None:
+    """Run what a person would type, and show it with its answer. Raises DemoFailed with the command's last words."""
+    shown = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
+    console.print(f"[dim]fruits {shown}[/dim]", highlight=False, soft_wrap=True)
+    command = [sys.executable, "-m", "fruits_launcher", *arguments, "--home", settings.home]
+    environment = {**python_environment(), "FRUITS_MASTER": settings.master}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise DemoFailed(f"`fruits {arguments[0]}` failed: {done.stderr.strip()}")
+    console.print(done.stdout, markup=False, highlight=False, soft_wrap=True)
+
+
+def _drop(landing: Path, file: DemoFile) -> bool:
+    target = landing / file.key
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.part")
+    unfinished.write_bytes(file.body)
+    unfinished.replace(target)
+    return True
+
+
+def _touring(inner: Watcher, tour: _Tour, stop: threading.Event) -> Watcher:
+    def on_news(news: PlannerReport) -> None:
+        inner.on_news(news)
+        tour.hear(news)
+        tour.start()
+        if tour.is_over.is_set():
+            stop.set()
+
+    return replace(inner, on_news=on_news)
+
+
+def show_results(settings: Settings, console: Console) -> None:
+    """Ask the tables four things, with the command a person would type, and make the page that shows all of it."""
+    for title, sql in _QUESTIONS.items():
+        console.print(f"[bold]{title}[/bold]")
+        run_command(settings, console, "query", sql)
+    console.print("[bold]All of it on one page: open this in a browser[/bold]")
+    run_command(settings, console, "report", "--thumbnails")
+
+
+_FOLLOWED = (
+    "SELECT pca_version, count(*) AS photos, min(batch) AS first_batch, max(batch) AS last_batch FROM projections "
+    "GROUP BY pca_version ORDER BY pca_version"
+)
+_QUESTIONS = {
+    "Photos per label": (
+        "SELECT label, count(*) AS photos, round(avg(width * height) / 1e6, 1) AS megapixels, "
+        "count(DISTINCT format) AS formats FROM photos GROUP BY label ORDER BY label"
+    ),
+    "Rejects by reason": (
+        "SELECT reason, count(*) AS files, min(detail) AS example FROM rejects GROUP BY reason ORDER BY reason"
+    ),
+    "Nearest neighbours of one photo": (
+        "WITH one AS (SELECT image_id, label, features FROM photos ORDER BY image_id LIMIT 1) "
+        "SELECT one.label AS photo, f.label AS neighbour, "
+        "round(list_cosine_similarity(one.features, f.features), 4) AS cosine, split_part(f.source, '/landing/', 2) "
+        "AS file FROM one, photos f WHERE f.image_id <> one.image_id ORDER BY cosine DESC LIMIT 5"
+    ),
+    "The same in PCA space: the directions in which these photos differ most": (
+        "WITH one AS (SELECT image_id, label, pca FROM current_projections ORDER BY image_id LIMIT 1) "
+        "SELECT one.label AS photo, p.label AS neighbour, "
+        "round(list_distance(one.pca, p.pca), 3) AS distance, split_part(p.source, '/landing/', 2) "
+        "AS file FROM one, current_projections p WHERE p.image_id <> one.image_id ORDER BY distance LIMIT 5"
+    ),
+}

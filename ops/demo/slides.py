@@ -1,0 +1,158 @@
+"""The slides: a PDF of `docs/slides.md`, with pictures of the report of a home."""
+
+import argparse
+import base64
+import hashlib
+import html
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from bootstrap.chromium import find_chromium
+from features.errors import FruitsError
+from ops.report.written import write_report
+from store.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+_CHAIN = "chain"
+_OF_REPORT = "report:"
+_PHONE = "phone"
+# Twice as many pixels as the slide has, for a projector.
+_SCALE = 2
+_QUALITY = 82
+
+
+class UnknownPicture(FruitsError):
+    """The slides ask for a picture that nobody makes."""
+
+
+def make_slides(settings: Settings, slides: Path, style: Path, pdf: Path) -> None:
+    """Print the slides to a PDF, 1280 x 720 px a page, with pictures of the report of a home.
+
+    Raises NothingIngested when the home has no tables yet, ChromiumMissing, UnknownPicture.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        file = Path(folder, "report.html")
+        report = write_report(settings.places(), settings.limits, None, True, file, datetime.now(UTC))
+        # Its sandbox does not work for root; the pages are our own.
+        browser = playwright.chromium.launch(executable_path=find_chromium(), chromium_sandbox=False)
+        markdown = slides.read_text(encoding="utf-8")
+        pictures = {name: _picture(browser, report.uri, name) for name in _asked_for(markdown)}
+        page = browser.new_page()
+        page.set_content(slides_html(markdown, style.read_text(encoding="utf-8"), pictures))
+        page.pdf(path=pdf, prefer_css_page_size=True, print_background=True)
+        browser.close()
+
+
+def slides_html(markdown: str, style: str, pictures: dict[str, str]) -> str:
+    """One page of HTML with a section for each slide. Slides are separated by `---`.
+
+    A fenced block `chain` is a row of boxes, one a line: `name | what`. A picture `report:NAME` is one of `pictures`,
+    URIs by name, and stands beside the text. Raises UnknownPicture.
+    """
+    parser = MarkdownIt("commonmark").enable("table")
+    shown = "".join(_slide(parser, slide, pictures) for slide in markdown.split("\n---\n"))
+    head = f'<meta charset="utf-8"><title>{title(markdown, style)}</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en">{head}{shown}'
+
+
+def title(markdown: str, style: str) -> str:
+    """The title of the page and its PDF: another one for each text and style, so that an old print is known by it."""
+    return f"Fruits! edition {hashlib.sha256((markdown + style).encode()).hexdigest()[:12]}"
+
+
+def _slide(parser: MarkdownIt, markdown: str, pictures: dict[str, str]) -> str:
+    text: list[str] = []
+    beside: list[str] = []
+    for block in _blocks(parser.parse(markdown)):
+        images = [child for token in block for child in token.children or [] if child.type == "image"]
+        if block[0].type == "fence" and block[0].info == _CHAIN:
+            text.append(_chain(block[0].content))
+        elif images:
+            beside.extend(_image(image, pictures) for image in images)
+        else:
+            shown = parser.renderer.render(block, parser.options, {})
+            text.append(shown.replace("<p>Source:", '<p class="source">Source:'))
+    picture = f'<div class="picture">{"".join(beside)}</div>' if beside else ""
+    return f'<section class="slide"><div class="text">{"".join(text)}</div>{picture}</section>'
+
+
+def _blocks(tokens: list[Token]) -> list[list[Token]]:
+    """The tokens of each block at the top level."""
+    blocks: list[list[Token]] = []
+    is_open = False
+    for token in tokens:
+        if not is_open:
+            blocks.append([])
+        blocks[-1].append(token)
+        is_open = not (token.level == 0 and token.nesting <= 0)
+    return blocks
+
+
+def _chain(content: str) -> str:
+    boxes = (line.partition("|") for line in content.strip().splitlines())
+    shown = (f"<li><strong>{html.escape(n.strip())}</strong>{html.escape(what.strip())}</li>" for n, _, what in boxes)
+    return f'<ol class="chain">{"".join(shown)}</ol>'
+
+
+def _image(token: Token, pictures: dict[str, str]) -> str:
+    name = str(token.attrGet("src")).removeprefix(_OF_REPORT)
+    if name not in pictures:
+        raise UnknownPicture(
+            f"The slides show {token.attrGet('src')!r}, which is no picture of the report; correct it."
+        )
+    return f'<img src="{pictures[name]}" alt="{html.escape(token.content)}">'
+
+
+def _asked_for(markdown: str) -> list[str]:
+    tokens = MarkdownIt("commonmark").parse(markdown)
+    sources = [child.attrGet("src") for token in tokens for child in token.children or [] if child.type == "image"]
+    return [str(source).removeprefix(_OF_REPORT) for source in sources]
+
+
+def _picture(browser: "Browser", report_uri: str, name: str) -> str:
+    """A section of the report as a desktop shows it, or the beginning of it on a phone; a data URI."""
+    width, height = (390, 780) if name == _PHONE else (1100, 800)
+    page = browser.new_page(
+        viewport={"width": width, "height": height},
+        device_scale_factor=_SCALE,
+        color_scheme="dark" if name == _PHONE else "light",
+    )
+    page.goto(report_uri)
+    page.evaluate("document.querySelectorAll('details').forEach((node) => node.remove())")
+    # What names the home's place on this machine is above the headline.
+    section = page.locator("#headline" if name == _PHONE else f"#{name}")
+    if not section.count():
+        raise UnknownPicture(f"The report has no section {name!r}; the slides ask for it.")
+    if name == _PHONE:
+        page.evaluate("document.querySelector('header').remove()")
+        jpeg = page.screenshot(type="jpeg", quality=_QUALITY)
+    else:
+        jpeg = section.screenshot(type="jpeg", quality=_QUALITY)
+    page.close()
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print docs/slides.pdf from docs/slides.md.")
+    parser.add_argument("home", help="a home with photos and a PCA, as the demo makes one")
+    home = parser.parse_args().home
+    try:
+        make_slides(load_settings(home=home), DOCS / "slides.md", DOCS / "slides.css", DOCS / "slides.pdf")
+    except FruitsError as error:
+        raise SystemExit(f"fruits: {error}") from error
+    print(f"{DOCS / 'slides.pdf'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is told of a running stream: a panel, lines, JSON, metrics."""

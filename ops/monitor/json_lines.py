@@ -1,0 +1,141 @@
+"""What a log collector gets of a running stream: one JSON object a line, without any name of an object or a person."""
+
+import json
+import sys
+import threading
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from features.errors import FruitsError
+from ops.cli.options import DEBUGGING
+from ops.monitor.tally import Tally
+from store.home import Home
+from store.settings import Settings
+
+if TYPE_CHECKING:
+    from streaming.micro_batch import BatchReport
+    from streaming.news import PlannerReport
+    from streaming.service import Watcher
+
+Level = Literal["info", "warning", "error"]
+
+# None of these can hold a secret, an address of a person, or a name of a photo.
+_SETTINGS_TOLD = {
+    *("trigger", "settle", "max_files", "max_bytes", "queue", "backfill", "only_new", "clean", "clean_after", "master"),
+    *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience", "metrics"),
+}
+
+
+class JsonLines:
+    """Lines on standard output while entered: the start, each stage, each batch, each warning, and the end.
+
+    Every line has `time` (UTC, ISO 8601), `level` and `event`; what belongs to a batch has `batch`, what belongs to a
+    stage `stage`. Leaving with an error writes it, and raises it without the names it may hold, unless --debug is on.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._news: PlannerReport | None = None
+        self._tally = Tally()
+
+    @property
+    def watcher(self) -> "Watcher":
+        from streaming.service import Watcher
+
+        return Watcher(self._on_batch, self._on_news, self._on_stage)
+
+    def __enter__(self) -> "JsonLines":
+        self._tally = Tally()
+        places = self._settings.locations()
+        told = self._settings.model_dump(mode="json", include=_SETTINGS_TOLD)
+        told |= {"home": places.root.uri, "landing": places.landing.uri, "archive": places.archive.uri}
+        self._write("info", "start", version=version("fruits-ingestion"), settings=told)
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if not isinstance(error, Exception):
+            if self._news is not None and self._news.left is not None:
+                self._write("warning", "left", files=self._news.left.files)
+            totals = self._tally.totals()
+            self._write("info", "end", **asdict(totals) | {"rejects": totals.rejects.total()})
+            return
+        nameless = without_names(str(error), self._settings.locations(), has_reason=isinstance(error, FruitsError))
+        retryable = isinstance(error, FruitsError) and error.retryable
+        self._write("error", "failed", error=type(error).__name__, retryable=retryable, message=nameless)
+        if nameless == str(error) or DEBUGGING.is_set():
+            return
+        if isinstance(error, FruitsError):
+            raise type(error)(nameless) from error
+        raise FruitsError(f"Unexpected {type(error).__name__}: {nameless}") from error
+
+    def warn(self, sentence: str) -> None:
+        """Something that a person should know, and that does not stop the stream."""
+        self._write("warning", "warning", message=without_names(sentence, self._settings.locations(), has_reason=False))
+
+    def _on_news(self, news: "PlannerReport") -> None:
+        if self._news is None:
+            self._write("info", "ready")
+        self._news = news
+
+    def _on_stage(self, batch: int, stage: str, seconds: float) -> None:
+        self._tally.on_stage(batch, stage, seconds)
+        self._write("info", "stage", batch=batch, stage=stage, seconds=seconds)
+
+    def _on_batch(self, report: "BatchReport") -> None:
+        self._tally.on_batch(report)
+        line: dict[str, object] = {**asdict(report), "total_s": report.total_s, "backlog": {}}
+        if self._news is not None:
+            line["backlog"] = asdict(self._news.backlog)
+            if self._news.queue is not None:
+                line["queue"] = asdict(self._news.queue)
+        self._write("info", "batch", **line)
+
+    def _write(self, level: Level, event: str, **fields: object) -> None:
+        text = json_line(level, event, **fields)
+        # Batches end in threads of their own.
+        with self._lock:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+
+def json_line(level: Level, event: str, **fields: object) -> str:
+    """One line of a log."""
+    return json.dumps(_plain({"time": datetime.now(UTC), "level": level, "event": event, **fields}))
+
+
+def without_names(sentence: str, home: Home, has_reason: bool) -> str:
+    """The sentence cut where the name of a photo begins; with `has_reason`, what follows the last colon stays."""
+    begins = [
+        (at, at + len(below))
+        for place in (home.landing, home.archive)
+        for below in _ways_to_write(place.uri)
+        if (at := sentence.find(below)) >= 0 and sentence[at + len(below) :].strip(" .")
+    ]
+    if not begins:
+        return sentence
+    _, end = min(begins)
+    # In a library's reason there can be a path once more.
+    _, colon, last_words = sentence[end:].rpartition(": ")
+    because = f": {last_words.rstrip('.')}" if has_reason and colon and "/" not in last_words else ""
+    return f"{sentence[:end]}…{because}. The photo's name is left out of the log; --debug shows it."
+
+
+def _ways_to_write(uri: str) -> list[str]:
+    scheme, _, path = uri.partition("://")
+    # A library's own words may have the key without its bucket.
+    _, _, prefix = path.partition("/")
+    return [f"{uri}/", f"{path}/", *([f"{prefix}/"] if scheme == "s3" and prefix else [])]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, dict):
+        return {name: _plain(element) for name, element in value.items()}
+    return value

@@ -1,0 +1,46 @@
+"""What a person reads of a running stream where no panel can be drawn: in a pipe, in a file."""
+
+from rich.console import Console
+
+from ops.monitor.progress import last_sentences
+from ops.monitor.tally import Tally
+from ops.wording import counted, visible
+from streaming.micro_batch import BatchReport
+from streaming.news import PlannerReport
+from streaming.service import Watcher
+
+
+class PlainLines:
+    """A sentence for the start, for each batch, and for what was done at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = Tally()
+        self._news: PlannerReport | None = None
+
+    @property
+    def watcher(self) -> Watcher:
+        return Watcher(self._on_batch, self._on_news, self._tally.on_stage)
+
+    def __enter__(self) -> "PlainLines":
+        self._tally = Tally()
+        self._say("Starting the stream.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sentence in last_sentences(self._news, self._tally):
+            self._say(sentence)
+
+    def _on_news(self, news: PlannerReport) -> None:
+        if self._news is None:
+            self._say("The stream is up.")
+        self._news = news
+
+    def _on_batch(self, report: BatchReport) -> None:
+        self._tally.on_batch(report)
+        rejects = sum(report.rejects.values())
+        refused = f" and {counted(rejects, 'reject')}" if rejects else ""
+        self._say(f"Batch {report.batch}: {counted(report.photos, 'photo')}{refused} in {report.total_s:.1f} s.")
+
+    def _say(self, sentence: str) -> None:
+        self._console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,98 @@
+"""Queries on Athena, over the tables of a stage on AWS."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from bootstrap.aws.athena import run_statement
+from bootstrap.aws.cloud import Cloud, asked
+from ops.query.named_queries import Value
+
+if TYPE_CHECKING:
+    from types_boto3_athena.type_defs import ColumnInfoTypeDef, ResultSetTypeDef
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of a query, and how much Athena read and charges for."""
+
+    rows: pa.Table
+    scanned_bytes: int
+
+
+def run_on_athena(cloud: Cloud, name: str, sql: str, values: Sequence[Value] = ()) -> Answer:
+    """Run a query, called `name` in errors, in the stage's database and work group, its `?` bound to values.
+
+    Columns have their types; arrays, maps and rows are text, as Athena writes them. All rows are held in memory; they
+    come a thousand at a time.
+    Raises AthenaRefused with Athena's own reason, CloudRefused.
+    """
+    with asked(f"for {name}"):
+        execution = run_statement(
+            cloud.athena, database_of(cloud), cloud.stack_name, name, sql, [_literal(value) for value in values]
+        )
+        pages = cloud.athena.get_paginator("get_query_results").paginate(QueryExecutionId=execution["QueryExecutionId"])
+        rows = _table([page["ResultSet"] for page in pages])
+    return Answer(rows, execution.get("Statistics", {}).get("DataScannedInBytes", 0))
+
+
+def database_of(cloud: Cloud) -> str:
+    """The stage's database, as the stack names it: an analyst may not ask the stack."""
+    return f"fruits_{cloud.stage}"
+
+
+def _literal(value: Value) -> str:
+    # Athena puts these in the place of the question marks, as SQL.
+    if isinstance(value, date):
+        return f"CAST('{value.isoformat()}' AS date)"
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+
+
+def _table(pages: Sequence["ResultSetTypeDef"]) -> pa.Table:
+    columns = pages[0].get("ResultSetMetadata", {}).get("ColumnInfo", [])
+    names = [column["Name"] for column in columns]
+    rows = list(_texts(pages))
+    # A SELECT's first row repeats the names; SHOW and DESCRIBE have none such.
+    if rows and rows[0] == names:
+        del rows[0]
+    arrays = [_column(column, [row[number] for row in rows]) for number, column in enumerate(columns)]
+    return pa.Table.from_arrays(arrays, names)
+
+
+def _texts(pages: Sequence["ResultSetTypeDef"]) -> Iterator[list[str | None]]:
+    for page in pages:
+        for row in page.get("Rows", []):
+            yield [cell.get("VarCharValue") for cell in row.get("Data", [])]
+
+
+def _column(column: "ColumnInfoTypeDef", texts: Sequence[str | None]) -> pa.Array:
+    kind: pa.DataType
+    parse: Callable[[str], Any]
+    if column["Type"] == "decimal":
+        kind, parse = pa.decimal128(column.get("Precision", 38), column.get("Scale", 0)), Decimal
+    else:
+        kind, parse = _TYPES.get(column["Type"], (pa.string(), str))
+    return pa.array([None if text is None else parse(text) for text in texts], kind)
+
+
+def _instant(text: str) -> datetime:
+    # The tables' own times are in UTC; a query can ask for another zone, by name or as an offset.
+    moment, _, zone = text.rpartition(" ")
+    if zone.startswith(("+", "-")):
+        return datetime.fromisoformat(f"{moment}{zone}").astimezone(UTC)
+    return datetime.fromisoformat(moment).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+_TYPES: dict[str, tuple[pa.DataType, Callable[[str], Any]]] = {
+    "boolean": (pa.bool_(), lambda text: text == "true"),
+    **dict.fromkeys(("tinyint", "smallint", "integer", "bigint"), (pa.int64(), int)),
+    **dict.fromkeys(("float", "real", "double"), (pa.float64(), float)),
+    "date": (pa.date32(), date.fromisoformat),
+    "timestamp": (pa.timestamp("us"), datetime.fromisoformat),
+    "timestamp with time zone": (pa.timestamp("us", tz="UTC"), _instant),
+}

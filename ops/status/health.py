@@ -1,0 +1,213 @@
+"""Whether photos flow, and if not, what to do: one sentence for each thing that is wrong or could be better."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from ops.status.status import ModelStatus, Status
+from ops.wording import counted, duration, size
+from store.state.heartbeat import MOVED_WITHIN
+
+# As the alarm BacklogOld of the stack.
+OLDEST_MAY_WAIT = timedelta(minutes=30)
+# As the alarm ManyRejects of the stack: of few uploads a few bad ones say nothing.
+FEWEST_REJECTS = 20
+MANY_REJECTS = 0.10
+# Refits are nightly where the stack schedules them: a week without one, while rows came, is an oversight.
+PCA_IS_OLD_AFTER = timedelta(days=7)
+PCA_ROWS_GREW = 0.10
+# A version that was fitted on half of the rows or fewer need not wait for a week.
+PCA_ROWS_DOUBLED = 1.0
+# A reprojection reads all rows once; a switch that takes longer has nobody at work on it.
+SWITCH_TAKES = timedelta(hours=1)
+# A query opens each of them. A trigger of 2 s leaves at most 5400 in the three tables between two hourly maintenances.
+MANY_COMPACTABLE_FILES = 6000
+
+
+_RESTORE = "Find out who changed the tables, and restore them."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know; only what is `wrong` makes a home unhealthy. The sentence says what to do."""
+
+    name: str
+    weight: Literal["wrong", "advice"]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Health:
+    """The verdict in one sentence, and everything that was found, what is wrong first."""
+
+    healthy: bool
+    verdict: str
+    findings: tuple[Finding, ...]
+
+
+def judge(found: Status, min_rows: int) -> Health:
+    """What a person should make of a status; `min_rows` is what a refit needs."""
+    findings = (*_wrong(found), *_advice(found, min_rows))
+    wrong = [finding for finding in findings if finding.weight == "wrong"]
+    verdict = f"Not healthy: {wrong[0].sentence}" if wrong else f"Healthy: {_how_it_goes(found)}"
+    return Health(not wrong, verdict, findings)
+
+
+def _how_it_goes(found: Status) -> str:
+    stream = found.stream
+    waits = _waits(found)
+    if stream is not None and stream.state == "running":
+        return f"the stream runs and {waits}."
+    if stream is None and found.last_batch is None:
+        return f"nothing has run on {found.home} yet and {waits}."
+    return f"no stream runs and {waits}."
+
+
+def _waits(found: Status) -> str:
+    backlog = found.backlog
+    if backlog.oldest_arrived_at is None:
+        return "nothing waits"
+    more = " or more" if backlog.at_least else ""
+    photos, verb = counted(backlog.files, "photo"), "waits" if backlog.files == 1 and not more else "wait"
+    oldest = duration(found.looked_at - backlog.oldest_arrived_at)
+    return f"{photos}{more} ({size(backlog.bytes)}) {verb}, the oldest for {oldest}"
+
+
+def _wrong(found: Status) -> Iterator[Finding]:
+    def wrong(name: str, sentence: str) -> Finding:
+        return Finding(name, "wrong", sentence)
+
+    stream, backlog, queue, now = found.stream, found.backlog, found.queue, found.looked_at
+    is_running = stream is not None and stream.state == "running"
+    if found.broken:
+        yield wrong("promises_broken", _broken(found.broken))
+    if stream is not None and stream.state == "silent":
+        yield wrong(
+            "stream_silent",
+            f"the stream ({stream.holder}) gave no sign for {duration(now - stream.last_sign_at)}: it was killed or "
+            "cannot reach storage; start `fruits stream` again, it goes on where it was.",
+        )
+    elif stream is not None and stream.error is not None:
+        yield wrong(
+            "stream_failed",
+            f"the stream ended with an error ({stream.error}) at {stream.last_sign_at:%Y-%m-%d %H:%M:%S} UTC; "
+            f"{_waits(found)}; its last words say why, and `fruits stream` goes on where it was.",
+        )
+    elif not is_running and backlog.files:
+        yield wrong("stream_stopped", f"no stream runs and {_waits(found)}; start `fruits stream`.")
+    if stream is not None and is_running and _is_stuck(found):
+        yield wrong(
+            "stream_stuck",
+            f"the stream ({stream.holder}) lives, but nothing moved in it for {duration(now - _moved_at(found))}; "
+            "end its process and start `fruits stream` again: nothing is lost.",
+        )
+    if is_running and backlog.oldest_arrived_at and now - backlog.oldest_arrived_at > OLDEST_MAY_WAIT:
+        yield wrong(
+            "backlog_old",
+            f"{_waits(found)}, which is more than {duration(OLDEST_MAY_WAIT)}; give the stream more cores, or wait if "
+            "the backlog shrinks.",
+        )
+    if queue is not None and queue.dead_letters:
+        yield wrong(
+            "dead_letters",
+            f"{counted(queue.dead_letters, 'message')} of S3 could not be settled and lie in the dead-letter queue; "
+            "read them there, and delete them once their photos have rows: a listing finds these all the same.",
+        )
+
+
+def _broken(sentences: Sequence[str]) -> str:
+    more = f" And {counted(len(sentences) - 1, 'more kind')} of broken promises." if sentences[1:] else ""
+    if "run it again" in sentences[0]:
+        # Of an erasure that is not finished, which says itself what to do.
+        return f"{sentences[0]}{more}"
+    mend = "Run `fruits reproject`." if all("no projection" in sentence for sentence in sentences) else _RESTORE
+    return f"{sentences[0]}{more} {mend}"
+
+
+def _moved_at(found: Status) -> datetime:
+    assert found.stream is not None
+    return found.stream.moved_at or found.stream.last_sign_at
+
+
+def _is_stuck(found: Status) -> bool:
+    stream = found.stream
+    if stream is None or stream.moved_at is None:
+        return False
+    # Both times are of the stream's own clock.
+    return stream.last_sign_at - stream.moved_at > MOVED_WITHIN + timedelta(seconds=stream.trigger_s or 0)
+
+
+def _advice(found: Status, min_rows: int) -> Iterator[Finding]:
+    def advice(name: str, sentence: str) -> Finding:
+        return Finding(name, "advice", sentence)
+
+    stream, queue, today = found.stream, found.queue, found.today
+    if stream is None and found.last_batch is None:
+        yield advice("never_run", "No stream has run here; check --home, or start `fruits stream`.")
+    if found.unfinished_batches and (stream is None or stream.state != "running"):
+        batches = ", ".join(map(str, found.unfinished_batches))
+        yield advice("unfinished_batches", f"Planned and not committed: {batches}; the next start finishes them first.")
+    outcomes = today.photos + today.rejects
+    if today.rejects >= FEWEST_REJECTS and today.rejects > MANY_REJECTS * outcomes:
+        share = today.rejects / outcomes
+        yield advice("many_rejects", f"{share:.0%} of today's uploads could not be used; `fruits rejects` says why.")
+    if found.uncleared:
+        yield advice(
+            "uncleared",
+            f"{counted(found.uncleared, 'photo')} could not be cleared away; see that the stream may copy and delete "
+            "in the landing: it tries again every hour.",
+        )
+    if queue is not None and queue.unknown:
+        yield advice(
+            "unknown_messages",
+            f"{counted(queue.unknown, 'message')} of the queue had an unknown shape and were left to its redrive "
+            "policy; look at what else writes to the queue.",
+        )
+    if queue is not None and queue.refused:
+        yield advice("queue_unseen", f"The queue cannot be seen: {queue.refused}")
+    yield from _advice_on_pca(found, min_rows)
+    if found.compactable_files > MANY_COMPACTABLE_FILES:
+        yield advice(
+            "small_files",
+            f"{found.compactable_files:,} small files could be few large ones; run `fruits maintain`, best every hour.",
+        )
+
+
+def _advice_on_pca(found: Status, min_rows: int) -> Iterator[Finding]:
+    now = found.looked_at
+    serving = next((model for model in found.models if model.version == found.pca.serving), None)
+    coming = next((model for model in found.models if model.version == found.pca.next), None)
+    rows = next(table.rows for table in found.tables if table.name == "features")
+    newest: ModelStatus | None = coming or serving
+    if rows < min_rows:
+        # A refit would be refused.
+        return
+    if newest is None:
+        yield Finding("pca_missing", "advice", f"{rows:,} rows have no PCA yet; run `fruits refit --reproject`.")
+    elif newest.featurizer != found.featurizer:
+        yield Finding(
+            "pca_of_another_featurizer",
+            "advice",
+            f"PCA version {newest.version} is of another featurizer, so new photos get no projection from it; run "
+            "`fruits refit --reproject`.",
+        )
+    elif coming is not None and now - coming.fitted_at > SWITCH_TAKES:
+        yield Finding(
+            "pca_lacking",
+            "advice",
+            f"PCA version {coming.version} has been on its way for {duration(now - coming.fitted_at)} and "
+            f"{counted(found.pca.lacking_batches, 'batch', 'batches')} lack it; run `fruits reproject`.",
+        )
+    elif _is_outgrown(newest, now):
+        yield Finding(
+            "pca_old",
+            "advice",
+            f"PCA version {newest.version} is {duration(now - newest.fitted_at)} old, fitted on {newest.rows:,} rows, "
+            f"and {newest.rows_since:,} came since; run `fruits refit --reproject`.",
+        )
+
+
+def _is_outgrown(model: ModelStatus, now: datetime) -> bool:
+    grew = model.rows_since / max(model.rows, 1)
+    return grew >= PCA_ROWS_DOUBLED or (grew >= PCA_ROWS_GREW and now - model.fitted_at > PCA_IS_OLD_AFTER)

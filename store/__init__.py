@@ -1,0 +1,1 @@
+"""What a home holds: its objects, its tables, its state, its models."""

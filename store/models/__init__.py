@@ -1,0 +1,1 @@
+"""The network and the PCA versions of a home."""

@@ -1,0 +1,250 @@
+"""The PCA models of a home: immutable versions, and the pointer that says which one is served and which comes next."""
+
+import io
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from features.pca import Pca
+from store.errors import AnotherRefit, StateDamaged, UnknownModel
+from store.home import Home
+from store.objects.operations import change, keys_below, overwrite, read_if_exists, write_once
+from store.tables.files import data_files
+from store.tables.handles import open_table
+from store.tables.schemas import PROJECTION_ROWS
+
+_ARRAYS = "model.npz"
+_META = "meta.json"
+_SCREE = "scree.png"
+# A folder of its own and one line, so that Athena reads it as a table of one row.
+_POINTER = "current/CURRENT.json"
+_ARRAYS_KEY = re.compile(r"v(\d{6,})/model\.npz")
+_ANY_KEY = re.compile(r"v(\d{6,})/.*")
+
+
+@dataclass(frozen=True)
+class PcaMeta:
+    """What is known of one version.
+
+    `explained` is the share of the variance that the kept components explain; `drift_rad` the largest principal angle
+    between their subspace and the parent's; `nonce` tells the refit that made it.
+    """
+
+    version: int
+    featurizer: str
+    rows: int
+    components: int
+    explained: float
+    fitted_at: datetime
+    parent: int | None
+    drift_rad: float | None
+    nonce: str
+
+
+@dataclass(frozen=True, eq=False)
+class PcaModel:
+    """One version with its arrays."""
+
+    meta: PcaMeta
+    pca: Pca
+
+
+@dataclass(frozen=True)
+class Current:
+    """The version that `current_projections` shows, and the one that takes its place once every row has it.
+
+    `nonce` tells one switch from another to the same version: a batch between them may lack it.
+    """
+
+    serving: int | None = None
+    next: int | None = None
+    nonce: str | None = None
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        return tuple(version for version in (self.serving, self.next) if version is not None)
+
+
+def next_version(home: Home) -> int:
+    """The number after the highest that was ever begun, even if its model is gone; the first is 1."""
+    begun = (_ANY_KEY.fullmatch(key) for key in keys_below(home.pca_models))
+    handle = open_table(home, PROJECTION_ROWS)
+    projected = (file.partition["pca_version"] for file in (data_files(handle) if handle else ()))
+    numbers = (*(int(match[1]) for match in begun if match), *projected, *current_models(home).versions)
+    return max(numbers, default=0) + 1
+
+
+def publish_model(home: Home, model: PcaModel) -> None:
+    """Store a new version, once; its arrays and what is known of it are one object, so that there is no half model.
+
+    Raises AnotherRefit when another refit has taken the version, StorageUnavailable.
+    """
+    standing = write_once(home.pca_models, f"{_folder(model.meta.version)}/{_ARRAYS}", _packed(model))
+    if _unpacked(standing, home, model.meta.version).meta.nonce != model.meta.nonce:
+        raise AnotherRefit(
+            f"Another refit published version {model.meta.version} while this one was at work; nothing of this one is "
+            "left. Run it again if rows came since."
+        )
+
+
+def write_copies(home: Home, meta: PcaMeta, scree_png: bytes) -> None:
+    """Put what a person can read of a version beside its arrays; nothing depends on it. Replay puts the same."""
+    overwrite(home.pca_models, f"{_folder(meta.version)}/{_META}", _META_JSON.dump_json(meta, indent=1))
+    overwrite(home.pca_models, f"{_folder(meta.version)}/{_SCREE}", scree_png)
+
+
+def has_scree(home: Home, version: int) -> bool:
+    """Whether the scree plot of a version is there: a refit that was killed may not have come to it."""
+    return read_if_exists(home.pca_models, f"{_folder(version)}/{_SCREE}") is not None
+
+
+def scree_uri(home: Home, version: int) -> str:
+    """Where the scree plot of a version is."""
+    return home.pca_models.uri_of(f"{_folder(version)}/{_SCREE}")
+
+
+def versions(home: Home) -> list[int]:
+    """The numbers of all models, ascending."""
+    return sorted(int(match[1]) for key in keys_below(home.pca_models) if (match := _ARRAYS_KEY.fullmatch(key)))
+
+
+def describe_model(home: Home, version: int) -> PcaMeta:
+    """What is known of a version. Raises UnknownModel when there is none, StateDamaged when it cannot be read."""
+    body = read_if_exists(home.pca_models, f"{_folder(version)}/{_META}")
+    try:
+        return load_model(home, version).meta if body is None else _META_JSON.validate_json(body)
+    except ValidationError:
+        # Only a copy: what it was made from is asked.
+        return load_model(home, version).meta
+
+
+def load_model(home: Home, version: int) -> PcaModel:
+    """A version with its arrays. Raises UnknownModel when there is none, StateDamaged when it cannot be read."""
+    body = read_if_exists(home.pca_models, f"{_folder(version)}/{_ARRAYS}")
+    if body is None:
+        there = ", ".join(map(str, versions(home))) or "none"
+        raise UnknownModel(f"{home.root.uri} has no PCA model {version}; it has {there}.")
+    return _unpacked(body, home, version)
+
+
+@lru_cache(maxsize=4)
+def cached_model(home: Home, version: int) -> PcaModel:
+    """The same, kept by this process: a version never changes."""
+    return load_model(home, version)
+
+
+def current_models(home: Home) -> Current:
+    """The pointer as it stands; empty before the first refit."""
+    return _pointer(home, read_if_exists(home.pca_models, _POINTER))
+
+
+def versions_to_project(home: Home, featurizer: str) -> tuple[int, ...]:
+    """The versions that rows of a featurizer are projected with now: the served and the next one, if they are its."""
+    return tuple(v for v in current_models(home).versions if _featurizer_of(home, v) == featurizer)
+
+
+@lru_cache(maxsize=64)
+def _featurizer_of(home: Home, version: int) -> str:
+    return describe_model(home, version).featurizer
+
+
+def begin_switch(home: Home, version: int, newer_only: bool = False) -> Current:
+    """Have new batches projected with a version too, on its way to be served; the served one itself ends any switch.
+
+    With `newer_only` a higher version stays the next or the served one. Replay changes nothing.
+    """
+    nonce = uuid.uuid4().hex
+
+    def edit(current: Current) -> Current:
+        if version == current.next or (newer_only and max(current.versions, default=0) > version):
+            return current
+        if version == current.serving:
+            return Current(serving=version)
+        return Current(current.serving, version, nonce)
+
+    return _change(home, edit)
+
+
+def finish_switch(home: Home, begun: Current) -> Current:
+    """Serve the next version of the switch that was read as `begun`, now that every row has it.
+
+    Replay changes nothing. Raises AnotherRefit when that switch has given way to another one.
+    """
+
+    def edit(current: Current) -> Current:
+        check_no_other_switch(begun, current)
+        return Current(serving=begun.next)
+
+    return _change(home, edit)
+
+
+def check_no_other_switch(begun: Current, current: Current) -> None:
+    """Raises AnotherRefit unless the switch that was read as `begun` is still under way, or has reached its end."""
+    version = begun.versions[-1]
+    if current in (begun, Current(serving=version)):
+        return
+    if current.next is None:
+        raise AnotherRefit(f"Version {version} is not on its way any more: version {current.serving} is served.")
+    raise AnotherRefit(
+        f"The switch to version {version} gave way to a later one, to version {current.next}; what was projected "
+        "stays. Run `fruits reproject` again."
+    )
+
+
+def _change(home: Home, edit: Callable[[Current], Current]) -> Current:
+    return _pointer(
+        home, change(home.pca_models, _POINTER, lambda body: _CURRENT.dump_json(edit(_pointer(home, body))))
+    )
+
+
+def _pointer(home: Home, body: bytes | None) -> Current:
+    try:
+        return Current() if body is None else _CURRENT.validate_json(body)
+    except ValidationError as error:
+        raise StateDamaged(f"{home.pca_models.uri_of(_POINTER)} cannot be read; restore it.") from error
+
+
+def _folder(version: int) -> str:
+    return f"v{version:06d}"
+
+
+def _packed(model: PcaModel) -> bytes:
+    buffer = io.BytesIO()
+    pca = model.pca
+    np.savez(
+        buffer,
+        meta=np.frombuffer(_META_JSON.dump_json(model.meta), np.uint8),
+        mean=pca.mean,
+        components=pca.components,
+        explained_variance=pca.explained_variance,
+        explained_variance_ratio=pca.explained_variance_ratio,
+    )
+    return buffer.getvalue()
+
+
+def _unpacked(body: bytes, home: Home, version: int) -> PcaModel:
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+            meta = _META_JSON.validate_json(arrays["meta"].tobytes())
+            pca = Pca(
+                rows=meta.rows,
+                mean=arrays["mean"],
+                components=arrays["components"],
+                explained_variance=arrays["explained_variance"],
+                explained_variance_ratio=arrays["explained_variance_ratio"],
+            )
+    # Depending on where bytes are damaged, NumPy and zipfile raise a dozen unrelated kinds.
+    except Exception as error:
+        uri = home.pca_models.uri_of(f"{_folder(version)}/{_ARRAYS}")
+        raise StateDamaged(f"{uri} cannot be read; restore it, or refit and use the new version.") from error
+    return PcaModel(meta, pca)
+
+
+_META_JSON = TypeAdapter(PcaMeta)
+_CURRENT = TypeAdapter(Current)

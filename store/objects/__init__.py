@@ -1,0 +1,1 @@
+"""Places in storage, the objects there, and their faults."""

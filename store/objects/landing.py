@@ -1,0 +1,397 @@
+"""Landed objects: what lies below the landing prefix, how to fetch exactly one version of it, how to clear it away."""
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import obstore
+
+from features.rejects import Reason, Rejected
+from store.objects.faults import Fault, fault_of, is_fault, reason, retry_storage
+from store.objects.landing_files import PassedOver, files_below, is_reached_by_link, move_file, why_passed_over
+from store.objects.location import StorageLocation, is_plain_key, printable, to_nfc
+from store.objects.s3 import bucket_and_key, s3_client
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+
+Cleaning = Literal["keep", "archive", "delete"]
+
+_PAGE_FILES = 10_000
+_ESCAPED_BYTE = printable("\udcff")[:4]
+_REPLACED = "Another version stood there when it was read."
+
+
+class ObjectAccessDenied(Rejected):
+    """Storage does not hand out this object: a permission, its key, a fault that does not pass; `words` are its own."""
+
+    def __init__(self, words: str, detail: str | None = None) -> None:
+        super().__init__(Reason.UNREADABLE, detail or f"It may not be read: {words}.")
+        self.words = words
+
+
+@dataclass(frozen=True, slots=True)
+class LandedObject:
+    """One version of one object below the landing prefix.
+
+    `arrived_at` is the time that storage gives the version: on disk the modification time, which a copy can bring
+    along. `first_visible_at` is when it can first have been seen in the landing; None where that is the same.
+    """
+
+    key: str
+    size_bytes: int
+    etag: str
+    arrived_at: datetime
+    first_visible_at: datetime | None = None
+
+    @property
+    def visible_at(self) -> datetime:
+        """Since when it waits."""
+        return self.first_visible_at or self.arrived_at
+
+
+def list_landed(landing: StorageLocation, avoid: Sequence[StorageLocation] = ()) -> Iterator[LandedObject]:
+    """Every object below the landing prefix that a person meant to drop there, in no promised order.
+
+    What `why_passed_over` names and what stands for a folder are left out; on disk links are followed, but none to the
+    places in `avoid`. Raises StorageUnavailable when the listing cannot be completed.
+    """
+    return itertools.chain.from_iterable(list_pages(landing, avoid))
+
+
+def list_pages(
+    landing: StorageLocation, avoid: Sequence[StorageLocation] = (), passed_over: PassedOver | None = None
+) -> Iterator[list[LandedObject]]:
+    """The same, a page at a time as storage gives them: up to 1,000 objects on S3, 10,000 on disk.
+
+    `passed_over` counts what is left out.
+    """
+    left_out = passed_over if passed_over is not None else PassedOver()
+    pages = _pages_of_directory(landing, avoid, left_out) if landing.is_local else _pages_of_bucket(landing)
+    return ([landed for landed in page if _is_photo_key(landed.key, left_out)] for page in pages)
+
+
+def is_photo_key(key: str) -> bool:
+    """Whether a person meant to drop a photo under this key, which is relative to the landing prefix."""
+    return _is_photo_key(key, PassedOver())
+
+
+def _is_photo_key(key: str, passed_over: PassedOver) -> bool:
+    if not key or key.endswith("/"):
+        return False
+    why = why_passed_over(key)
+    if why is not None:
+        passed_over.add(why, key)
+    return why is None
+
+
+def key_group(key_pattern: str, key: str, group: str) -> str | None:
+    """What a key says of a photo: the text of a named group of the pattern, `label` or `subject`, if it has one.
+
+    It is NFC: a folder `pêche` is one label, on whichever system it was made.
+    """
+    found = key_groups(key_pattern, key, group)
+    return to_nfc(printable(found[0])) if found else None
+
+
+def key_groups(key_pattern: str, key: str, group: str) -> list[str]:
+    """The texts that a group of the pattern finds in a key, in NFC and as it is."""
+    matches = (re.search(key_pattern, text) for text in (to_nfc(key), key))
+    texts = (match.groupdict().get(group) for match in matches if match)
+    return [text for text in texts if text is not None]
+
+
+def changed_at_s(landing: StorageLocation, landed: LandedObject) -> float | None:
+    """When this version of a file on disk was last written or moved, in seconds since 1970 by the disk's clock.
+
+    None when it is gone, or another version stands there.
+    """
+    try:
+        status = (landing.directory / landed.key).stat()
+    except OSError:
+        # A name that is not Unicode cannot be found again by its key; let the fetch say so in a reject.
+        return 0.0 if _ESCAPED_BYTE in landed.key else None
+    if _etag(status) != landed.etag:
+        return None
+    # Some network disks keep no time of the last change; a modification time can be set, also into the future.
+    is_later = status.st_ctime < status.st_mtime <= time.time()
+    return status.st_mtime if is_later else status.st_ctime
+
+
+def stat_object(landing: StorageLocation, key: str) -> LandedObject | None:
+    """The version that stands under a key now, or None when there is none.
+
+    Raises StorageRefused, StorageUnavailable.
+    """
+    look = _look_up_file if landing.is_local else _look_up_object
+    try:
+        return retry_storage(f"look up {landing.uri_of(key)}", lambda: look(landing, key))
+    except FileNotFoundError:
+        return None
+
+
+def fetch(landing: StorageLocation, landed: LandedObject, archive: StorageLocation | None = None) -> bytes:
+    """The bytes of exactly the version that was listed; with an archive, from there if the landing has it no more.
+
+    Raises Rejected as `fetch_once` does, StorageRefused when storage refuses everything, StorageUnavailable for what
+    may pass and has not within two minutes.
+    """
+    return retry_storage(f"read {landing.uri_of(landed.key)}", lambda: fetch_once(landing, landed, archive))
+
+
+def fetch_once(landing: StorageLocation, landed: LandedObject, archive: StorageLocation | None = None) -> bytes:
+    """The same with one try: what may pass, and what concerns all objects, is raised as the library raised it.
+
+    Raises Rejected when it can never be had: `replaced` (another version stands there), `missing`, `unreadable`
+    (Refused when storage refuses this object; an archived copy of another length; a key with a '.' or '..' segment).
+    Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
+    """
+    try:
+        return _fetch(landing, landed)
+    except Rejected as rejected:
+        if archive is None or rejected.reason not in (Reason.MISSING, Reason.REPLACED):
+            raise
+        try:
+            # The name tells the version; S3 may give a copy another etag.
+            return _fetch(archive, replace(landed, key=archived_name(landed)), check_etag=False)
+        except Rejected as archived:
+            raise (rejected if archived.reason is Reason.MISSING else archived) from None
+
+
+def _fetch(landing: StorageLocation, landed: LandedObject, check_etag: bool = True) -> bytes:
+    read = _read_file if landing.is_local else _read_object
+    try:
+        return read(landing, landed, check_etag)
+    except Exception as error:
+        if is_fault(error):
+            _reject_if_lost(error, landed)
+        raise
+
+
+def archive_or_delete(
+    landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning
+) -> bool:
+    """Archive or delete one processed object, and say whether it was still the version that was processed.
+
+    A version that was uploaded in between stays where it is, and so does what cannot be copied. Replay finds nothing
+    left to do. Raises StorageRefused, StorageUnavailable.
+    """
+
+    def archive_or_delete_if_allowed() -> bool:
+        try:
+            return clear_once(landing, archive, landed, cleaning)
+        except Exception as error:
+            if is_fault(error) and fault_of(error) is Fault.UNFIT_OBJECT:
+                return False
+            raise
+
+    return retry_storage(f"clear away {landing.uri_of(landed.key)}", archive_or_delete_if_allowed)
+
+
+def clear_once(landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning) -> bool:
+    """The same with one try; what it fails of is raised as the library raised it.
+
+    On S3 the copy and the delete are conditional on the etag; on disk the check comes right before the rename.
+    """
+    if cleaning == "keep":
+        return False
+    clear = _clear_file if landing.is_local else _clear_object
+    try:
+        return clear(landing, archive, landed, cleaning)
+    except Exception as error:
+        if is_fault(error) and fault_of(error) in (Fault.CHANGED, Fault.MISSING):
+            return False
+        raise
+
+
+def archived_name(landed: LandedObject) -> str:
+    """The key below the archive: the etag goes before the ending, so that two versions never collide."""
+    path, dot, ending = landed.key.rpartition(".")
+    return f"{path}.{landed.etag}.{ending}" if dot and "/" not in ending else f"{landed.key}.{landed.etag}"
+
+
+def archived_key(name: str) -> tuple[str, str]:
+    """The key and the etag of an archived object: the inverse of `archived_name`; no etag for what it never made."""
+    folder, slash, file = name.rpartition("/")
+    parts = file.split(".")
+    if len(parts) == 1:
+        return name, ""
+    etag = parts.pop(-2 if len(parts) > 2 else -1)
+    return f"{folder}{slash}{'.'.join(parts)}", etag
+
+
+def _pages_of_directory(
+    landing: StorageLocation, avoid: Sequence[StorageLocation], passed_over: PassedOver
+) -> Iterator[list[LandedObject]]:
+    files = landed_files(landing, avoid, passed_over)
+    while page := list(itertools.islice(files, _PAGE_FILES)):
+        yield page
+
+
+def landed_files(
+    place: StorageLocation, avoid: Sequence[StorageLocation] = (), passed_over: PassedOver | None = None
+) -> Iterator[LandedObject]:
+    """Every file below a place on disk, whatever its name, as `files_below` finds them. Raises StorageUnavailable."""
+    directories = [other.directory for other in avoid if other.is_local]
+    for file in files_below(place.directory, directories, passed_over):
+        yield _landed(printable(file.key), file.status)
+
+
+def _landed(key: str, status: os.stat_result) -> LandedObject:
+    arrived_at, changed_at = (datetime.fromtimestamp(s, UTC) for s in (status.st_mtime, status.st_ctime))
+    return LandedObject(key, status.st_size, _etag(status), arrived_at, changed_at)
+
+
+def _etag(status: os.stat_result) -> str:
+    # No inode: a home restored from a backup keeps its modification times, and must not be taken for new.
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _look_up_file(place: StorageLocation, key: str) -> LandedObject:
+    return _landed(key, _path(place, key).stat())
+
+
+def _look_up_object(place: StorageLocation, key: str) -> LandedObject:
+    # Not obstore: it cannot address some of the keys that a listing shows.
+    bucket, whole_key = bucket_and_key(place, key)
+    found = s3_client(place).head_object(Bucket=bucket, Key=whole_key)
+    return LandedObject(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].astimezone(UTC))
+
+
+def _pages_of_bucket(landing: StorageLocation) -> Iterator[list[LandedObject]]:
+    # Not obstore: one key with an empty or dotted segment, which anybody may upload, fails its whole listing.
+    client = s3_client(landing)
+    bucket, prefix = landing.bucket_and_prefix
+    below = f"{prefix}/" if prefix else ""
+
+    def page_after(token: str | None) -> "ListObjectsV2OutputTypeDef":
+        if token is None:
+            return client.list_objects_v2(Bucket=bucket, Prefix=below)
+        return client.list_objects_v2(Bucket=bucket, Prefix=below, ContinuationToken=token)
+
+    token: str | None = None
+    while True:
+        page = retry_storage(f"list {landing.uri}", partial(page_after, token))
+        yield [
+            LandedObject(
+                entry["Key"].removeprefix(below),
+                entry["Size"],
+                entry["ETag"].strip('"'),
+                entry["LastModified"].astimezone(UTC),
+            )
+            for entry in page.get("Contents", [])
+        ]
+        if not page.get("IsTruncated"):
+            return
+        token = page["NextContinuationToken"]
+
+
+def _read_file(landing: StorageLocation, landed: LandedObject, check_etag: bool) -> bytes:
+    with _path(landing, landed.key).open("rb") as file:
+        body = file.read(landed.size_bytes + 1)
+        status = os.fstat(file.fileno())
+    if check_etag and _etag(status) != landed.etag:
+        raise Rejected(Reason.REPLACED, _REPLACED)
+    if status.st_size != landed.size_bytes:
+        raise _of_another_length(status.st_size, landed)
+    return _whole(body, landed)
+
+
+def _path(place: StorageLocation, key: str) -> Path:
+    # An archive on disk may be asked for a key of S3, which could lead out of it.
+    if any(segment in ("", ".", "..") for segment in key.split("/")):
+        raise FileNotFoundError(place.uri_of(key))
+    return place.directory / key
+
+
+def _read_object(landing: StorageLocation, landed: LandedObject, check_etag: bool) -> bytes:
+    if any(segment in (".", "..") for segment in landed.key.split("/")):
+        # Whatever lies between here and the bucket may take it for another key, as many clients do.
+        raise Rejected(Reason.UNREADABLE, "The key has a '.' or '..' segment; upload it under another name.")
+    size_bytes, body = _get_object(landing, landed.key, landed.etag if check_etag else None)
+    if size_bytes != landed.size_bytes and not check_etag:
+        raise _of_another_length(size_bytes, landed)
+    if size_bytes != landed.size_bytes:
+        raise Rejected(Reason.REPLACED, f"It has {size_bytes} bytes, not {landed.size_bytes} as announced.")
+    return _whole(body(), landed)
+
+
+def _get_object(place: StorageLocation, key: str, etag: str | None) -> tuple[int, Callable[[], bytes]]:
+    """The size of exactly this object, if it has this etag, and how to get its bytes."""
+    bucket, whole_key = bucket_and_key(place, key)
+    if is_plain_key(whole_key):
+        options: GetOptions = {} if etag is None else {"if_match": f'"{etag}"'}
+        plain = obstore.get(place.store, key, options=options)
+        return plain.meta["size"], lambda: bytes(plain.bytes())
+    get = partial(s3_client(place).get_object, Bucket=bucket, Key=whole_key)
+    found = get() if etag is None else get(IfMatch=f'"{etag}"')
+    return found["ContentLength"], found["Body"].read
+
+
+def _of_another_length(size_bytes: int, landed: LandedObject) -> Rejected:
+    # Without an etag to compare, the name tells the version, and so the length is final.
+    return Rejected(
+        Reason.UNREADABLE,
+        f"Its copy in the archive has {size_bytes} bytes, but the photo had {landed.size_bytes} when it landed: put "
+        "the whole file back there and retry, or upload it again.",
+    )
+
+
+def _whole(body: bytes, landed: LandedObject) -> bytes:
+    # The version is the right one, so only the way here can have cut it.
+    if len(body) != landed.size_bytes:
+        raise ConnectionError(f"{len(body)} of {landed.size_bytes} bytes came")
+    return body
+
+
+def _reject_if_lost(error: Exception, landed: LandedObject) -> None:
+    fault = fault_of(error)
+    if fault is Fault.MISSING and _ESCAPED_BYTE in landed.key:
+        raise Rejected(Reason.UNREADABLE, "The file's name is not UTF-8; rename it.") from error
+    if fault is Fault.MISSING:
+        raise Rejected(Reason.MISSING, "It was gone when it was read.") from error
+    if fault is Fault.CHANGED:
+        raise Rejected(Reason.REPLACED, _REPLACED) from error
+    if fault is Fault.REFUSED_OBJECT:
+        raise ObjectAccessDenied(reason(error)) from error
+    if fault is Fault.UNFIT_OBJECT:
+        raise Rejected(Reason.UNREADABLE, f"It cannot be read: {reason(error)}.") from error
+
+
+def _clear_file(landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning) -> bool:
+    path = landing.directory / landed.key
+    # What a link leads to is not ours to move.
+    is_gone = changed_at_s(landing, landed) is None or not path.exists()
+    if is_gone or is_reached_by_link(landing.directory, path):
+        return False
+    if cleaning == "delete":
+        path.unlink(missing_ok=True)
+        return True
+    target = archive.directory / archived_name(landed)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    move_file(path, target)
+    return True
+
+
+def _clear_object(landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning) -> bool:
+    client = s3_client(landing)
+    bucket, key = bucket_and_key(landing, landed.key)
+    etag = f'"{landed.etag}"'
+    if cleaning == "archive":
+        archive_bucket, archive_key = bucket_and_key(archive, archived_name(landed))
+        client.copy_object(
+            Bucket=archive_bucket,
+            Key=archive_key,
+            CopySource={"Bucket": bucket, "Key": key},
+            CopySourceIfMatch=etag,
+        )
+    client.delete_object(Bucket=bucket, Key=key, IfMatch=etag)
+    return True

@@ -1,0 +1,183 @@
+"""Every version of the objects below a place, also those that listings do not show, and how to delete them for good."""
+
+import errno
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from store.objects.faults import retry_storage
+from store.objects.landing import LandedObject, landed_files
+from store.objects.landing_files import folders_below
+from store.objects.location import StorageLocation, printable
+from store.objects.s3 import s3_client
+
+if TYPE_CHECKING:
+    from types_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectIdentifierTypeDef
+
+_DELETED_AT_ONCE = 1000
+# What XML 1.0, in which a request names many keys, cannot hold.
+_NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of one object, or a mark that it was deleted; on disk each file has one version and no id."""
+
+    landed: LandedObject
+    id: str | None
+    came_at: datetime
+    is_current: bool
+    is_mark: bool
+
+    @property
+    def key(self) -> str:
+        return self.landed.key
+
+
+def list_versions(place: StorageLocation, avoid: Sequence[StorageLocation] = ()) -> Iterator[Version]:
+    """Every version below a place, a key's newest first on S3; nothing when the place does not exist.
+
+    On disk links are followed, but none to the places in `avoid`.
+
+    Raises StorageRefused, StorageUnavailable. Protocol: ListObjectVersions (Amazon S3).
+    """
+    return _versions_on_disk(place, avoid) if place.is_local else _versions_in_bucket(place)
+
+
+def read_version(place: StorageLocation, version: Version) -> bytes | None:
+    """The bytes of one version, or None when it is gone. Raises StorageRefused, StorageUnavailable."""
+    read = _read_file if place.is_local else _read_version
+    try:
+        return retry_storage(f"read {place.uri_of(version.key)}", partial(read, place, version))
+    except FileNotFoundError:
+        return None
+
+
+def delete_versions(place: StorageLocation, versions: Iterable[Version]) -> int:
+    """Delete versions for good, a thousand a request on S3, and say how many.
+
+    Replay finds nothing left to do. Raises StorageRefused, StorageUnavailable.
+    """
+    deleted = 0
+    remaining = iter(versions)
+    delete = _unlink if place.is_local else _delete
+    while some := list(itertools.islice(remaining, _DELETED_AT_ONCE)):
+        retry_storage(f"delete from {place.uri}", partial(delete, place, some))
+        deleted += len(some)
+    return deleted
+
+
+def remove_empty_folders(
+    place: StorageLocation, goes: Callable[[str], bool], avoid: Sequence[StorageLocation] = ()
+) -> None:
+    """Remove the empty folders of a place on disk that are to go by their path below it; on S3 there are none.
+
+    With a link goes the empty folder that it leads to.
+
+    Raises StorageUnavailable.
+    """
+    if not place.is_local:
+        return
+    directories = [other.directory for other in avoid if other.is_local]
+    for folder in reversed(folders_below(place.directory, directories)):
+        if goes(printable(folder)):
+            retry_storage(f"remove {place.directory / folder}", partial(_rmdir, place.directory / folder))
+
+
+def _rmdir(folder: Path) -> None:
+    try:
+        folder.resolve().rmdir()
+        if folder.is_symlink():
+            folder.unlink()
+    except OSError as error:
+        # Somebody else's photos are in it, or were put there just now.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+
+
+def _versions_on_disk(place: StorageLocation, avoid: Sequence[StorageLocation]) -> Iterator[Version]:
+    for landed in landed_files(place, avoid):
+        yield Version(landed, None, landed.visible_at, is_current=True, is_mark=False)
+
+
+def _versions_in_bucket(place: StorageLocation) -> Iterator[Version]:
+    client = s3_client(place)
+    bucket, prefix = place.bucket_and_prefix
+    below = f"{prefix}/" if prefix else ""
+
+    def page_after(key: str, version: str) -> "ListObjectVersionsOutputTypeDef":
+        if not key:
+            return client.list_object_versions(Bucket=bucket, Prefix=below)
+        return client.list_object_versions(Bucket=bucket, Prefix=below, KeyMarker=key, VersionIdMarker=version)
+
+    key = version = ""
+    while True:
+        page = retry_storage(f"list the versions below {place.uri}", partial(page_after, key, version))
+        for entry in page.get("Versions", []):
+            at = entry["LastModified"].astimezone(UTC)
+            landed = LandedObject(entry["Key"].removeprefix(below), entry["Size"], entry["ETag"].strip('"'), at)
+            yield Version(landed, entry["VersionId"], at, entry["IsLatest"], is_mark=False)
+        for mark in page.get("DeleteMarkers", []):
+            at = mark["LastModified"].astimezone(UTC)
+            landed = LandedObject(mark["Key"].removeprefix(below), 0, "", at)
+            yield Version(landed, mark["VersionId"], at, mark["IsLatest"], is_mark=True)
+        if not page.get("IsTruncated"):
+            return
+        key, version = page["NextKeyMarker"], page.get("NextVersionIdMarker", "")
+
+
+def _read_file(place: StorageLocation, version: Version) -> bytes:
+    return _path(place, version).read_bytes()
+
+
+def _path(place: StorageLocation, version: Version) -> Path:
+    path = place.directory
+    for segment in version.key.split("/"):
+        # A name that is not Unicode is listed in a printable form.
+        if not (path / segment).exists() and path.is_dir():
+            segment = next((entry.name for entry in path.iterdir() if printable(entry.name) == segment), segment)
+        path /= segment
+    return path
+
+
+def _read_version(place: StorageLocation, version: Version) -> bytes:
+    bucket, prefix = place.bucket_and_prefix
+    below = f"{prefix}/" if prefix else ""
+    found = s3_client(place).get_object(Bucket=bucket, Key=below + version.key, VersionId=version.id or "null")
+    return found["Body"].read()
+
+
+def _unlink(place: StorageLocation, versions: list[Version]) -> None:
+    for version in versions:
+        path = _path(place, version)
+        if path.is_symlink():
+            # The photo is what the link leads to.
+            path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _delete(place: StorageLocation, versions: list[Version]) -> None:
+    from botocore.exceptions import ClientError
+
+    client = s3_client(place)
+    bucket, prefix = place.bucket_and_prefix
+    below = f"{prefix}/" if prefix else ""
+    named: list[ObjectIdentifierTypeDef] = []
+    for version in versions:
+        key, id = below + version.key, version.id or "null"
+        if _NOT_IN_XML.search(key):
+            client.delete_object(Bucket=bucket, Key=key, VersionId=id)
+        else:
+            named.append({"Key": key, "VersionId": id})
+    if not named:
+        return
+    answer = client.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
+    for error in answer.get("Errors", []):
+        # Of a request that succeeds for some keys nothing is raised.
+        code, message = error.get("Code", ""), error.get("Message", "")
+        raise ClientError({"Error": {"Code": code, "Message": message}}, "DeleteObjects")

@@ -1,0 +1,113 @@
+"""The tables analysts query: their columns, their partitions, and what their log may say."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.fs
+
+# A column that tables got later: files written before lack it, and its values there are null.
+FIRST_VISIBLE = "first_visible_at"
+LATER_COLUMNS = {FIRST_VISIBLE}
+READ_ROWS = 2048
+# 40 MB of features: what a writer of a large file and a reader of it hold at a time.
+ROW_GROUP_ROWS = 8192
+INSTANT = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its columns in order, and which of them are partition folders."""
+
+    name: str
+    schema: pa.Schema
+    partitioned_by: tuple[str, ...]
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        """The columns inside a file: all but the partitions."""
+        return pa.schema([column for column in self.schema if column.name not in self.partitioned_by])
+
+    @property
+    def repeating_columns(self) -> list[str]:
+        """All but the vectors: a dictionary of floats that hardly ever repeat costs more than it saves."""
+        return [column.name for column in self.file_schema if not pa.types.is_list(column.type)]
+
+    @property
+    def statistics_columns(self) -> list[str]:
+        """Numbers and times only: a string can name a person, and the log outlives the row.
+
+        No later columns: to deltalake a file without statistics of a column that has some elsewhere would be empty.
+        """
+        kinds = (pa.types.is_integer, pa.types.is_timestamp)
+        columns = [column for column in self.file_schema if column.name not in LATER_COLUMNS]
+        return [column.name for column in columns if any(is_kind(column.type) for is_kind in kinds)]
+
+    def missing_in(self, names: Collection[str]) -> list[str]:
+        """The later columns that a file or a table with columns of these names lacks."""
+        return [column.name for column in self.schema if column.name in LATER_COLUMNS and column.name not in names]
+
+
+FEATURE_ROWS = Table(
+    "features",
+    pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("source", pa.string()),
+            ("etag", pa.string()),
+            ("bytes", pa.int64()),
+            ("arrived_at", INSTANT),
+            ("label", pa.string()),
+            ("subject", pa.string()),
+            ("format", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("features", pa.list_(pa.float32())),
+            ("featurizer", pa.string()),
+            ("batch", pa.int64()),
+            ("ingested_at", INSTANT),
+            ("ingest_date", pa.date32()),
+            (FIRST_VISIBLE, INSTANT),
+        ]
+    ),
+    ("ingest_date",),
+)
+PROJECTION_ROWS = Table(
+    "projections",
+    pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("source", pa.string()),
+            ("label", pa.string()),
+            ("subject", pa.string()),
+            ("arrived_at", INSTANT),
+            ("pca", pa.list_(pa.float32())),
+            ("featurizer", pa.string()),
+            ("batch", pa.int64()),
+            ("ingested_at", INSTANT),
+            ("pca_version", pa.int32()),
+            ("ingest_date", pa.date32()),
+        ]
+    ),
+    ("pca_version", "ingest_date"),
+)
+REJECT_ROWS = Table(
+    "rejects",
+    pa.schema(
+        [
+            ("source", pa.string()),
+            ("etag", pa.string()),
+            ("bytes", pa.int64()),
+            ("arrived_at", INSTANT),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            ("batch", pa.int64()),
+            ("ingested_at", INSTANT),
+            ("ingest_date", pa.date32()),
+            (FIRST_VISIBLE, INSTANT),
+        ]
+    ),
+    ("ingest_date",),
+)
+# In the order in which a batch is committed to them.
+TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)

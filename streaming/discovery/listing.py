@@ -1,0 +1,153 @@
+"""Complete listings of the landing prefix, in the background."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from store.errors import StorageUnavailable
+from store.home import Home
+from store.objects.landing import LandedObject, list_pages
+from store.objects.landing_files import PassedOver
+from streaming.discovery.arrivals import MOST_WAITING, Arrivals
+from streaming.discovery.processed_index import REMEMBERED_FOR, ProcessedEntry, ProcessedIndex, identity
+from streaming.discovery.settling import Settling
+from streaming.discovery.visibility import first_seen, not_seen_at
+
+# A long listing is followed by a pause of this many times as long: its requests, and the core that reads the answers,
+# cost. A short one may follow the other.
+PAUSES = 4.0
+SHORT_PAGES = 10
+FORGET_EVERY_S = 600.0
+_LOOK_S = 0.5
+_HELD_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A complete listing: when it began, how long it took, what it showed in how many pages, what it passed over."""
+
+    began_at: datetime
+    took_s: float
+    objects: int
+    pages: int
+    passed_over: PassedOver
+
+
+class Listing:
+    """Lists the landing prefix when told to, one listing at a time, in a thread of its own.
+
+    What was never planned goes to `arrivals` page by page, once it has settled; `planned_before` is given what was,
+    with what is known of it. What arrived before `only_since` is passed over.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        seen: ProcessedIndex,
+        arrivals: Arrivals,
+        planned_before: Callable[[Sequence[tuple[LandedObject, ProcessedEntry]]], None],
+        only_since: datetime | None,
+        settling: Settling,
+    ) -> None:
+        self._landing = home.landing
+        self._avoid = home.own_places
+        self._not_seen_at = not_seen_at(home)
+        self._seen = seen
+        self._arrivals = arrivals
+        self._planned_before = planned_before
+        self._only_since = only_since
+        self._settling = settling
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._rests_until_s = float("-inf")
+        self._closed = threading.Event()
+        self._number = 0
+        self._forgot_s = float("-inf")
+        self.last: Listed | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether a listing is under way. Raises what it failed of."""
+        if self._failure is not None:
+            raise self._failure
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether none is under way and the last one has been over for long enough."""
+        return not self.active and time.monotonic() >= self._rests_until_s
+
+    def begin(self) -> None:
+        """Begin one."""
+        self._begin(self._list)
+
+    def look_again(self) -> None:
+        """Begin to look once more at what the last one held back, and at nothing else if all of that is remembered."""
+        self._begin(self._look_at_held if self._settling.remembers_all else self._list)
+
+    def close(self) -> None:
+        """Give up the one under way."""
+        self._closed.set()
+        self._arrivals.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=self._run, args=(work,), name="listing", daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            # It is raised to whoever looks next.
+            self._failure = error
+        finally:
+            self._arrivals.notify()
+
+    def _list(self) -> None:
+        began_at, began_s = datetime.now(UTC), time.monotonic()
+        self._number += 1
+        if self._landing.is_local and not self._landing.directory.is_dir():
+            raise StorageUnavailable(f"{self._landing.uri} is gone; bring it back (is it mounted?) and start again.")
+        objects = pages = 0
+        passed_over = PassedOver()
+        for page in list_pages(self._landing, self._avoid, passed_over):
+            if not self._take(page, began_at):
+                return
+            objects += len(page)
+            pages += 1
+        self._settling.end_look()
+        self._arrivals.listing_is_complete(self._number)
+        if began_s - self._forgot_s > FORGET_EVERY_S:
+            self._seen.forget(began_at - REMEMBERED_FOR)
+            self._forgot_s = began_s
+        took_s = time.monotonic() - began_s
+        self.last = Listed(began_at, took_s, objects, pages, passed_over)
+        self._not_seen_at = began_at
+        if pages > SHORT_PAGES:
+            self._rests_until_s = began_s + took_s * (1 + PAUSES)
+
+    def _look_at_held(self) -> None:
+        began_at, standing = datetime.now(UTC), self._settling.standing()
+        while page := list(itertools.islice(standing, _HELD_AT_ONCE)):
+            if not self._take(page, began_at):
+                return
+        self._settling.end_look()
+
+    def _take(self, page: list[LandedObject], began_at: datetime) -> bool:
+        known = self._arrivals.known(page)
+        before = [(landed, what) for landed, what in zip(page, known, strict=True) if what is not None]
+        self._seen.shown([identity(self._landing, landed) for landed, _ in before], began_at)
+        self._planned_before(before)
+        fresh = [landed for landed, what in zip(page, known, strict=True) if what is None]
+        if self._only_since is not None:
+            fresh = [landed for landed in fresh if landed.visible_at >= self._only_since]
+        fresh = [first_seen(landed, self._not_seen_at) for landed in fresh]
+        self._arrivals.listed(self._settling.settled(fresh), self._number)
+        while len(self._arrivals) >= MOST_WAITING and not self._closed.is_set():
+            self._arrivals.wait(_LOOK_S)
+        return not self._closed.is_set()

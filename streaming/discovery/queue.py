@@ -1,0 +1,287 @@
+"""Discovery without listing: what landed, as an SQS queue is told by S3."""
+
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from features.errors import InvalidSetting
+from store.objects.landing import LandedObject, is_photo_key
+from store.objects.location import StorageLocation
+from streaming.discovery.in_flight_messages import Arrival as Arrival
+from streaming.discovery.in_flight_messages import InFlightMessages
+from streaming.discovery.notifications import UnknownShape, created_objects
+from streaming.discovery.sqs import MOST_IN_A_REQUEST, Requests
+from streaming.discovery.sqs import QueueDepth as QueueDepth
+
+if TYPE_CHECKING:
+    from types_boto3_sqs import SQSClient
+    from types_boto3_sqs.type_defs import MessageTypeDef
+
+
+# The longest SQS waits for a message; an empty receive is a request that is paid for.
+WAIT_S = 20
+VISIBILITY_S = 120
+# SQS lets a queue have 120,000 messages in flight.
+HELD_LIMIT = 20_000
+# At 50 ms a call, 8 threads receive or delete 10,000 messages in 6 s.
+RECEIVERS = 8
+WORKERS = 8
+# How long the end of the program waits for a receive that is under way, and for what is to be deleted.
+CLOSING_S = 5.0
+
+_REMEMBERED_UNKNOWN = 100_000
+_QUEUE_URL = re.compile(
+    r"(?P<endpoint>(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+)(:[0-9]+)?)/[0-9]+/[A-Za-z0-9_-]{1,80}(?P<fifo>\.fifo)?"
+)
+# Other hosts, private endpoints among them, are asked as they are named.
+_AMAZONS_OWN = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?")
+
+
+class Queue:
+    """S3 event notifications from an SQS queue: each is held until what it tells of is settled, and then deleted.
+
+    What is never settled comes again, to this process or to the next; so the same object may arrive more than once.
+    `wait_s` is how long a receive waits for messages. Raises InvalidSetting for a URL that is no standard queue's, or
+    a landing that is not on S3.
+    """
+
+    def __init__(
+        self, url: str, landing: StorageLocation, region: str | None = None, wait_s: int | None = None
+    ) -> None:
+        if landing.is_local:
+            raise InvalidSetting(
+                f"A queue tells of objects on S3, and {landing.uri} is a directory; leave out --queue."
+            )
+        self._wait_s = WAIT_S if wait_s is None else wait_s
+        self._bucket, prefix = landing.bucket_and_prefix
+        self._below = f"{prefix}/" if prefix else ""
+        self._requests = Requests(sqs_client(url, region), url)
+        self._changed = threading.Condition()
+        self._held = InFlightMessages()
+        self._unknown: dict[str, None] = {}
+        self._unknown_count = 0
+        # Receivers that may poll now, and those that do.
+        self._wanted, self._polling = 1, 0
+        self._found_empty_at: datetime | None = None
+        self._has_news = False
+        self._is_closing = False
+        self._failure: Exception | None = None
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin to receive, in threads that do not keep the process alive."""
+        work = [partial(self._receive, number) for number in range(RECEIVERS)] + [self._tend] * WORKERS
+        self._threads = [threading.Thread(target=self._guard, args=(part,), name="queue", daemon=True) for part in work]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self, most: int) -> list[Arrival]:
+        """What has been received, oldest receipt first, at once and each only once.
+
+        Raises InvalidSetting or StorageUnavailable when the queue could not be used until the deadline.
+        """
+        with self._changed:
+            self._raise_failure()
+            return self._held.take(most)
+
+    def settled(self, arrivals: Iterable[Arrival]) -> None:
+        """Each of these is in a durable plan, or needs none; a message whose arrivals all are is deleted.
+
+        It happens in the background. Replay changes nothing.
+        """
+        with self._changed:
+            self._held.settle(arrivals)
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when something can be taken, when the queue proved empty since the last wait, or when time is up.
+
+        Raises what `take` raises.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_news or self._held.any_waiting or self._failure, timeout_s)
+            self._has_news = False
+            self._raise_failure()
+
+    @property
+    def found_empty_at(self) -> datetime | None:
+        """The begin of the newest receive that returned nothing while no other was under way and all was settled.
+
+        What was sent before then and no other consumer holds is settled.
+        """
+        return self._found_empty_at
+
+    @property
+    def unknown(self) -> int:
+        """Messages of unknown shape since the start. They are left to the queue's redrive policy."""
+        return self._unknown_count
+
+    @property
+    def held(self) -> int:
+        """Messages received and not yet deleted."""
+        return len(self._held)
+
+    def depth(self) -> QueueDepth:
+        """What SQS says is in the queue. Raises what `take` raises."""
+        return self._requests.depth()
+
+    def close(self) -> None:
+        """Stop receiving, delete what is settled, and give back at once what is not.
+
+        Takes 5 s at most. A receive that takes longer gives back what it got, if the process lives on; else, as after
+        any failure here, SQS does so when the visibility ends.
+        """
+        with self._changed:
+            self._is_closing = True
+            self._requests.gives_up_at_s = time.monotonic() + CLOSING_S
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(max(0.0, self._requests.gives_up_at_s - time.monotonic()))
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            with self._changed:
+                self._failure = self._failure or error
+                self._changed.notify_all()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _receive(self, receiver: int) -> None:
+        while self._may_poll(receiver):
+            began_at, began_s = datetime.now(UTC), time.monotonic()
+            # Only the first receiver polls a quiet queue; the others are not to be waited for when it has become quiet.
+            messages = self._requests.receive(self._wait_s if receiver == 0 else 1, VISIBILITY_S)
+            told = [(message, *self._ours(message["Body"])) for message in messages]
+            with self._changed:
+                for message, objects, is_understood in told:
+                    self._note(message, objects, is_understood)
+                self._polling -= 1
+                if len(messages) == MOST_IN_A_REQUEST:
+                    self._wanted = min(2 * self._wanted, RECEIVERS)
+                elif not messages:
+                    self._wanted = 1
+                    # While messages may be hidden that nobody got, an empty answer proves nothing.
+                    none_lost = self._requests.answer_lost_at_s + VISIBILITY_S < began_s
+                    if none_lost and self._polling == 0 and self._held.all_settled:
+                        self._found_empty_at, self._has_news = began_at, True
+                self._changed.notify_all()
+        # What came in while the workers ended is given back here.
+        self._tend()
+
+    def _may_poll(self, receiver: int) -> bool:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closing or (receiver < self._wanted and len(self._held) < HELD_LIMIT) or self._failure
+            )
+            if self._is_closing or self._failure is not None:
+                return False
+            self._polling += 1
+            return True
+
+    def _ours(self, body: str) -> tuple[list[tuple[LandedObject, str | None]], bool]:
+        try:
+            created, is_understood = created_objects(body), True
+        except UnknownShape as unknown:
+            created, is_understood = unknown.created, False
+        ours = []
+        for one in created:
+            key = one.key.removeprefix(self._below)
+            if one.bucket != self._bucket:
+                # Another consumer's, who is to find it in the dead-letter queue.
+                is_understood = False
+            elif one.key.startswith(self._below) and key and is_photo_key(key):
+                ours.append((LandedObject(key, one.size_bytes, one.etag, one.at), one.sequencer))
+        return ours, is_understood
+
+    def _note(
+        self, message: "MessageTypeDef", objects: list[tuple[LandedObject, str | None]], is_understood: bool
+    ) -> None:
+        id = message["MessageId"]
+        if id in self._unknown:
+            return
+        if not is_understood:
+            self._unknown_count += 1
+            self._unknown[id] = None
+            if len(self._unknown) > _REMEMBERED_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
+        until_s = time.monotonic() + VISIBILITY_S
+        self._held.hold(id, message["ReceiptHandle"], objects, is_understood, until_s)
+
+    def _tend(self) -> None:
+        while (chore := self._next_chore()) is not None:
+            chore()
+
+    def _next_chore(self) -> Callable[[], None] | None:
+        with self._changed:
+            while True:
+                if settled := self._held.to_delete(MOST_IN_A_REQUEST):
+                    return partial(self._delete, settled)
+                now_s = time.monotonic()
+                before_s = math.inf if self._is_closing else now_s + VISIBILITY_S / 2
+                if due := self._held.to_renew(before_s, MOST_IN_A_REQUEST):
+                    return partial(self._give_back if self._is_closing else self._renew, due)
+                if self._is_closing:
+                    return None
+                next_s = self._held.next_comes_back_s
+                self._changed.wait(None if next_s is None else max(0.0, next_s - before_s))
+
+    def _delete(self, numbers: list[int]) -> None:
+        self._requests.delete(self._receipts(numbers))
+        with self._changed:
+            self._held.drop(numbers)
+            self._changed.notify_all()
+
+    def _renew(self, numbers: list[int]) -> None:
+        refused = self._requests.hide(self._receipts(numbers), VISIBILITY_S)
+        with self._changed:
+            # SQS hides no message for more than 12 h in all; such a one comes back and is a duplicate.
+            self._held.drop(refused)
+            self._held.renewed(numbers, time.monotonic() + VISIBILITY_S)
+            self._changed.notify_all()
+
+    def _give_back(self, numbers: list[int]) -> None:
+        self._requests.hide(self._receipts(numbers), 0)
+        with self._changed:
+            self._held.drop(numbers)
+
+    def _receipts(self, numbers: list[int]) -> dict[int, str]:
+        with self._changed:
+            return self._held.receipts(numbers)
+
+
+def sqs_client(url: str, region: str | None) -> "SQSClient":
+    """A client for one queue. Raises InvalidSetting for a URL that is no standard queue's."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import NoRegionError
+
+    parts = _QUEUE_URL.fullmatch(url)
+    if parts is None or (parts["scheme"] == "http" and re.search(r"\.amazonaws\.com(\.cn)?$", parts["host"])):
+        raise InvalidSetting(f"{url!r} is no queue's URL; write https://sqs.REGION.amazonaws.com/ACCOUNT/NAME.")
+    if parts["fifo"]:
+        raise InvalidSetting(f"S3 cannot notify the FIFO queue {url}; use a standard queue.")
+    amazons_own = _AMAZONS_OWN.fullmatch(parts["host"])
+    try:
+        return boto3.client(
+            "sqs",
+            region_name=amazons_own[1] if amazons_own else region,
+            endpoint_url=None if amazons_own else parts["endpoint"],
+            config=Config(
+                # Tries are made here, where a refusal becomes a sentence and the end of the program ends them.
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                connect_timeout=5,
+                read_timeout=WAIT_S + 10,
+                max_pool_connections=RECEIVERS + WORKERS,
+            ),
+        )
+    except NoRegionError as error:
+        raise InvalidSetting(f"The URL {url!r} tells no region; give --s3-region.") from error

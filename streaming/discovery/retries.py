@@ -1,0 +1,110 @@
+"""What people asked to be tried again, until it is planned."""
+
+import time
+from collections.abc import Collection, Sequence
+from itertools import chain, islice, zip_longest
+
+from store.errors import StateDamaged
+from store.home import Home
+from store.objects.landing import LandedObject
+from store.state.plans import Plan, Retried
+from store.state.retries import Retry, delete_requests, read_request, requested
+from store.tables.reject_rows import standing_rejects
+from streaming.discovery.processed_index import ProcessedIndex, identity
+
+# A look is one listing, which S3 charges for like a put.
+LOOK_EVERY_S = 10.0
+
+
+class Retries:
+    """Rejects to be planned once more, from the requests of a home, for the thread that plans.
+
+    A reject row is planned once, however many requests name it and whoever was killed where: only while the table
+    holds it and no unfinished plan holds its object. What cannot be retried any more is dropped, and a request of which
+    nothing is left is deleted.
+    """
+
+    def __init__(self, home: Home, seen: ProcessedIndex) -> None:
+        self._home = home
+        self._seen = seen
+        self._waiting: dict[str, list[Retry]] = {}
+        self._passed_over: set[str] = set()
+        self._next: dict[LandedObject, list[Retry]] = {}
+        self._looked_s = float("-inf")
+
+    def __len__(self) -> int:
+        """How many are asked for and not planned."""
+        return sum(map(len, self._waiting.values()))
+
+    def look(self) -> None:
+        """Take in new requests, every 10 s at most. Raises StorageRefused, StorageUnavailable."""
+        if time.monotonic() - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = time.monotonic()
+        for name in requested(self._home):
+            if name not in self._waiting and name not in self._passed_over:
+                self._take_in(name)
+
+    def among(self, arrivals: Sequence[LandedObject], most: int) -> list[LandedObject]:
+        """At most so many to plan: one that is tried again and one that arrived, in turn, each key once.
+
+        Of a key that has both the arrival waits for a later plan. Raises StateDamaged, StorageUnavailable.
+        """
+        self._next = self._plannable(most) if self._waiting else {}
+        keys = {landed.key for landed in self._next}
+        others = (landed for landed in arrivals if landed.key not in keys)
+        in_turn = chain.from_iterable(zip_longest(self._next, others))
+        return list(islice((landed for landed in in_turn if landed is not None), most))
+
+    def rows_of(self, objects: Sequence[LandedObject]) -> tuple[Retried, ...]:
+        """The reject rows of those objects that `among` gave because they are tried again."""
+        retries = chain.from_iterable(self._next.get(landed, ()) for landed in objects)
+        return tuple(Retried(retry.landed.key, retry.batch, retry.ingest_date) for retry in retries)
+
+    def planned(self, plan: Plan) -> None:
+        """These are in a durable plan. Raises StorageRefused, StorageUnavailable."""
+        self.passed_over(plan.objects)
+        self._next = {}
+
+    def passed_over(self, objects: Sequence[LandedObject]) -> None:
+        """These are never to be planned. Raises StorageRefused, StorageUnavailable."""
+        self._drop(set(chain.from_iterable(self._next.get(landed, ()) for landed in objects)))
+
+    def _take_in(self, name: str) -> None:
+        try:
+            request = read_request(self._home, name)
+        except StateDamaged:
+            # Its rejects stay in the table; whoever asks again is told of the file.
+            request = None
+        if request is not None and request.landing == self._home.landing.source:
+            self._waiting[name] = list(request.retries)
+        else:
+            self._passed_over.add(name)
+
+    def _plannable(self, most: int) -> dict[LandedObject, list[Retry]]:
+        waiting = list(dict.fromkeys(chain.from_iterable(self._waiting.values())))
+        identities = [identity(self._home.landing, retry.landed) for retry in waiting]
+        known = self._seen.known(identities)
+        became = {
+            one: known[key].featurized if key in known else False for one, key in zip(waiting, identities, strict=True)
+        }
+        # What is in flight, because another request or a new upload came first, is looked at again after its commit.
+        some = [retry for retry in waiting if became[retry] is False][:most]
+        standing = standing_rejects(self._home, {retry.row(self._home.landing) for retry in some})
+        plannable = [retry for retry in some if retry.row(self._home.landing) in standing]
+        self._drop({retry for retry in waiting if became[retry]} | (set(some) - set(plannable)))
+        by_key: dict[str, list[Retry]] = {}
+        for retry in plannable:
+            of_key = by_key.setdefault(retry.landed.key, [])
+            # A plan holds one version of a key.
+            if not of_key or of_key[0].landed.etag == retry.landed.etag:
+                of_key.append(retry)
+        return {retries[0].landed: retries for retries in by_key.values()}
+
+    def _drop(self, done: Collection[Retry]) -> None:
+        for name, retries in self._waiting.items():
+            self._waiting[name] = [retry for retry in retries if retry not in done]
+        finished = [name for name, retries in self._waiting.items() if not retries]
+        delete_requests(self._home, finished)
+        for name in finished:
+            del self._waiting[name]

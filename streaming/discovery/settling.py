@@ -1,0 +1,136 @@
+"""Files on disk that may still be being written: they wait until they look whole or have stood still."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from features.wholeness import looks_whole
+from store.objects.landing import LandedObject, changed_at_s, stat_object
+from store.objects.location import StorageLocation
+
+# A file that changes within this time is being written, whatever it looks like.
+STILL_S = 0.25
+# The clock of a network disk may be off by this much; an older file is not looked into.
+CLOCKS_DIFFER_S = 300.0
+# More unfinished files are not remembered from look to look: those beyond wait until some of these have settled.
+MOST_HELD = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A file that is held back: since when it has this etag, and since when it is held back; monotonic seconds.
+
+    With this etag it can first have been seen at `visible_at`.
+    """
+
+    etag: str
+    since_s: float
+    first_s: float
+    visible_at: datetime
+
+
+class Settling:
+    """Tells settled files from those that may still be being written, and remembers the latter from look to look.
+
+    A file has settled when it stood still for 250 ms and is old, or looks whole, or has not changed for `settle` by
+    this machine's clock; `has_settled` tells of those that were found so before and are still to be planned. A start
+    remembers nothing of earlier ones. On S3 objects appear whole.
+    """
+
+    def __init__(
+        self, landing: StorageLocation, settle: timedelta, has_settled: Callable[[LandedObject], bool]
+    ) -> None:
+        self._landing = landing
+        self._has_settled = has_settled
+        self._settle_s = settle.total_seconds()
+        self._held: dict[str, _Held] = {}
+        self._holding: dict[str, _Held] = {}
+        self._unremembered = 0
+        self.remembers_all = True
+        self.awaits_any = False
+
+    def settled(self, fresh: list[LandedObject]) -> list[LandedObject]:
+        """Those of the objects, as they were listed right now, that have settled."""
+        if not (fresh and self._landing.is_local):
+            return fresh
+        listed_s = time.monotonic()
+        time.sleep(STILL_S)
+        old_s = time.time() - self._settle_s - CLOCKS_DIFFER_S
+        return [self._as_first_seen(landed) for landed in fresh if self._is_settled(landed, listed_s, old_s)]
+
+    def end_look(self) -> None:
+        """All were looked at: what was held back before and was not shown again is gone, and is forgotten.
+
+        From now on `remembers_all` tells whether all that is held back is remembered, and `awaits_any` whether
+        something is held back that has not kept changing for longer than `settle`.
+        """
+        self._held, self._holding = self._holding, {}
+        self.remembers_all, self._unremembered = self._unremembered == 0, 0
+        changed_for_s = (held.since_s - held.first_s for held in self._held.values())
+        self.awaits_any = not self.remembers_all or any(long_s <= self._settle_s for long_s in changed_for_s)
+
+    def standing(self) -> Iterator[LandedObject]:
+        """What stands now under the names of the files that are held back.
+
+        Raises StorageRefused, StorageUnavailable.
+        """
+        for key in self._held:
+            if self._may_be_file(key) and (found := stat_object(self._landing, key)) is not None:
+                yield found
+
+    @property
+    def held_keys(self) -> Iterable[str]:
+        """The keys of the files that the last look held back."""
+        return self._held.keys()
+
+    def _as_first_seen(self, landed: LandedObject) -> LandedObject:
+        before = self._held.get(landed.key)
+        is_same = before is not None and before.etag == landed.etag
+        return replace(landed, first_visible_at=before.visible_at) if before is not None and is_same else landed
+
+    def _may_be_file(self, key: str) -> bool:
+        try:
+            # As in a listing, a link that leads nowhere and a pipe do not count.
+            return (self._landing.directory / key).is_file()
+        except OSError:
+            # Whoever looks it up is told what is wrong with it.
+            return True
+
+    def _is_settled(self, landed: LandedObject, listed_s: float, old_s: float) -> bool:
+        changed_s = changed_at_s(self._landing, landed)
+        if changed_s is None:
+            self._hold(replace(landed, etag=""), time.monotonic())
+            return False
+        if changed_s < old_s or self._has_settled(landed):
+            return True
+        before = self._held.get(landed.key)
+        is_same = before is not None and before.etag == landed.etag
+        since_s = before.since_s if before is not None and is_same else listed_s
+        if time.monotonic() - since_s >= self._settle_s or (not is_same and self._looks_whole(landed)):
+            return True
+        self._hold(landed, since_s)
+        return False
+
+    def _looks_whole(self, landed: LandedObject) -> bool:
+        try:
+            # A pipe that has taken the file's place keeps nobody waiting.
+            descriptor = os.open(self._landing.directory / landed.key, os.O_RDONLY | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
+                is_whole = looks_whole(file, landed.size_bytes)
+        except OSError:
+            # One that cannot be read is for the fetch to judge.
+            is_whole = True
+        # It may be gone, and what was read may be of another version.
+        return is_whole and changed_at_s(self._landing, landed) is not None
+
+    def _hold(self, landed: LandedObject, since_s: float) -> None:
+        before = self._held.get(landed.key)
+        if before is None and len(self._holding) >= MOST_HELD:
+            self._unremembered += 1
+            return
+        is_same = before is not None and before.etag == landed.etag
+        visible_at = before.visible_at if before is not None and is_same else landed.visible_at
+        first_s = since_s if before is None else before.first_s
+        self._holding[landed.key] = _Held(landed.etag, since_s, first_s, visible_at)

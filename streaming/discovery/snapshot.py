@@ -1,0 +1,226 @@
+"""What a start needs of the past: the newest snapshot, the batches since, and the tables where those are not enough."""
+
+import re
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from store.home import Home
+from store.objects.landing import LandedObject
+from store.objects.operations import delete_all, download, keys_below, upload
+from store.state.erasures import erased_rows
+from store.state.expired import expired_before
+from store.state.plans import Plan, Result, forget_batches, planned_batches, read_plan, read_result
+from store.tables.files import data_files
+from store.tables.handles import committed_batch, open_table
+from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS, TABLES
+from streaming.discovery.processed_index import Outcome, ProcessedEntry, ProcessedIndex, identity, identity_of
+
+# A snapshot is due when what came since the last one is a tenth of what it holds: writing them then costs each photo
+# the same, however long the history is. But a start reads no more than this many batches one by one.
+SNAPSHOT_GROWTH = 0.1
+SNAPSHOT_LEAST_OBJECTS = 20_000
+SNAPSHOT_MOST_BATCHES = 500
+
+_NAME = re.compile(r"(\d{12,})\.sqlite")
+_READERS = 16
+
+
+def load_processed_index(home: Home, file: Path) -> ProcessedIndex:
+    """Everything that was ever planned, as far as it can come again, in a new file.
+
+    From the newest snapshot and the plans and results since; where one is missing, and for another landing, from the
+    tables, which know all. Replay gives the same. Raises StorageUnavailable and StateDamaged.
+    """
+    handles = {table.name: open_table(home, table) for table in TABLES}
+    committed = [committed_batch(handle) for handle in handles.values()]
+    seen = _from_snapshot(home, file, _ids(handles), min(committed))
+    through = seen.facts.through
+    if seen.facts.landing not in ("", home.landing.source):
+        seen.forget_objects()
+        _take_rows(home, seen, handles, pc.field("batch") <= through)
+    planned = planned_batches(home, through)
+    finished = [batch for batch in planned if batch <= min(committed)]
+    known = set(planned) >= set(range(through + 1, max(committed) + 1))
+    if not (known and _take_batches(home, seen, finished)):
+        seen.forget_objects()
+        _take_rows(home, seen, handles, pc.field("batch") >= 0)
+        # Nobody knows any more what the batches up to here should have held.
+        seen.forget_days()
+        seen.set_facts(through=min(committed), days_since=max(committed), rows_before_days=_row_count(handles))
+    elif not _rows_are_all_there(home, seen, handles):
+        seen.forget_objects()
+        _take_rows(home, seen, handles, pc.field("batch") >= 0)
+    for batch in planned:
+        plan = read_plan(home, batch) if batch > min(committed) else None
+        if plan is not None:
+            seen.planned(batch, _identities(home, plan), plan.planned_at)
+    seen.set_facts(landing=home.landing.source, tables=_ids(handles))
+    return seen
+
+
+def outcome_of(home: Home, plan: Plan, result: Result) -> Outcome:
+    """What a batch became, for `Seen.committed`."""
+    rejected = set(result.rejected_keys)
+    landing = home.landing_named(plan.landing)
+    identities = tuple(identity(landing, landed) for landed in plan.objects if landed.key in rejected)
+    photos, rejects = result.counters.photos, sum(result.counters.rejects.values())
+    retried = tuple((row.batch, row.ingest_date) for row in plan.retried)
+    return Outcome(result.finished_at, plan.ingest_date, photos, rejects, identities, retried)
+
+
+class Snapshots:
+    """Writes a snapshot whenever one is due, in the background."""
+
+    def __init__(self, home: Home, seen: ProcessedIndex) -> None:
+        self._home = home
+        self._seen = seen
+        self._grown = seen.committed_objects - seen.facts.snapshot_objects
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._writing: Future[None] | None = None
+
+    def committed(self, objects: int) -> None:
+        """So many more objects have their rows. Raises what the last snapshot failed of."""
+        self._grown += objects
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+            self._writing = None
+        if self._writing is None and self._is_due:
+            self._grown = 0
+            self._writing = self._writer.submit(write_snapshot, self._home, self._seen)
+
+    @property
+    def _is_due(self) -> bool:
+        facts = self._seen.facts
+        if facts.through - facts.snapshot >= SNAPSHOT_MOST_BATCHES:
+            return True
+        return self._grown > max(SNAPSHOT_LEAST_OBJECTS, SNAPSHOT_GROWTH * facts.snapshot_objects)
+
+
+def write_snapshot(home: Home, seen: ProcessedIndex) -> None:
+    """Make what is committed durable in one object, then delete what it stands for: older snapshots, plans, results.
+
+    Killed in between, the next one deletes the rest. Plans and results stay for a day, for those who were paused with
+    one in hand. Raises StorageUnavailable.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "snapshot.sqlite")
+        facts = seen.copy_committed(file)
+        upload(home.snapshots, _key(facts.through), file)
+    delete_all(home.snapshots, (_key(batch) for batch in _snapshots(home) if batch < facts.through))
+    seen.set_facts(snapshot=facts.snapshot, snapshot_objects=facts.snapshot_objects)
+    forget_batches(home, facts.through)
+
+
+def in_tables(home: Home, landed: Sequence[LandedObject]) -> set[bytes]:
+    """The identities of those objects that the tables hold; only files from around their arrival are read."""
+    first, last = _a_day_around(landed)
+    between = (pc.field("arrived_at") >= first) & (pc.field("arrived_at") <= last)
+    named = pc.field("source").isin([home.landing.source_of(one.key) for one in landed])
+    found: set[bytes] = set()
+    for table in (FEATURE_ROWS, REJECT_ROWS):
+        handle = open_table(home, table)
+        for rows in _rows(handle, ["source", "etag"], between & named) if handle else ():
+            found.update(identity_of(*row) for row in zip(*rows, strict=True))
+    return found
+
+
+def _from_snapshot(home: Home, file: Path, tables: str, committed: int) -> ProcessedIndex:
+    for batch in sorted(_snapshots(home), reverse=True):
+        if not download(home.snapshots, _key(batch), file):
+            continue
+        try:
+            seen = ProcessedIndex(file)
+            if seen.is_whole and seen.facts.through == batch <= committed and seen.facts.tables == tables:
+                return seen
+            seen.close()
+        except (sqlite3.DatabaseError, ValueError, TypeError):
+            # It only repeats what the tables hold: a damaged one counts as never written.
+            pass
+    file.unlink(missing_ok=True)
+    return ProcessedIndex(file)
+
+
+def _take_batches(home: Home, seen: ProcessedIndex, batches: Sequence[int]) -> bool:
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(batches), _READERS):
+            some = batches[start : start + _READERS]
+            plans = pool.map(lambda batch: read_plan(home, batch), some)
+            results = pool.map(lambda batch: read_result(home, batch), some)
+            for plan, result in zip(plans, results, strict=True):
+                if plan is None or result is None:
+                    return False
+                seen.planned(plan.batch, _identities(home, plan), plan.planned_at)
+                seen.committed(plan.batch, outcome_of(home, plan, result))
+    return True
+
+
+def _take_rows(
+    home: Home, seen: ProcessedIndex, handles: Mapping[str, DeltaTable | None], batches: pc.Expression
+) -> None:
+    below = pc.starts_with(pc.field("source"), home.landing.source + "/")
+    columns = ["source", "etag", "batch", "arrived_at", "ingested_at"]
+    for table in (FEATURE_ROWS, REJECT_ROWS):
+        handle = handles[table.name]
+        for rows in _rows(handle, columns, batches & below) if handle else ():
+            seen.has_rows(
+                (
+                    identity_of(source, etag),
+                    ProcessedEntry(batch, int(arrived_at.timestamp()), int(at.timestamp()), table is FEATURE_ROWS),
+                )
+                for source, etag, batch, arrived_at, at in zip(*rows, strict=True)
+            )
+
+
+def _rows_are_all_there(home: Home, seen: ProcessedIndex, handles: Mapping[str, DeltaTable | None]) -> bool:
+    # A table that was restored to an older version, or that rows were deleted from, no longer holds all that was seen.
+    since = expired_before(home)
+    # Nobody knows of which days the rows before were.
+    before_days = seen.facts.rows_before_days if since == date.min else 0
+    expected = before_days + sum(day.photos + day.rejects for day in seen.days if day.ingest_date >= since)
+    for days in erased_rows(home, handles).values():
+        expected -= sum(sum(batches.values()) for day, batches in days.items() if day >= since)
+    return _row_count(handles, since) >= expected
+
+
+def _row_count(handles: Mapping[str, DeltaTable | None], since: date = date.min) -> int:
+    tables = (handles[table.name] for table in (FEATURE_ROWS, REJECT_ROWS))
+    files = (file for handle in tables if handle is not None for file in data_files(handle))
+    return sum(file.rows for file in files if file.partition["ingest_date"] >= since)
+
+
+def _rows(handle: DeltaTable, columns: list[str], which: pc.Expression) -> Iterator[tuple[list[Any], ...]]:
+    for rows in handle.to_pyarrow_dataset().scanner(columns, filter=which).to_batches():
+        yield tuple(rows[name].to_pylist() for name in columns)
+
+
+def _identities(home: Home, plan: Plan) -> Iterator[tuple[bytes, datetime]]:
+    landing = home.landing_named(plan.landing)
+    return ((identity(landing, landed), landed.arrived_at) for landed in plan.objects)
+
+
+def _ids(handles: Mapping[str, DeltaTable | None]) -> str:
+    # Tables that were made anew know nothing of what a snapshot tells.
+    return " ".join(str(handle.metadata().id) if handle else "-" for handle in handles.values())
+
+
+def _snapshots(home: Home) -> list[int]:
+    names = (_NAME.fullmatch(key) for key in keys_below(home.snapshots))
+    return [int(name[1]) for name in names if name]
+
+
+def _key(batch: int) -> str:
+    return f"{batch:012d}.sqlite"
+
+
+def _a_day_around(landed: Iterable[LandedObject]) -> tuple[datetime, datetime]:
+    # A listing and a message name different times of one upload, the longest apart when it came in many parts.
+    times = [one.arrived_at for one in landed]
+    return min(times) - timedelta(days=1), max(times) + timedelta(days=1)

@@ -1,0 +1,1 @@
+"""The work of one executor task: fetch, decode, featurize, write."""

@@ -1,0 +1,97 @@
+"""Whether storage answers at all, asked when one object of it does not."""
+
+from collections.abc import Collection, Iterable
+from concurrent.futures import FIRST_COMPLETED, wait
+from functools import partial
+from itertools import islice
+
+from features.rejects import Rejected
+from store.errors import StorageUnavailable
+from store.objects.faults import is_fault
+from store.objects.landing import LandedObject, fetch_once, list_landed
+from store.objects.location import STALL_TIMEOUT, StorageLocation
+from store.objects.page_cache import forget
+from streaming.threads import SpareThreads
+
+# So many objects are looked at, and the smallest so many of these are read.
+_LISTED = 1000
+_READ = 8
+
+
+def answers(
+    landing: StorageLocation, archive: StorageLocation, key: str, unread: Collection[str], patience_s: float
+) -> bool:
+    """Whether storage lists a landing and hands out another object than the one under `key` and those `unread`.
+
+    An archive in the same bucket or on the same disk serves as well. Without any other object in the landing its
+    listing is all there is to ask for. Waits for each answer for 30 s, or for `patience_s` if that is less; what hangs
+    is left to itself. Raises nothing for storage's sake.
+    """
+    listed = _listed_in_time(landing, patience_s)
+    if listed is None:
+        return False
+    others = [landed for landed in listed if landed.key != key]
+    if not others or hands_out_one(landing, [landed for landed in others if landed.key not in unread], patience_s):
+        return True
+    is_same_storage = _storage_of(landing) == _storage_of(archive)
+    return is_same_storage and hands_out_one(archive, _listed_in_time(archive, patience_s) or (), patience_s)
+
+
+def hands_out_one(landing: StorageLocation, objects: Iterable[LandedObject], patience_s: float) -> bool:
+    """Whether storage answers for one of these objects; the smallest are asked for at once. Waits as `answers` does."""
+    # An empty file tells least of a disk.
+    some = sorted(objects, key=lambda landed: (landed.size_bytes == 0, landed.size_bytes))[:_READ]
+    threads = SpareThreads()
+    reading = {threads.submit(partial(_can_be_read, landing, landed)) for landed in some}
+    threads.close()
+    while reading:
+        done, reading = wait(reading, _wait_s(patience_s), FIRST_COMPLETED)
+        if not done or any(one.result() for one in done):
+            return bool(done)
+    return False
+
+
+def _wait_s(patience_s: float) -> float:
+    return min(patience_s, STALL_TIMEOUT.total_seconds())
+
+
+def _listed_in_time(landing: StorageLocation, patience_s: float) -> list[LandedObject] | None:
+    threads = SpareThreads()
+    listing = threads.submit(partial(_listed, landing))
+    threads.close()
+    wait([listing], _wait_s(patience_s))
+    return listing.result() if listing.done() else None
+
+
+def _storage_of(place: StorageLocation) -> str | int | None:
+    if not place.is_local:
+        return place.bucket_and_prefix[0]
+    try:
+        return place.directory.stat().st_dev
+    except OSError:
+        return None
+
+
+def _listed(landing: StorageLocation) -> list[LandedObject] | None:
+    if landing.is_local and not landing.directory.is_dir():
+        return None
+    try:
+        return list(islice(list_landed(landing), _LISTED))
+    except StorageUnavailable:
+        return None
+
+
+def _can_be_read(landing: StorageLocation, landed: LandedObject) -> bool:
+    if landing.is_local:
+        # What the kernel still holds says nothing of the disk.
+        forget(landing, landed)
+    try:
+        fetch_once(landing, landed)
+    except Rejected:
+        # Storage said so.
+        return True
+    except Exception as error:
+        if not is_fault(error):
+            raise
+        return False
+    return True

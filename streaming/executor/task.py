@@ -1,0 +1,220 @@
+"""What one executor task does: fetch, decode, featurize, write files nobody sees until the batch is committed."""
+
+import hashlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import Broadcast, TaskContext
+
+from features.featurizer import Featurizer
+from features.image import Limits, Photo
+from features.isolation import IsolatedDecoder, decode_or_die
+from features.pca import project
+from features.rejects import Reason, Rejected
+from features.worker_process import freeze_worker_modules
+from store.home import Home
+from store.models.pca_models import cached_model
+from store.objects.faults import RETRY_DEADLINE_S
+from store.objects.landing import LandedObject, ObjectAccessDenied, key_group
+from store.objects.location import StorageLocation, printable
+from store.state.plans import AddedFile, BatchCounters
+from store.tables.files import vectors_column, write_file
+from store.tables.projections import write_projections
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from streaming.executor.fetching import Fetched, Shelf, fetch_all
+
+_T = TypeVar("_T")
+Decode = Callable[[bytes, Limits], Photo]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A share of a batch, complete in itself."""
+
+    home: Home
+    landing: StorageLocation
+    batch: int
+    ingest_date: date
+    featurizer: str
+    pca_versions: tuple[int, ...]
+    key_pattern: str
+    limits: Limits
+    objects: tuple[LandedObject, ...]
+    retried: frozenset[str] = frozenset()
+    """The keys of those that were rejected before."""
+    patience_s: float = RETRY_DEADLINE_S
+    """How long an object is tried again that storage does not hand out."""
+
+
+@dataclass(frozen=True)
+class TaskMessage:
+    """What a finished task tells the driver: the files it wrote, by table name, and what it counted."""
+
+    adds: Mapping[str, tuple[AddedFile, ...]]
+    rejected_keys: tuple[str, ...]
+    counters: BatchCounters
+    refusal: str = ""
+    """What storage said of an object that it did not hand out, if there was one."""
+
+
+@dataclass
+class _Outcome:
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    rejected_keys: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def timed(self, stage: str, work: Callable[[], _T]) -> _T:
+        started_at = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.seconds[stage] += time.perf_counter() - started_at
+
+
+def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[TaskMessage]:
+    """Run tasks one after the other in this worker.
+
+    Replay writes new files under new names; only those in a message that reached the driver are ever committed.
+    A photo that crashes or hangs the decoder, or hangs when it is read, takes its worker along; the next try decodes
+    each photo in a process of its own, reads each in a thread, and rejects the culprit. Raises StorageUnavailable when
+    storage hands out none of the photos for longer than its retries last, and DecoderUnavailable: the task is tried
+    again.
+    """
+    context = TaskContext.get()
+    tried_before = context is not None and context.attemptNumber() > 0
+    for task in tasks:
+        if tried_before:
+            with IsolatedDecoder(task.limits) as isolated:
+                yield _run(task, network, isolated.decode, may_end_worker=False)
+        else:
+            yield _run(task, network, decode_or_die, may_end_worker=True)
+    freeze_worker_modules()
+
+
+def _run(task: Task, network: "Broadcast[bytes]", decode: Decode, may_end_worker: bool) -> TaskMessage:
+    outcome = _Outcome()
+    featurizer = _cached_featurizer(task.featurizer, network)
+    for fetched in _fetched(task, outcome, may_end_worker):
+        try:
+            _featurize(fetched, task, featurizer, decode, outcome)
+        except Rejected as rejected:
+            _reject(fetched, task, rejected, outcome)
+    adds = outcome.timed("write", lambda: _written(task, outcome))
+    refusal = outcome.refusals[0] if outcome.refusals else ""
+    return TaskMessage(adds, tuple(outcome.rejected_keys), _counters(task, outcome), refusal)
+
+
+_featurizers: dict[str, Featurizer] = {}
+
+
+def _cached_featurizer(featurizer: str, network: "Broadcast[bytes]") -> Featurizer:
+    # Spark drops a worker's copy of a broadcast when a task without it comes between; ours stays.
+    if featurizer not in _featurizers:
+        _featurizers.clear()
+        _featurizers[featurizer] = Featurizer(network.value)
+    return _featurizers[featurizer]
+
+
+def _fetched(task: Task, outcome: _Outcome, may_end_worker: bool) -> Iterator[Fetched]:
+    most_bytes = task.limits.max_image_bytes
+    for landed in task.objects:
+        if landed.size_bytes > most_bytes:
+            detail = f"{landed.size_bytes} bytes; the limit is {most_bytes}."
+            yield Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
+    shelf = Shelf(task.landing, task.home.archive, task.retried, task.patience_s)
+    readable = [landed for landed in task.objects if landed.size_bytes <= most_bytes]
+    fetching = fetch_all(shelf, readable, may_end_worker)
+    while (fetched := outcome.timed("fetch", partial(next, fetching, None))) is not None:
+        yield fetched
+
+
+def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Decode, outcome: _Outcome) -> None:
+    body = fetched.body
+    if isinstance(body, Rejected):
+        raise body
+    photo = outcome.timed("decode", lambda: decode(body, task.limits))
+    outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(photo.pixels[None])))
+    key = fetched.landed.key
+    outcome.rows.append(
+        {
+            **_common_columns(fetched.landed, task),
+            "image_id": hashlib.sha256(body).hexdigest(),
+            "label": key_group(task.key_pattern, key, "label"),
+            "subject": key_group(task.key_pattern, key, "subject"),
+            "format": photo.format,
+            "width": photo.width_px,
+            "height": photo.height_px,
+            "featurizer": task.featurizer,
+        }
+    )
+
+
+def _reject(fetched: Fetched, task: Task, rejected: Rejected, outcome: _Outcome) -> None:
+    common = _common_columns(fetched.landed, task)
+    outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
+    outcome.rejected_keys.append(fetched.landed.key)
+    # That one is refused which was refused before says nothing of a permission that was lost.
+    if isinstance(rejected, ObjectAccessDenied) and fetched.landed.key not in task.retried:
+        outcome.refusals.append(rejected.words)
+
+
+def _common_columns(landed: LandedObject, task: Task) -> dict[str, Any]:
+    return {
+        "source": task.landing.source_of(landed.key),
+        "etag": landed.etag,
+        "bytes": landed.size_bytes,
+        "arrived_at": landed.arrived_at,
+        "first_visible_at": landed.visible_at,
+        "batch": task.batch,
+    }
+
+
+def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
+    partition = {"ingest_date": task.ingest_date.isoformat()}
+    ingested_at = datetime.now(UTC)
+    adds: dict[str, tuple[AddedFile, ...]] = {}
+    if outcome.rows:
+        vectors = np.concatenate(outcome.vectors)
+        rows = _columns(outcome.rows) | {"ingested_at": [ingested_at] * len(outcome.rows)}
+        features = rows | {"features": vectors_column(vectors)}
+        adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)
+        adds[PROJECTION_ROWS.name] = tuple(
+            _projections_written(task, version, rows, vectors) for version in task.pca_versions
+        )
+    if outcome.rejects:
+        rows = _columns(outcome.rejects) | {"ingested_at": [ingested_at] * len(outcome.rejects)}
+        adds[REJECT_ROWS.name] = (write_file(task.home, REJECT_ROWS, rows, partition),)
+    return adds
+
+
+def _projections_written(task: Task, version: int, rows: Mapping[str, Any], vectors: NDArray[np.float32]) -> AddedFile:
+    model = cached_model(task.home, version)
+    projected = project(model.pca.mean, model.pca.components, vectors)
+    return write_projections(task.home, model.meta, rows, projected, task.ingest_date)
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _counters(task: Task, outcome: _Outcome) -> BatchCounters:
+    return BatchCounters(
+        photos=len(outcome.rows),
+        rejects=dict(Counter(row["reason"] for row in outcome.rejects)),
+        refused=len(outcome.refusals),
+        landed_bytes=sum(landed.size_bytes for landed in task.objects),
+        fetch_s=outcome.seconds["fetch"],
+        decode_s=outcome.seconds["decode"],
+        infer_s=outcome.seconds["infer"],
+        write_s=outcome.seconds["write"],
+    )

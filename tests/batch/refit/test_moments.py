@@ -1,0 +1,378 @@
+"""Moments of all rows, whatever was stored of them before, deleted, compacted or damaged since."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from batch import days
+from batch.days import Day, cut, digest_of_paths, list_days, sum_share
+from batch.refit import moments
+from batch.refit.moments import Summed, sum_moments
+from batch.refit.stored_moments import delete_unused_sums, read_month, store_of
+from features.featurizer import FEATURES
+from features.pca import Moments, NotFinite, moments_of
+from store.errors import JobFailed, StateDamaged
+from store.home import Home
+from store.objects.operations import keys_below, overwrite, read
+from store.settings import load_settings
+from store.state.plans import Plan, write_plan
+from store.tables.commits import commit
+from store.tables.files import DataFile, vectors_column, write_file
+from store.tables.handles import create_tables, open_table
+from store.tables.schemas import FEATURE_ROWS, TABLES
+from tests.conftest import REGION
+from tests.support.fault_proxy import Rule, set_rules
+
+OURS = "ours"
+DAYS = (date(2024, 3, 1), date(2024, 3, 2), date(2024, 3, 3))
+MONTH_BEFORE = date(2024, 2, 29)
+ROWS = 40
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = load_settings(home=str(tmp_path / "home")).places()
+    create_tables(home)
+    return home
+
+
+def _vectors(batch: int, rows: int = ROWS) -> NDArray[np.float32]:
+    return np.random.default_rng(batch).uniform(0, 6, (rows, FEATURES)).astype(np.float32)
+
+
+def _write(
+    home: Home,
+    batch: int,
+    day: date,
+    featurizer: str = OURS,
+    vectors: Sequence[Sequence[float | None] | None] | None = None,
+    files: int = 2,
+) -> None:
+    """Commit a batch to a home, in a few files: row n of batch b is image `b-n`."""
+    made = _vectors(batch)
+    adds = []
+    for numbers in np.array_split(np.arange(len(made if vectors is None else vectors)), files):
+        rows: dict[str, Any] = {name: [None] * len(numbers) for name in FEATURE_ROWS.file_schema.names}
+        rows |= {
+            "image_id": [f"{batch}-{number}" for number in numbers],
+            "featurizer": [featurizer] * len(numbers),
+            "batch": [batch] * len(numbers),
+            "features": vectors_column(made[numbers]) if vectors is None else [vectors[at] for at in numbers],
+        }
+        adds.append(write_file(home, FEATURE_ROWS, rows, {"ingest_date": f"{day}"}))
+    for table in TABLES:
+        commit(home, table, batch, "a run", adds if table is FEATURE_ROWS else [])
+
+
+def _sum(spark: SparkSession, home: Home, featurizer: str = OURS, full: bool = False, keep: bool = True) -> Summed:
+    return sum_moments(spark.sparkContext, home, featurizer, full=full, keep=keep, on_progress=lambda done, total: None)
+
+
+def _telling(told: list[tuple[int, int]]) -> Callable[[int, int], None]:
+    return lambda done, total: told.append((done, total))
+
+
+def _delete(home: Home, deleted: str) -> None:
+    handle = open_table(home, FEATURE_ROWS)
+    assert handle is not None
+    handle.delete(deleted)
+
+
+def _compact(home: Home) -> None:
+    handle = open_table(home, FEATURE_ROWS)
+    assert handle is not None
+    assert handle.optimize.compact()["numFilesRemoved"] > 0
+
+
+def _stored_paths_digests(home: Home) -> dict[date, str]:
+    store = store_of(home, OURS)
+    indexes = [key for key in keys_below(store) if key.startswith("index/")]
+    months = [read_month(store, key.removeprefix("index/").removesuffix(".json")) for key in indexes]
+    return {day: stored.paths_digest for month in months for day, stored in month.days.items()}
+
+
+def _stored_bytes(home: Home) -> dict[str, bytes]:
+    store = store_of(home, OURS)
+    return {key: read(store, key) for key in keys_below(store)}
+
+
+def _assert_near(moments: Moments, rows: NDArray[np.float32]) -> None:
+    expected = moments_of([rows], FEATURES)
+    assert moments.rows == expected.rows
+    np.testing.assert_allclose(moments.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(
+        moments.scatter, expected.scatter, rtol=1e-11, atol=1e-11 * np.abs(expected.scatter).max()
+    )
+
+
+def _assert_same_bits(one: Moments, other: Moments) -> None:
+    assert one.rows == other.rows
+    assert one.mean.tobytes() == other.mean.tobytes()
+    assert one.scatter.tobytes() == other.scatter.tobytes()
+
+
+def _filled(home: Home) -> list[NDArray[np.float32]]:
+    """Batch n on day n; their rows."""
+    for batch, day in enumerate(DAYS, 1):
+        _write(home, batch, day)
+    return [_vectors(batch) for batch in range(1, len(DAYS) + 1)]
+
+
+def test_the_second_time_no_finished_day_is_read_and_the_moments_are_those_of_all_rows(
+    spark: SparkSession, home: Home
+) -> None:
+    rows = _filled(home)
+    told: list[tuple[int, int]] = []
+    tell = _telling(told)
+    first = sum_moments(spark.sparkContext, home, OURS, full=False, keep=True, on_progress=tell)
+    again = _sum(spark, home)
+    _assert_near(first.moments, np.concatenate(rows))
+    _assert_same_bits(first.moments, again.moments)
+    assert (first.rows_read, first.days_read, first.rows_stored, first.days_stored) == (3 * ROWS, DAYS, 0, ())
+    assert (again.rows_read, again.days_read, again.rows_stored, again.days_stored) == (0, (), 3 * ROWS, DAYS)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len({total for _, total in told}) == 1
+    assert told[-1][0] == told[-1][1] > 0
+
+
+def test_a_new_day_or_a_late_batch_is_all_that_is_read_and_a_full_run_gives_the_same_bits(
+    spark: SparkSession, home: Home
+) -> None:
+    rows = _filled(home)
+    _sum(spark, home)
+    _write(home, 4, MONTH_BEFORE)
+    _write(home, 5, DAYS[0])
+    late = _sum(spark, home)
+    assert (late.days_read, late.rows_read, late.rows_stored) == ((MONTH_BEFORE, DAYS[0]), 3 * ROWS, 2 * ROWS)
+    _assert_near(late.moments, np.concatenate([*rows, _vectors(4), _vectors(5)]))
+    before = _stored_bytes(home)
+    dry = _sum(spark, home, full=True, keep=False)
+    assert (dry.days_read, dry.rows_stored) == ((MONTH_BEFORE, *DAYS), 0)
+    assert _stored_bytes(home) == before
+    _assert_same_bits(dry.moments, late.moments)
+
+
+def test_deleted_rows_make_exactly_their_days_be_read_again(spark: SparkSession, home: Home) -> None:
+    rows = _filled(home)
+    # So that the day of a deleted batch stays.
+    _write(home, 4, DAYS[1])
+    _sum(spark, home)
+    _delete(home, "batch = 2")
+    assert _sum(spark, home).days_read == DAYS[1:2]
+    _delete(home, "image_id in ('1-0', '3-0')")
+    after = _sum(spark, home)
+    assert (after.days_read, after.days_stored) == ((DAYS[0], DAYS[2]), DAYS[1:2])
+    _assert_near(after.moments, np.concatenate([rows[0][1:], _vectors(4), rows[2][1:]]))
+
+
+def test_compaction_makes_nothing_be_read_and_its_files_are_remembered(spark: SparkSession, home: Home) -> None:
+    _filled(home)
+    before = _sum(spark, home)
+    _compact(home)
+    after = _sum(spark, home)
+    assert (after.days_read, after.rows_stored) == ((), 3 * ROWS)
+    _assert_same_bits(after.moments, before.moments)
+    paths_digests = {day.date: digest_of_paths(day.paths) for day in list_days(home)}
+    assert _stored_paths_digests(home) == paths_digests
+    full = _sum(spark, home, full=True, keep=False).moments
+    np.testing.assert_allclose(full.scatter, before.moments.scatter, atol=1e-12 * np.abs(full.scatter).max())
+
+
+def test_rows_of_another_featurizer_on_the_same_days_change_nothing(spark: SparkSession, home: Home) -> None:
+    _write(home, 1, DAYS[0])
+    _write(home, 2, DAYS[0], featurizer="theirs")
+    _assert_near(_sum(spark, home).moments, _vectors(1))
+    _write(home, 3, DAYS[0], featurizer="theirs")
+    assert _sum(spark, home).days_read == ()
+    _assert_near(_sum(spark, home, "theirs").moments, np.concatenate([_vectors(2), _vectors(3)]))
+    assert _sum(spark, home, "nobody's", keep=False).moments.rows == 0
+
+
+def test_a_home_without_rows_has_moments_of_no_rows(spark: SparkSession, tmp_path: Path, home: Home) -> None:
+    for empty in (home, load_settings(home=str(tmp_path / "nothing")).places()):
+        told: list[tuple[int, int]] = []
+        tell = _telling(told)
+        summed = sum_moments(spark.sparkContext, empty, OURS, full=False, keep=True, on_progress=tell)
+        assert (summed.moments.rows, told) == (0, [(0, 0)])
+
+
+def test_today_and_a_day_that_a_plan_waits_for_are_read_but_not_stored(spark: SparkSession, home: Home) -> None:
+    _filled(home)
+    today = datetime.now(UTC).date()
+    _write(home, 4, today)
+    write_plan(home, Plan(5, "nonce", datetime.now(UTC), DAYS[0], "file:///landing", "", OURS, ()))
+    first, again = _sum(spark, home), _sum(spark, home)
+    assert (again.days_read, again.days_stored) == ((DAYS[0], today), DAYS[1:])
+    _assert_same_bits(first.moments, again.moments)
+    assert sorted(_stored_paths_digests(home)) == list(DAYS[1:])
+    _write(home, 5, DAYS[0])
+    _sum(spark, home)
+    assert sorted(_stored_paths_digests(home)) == list(DAYS)
+
+
+def test_what_is_damaged_or_gone_is_computed_again(spark: SparkSession, home: Home) -> None:
+    _filled(home)
+    first = _sum(spark, home)
+    store = store_of(home, OURS)
+    for damaged, gone, reread in [
+        (("months/",), False, ()),
+        (("days/2024-03-01", "months/"), False, DAYS[:1]),
+        (("days/2024-03-02", "months/"), True, DAYS[1:2]),
+        (("index/2024-03",), False, DAYS),
+    ]:
+        for key in [key for key in keys_below(store) if key.startswith(damaged)]:
+            if gone:
+                (store.directory / key).unlink()
+            else:
+                overwrite(store, key, read(store, key)[:-9])
+        again = _sum(spark, home)
+        assert again.days_read == reread
+        _assert_same_bits(again.moments, first.moments)
+
+
+@pytest.mark.parametrize("sum_is_damaged", [False, True])
+def test_a_new_last_day_is_added_to_the_sum_of_its_month(spark: SparkSession, home: Home, sum_is_damaged: bool) -> None:
+    _filled(home)
+    _sum(spark, home)
+    store = store_of(home, OURS)
+    for key in list(keys_below(store)):
+        if key.startswith("months/") and sum_is_damaged:
+            overwrite(store, key, read(store, key)[:-9])
+        if key.startswith("days/2024-03-01") and not sum_is_damaged:
+            # Were it needed, it would be missed.
+            (store.directory / key).unlink()
+    new_day = DAYS[-1] + timedelta(days=1)
+    _write(home, 4, new_day)
+    new = _sum(spark, home)
+    assert new.days_read == (new_day,)
+    _assert_same_bits(new.moments, _sum(spark, home, full=True, keep=False).moments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ([float("nan")] * FEATURES, NotFinite),
+        ([1.0, float("inf")] * (FEATURES // 2), NotFinite),
+        ([1.0, None] * (FEATURES // 2), NotFinite),
+        ([1.0] * 3, StateDamaged),
+        (None, StateDamaged),
+    ],
+)
+def test_features_that_are_no_1280_numbers_are_refused_by_day(
+    home: Home, wrong: list[float | None] | None, error: type[Exception]
+) -> None:
+    _write(home, 1, DAYS[0], vectors=[[1.0] * FEATURES, wrong])
+    with pytest.raises(error, match=r"2024-03-01.*; nothing was published\. Delete .*(refit|try again)\.$"):
+        sum_share(home, OURS, cut(list_days(home)[0])[0])
+
+
+def test_of_a_day_that_is_refused_nothing_is_stored_and_the_days_beside_it_are_not_lost(
+    spark: SparkSession, home: Home
+) -> None:
+    rows = _filled(home)
+    _write(home, 4, DAYS[1], vectors=[[float("nan")] * FEATURES])
+    with pytest.raises(NotFinite, match="2024-03-02"):
+        _sum(spark, home)
+    assert DAYS[1] not in _stored_paths_digests(home)
+    _delete(home, "batch = 4")
+    after = _sum(spark, home)
+    assert (after.days_read, after.days_stored) == (DAYS[1:2], (DAYS[0], DAYS[2]))
+    _assert_near(after.moments, np.concatenate(rows))
+
+
+def test_a_task_that_fails_on_every_try_is_told_in_one_sentence(spark: SparkSession, home: Home) -> None:
+    _write(home, 1, DAYS[0])
+    file = home.features.directory / list_days(home)[0].files[0].path
+    file.unlink()
+    with pytest.raises(JobFailed, match=rf"^A task failed .*: Cannot read file://.*{file.name}: .*; refit\.$"):
+        _sum(spark, home)
+
+
+def test_of_two_runs_at_once_both_are_right_and_so_is_what_they_store(spark: SparkSession, home: Home) -> None:
+    _filled(home)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda full: _sum(spark, home, full=full), (True, False))
+    _assert_same_bits(one.moments, other.moments)
+    after = _sum(spark, home)
+    assert after.days_read == ()
+    _assert_same_bits(after.moments, one.moments)
+
+
+def test_many_tasks_give_the_bits_that_one_gives(
+    spark: SparkSession, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for batch, day in enumerate(DAYS, 1):
+        _write(home, batch, day, files=1)
+    alone = _sum(spark, home, keep=False)
+    monkeypatch.setattr(moments, "SHARE_BYTES", 1)
+    _assert_same_bits(_sum(spark, home, keep=False).moments, alone.moments)
+
+
+def test_a_day_in_many_shares_has_the_moments_of_all_of_them(
+    spark: SparkSession, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (days, moments):
+        monkeypatch.setattr(module, "SHARE_BYTES", 1)
+    _write(home, 1, DAYS[0], files=5)
+    _write(home, 2, DAYS[1], files=2)
+    assert [len(cut(day)) for day in list_days(home)] == [5, 2]
+    _assert_near(_sum(spark, home).moments, np.concatenate([_vectors(1), _vectors(2)]))
+
+
+@pytest.mark.parametrize("sizes_mb", [[1] * 10_000, [200, 1, 1], [1] * 70, [5000] * 3, [0, 0]])
+def test_shares_are_neighbouring_files_of_64_mb_or_more_and_at_most_32(sizes_mb: list[int]) -> None:
+    files = tuple(
+        DataFile(f"{number:05}", size_mb * 2**20, 1, {}, (1, 1), datetime.now(UTC))
+        for number, size_mb in enumerate(sizes_mb)
+    )
+    shares = cut(Day(DAYS[0], files, finished=True))
+    assert [path for share in shares for path in share.paths] == [file.path for file in files]
+    assert sum(share.size_bytes for share in shares) == sum(sizes_mb) * 2**20
+    assert all(share.size_bytes >= 64 * 2**20 for share in shares[:-1])
+    assert len(shares) <= 32
+
+
+def test_objects_that_nothing_names_are_removed_after_a_day_and_a_month_without_rows_at_once(
+    spark: SparkSession, home: Home
+) -> None:
+    rows = _filled(home)
+    _write(home, 4, MONTH_BEFORE)
+    _sum(spark, home)
+    store, now = store_of(home, OURS), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    old, young = (f"days/2024-03-01.{written}.{uuid.uuid4().hex}.npz" for written in ("20240305T000000Z", now))
+    for key in (old, young):
+        overwrite(store, key, b"left by a killed refit")
+    _delete(home, "batch = 4")
+    _assert_near(_sum(spark, home).moments, np.concatenate(rows))
+    keys = set(keys_below(store))
+    assert young in keys
+    assert not keys & {old, "index/2024-02.json"}
+
+
+def test_a_home_on_s3_stores_moments_too(spark: SparkSession, bucket: str, s3_server: str) -> None:
+    home = load_settings(home=f"s3://{bucket}/home", s3_endpoint=s3_server, s3_region=REGION).places()
+    create_tables(home)
+    rows = _filled(home)
+    _sum(spark, home)
+    _delete(home, "image_id = '2-0'")
+    again = _sum(spark, home)
+    assert (again.days_read, again.days_stored) == (DAYS[1:2], (DAYS[0], DAYS[2]))
+    _assert_near(again.moments, np.concatenate([rows[0], rows[1][1:], rows[2]]))
+
+
+def test_old_indexes_are_removed_though_storage_fails_for_a_while(proxy: str, bucket: str) -> None:
+    home = load_settings(home=f"s3://{bucket}/home", s3_endpoint=proxy, s3_region=REGION).places()
+    store = store_of(home, OURS)
+    overwrite(store, "index/2024-02.json", b"{}")
+    # More often than obstore tries again by itself.
+    set_rules(proxy, Rule("POST", r"\?delete", answer=500, times=6))
+    delete_unused_sums(store, ["2024-03"])
+    assert list(keys_below(store)) == []

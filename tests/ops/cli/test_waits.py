@@ -1,0 +1,128 @@
+"""Storage that does not answer: told within seconds, given up after the patience, and told when it answers again."""
+
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from store.settings import Settings
+from store.tables.handles import create_tables
+from tests.conftest import REGION
+from tests.support.fault_proxy import Rule, Weather, set_rules, set_weather
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+_ROOT = Path(__file__).parents[3]
+# What Python takes to start on a busy machine.
+START_S = 15.0
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The URL of a server that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def closed() -> str:
+    """The URL of a port where nothing listens."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def failing(proxy: str, bucket: str) -> str:
+    """The URL of a server that has no time, for ever."""
+    set_weather(proxy, Weather(error_503=1))
+    return proxy
+
+
+def _fruits(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment, "PYTHONPATH": str(_ROOT)}
+    return subprocess.run([sys.executable, "-m", "ops", *arguments], capture_output=True, text=True, env=env)
+
+
+def _lines(stderr: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("server", ["silent", "closed", "failing"])
+@pytest.mark.parametrize(
+    "command", [("status",), ("query", "SELECT 1"), ("rejects",), ("models", "list"), ("report",)], ids=lambda c: c[0]
+)
+def test_a_command_that_reads_says_what_it_waits_for_and_gives_up(
+    server: str, command: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(server)
+    began_s = time.monotonic()
+    answer = _fruits(*command, "--home", "s3://bucket/home", "--s3-endpoint", url, FRUITS_READING_PATIENCE="6s")
+    took_s = time.monotonic() - began_s
+    assert answer.returncode == 1
+    assert 6 <= took_s < 6 + 3 + START_S
+    (line,) = _lines(answer.stderr)
+    assert (line["event"], line["level"], line["patience_s"]) == ("waiting", "warning", 6.0)
+    assert line["waited_s"] < 5
+    assert line["message"].startswith(
+        f"Waiting for storage to learn the region of the bucket bucket at {url}, without an answer for "
+    )
+    assert line["message"].endswith("It is tried for 6 s.")
+    assert answer.stderr.splitlines()[-1].startswith(f"fruits: Cannot learn the region of the bucket bucket at {url}: ")
+
+
+def test_a_command_that_writes_has_more_patience_and_the_flag_beats_the_environment(closed: str) -> None:
+    began_s = time.monotonic()
+    both = {"FRUITS_READING_PATIENCE": "1s", "FRUITS_STORAGE_PATIENCE": "4s"}
+    at = ("--home", "s3://bucket/home", "--s3-endpoint", closed)
+    assert _lines(_fruits("stop", *at, **both).stderr)[0]["patience_s"] == 4.0
+    assert time.monotonic() - began_s >= 4
+    assert _lines(_fruits("status", *at, "--reading-patience", "3s", **both).stderr)[0]["patience_s"] == 3.0
+
+
+def test_a_person_reads_a_sentence(closed: str) -> None:
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "FRUITS_READING_PATIENCE": "3s", "PYTHONPATH": str(_ROOT), "COLUMNS": "300"}
+    command = ["status", "--home", "s3://bucket/home", "--s3-endpoint", closed]
+    subprocess.run([sys.executable, "-m", "ops", *command], stdout=subprocess.PIPE, stderr=theirs, env=env)
+    os.close(theirs)
+    said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert said.count("Waiting for storage to learn the region of the bucket bucket") == 1
+    assert "{" not in said
+
+
+def test_the_end_of_a_trouble_is_told_once(
+    proxy: str, bucket: str, s3: "S3Client", s3_settings: Callable[..., Settings]
+) -> None:
+    settings = s3_settings()
+    create_tables(settings.places())
+    # The trouble lies in the home, after the region is known.
+    set_rules(proxy, Rule("GET", "/home/", answer=503, times=10_000))
+    env = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    at = ("--home", settings.home, "--s3-endpoint", proxy, "--s3-region", REGION)
+    with subprocess.Popen(
+        [sys.executable, "-m", "ops", "status", *at],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
+    ) as process:
+        assert process.stderr is not None
+        told = json.loads(process.stderr.readline())
+        set_rules(proxy)
+        rest = process.communicate()[1]
+    assert told["event"] == "waiting"
+    assert [line["event"] for line in _lines(rest)] == ["answered"]
+    assert "fruits:" not in rest

@@ -1,0 +1,312 @@
+"""What CloudWatch is told of a stream, and that a stream does not depend on being able to tell it."""
+
+import http.client
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+from pyspark.sql import SparkSession
+
+from bootstrap.aws.template import read_template
+from features.errors import InvalidSetting
+from ops.monitor import metrics
+from ops.monitor.metrics import measured
+from store.models.pca_models import begin_switch, finish_switch
+from store.settings import Settings, load_settings
+from store.state.plans import BatchCounters
+from streaming.discovery.arrivals import NOTHING_WAITS, Backlog
+from streaming.micro_batch import BatchReport
+from streaming.news import PlannerReport
+from streaming.service import Watcher, stream_in
+from tests.conftest import REGION
+from tests.support.pictures import jpeg, text_file
+from tests.support.stream_run import Run, stream_process
+
+if TYPE_CHECKING:
+    from types_boto3_cloudwatch import CloudWatchClient
+
+MakeSettings = Callable[..., Settings]
+REPORT = BatchReport(
+    batch=1,
+    photos=30,
+    pca_versions=(),
+    rejects={"empty": 2, "truncated": 1},
+    landed_bytes=9,
+    replayed=False,
+    plan_s=0.1,
+    work_s=2.0,
+    commit_s=0.4,
+    counters=BatchCounters(photos=30, fetch_s=1.0, decode_s=3.0, infer_s=2.0, write_s=0.5),
+    oldest_waited_s=3.0,
+)
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"Fruits/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def cloudwatch(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> "CloudWatchClient":
+    """A client for what was told; whatever is created from now on tells it there, often."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", s3_server)
+    monkeypatch.setattr(metrics, "EVERY_S", 0.3)
+    return boto3.client("cloudwatch", endpoint_url=s3_server, region_name=REGION)
+
+
+def _told(cloudwatch: "CloudWatchClient", namespace: str) -> dict[str, dict[str, float]]:
+    """The sum, the smallest and the largest value of each metric; a dimension follows its name."""
+    now = datetime.now(UTC)
+    found: dict[str, dict[str, float]] = {}
+    for metric in cloudwatch.list_metrics(Namespace=namespace)["Metrics"]:
+        points = cloudwatch.get_metric_statistics(
+            Namespace=namespace,
+            MetricName=metric["MetricName"],
+            Dimensions=[{"Name": d["Name"], "Value": d["Value"]} for d in metric["Dimensions"]],
+            StartTime=now - timedelta(hours=1),
+            EndTime=now + timedelta(hours=1),
+            Period=7200,
+            Statistics=["Sum", "Minimum", "Maximum"],
+        )["Datapoints"]
+        name = " ".join([metric["MetricName"], *(d["Value"] for d in metric["Dimensions"])])
+        found[name] = {key: float(points[0][key]) for key in ("Sum", "Minimum", "Maximum")}
+    # Unlike CloudWatch, moto adds up all dimensions where none is asked for.
+    if "Rejects" in found:
+        found["Rejects"]["Sum"] -= sum(one["Sum"] for name, one in found.items() if name.startswith("Rejects "))
+    return found
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    gives_up_at_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < gives_up_at_s, "timed out"
+        time.sleep(0.05)
+
+
+def _news(backlog: Backlog = NOTHING_WAITS) -> PlannerReport:
+    return PlannerReport(backlog)
+
+
+def test_without_the_setting_nothing_is_in_between(local_settings: MakeSettings) -> None:
+    inner = Run().watcher
+    with measured(local_settings(), inner, print) as watcher:
+        assert watcher is inner
+
+
+def test_a_minute_is_added_up(local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str) -> None:
+    settings = local_settings(metrics=namespace)
+    finish_switch(settings.places(), begin_switch(settings.places(), 7))
+    inner = Run()
+    waiting = Backlog(12, 3456, datetime.now(UTC) - timedelta(seconds=90))
+    with measured(settings, inner.watcher, print) as watcher:
+        watcher.on_news(_news(waiting))
+        watcher.on_batch(REPORT)
+        watcher.on_batch(replace(REPORT, photos=10, rejects={"empty": 1}, work_s=4.0))
+        _until(lambda: "PcaVersion" in _told(cloudwatch, namespace))
+    told = _told(cloudwatch, namespace)
+    assert (told["Photos"]["Sum"], told["Rejects"]["Sum"]) == (40, 4)
+    assert (told["Rejects empty"]["Sum"], told["Rejects truncated"]["Sum"]) == (3, 1)
+    assert told["StageSeconds work"] == {"Sum": 6.0, "Minimum": 2.0, "Maximum": 4.0}
+    assert {name for name in told if name.startswith("StageSeconds")} == {
+        f"StageSeconds {stage}" for stage in ("plan", "work", "commit", "fetch", "decode", "infer", "write")
+    }
+    assert (told["BacklogFiles"]["Maximum"], told["BacklogBytes"]["Maximum"]) == (12, 3456)
+    assert told["BacklogAgeSeconds"]["Minimum"] >= 90
+    assert told["PcaVersion"]["Maximum"] == 7
+    assert told["PhotosPerSecond"]["Maximum"] > 0
+    assert told["Alive"]["Maximum"] == 1
+    assert (len(inner.reports), len(inner.news)) == (2, 1)
+    assert {"Alive", "BacklogAgeSeconds", "Photos", "Rejects"} == _alarmed() <= told.keys()
+
+
+def _alarmed() -> set[str]:
+    """The metrics of a stream that alarms look at."""
+    found = set[str]()
+    for resource in read_template().sections["Resources"].values():
+        if resource["Type"] == "AWS::CloudWatch::Alarm":
+            alarm = resource["Properties"]
+            parts = [part["MetricStat"]["Metric"] for part in alarm.get("Metrics", []) if "MetricStat" in part]
+            names = [part["MetricName"] for part in (alarm, *parts) if "Fruits/" in str(part.get("Namespace"))]
+            found.update(names)
+    return found
+
+
+def test_when_nothing_waits_the_backlog_has_no_age(
+    local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
+) -> None:
+    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+        watcher.on_news(_news())
+    told = _told(cloudwatch, namespace)
+    assert told["BacklogAgeSeconds"] == {"Sum": 0, "Minimum": 0, "Maximum": 0}
+    assert told["Rejects"]["Sum"] == 0
+
+
+def test_a_stream_that_has_not_begun_or_has_ended_is_not_alive(
+    local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
+) -> None:
+    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+        _until(lambda: "Photos" in _told(cloudwatch, namespace))
+        assert "Alive" not in _told(cloudwatch, namespace)
+        watcher.on_news(_news())
+        _until(lambda: "Alive" in _told(cloudwatch, namespace))
+    before = _told(cloudwatch, namespace)["Alive"]["Sum"]
+    time.sleep(3 * metrics.EVERY_S)
+    assert _told(cloudwatch, namespace)["Alive"]["Sum"] == before
+
+
+def test_a_stream_whose_service_went_quiet_is_not_alive(
+    local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "HEARD_WITHIN_S", 0.0)
+    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+        watcher.on_news(_news())
+        _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace))
+        assert "Alive" not in _told(cloudwatch, namespace)
+
+
+def test_a_stream_in_which_nothing_moves_is_not_alive_until_a_batch_is_committed(
+    local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
+) -> None:
+    stale = replace(_news(), told_at=datetime.now(UTC) - metrics.MOVED_WITHIN - timedelta(seconds=1))
+    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+        watcher.on_news(stale)
+        _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace))
+        assert "Alive" not in _told(cloudwatch, namespace)
+        watcher.on_batch(REPORT)
+        _until(lambda: "Alive" in _told(cloudwatch, namespace))
+
+
+class Gate:
+    """A server before another one that can be closed: then it answers 503."""
+
+    def __init__(self, upstream: str) -> None:
+        gate = self
+        self.is_closed = False
+
+        class Pass(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if gate.is_closed:
+                    self.send_error(503)
+                    return
+                connection = http.client.HTTPConnection(urlsplit(upstream).netloc, timeout=60)
+                connection.request("POST", self.path, body, dict(self.headers))
+                answer = connection.getresponse()
+                content = answer.read()
+                self.send_response(answer.status)
+                for name in ("Content-Type", "smithy-protocol"):
+                    if value := answer.getheader(name):
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Pass)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def gate(s3_server: str) -> Iterator[Gate]:
+    gate = Gate(s3_server)
+    yield gate
+    gate.server.shutdown()
+    gate.server.server_close()
+
+
+def test_an_outage_is_said_once_and_what_was_not_taken_comes_later(
+    local_settings: MakeSettings,
+    cloudwatch: "CloudWatchClient",
+    gate: Gate,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", f"http://127.0.0.1:{gate.server.server_port}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    said: list[str] = []
+    with measured(local_settings(metrics=namespace), Run().watcher, said.append) as watcher:
+        gate.is_closed = True
+        watcher.on_batch(REPORT)
+        _until(lambda: bool(said))
+        watcher.on_batch(REPORT)
+        time.sleep(4 * metrics.EVERY_S)
+        assert len(said) == 1
+        assert "CloudWatch takes no metrics, the stream goes on" in said[0]
+        gate.is_closed = False
+        _until(lambda: "Photos" in _told(cloudwatch, namespace))
+        gate.is_closed = True
+        _until(lambda: len(said) == 2)
+        gate.is_closed = False
+    assert _told(cloudwatch, namespace)["Photos"]["Sum"] == 60
+
+
+def test_a_running_stream_is_alive_with_its_counts(
+    local_settings: MakeSettings,
+    spark: SparkSession,
+    cloudwatch: "CloudWatchClient",
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    settings = local_settings(metrics=namespace)
+    _drop(settings)
+    (tmp_path / "scratch").mkdir()
+    stop, reports = threading.Event(), list[BatchReport]()
+
+    def seen(_: PlannerReport) -> None:
+        told = _told(cloudwatch, namespace)
+        if reports and "Alive" in told and told["Photos"]["Sum"] == 3:
+            stop.set()
+
+    with measured(settings, Watcher(reports.append, seen), print) as watcher:
+        stream_in(spark, settings, False, stop, watcher, tmp_path / "scratch")
+    told = _told(cloudwatch, namespace)
+    assert (told["Photos"]["Sum"], told["Rejects"]["Sum"], told["Rejects not_an_image"]["Sum"]) == (3, 1, 1)
+    assert told["BacklogFiles"]["Minimum"] == 0
+
+
+@pytest.mark.processes
+def test_the_command_reports_a_drain_to_its_end(
+    local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
+) -> None:
+    settings = local_settings()
+    _drop(settings)
+    with stream_process(settings, "--drain", "--metrics", namespace) as process:
+        _, message = process.communicate(timeout=120)
+    assert (process.returncode, message) == (0, "")
+    told = _told(cloudwatch, namespace)
+    assert (told["Photos"]["Sum"], told["Rejects not_an_image"]["Sum"]) == (3, 1)
+    assert not any("kiwi" in name for name in told)
+
+
+def _drop(settings: Settings) -> None:
+    landing = settings.places().landing.directory / "kiwi"
+    landing.mkdir(parents=True)
+    for number in range(3):
+        (landing / f"{number}.jpg").write_bytes(jpeg(seed=number))
+    (landing / "notes.jpg").write_bytes(text_file())
+
+
+@pytest.mark.parametrize("name", ["AWS/S3", "", ":Fruits", "Früchte", "x" * 256])
+def test_what_is_no_namespace_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSetting, match="metrics: write a CloudWatch namespace"):
+        load_settings(metrics=name)
+
+
+def test_without_a_region_there_is_nowhere_to_report_to(
+    local_settings: MakeSettings, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_REGION")
+    settings = local_settings(metrics=namespace)
+    with pytest.raises(InvalidSetting, match="need a region"), measured(settings, Run().watcher, print):
+        pass

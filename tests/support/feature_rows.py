@@ -1,0 +1,76 @@
+"""Feature rows made by hand, committed as the stream commits them."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.pca import Pca, fit, moments_of
+from store.home import Home
+from store.models.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, next_version, publish_model
+from store.models.registry import current_featurizer
+from store.state.plans import AddedFile
+from store.tables.commits import commit
+from store.tables.files import vectors_column, write_file
+from store.tables.handles import create_tables
+from store.tables.schemas import FEATURE_ROWS, TABLES
+
+
+def feature_vectors(rows: int, seed: int) -> NDArray[np.float32]:
+    """(rows, 1280) float32 that vary along ten directions, and a little along the others."""
+    directions = np.random.default_rng(0).normal(size=(10, 1280)) * np.linspace(3, 1, 10)[:, None]
+    generator = np.random.default_rng(seed)
+    varied = generator.normal(size=(rows, 10)) @ directions + generator.normal(size=(rows, 1280)) / 10
+    return (varied + 5).astype(np.float32)
+
+
+@cache
+def fitted() -> Pca:
+    """A PCA of four components, fitted on such vectors."""
+    return fit(moments_of([feature_vectors(40, 1)], 1280), 4, None)
+
+
+def serve_a_model(home: Home) -> None:
+    """Publish a version for the home's featurizer and serve it, as after the first refit."""
+    version, featurizer = next_version(home), str(current_featurizer(home))
+    meta = PcaMeta(version, featurizer, 40, 4, 0.5, datetime(2026, 10, 3, tzinfo=UTC), None, None, "a test")
+    publish_model(home, PcaModel(meta, fitted()))
+    finish_switch(home, begin_switch(home, version))
+
+
+def commit_features(
+    home: Home, batch: int, day: date, vectors: NDArray[np.float32], featurizer: str = "abc", files: int = 1
+) -> None:
+    """Commit a batch to all tables, its rows spread over some files."""
+    create_tables(home)
+    parts = np.array_split(np.arange(len(vectors)), files)
+    adds = [_file(home, batch, day, part.tolist(), vectors[part], featurizer) for part in parts if len(part)]
+    for table in TABLES:
+        commit(home, table, batch, "a test", adds if table is FEATURE_ROWS else [])
+
+
+def _file(
+    home: Home, batch: int, day: date, numbers: Sequence[int], vectors: NDArray[np.float32], featurizer: str
+) -> AddedFile:
+    rows = len(numbers)
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    columns = {
+        "image_id": [hashlib.sha256(f"{batch}/{number}".encode()).hexdigest() for number in numbers],
+        "source": [f"{home.landing.uri}/kiwi/{batch}-{number}.jpg" for number in numbers],
+        "etag": ["e"] * rows,
+        "bytes": [1000] * rows,
+        "arrived_at": [noon] * rows,
+        "label": ["kiwi"] * rows,
+        "subject": [None] * rows,
+        "format": ["JPEG"] * rows,
+        "width": [640] * rows,
+        "height": [480] * rows,
+        "features": vectors_column(vectors),
+        "featurizer": [featurizer] * rows,
+        "batch": [batch] * rows,
+        "ingested_at": [noon] * rows,
+    }
+    return write_file(home, FEATURE_ROWS, columns, {"ingest_date": day.isoformat()})

@@ -1,0 +1,81 @@
+"""Servers that stand in for AWS, and what goes between them and the service: each a process of its own.
+
+Storage clients may hold the interpreter while they wait, so a server in the same process would wait for itself.
+"""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+_ROOT = Path(__file__).parents[2]
+_START_S = 60.0
+_END_S = 5.0
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[str]:
+    """The URL of a moto server (S3, SQS, SNS); what it says goes below `folder`."""
+    port = _free_port()
+    with (folder / "moto.log").open("wb") as log, _process("moto.server", "-p", f"{port}", stdout=log, stderr=log):
+        _wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def aws_server(folder: Path) -> Iterator[str]:
+    """The URL of a moto server whose EMR runs what it is given (`tests.support.aws_server`), below `folder`."""
+    port = _free_port()
+    command = ("tests.support.aws_server", f"{port}", f"{folder / 'nodes'}")
+    with (folder / "aws.log").open("wb") as log, _process(*command, stdout=log, stderr=log):
+        _wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def server_before(upstream: str, module: str, folder: Path) -> Iterator[str]:
+    """The URL of a server of this package that passes requests on to another, such as `tests.support.fault_proxy`."""
+    with (
+        (folder / f"{module}.log").open("wb") as log,
+        _process(module, upstream, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+
+
+@contextmanager
+def _process(
+    module: str, *arguments: str, stdout: IO[bytes] | int, stderr: IO[bytes]
+) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, cwd=_ROOT)
+    try:
+        yield process
+    finally:
+        # It may have children to end.
+        process.terminate()
+        try:
+            process.communicate(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    deadline_s = time.monotonic() + _START_S
+    while time.monotonic() < deadline_s:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens on port {port}")

@@ -1,0 +1,99 @@
+"""Runs of the stream, in the suite's session and as a process, and what they leave in the tables."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from ops.query.query import connect, run_query
+from store.settings import Settings
+from streaming.micro_batch import BatchReport
+from streaming.news import PlannerReport
+from streaming.service import Watcher, stream_in
+
+
+@dataclass
+class Run:
+    """What a run reported."""
+
+    reports: list[BatchReport] = field(default_factory=list)
+    news: list[PlannerReport] = field(default_factory=list)
+
+    @property
+    def watcher(self) -> Watcher:
+        return Watcher(self.reports.append, self.news.append)
+
+    @property
+    def photos(self) -> int:
+        return sum(report.photos for report in self.reports)
+
+
+def run_here(spark: SparkSession, settings: Settings, scratch: Path) -> Run:
+    run = Run()
+    stream_in(spark, settings, True, threading.Event(), run.watcher, scratch)
+    return run
+
+
+def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    """The rows of a query over the home's tables."""
+    return list(run_query(connect(settings.places()), sql).to_pylist())
+
+
+def outcomes(settings: Settings) -> list[dict[str, Any]]:
+    """What became of every object, without what differs from run to run (batch numbers, times, versions' etags)."""
+    return rows(
+        settings,
+        """
+        SELECT split_part(source, '/landing/', 2) AS key, f.image_id, f.label, format, width, height, features, pca,
+               NULL AS reason, NULL AS detail FROM features f LEFT JOIN current_projections USING (batch, source)
+        UNION ALL
+        SELECT split_part(source, '/landing/', 2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, reason, detail FROM rejects
+        ORDER BY key, image_id
+        """,
+    )
+
+
+def photos_told(output: str) -> int:
+    """The photos of all batches that a stream process told of."""
+    lines = map(json.loads, output.splitlines())
+    return sum(line["photos"] for line in lines if line["event"] == "batch")
+
+
+@contextmanager
+def stream_process(
+    settings: Settings, *arguments: str, endpoint: str | None = None, master: str = "local[2,4]"
+) -> Iterator[subprocess.Popen[str]]:
+    """`fruits stream` as a process that leads a group; what is left of the group is killed at the end."""
+    command = [
+        *(sys.executable, "-m", "ops", "stream", "--home", settings.home, "--trigger", "200ms"),
+        *("--settle", f"{settings.settle.total_seconds()}s", "--master", master, *arguments),
+    ]
+    if endpoint or settings.s3_endpoint:
+        command += ["--s3-endpoint", endpoint or str(settings.s3_endpoint), "--s3-region", str(settings.s3_region)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def forget_names(home: Path) -> None:
+    """Make of a home one of before names were kept."""
+    (home / "state/home.json").unlink()
+    for log in home.glob("*/_delta_log/*.json"):
+        actions = [json.loads(line) for line in log.read_text().splitlines()]
+        for action in actions:
+            action.get("commitInfo", {}).pop("fruits.landings", None)
+        log.write_text("\n".join(map(json.dumps, actions)))
