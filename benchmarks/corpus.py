@@ -1,9 +1,7 @@
 """Folders of photos to measure with: as many as asked for, sized like a phone's, no two files alike."""
 
-import hashlib
 import io
 import os
-import shutil
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,16 +12,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
-from pydantic import TypeAdapter
 
 from features.errors import InvalidSetting
 from ops.demo.photos import demo_files
 
 Kind: TypeAlias = Literal["12MP", "350px", "100px"]
 
-# Part of a corpus's identity: raise it whenever the same request gives other files.
-RECIPE = 1
-MARKER = ".corpus.json"
 DRAWN_PHOTOS = 24
 
 
@@ -42,47 +36,13 @@ def make_corpus(folder: Path, kind: Kind, count: int, photos: Path | None) -> Co
 
     photos: a folder of labelled JPEG files, `<label>/<any name>.jpg`, to make them from; None has them drawn.
     A 12MP file is 4032 x 3024 px, 3 to 5 MB, and half of them are turned by EXIF; the others are square and upright.
-    Replay finds the folder as it is; another request gets a new corpus in the place of the old one.
-    Raises InvalidSetting when the folder holds something else, or `photos` has no JPEG file.
+    Raises InvalidSetting when the folder exists, or `photos` has no JPEG file.
     """
-    if count < 1:
-        raise InvalidSetting(f"A corpus of {count} files measures nothing; ask for one or more.")
-    paths = None if photos is None else _jpegs_below(photos)
-    request = _Request(RECIPE, kind, count, _identity(paths))
     if folder.exists():
-        marker = _marker(folder)
-        if marker is not None and marker.request == request:
-            return Corpus(folder, count, marker.size_bytes, marker.description)
-        if marker is None and any(folder.iterdir()):
-            raise InvalidSetting(f"{folder} is not empty and holds no corpus; choose another folder.")
-        shutil.rmtree(folder)
-    # Under another name until it is whole, so that a corpus cut short is never taken for one.
-    unfinished = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    sources = _drawn() if paths is None else _read(paths)
-    size_bytes = _write(unfinished, _KINDS[kind], count, sources)
-    description = _description(kind, count, size_bytes, sources, drawn=paths is None)
-    (unfinished / MARKER).write_bytes(_MARKER.dump_json(_Marker(request, size_bytes, description), indent=1))
-    unfinished.rename(folder)
-    return Corpus(folder, count, size_bytes, description)
-
-
-@dataclass(frozen=True)
-class _Request:
-    recipe: int
-    kind: Kind
-    count: int
-    made_from: str
-
-
-@dataclass(frozen=True)
-class _Marker:
-    request: _Request
-    size_bytes: int
-    description: str
-
-
-_MARKER = TypeAdapter(_Marker)
+        raise InvalidSetting(f"{folder} exists already; choose another folder.")
+    sources = _drawn() if photos is None else _read(_jpegs_below(photos))
+    size_bytes = _write(folder, _KINDS[kind], count, sources)
+    return Corpus(folder, count, size_bytes, _description(kind, count, size_bytes, sources, drawn=photos is None))
 
 
 @dataclass(frozen=True)
@@ -138,7 +98,7 @@ def _write(folder: Path, kind: _Kind, count: int, sources: list[_Jpeg]) -> int:
 
 
 def _rendering(kind: _Kind, source: _Jpeg, number: int) -> _Jpeg:
-    rng = np.random.default_rng((RECIPE, number))
+    rng = np.random.default_rng(number)
     orientation = kind.orientations[number % len(kind.orientations)]
     clean = _framed(kind, source, orientation, rng)
     noise = _noise(rng)
@@ -222,13 +182,6 @@ def _jpegs_below(photos: Path) -> list[Path]:
     return [path for turn in zip_longest(*by_label.values()) for path in turn if path is not None]
 
 
-def _identity(paths: list[Path] | None) -> str:
-    if paths is None:
-        return "drawn"
-    lines = (f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in paths)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def _read(paths: list[Path]) -> list[_Jpeg]:
     most = max(kind.renderings for kind in _KINDS.values())
     return [_Jpeg(path.parent.name, path.read_bytes()) for path in paths[:most]]
@@ -239,11 +192,6 @@ def _drawn() -> list[_Jpeg]:
     jpegs = (file for file in demo_files(2 * DRAWN_PHOTOS) if file.body.startswith(b"\xff\xd8\xff"))
     whole = (file for file in jpegs if file.body.endswith(b"\xff\xd9"))
     return [_Jpeg(file.key.partition("/")[0], file.body) for file in islice(whole, DRAWN_PHOTOS)]
-
-
-def _marker(folder: Path) -> _Marker | None:
-    path = folder / MARKER
-    return _MARKER.validate_json(path.read_bytes()) if path.exists() else None
 
 
 def _description(kind: Kind, count: int, size_bytes: int, sources: list[_Jpeg], drawn: bool) -> str:

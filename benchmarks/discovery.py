@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -304,25 +304,9 @@ def _message(prefix: str, number: int) -> str:
 
 
 def _table(found: list[Measured]) -> Table:
-    table = Table(title="Finding what is new", header_style="bold")
-    for name in (
-        *("history", "way", "start, s", "start, requests", "memory, MB", "batch, s", "longest look, s"),
-        *("requests a batch", "one listing: requests", "s"),
-    ):
-        table.add_column(name, justify="left" if name == "way" else "right")
+    table = Table(*(name.replace("_", " ") for name in Measured.__annotations__), title="Finding what is new")
     for one in found:
-        table.add_row(
-            f"{one.history:,}",
-            one.way,
-            f"{one.start_s:.1f}",
-            f"{one.start_requests:,}",
-            f"{one.peak_mb:.0f}",
-            f"{one.batch_s:.2f}",
-            f"{one.longest_look_s:.2f}",
-            f"{one.requests_a_batch:.0f}",
-            f"{one.listing_requests:,}",
-            f"{one.listing_s:.2f}",
-        )
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else f"{value}" for value in astuple(one)))
     return table
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -183,30 +183,11 @@ def _median_s(work: Callable[[], object], turns: int) -> float:
 
 
 def _show(stages: list[tuple[str, Measured]]) -> None:
-    shown = Shown(
-        "", "files", "tables on disk, MB", "log files", "log, MB", "open all, s", "count, s", "a day, s", "nearest, s"
-    )
-    before = stages[0][1]
+    shown = Shown("", *(name.replace("_", " ") for name in Measured.__annotations__))
     for name, found in stages:
-        shown.add_row(
-            name,
-            f"{found.files:,}",
-            f"{found.table_bytes / 1e6:,.0f}",
-            f"{found.log_files:,}",
-            f"{found.log_bytes / 1e6:,.1f}",
-            *(f"{took_s:.3f}" for took_s in (found.open_s, found.count_s, found.day_s, found.nearest_s)),
-        )
-    shown.add_row(
-        "before : now",
-        f"{before.files / found.files:,.0f}",
-        f"{before.table_bytes / found.table_bytes:.2f}",
-        f"{before.log_files / found.log_files:,.0f}",
-        f"{before.log_bytes / found.log_bytes:,.0f}",
-        f"{before.open_s / found.open_s:.1f}",
-        f"{before.count_s / found.count_s:.1f}",
-        f"{before.day_s / found.day_s:.1f}",
-        f"{before.nearest_s / found.nearest_s:.1f}",
-    )
+        shown.add_row(name, *(f"{value:,}" if isinstance(value, int) else f"{value:.3f}" for value in astuple(found)))
+    ratios = zip(astuple(stages[0][1]), astuple(stages[-1][1]), strict=True)
+    shown.add_row("before : a day later", *(f"{before / after:,.1f}" for before, after in ratios))
     console.print(shown)
 
 

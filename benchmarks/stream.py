@@ -56,7 +56,6 @@ def main(
     photos: Annotated[Path | None, typer.Option(help="Labelled photos to make the corpora from; else drawn.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Kinds to measure: 12MP, 350px, 100px.")] = None,
     size: Annotated[float, typer.Option(help="Share of the usual number of photos.")] = 1.0,
-    work: Annotated[Path | None, typer.Option(help="Where corpora are kept between runs.")] = None,
     rivals: Annotated[bool, typer.Option(help="Measure the naive way, Daft and Ray Data too.")] = True,
     s3: Annotated[bool, typer.Option(help="Measure from an S3 server on this machine too.")] = True,
     seconds: Annotated[int, typer.Option(help="How long photos trickle for the latency; 0 for not at all.")] = 60,
@@ -69,7 +68,7 @@ def main(
         network = folder / "network.tflite"
         network.write_bytes(compile_weights("untrained:7", print).network)
         for kind in kinds:
-            corpora = _corpora(work or folder / "corpora", kind, size, photos)
+            corpora = _corpora(folder / "corpora", kind, size, photos)
             console.print(f"{kind}: {corpora.many.description}.")
             limits = [_limit(corpora, network, folder)]
             rows, turns = [], []

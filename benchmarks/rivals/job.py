@@ -5,14 +5,13 @@ import hashlib
 import json
 import os
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.errors import FruitsError, InvalidSetting
+from features.errors import FruitsError
 from features.featurizer import FEATURES, Featurizer
 from features.image import Limits, decode
 
@@ -39,9 +38,6 @@ ROWS = pa.schema(
 # From photos and a folder that is not there yet to parquet files in that folder.
 Run: TypeAlias = Callable[[Path, Path], None]
 
-# Rivals import their engines later than this module, so that a start is all of it but the interpreter's own.
-_BEGAN_S = time.perf_counter()
-
 
 class JobIncomplete(FruitsError):
     """A rival wrote other rows than one for each photo."""
@@ -53,38 +49,26 @@ def compete(
     """Run a rival as the command line asks, and print one JSON line; all that its engine says goes to standard error.
 
     opened: given the value of the flag `model` (`usual` when left out), starts the engine and gives its run.
-    The line: `seconds` of the run alone, after one over the warm-up folder if there is one; `seconds_with_start` from
-    the program's beginning to the run's end, warm-up included; `peak_worker_mb` the largest of the workers.
-    Raises JobIncomplete when the rows written are not one for each photo, InvalidSetting when `--out` is in use.
+    The line: `seconds` of the run alone, after one over the warm-up folder if there is one; `peak_worker_mb` of the
+    largest worker. Raises JobIncomplete when the rows are not one for each photo.
     """
-    asked = asked_for(model, usual)
-    with answering() as answer:
-        if asked.out.exists() and any(asked.out.iterdir()):
-            raise InvalidSetting(f"{asked.out} is not empty, and its rows would be counted; choose another folder.")
-        with opened(asked.model) as run:
-            if asked.warm_up is not None:
-                tried = asked.out.with_name(f"{asked.out.name}-warm-up")
-                run(asked.warm_up, tried)
-                shutil.rmtree(tried)
-            started_s = time.perf_counter()
-            run(asked.photos, asked.out)
-            ended_s = time.perf_counter()
-        photos, peak_mb = _written(asked.out, len(photo_files(asked.photos)))
-        answer(line(name, photos, started_s, ended_s, peak_mb))
+    options = arguments(model, usual)
+    with answering() as answer, opened(options.model) as run:
+        if options.warm_up is not None:
+            run(options.warm_up, options.out.with_name(f"{options.out.name}-warm-up"))
+        started_s = time.perf_counter()
+        run(options.photos, options.out)
+        seconds = time.perf_counter() - started_s
+        photos, peak_mb = _check_rows(options.out, len(photo_files(options.photos)))
+        answer(line(name, photos, seconds, peak_mb))
 
 
-def line(name: str, photos: int, started_s: float, ended_s: float, peak_mb: float) -> dict[str, Any]:
-    """What a rival answers; the two moments are of time.perf_counter()."""
-    return {
-        "name": name,
-        "photos": photos,
-        "seconds": round(ended_s - started_s, 3),
-        "seconds_with_start": round(ended_s - _BEGAN_S, 3),
-        "peak_worker_mb": round(peak_mb),
-    }
+def line(name: str, photos: int, seconds: float, peak_mb: float) -> dict[str, Any]:
+    """What a rival answers."""
+    return {"name": name, "photos": photos, "seconds": round(seconds, 3), "peak_worker_mb": round(peak_mb)}
 
 
-def asked_for(model: str, usual: str | None) -> argparse.Namespace:
+def arguments(model: str, usual: str | None) -> argparse.Namespace:
     """The command line: `photos`, `out`, `warm_up` (or None) and `model`, whose flag is given."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=Path, required=True, help="a folder of <label>/<name>.jpg")
@@ -100,12 +84,7 @@ def answering() -> Iterator[Callable[[dict[str, Any]], None]]:
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w") as standard_output:
         os.dup2(2, 1)
-        yield lambda answer: _say(answer, standard_output)
-
-
-def _say(answer: dict[str, Any], standard_output: IO[str]) -> None:
-    standard_output.write(f"{json.dumps(answer)}\n")
-    standard_output.flush()
+        yield lambda answer: print(json.dumps(answer), file=standard_output, flush=True)
 
 
 def photo_files(photos: Path) -> list[Path]:
@@ -154,7 +133,7 @@ def own_peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def _written(out: Path, expected: int) -> tuple[int, float]:
+def _check_rows(out: Path, expected: int) -> tuple[int, float]:
     rows = pq.read_table(out, columns=["source", "features", "worker_peak_mb"])
     if not pa.types.is_list(rows.schema.field("features").type):
         raise JobIncomplete(f"The features are {rows.schema.field('features').type}, not lists.")
