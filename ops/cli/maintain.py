@@ -1,40 +1,22 @@
 """The command that keeps the tables small and quick."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ops.cli.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, say
+from ops.cli.command import HOME, Flags, takes_settings
+from ops.cli.console import echo, notify
+from ops.cli.spark_job import as_yarn_expects
 
 if TYPE_CHECKING:
     from batch.maintain.maintain import Compacted, Kept, Piece, Shortened, Swept
-    from store.settings import Settings
-
-KeepArchive = Annotated[
-    str | None, typer.Option("--keep-archive", metavar="DURATION", help="Delete archived photos after this, like 90d.")
-]
-KeepReports = Annotated[
-    str | None, typer.Option("--keep-reports", metavar="DURATION", help="Delete pages of reports after this, like 30d.")
-]
-KeepRows = Annotated[
-    str | None, typer.Option("--keep-rows", metavar="DURATION", help="Delete rows of days older than this, like 730d.")
-]
 
 
+@takes_settings(*HOME, "keep_archive", "keep_reports", "keep_rows", "master")
 def maintain(
+    flags: Flags,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
-    keep_archive: KeepArchive = None,
-    keep_reports: KeepReports = None,
-    keep_rows: KeepRows = None,
-    home: HomeUri = None,
-    master: Master = None,
-    s3_endpoint: Endpoint = None,
-    s3_region: Region = None,
-    allow_region: AllowRegion = None,
-    debug: Debug = False,
 ) -> None:
     """Compact finished hours and days, remove what no table needs since a day, keep the logs short."""
     from batch.maintain.maintain import Watcher
@@ -42,49 +24,25 @@ def maintain(
     from batch.maintain.retention import Retention
     from store.tables.ingested import check_ingested
 
-    settings = checked_settings(
-        keep_archive=keep_archive,
-        keep_reports=keep_reports,
-        keep_rows=keep_rows,
-        home=home,
-        master=master,
-        s3_endpoint=s3_endpoint,
-        s3_region=s3_region,
-        allow_region=allow_region,
-    )
+    settings = flags.open_to_change()
     saved: Counter[str] = Counter()
 
     def done(piece: "Piece") -> None:
         saved.update(_saved(piece))
-        console.print(_sentence(piece, dry_run), highlight=False, soft_wrap=True)
+        echo(_sentence(piece, dry_run))
 
     retention = Retention(settings.keep_archive, settings.keep_rows, settings.keep_reports)
     with as_yarn_expects(settings, "fruits-maintain"):
-        places = settings.places()
-        check_ingested(places)
-        run_maintain(places, retention, Watcher(say, done), dry_run)
+        home = settings.places()
+        check_ingested(home)
+        run_maintain(home, retention, Watcher(notify, done), dry_run)
     if dry_run:
-        console.print("A dry run: nothing was changed.")
+        echo("A dry run: nothing was changed.")
     else:
-        console.print(
+        echo(
             f"Done: {saved['files']:,} files fewer in the tables, {_mb(saved['freed'])} of storage freed, "
-            f"{_mb(saved['replaced'])} replaced and freed after a day.",
-            highlight=False,
+            f"{_mb(saved['replaced'])} replaced and freed after a day."
         )
-
-
-@contextmanager
-def as_yarn_expects(settings: "Settings", name: str) -> Iterator[None]:
-    """For work that needs no Spark: YARN calls a job failed that opens no session, whatever it did."""
-    if not settings.master.startswith("yarn"):
-        yield
-        return
-    from bootstrap.java import use_java
-    from streaming.session import spark_session
-
-    use_java()
-    with spark_session(settings.master, name):
-        yield
 
 
 def _saved(piece: "Piece") -> dict[str, int]:

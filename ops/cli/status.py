@@ -15,18 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from features.errors import InvalidSetting
-from ops.cli.options import (
-    AllowRegion,
-    Debug,
-    Endpoint,
-    HomeUri,
-    Landing,
-    QueueUrl,
-    ReadingPatience,
-    Region,
-    console,
-    settings_to_read,
-)
+from ops.cli.command import READING, Flags, takes_settings
+from ops.cli.console import console
 from ops.wording import counted, duration, size, visible
 
 if TYPE_CHECKING:
@@ -38,7 +28,9 @@ _TOP_REASONS = 3
 _ON_THE_CLOCK = ("plan", "work", "commit")
 
 
+@takes_settings(*READING, "landing", "queue")
 def status(
+    flags: Flags,
     verify: Annotated[bool, typer.Option("--verify", help="Check every planned object against the tables.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object, with --watch one a line.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
@@ -48,25 +40,9 @@ def status(
     count: Annotated[
         bool, typer.Option("--count", help="List the landing, instead of asking the running stream what waits.")
     ] = False,
-    home: HomeUri = None,
-    landing: Landing = None,
-    queue: QueueUrl = None,
-    reading_patience: ReadingPatience = None,
-    s3_endpoint: Endpoint = None,
-    s3_region: Region = None,
-    allow_region: AllowRegion = None,
-    debug: Debug = False,
 ) -> None:
     """Show whether photos flow: the stream, what waits, today's photos, the PCA, the tables. Exit 1 if not healthy."""
-    settings = settings_to_read(
-        home=home,
-        landing=landing,
-        queue=queue,
-        reading_patience=reading_patience,
-        s3_endpoint=s3_endpoint,
-        s3_region=s3_region,
-        allow_region=allow_region,
-    )
+    settings = flags.open_to_read()
     looks = _looks(settings, verify, count, _interval_s(every) if watch else None)
     healthy = True
     for found, health in _shown(looks, as_json, watch):
@@ -82,7 +58,7 @@ def status(
 
 
 def _interval_s(every: str) -> float:
-    from store.settings import parse_duration
+    from store.setting_fields import parse_duration
 
     try:
         interval_s = float(parse_duration(every).total_seconds())

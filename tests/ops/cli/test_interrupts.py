@@ -16,7 +16,7 @@ from threading import Thread
 
 import pytest
 
-from ops.cli.interrupts import ONE_PRESS_S
+from ops.cli.process.interrupts import ONE_PRESS_S
 from ops.status.status import look
 from store.settings import Settings
 from tests.support.fault_proxy import Weather, set_weather

@@ -113,8 +113,6 @@ def test_the_exit_code_tells_the_kind_of_failure_also_with_its_traceback(
         raise error
 
     monkeypatch.setattr("ops.cli.main.app", fail)
-    # Ctrl-C stays what pytest makes of it.
-    monkeypatch.setattr("ops.cli.main.run_interruptibly", lambda command: command())
     monkeypatch.setattr("ops.cli.main.DEBUGGING", threading.Event())
     if debugging:
         ops.cli.main.DEBUGGING.set()

@@ -3,18 +3,18 @@
 import sys
 from datetime import timedelta
 
-from ops.cli.options import messages, say
+from ops.cli.console import messages, notify
 from ops.wording import duration
 from store.home import Home
 from store.objects.waits import Answer, Wait, tell_of_waits
 
 
-def say_waits(home: Home) -> None:
-    """From now on tell on standard error of each trouble with storage once, and when it is over."""
+def tell_waits(home: Home) -> None:
+    """From now on, tell on standard error of each wait for storage once, and when it is over."""
 
     def tell(told: Wait | Answer) -> None:
         if messages.is_terminal:
-            say(sentence_of(told))
+            notify(sentence_of(told))
         else:
             _log(told, home)
 

@@ -33,10 +33,7 @@ class Interrupted(BaseException):
 
 
 def run_interruptibly(command: Callable[[], object]) -> None:
-    """Run a command that Ctrl-C ends, from its imports on; one inside another changes nothing."""
-    if _INTERRUPTS.is_listening:
-        command()
-        return
+    """Run a command that Ctrl-C ends, from its imports on."""
     _INTERRUPTS.listen()
     try:
         command()
@@ -116,7 +113,7 @@ class _Interrupts:
 
     def end(self) -> NoReturn:
         """End this process and all that it started, and say so."""
-        from ops.cli.descendants import kill_descendants
+        from ops.cli.process.descendants import kill_descendants
 
         # The main thread may find Spark gone and fail of it: that is no error to tell of.
         self.is_ending = True
