@@ -106,11 +106,7 @@ def _drop(settings: Settings, count: int) -> None:
     "arguments",
     [
         ("status", "--watch"),
-        ("query", "SELECT 1"),
-        ("report",),
         ("refit",),
-        ("maintain",),
-        ("models",),
         ("demo",),
         ("stream",),
     ],
