@@ -86,9 +86,9 @@ def erase(
         fit(settings, then_reproject=True)
 
 
-def _one_of(**given: str | None) -> tuple["Kind", str]:
-    kinds: dict[str, Kind] = {"subject": "subject", "image": "image", "source": "source"}
-    chosen = [(kinds[name], value) for name, value in given.items() if value is not None]
+def _one_of(**values: str | None) -> tuple["Kind", str]:
+    kinds: tuple[Kind, ...] = ("subject", "image", "source")
+    chosen = [(kind, value) for kind in kinds if (value := values[kind]) is not None]
     if len(chosen) != 1:
         raise InvalidSetting("Say what to forget with one of --subject NAME, --image ID, --source KEY.")
     [(kind, value)] = chosen

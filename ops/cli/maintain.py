@@ -10,7 +10,7 @@ from ops.cli.console import echo, notify
 from ops.cli.spark_job import as_yarn_expects
 
 if TYPE_CHECKING:
-    from batch.maintain.maintain import Compacted, Kept, Piece, Shortened, Swept
+    from batch.maintain.maintain import Piece
 
 
 @takes_settings(*HOME, "keep_archive", "keep_reports", "keep_rows", "master")
@@ -28,8 +28,9 @@ def maintain(
     saved: Counter[str] = Counter()
 
     def done(piece: "Piece") -> None:
-        saved.update(_saved(piece))
-        echo(_sentence(piece, dry_run))
+        sentence, more = _describe(piece, dry_run)
+        saved.update(more)
+        echo(sentence)
 
     retention = Retention(settings.keep_archive, settings.keep_rows, settings.keep_reports)
     with as_yarn_expects(settings, "fruits-maintain"):
@@ -45,59 +46,31 @@ def maintain(
         )
 
 
-def _saved(piece: "Piece") -> dict[str, int]:
-    from batch.maintain.maintain import Compacted, Kept, Shortened, Swept
-
-    match piece:
-        case Compacted(group, _):
-            return {"files": len(group.files) - 1, "replaced": group.size_bytes}
-        case Swept(_, removed) | Shortened(_, removed, _):
-            return {"freed": max(0, removed.size_bytes)}
-        case Kept("archive" | "reports", expired):
-            return {"freed": expired.size_bytes}
-    return {}
-
-
-def _sentence(piece: "Piece", dry_run: bool) -> str:
+def _describe(piece: "Piece", dry_run: bool) -> tuple[str, dict[str, int]]:
+    """A sentence about what was done or would be done, and what that saves: files, and bytes now and after a day."""
     from batch.maintain.maintain import Compacted, Shortened, Swept
 
     match piece:
-        case Compacted():
-            return _compacted(piece)
-        case Swept():
-            return _swept(piece, dry_run)
-        case Shortened():
-            return _shortened(piece)
-    return _kept(piece, dry_run)
-
-
-def _compacted(piece: "Compacted") -> str:
-    group = piece.group
-    when = f"{group.ingest_date}" if group.hour is None else f"{group.ingest_date}, hour {group.hour:%H}"
-    after = "one" if piece.size_bytes is None else f"one of {_mb(piece.size_bytes)}"
-    return f"{group.table.name} of {when}: {len(group.files):,} files of {_mb(group.size_bytes)} become {after}."
-
-
-def _swept(piece: "Swept", dry_run: bool) -> str:
-    verb = "would be removed" if dry_run else "removed"
-    removed = piece.removed
-    return f"{piece.table}: {removed.files:,} files that nothing names since a day {verb}, {_mb(removed.size_bytes)}."
-
-
-def _shortened(piece: "Shortened") -> str:
-    return (
-        f"{piece.table}: its log has {piece.left.files:,} files, {_mb(piece.left.size_bytes)}; "
-        f"{max(0, piece.removed.files):,} removed."
-    )
-
-
-def _kept(piece: "Kept", dry_run: bool) -> str:
-    what = {"archive": "photos", "reports": "pages"}.get(piece.place, "rows")
+        case Compacted(group, size_bytes):
+            hour = "" if group.hour is None else f", hour {group.hour:%H}"
+            after = "one" if size_bytes is None else f"one of {_mb(size_bytes)}"
+            before = f"{len(group.files):,} files of {_mb(group.size_bytes)}"
+            sentence = f"{group.table.name} of {group.ingest_date}{hour}: {before} become {after}."
+            return sentence, {"files": len(group.files) - 1, "replaced": group.size_bytes}
+        case Swept(table, removed):
+            verb = "would be removed" if dry_run else "removed"
+            count = f"{removed.files:,} files that nothing names since a day"
+            return f"{table}: {count} {verb}, {_mb(removed.size_bytes)}.", {"freed": max(0, removed.size_bytes)}
+        case Shortened(table, removed, left):
+            log = f"{left.files:,} files, {_mb(left.size_bytes)}"
+            sentence = f"{table}: its log has {log}; {max(0, removed.files):,} removed."
+            return sentence, {"freed": max(0, removed.size_bytes)}
+    expired, kind = piece.expired, {"archive": "photos", "reports": "pages"}.get(piece.place, "rows")
     verb = "would be deleted" if dry_run else "deleted"
-    expired = piece.expired
-    return (
-        f"{piece.place}: {expired.count:,} {what} are older than they are kept and {verb}, {_mb(expired.size_bytes)}."
-    )
+    count = f"{expired.count:,} {kind} are older than they are kept and {verb}"
+    # Rows leave their files to a later clean-up.
+    freed = {} if kind == "rows" else {"freed": expired.size_bytes}
+    return f"{piece.place}: {count}, {_mb(expired.size_bytes)}.", freed
 
 
 def _mb(size_bytes: int) -> str:

@@ -28,7 +28,7 @@ app = typer.Typer(help="Show what was rejected, and have it tried once more.", i
 
 WAIT_S = 15 * 60.0
 WAIT_LOOK_S = 1.0
-_SHOWN = 20
+_LIMIT = 20
 
 Reason = Annotated[str | None, typer.Option("--reason", metavar="REASON", help="Only this reason, like missing.")]
 Since = Annotated[
@@ -53,7 +53,7 @@ def list_command(
     flags: Flags,
     reason: Reason = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="The newest so many; 0 for all.")] = _SHOWN,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="The newest so many; 0 for all.")] = _LIMIT,
     settled: Annotated[
         bool, typer.Option("--settled", help="Also those whose object came again and is a photo since.")
     ] = False,
@@ -186,37 +186,29 @@ def _card(reject: "Reject", version: "VersionLocation") -> Table:
         if name != "settled":
             shown = f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
             card.add_row(name, Text(visible(shown)))
-    card.add_row("now", Text(visible(_where(version))))
-    card.add_row("to do", _advice(reject, version), end_section=True)
+    where, advice = _place_and_advice(reject, version)
+    card.add_row("now", Text(visible(where)))
+    card.add_row("to do", advice, end_section=True)
     return card
 
 
-def _where(version: "VersionLocation") -> str:
-    match version.place:
-        case "landing":
-            return "in the landing, the version that was rejected"
-        case "archive":
-            return f"in the archive: {version.detail}"
-        case "replaced":
-            return f"another version stands in the landing, with the etag {version.detail}"
-        case "gone":
-            return "neither in the landing nor in the archive"
-    return f"unknown: {version.detail}"
-
-
-def _advice(reject: "Reject", version: "VersionLocation") -> str:
+def _place_and_advice(reject: "Reject", version: "VersionLocation") -> tuple[str, str]:
     from features.rejects import Reason as Reasons
     from ops.rejects import WHAT_TO_DO
 
-    if reject.settled:
-        return "nothing: the object came again and is a photo since"
-    if version.place == "gone":
-        return "upload it again: it is an arrival of its own then"
-    if version.place == "replaced":
-        return WHAT_TO_DO[Reasons.REPLACED]
-    if reject.reason in (Reasons.MISSING, Reasons.REPLACED) and version.place != "unknown":
-        return "it is there again: retry"
-    return WHAT_TO_DO[Reasons(reject.reason)]
+    reason = Reasons(reject.reason)
+    retry = "it is there again: retry" if reason in (Reasons.MISSING, Reasons.REPLACED) else WHAT_TO_DO[reason]
+    where, advice = {
+        "landing": ("in the landing, the version that was rejected", retry),
+        "archive": (f"in the archive: {version.detail}", retry),
+        "replaced": (
+            f"another version stands in the landing, with the etag {version.detail}",
+            WHAT_TO_DO[Reasons.REPLACED],
+        ),
+        "gone": ("neither in the landing nor in the archive", "upload it again: it is an arrival of its own then"),
+        "unknown": (f"unknown: {version.detail}", WHAT_TO_DO[reason]),
+    }[version.place]
+    return where, "nothing: the object came again and is a photo since" if reject.settled else advice
 
 
 def _echo_left_out(selection: "RetrySelection") -> None:

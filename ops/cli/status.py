@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,17 +44,18 @@ def status(
 ) -> None:
     """Show whether photos flow: the stream, what waits, today's photos, the PCA, the tables. Exit 1 if not healthy."""
     settings = flags.open_to_read()
-    looks = _looks(settings, verify, count, _interval_s(every) if watch else None)
-    healthy = True
-    for found, health in _shown(looks, as_json, watch):
-        healthy = health.healthy
-        if as_json:
-            print(_as_json(found, health), flush=True)
-        elif watch and not console.is_terminal:
-            print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
-        elif not watch:
-            console.print(_picture(found, health))
-    if not healthy:
+    interval_s = _interval_s(every) if watch else None
+    with _screen(watch and not as_json) as redraw:
+        for found, health in _looks(settings, verify, count, interval_s):
+            if as_json:
+                print(_as_json(found, health), flush=True)
+            elif redraw is not None:
+                redraw(_picture(found, health))
+            elif watch:
+                print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
+            else:
+                console.print(_picture(found, health))
+    if not health.healthy:
         raise typer.Exit(1)
 
 
@@ -84,17 +86,16 @@ def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | Non
         time.sleep(every_s)
 
 
-def _shown(looks: "Iterator[tuple[Status, Health]]", as_json: bool, watch: bool) -> "Iterator[tuple[Status, Health]]":
-    """The same looks; on a terminal that is watched each takes the place of the one before."""
-    if as_json or not watch or not console.is_terminal:
-        yield from looks
+@contextmanager
+def _screen(is_live: bool) -> Iterator[Callable[[RenderableType], None] | None]:
+    """What draws a picture in place of the one before, on a terminal; None elsewhere."""
+    if not (is_live and console.is_terminal):
+        yield None
         return
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        for found, health in looks:
-            live.update(_picture(found, health), refresh=True)
-            yield found, health
+        yield lambda picture: live.update(picture, refresh=True)
 
 
 def _as_json(found: "Status", health: "Health") -> str:

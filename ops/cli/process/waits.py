@@ -1,4 +1,4 @@
-"""What is said of storage that does not answer: on a terminal a sentence, in a log one JSON object a line."""
+"""Messages about storage that does not answer: sentences on a terminal, JSON lines in a log."""
 
 import sys
 from datetime import timedelta
@@ -37,7 +37,7 @@ def sentence_of(told: Wait | Answer) -> str:
 
 
 def _log(told: Wait | Answer, home: Home) -> None:
-    # Loaded only here: a command that is answered has no use for it.
+    # Loaded only here: most commands never wait.
     from ops.monitor.json_lines import json_line, without_names
 
     if isinstance(told, Answer):
