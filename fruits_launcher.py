@@ -14,7 +14,7 @@ def main() -> None:
     """Run the command line; Ctrl-C while it starts is one line and exit code 130."""
     try:
         _find_own_modules_first()
-        from ops.cli.interrupts import run_interruptibly
+        from ops.cli.process.interrupts import run_interruptibly
 
         run_interruptibly(_run)
     except KeyboardInterrupt:

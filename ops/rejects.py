@@ -1,10 +1,10 @@
-"""What was rejected and why, where it stands now, and asking the stream to try it once more."""
+"""Rejects: which there are and why, where a rejected version is now, and which of them the stream can try again."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, date, datetime
+from typing import Literal, NoReturn
 
 import duckdb
 import pyarrow as pa
@@ -35,12 +35,29 @@ WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.MISSING: "upload it again; if it was put back with its old time, retry",
     Reason.UNREADABLE: "let the stream read it (permission, key, class, disk), then retry; a bad name: rename it",
 }
-StorageLocation = Literal["landing", "archive", "replaced", "gone", "unknown"]
+Place = Literal["landing", "archive", "replaced", "gone", "unknown"]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which rejects: all that no option excludes. `since` is the first ingest_date, `sources` are URIs."""
+class Reject:
+    """A row of `rejects`; it is `settled` when its object came again and is a photo since."""
+
+    source: str
+    etag: str
+    bytes: int
+    arrived_at: datetime
+    reason: str
+    detail: str
+    batch: int
+    ingested_at: datetime
+    ingest_date: date
+    first_visible_at: datetime | None
+    settled: bool
+
+
+@dataclass(frozen=True)
+class RejectFilter:
+    """Which rejects: all that no field excludes. `since` is the first ingest_date, `sources` are URIs."""
 
     reason: Reason | None = None
     sources: tuple[str, ...] = ()
@@ -49,29 +66,52 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where the rejected version is now; `detail` is the etag, the key or the words that belong to it."""
+class ReasonCount:
+    """How many rejects have a reason, when the last one was ingested, and the detail of that one."""
 
-    place: StorageLocation
+    reason: Reason
+    rejects: int
+    last_at: datetime
+    example: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rejects that are not settled, by reason, most first; how many are settled, and how many requested again."""
+
+    reasons: tuple[ReasonCount, ...]
+    settled: int
+    requested: int
+
+
+@dataclass(frozen=True)
+class VersionLocation:
+    """Where a rejected version is now.
+
+    `detail` is the etag of the version that replaced it, its URI in the archive, or why its place is unknown.
+    """
+
+    place: Place
     detail: str = ""
 
 
 @dataclass(frozen=True)
-class Retryable:
-    """What a choice comes to: what can be tried again, by reason, and how many are passed over for which cause.
+class RetrySelection:
+    """What the stream can try again, by reason, and how many rejects were left out for which cause.
 
-    `erasures_begun` is how many erasures there had been before the rejects were read.
+    `elsewhere` is the source of one that lies in another landing. `erasures_begun` is how many erasures there had been
+    before the rejects were read.
     """
 
     retries: tuple[Retry, ...]
     reasons: Mapping[str, int]
     settled: int
-    asked_before: int
+    requested_before: int
     elsewhere: str | None
     erasures_begun: int
 
 
-def reason_named(name: str) -> Reason:
+def parse_reason(name: str) -> Reason:
     """The reason of this name. Raises InvalidSetting."""
     try:
         return Reason(name)
@@ -79,7 +119,7 @@ def reason_named(name: str) -> Reason:
         raise InvalidSetting(f"{name!r} is no reason; the reasons are {', '.join(Reason)}.") from None
 
 
-def source_named(home: Home, name: str) -> str:
+def source_of(home: Home, name: str) -> str:
     """The source of a landed object that a person names by its URI, its path, or its key below the landing."""
     if name.startswith(("s3://", "file://")):
         return home.source_at(name)
@@ -88,172 +128,167 @@ def source_named(home: Home, name: str) -> str:
     return home.landing.source_of(name)
 
 
-def counts(home: Home) -> pa.Table:
-    """One row for each reason that has open rejects: how many, the last one's time, and an example's detail.
-
-    A reject is settled, and not counted, when its object came again and is a photo since.
-    Raises NothingIngested when the home has no tables yet, StorageUnavailable.
-    """
-    return (
-        connect(home)
-        .sql(
-            f"SELECT reason, count(*) AS rejects, max(ingested_at) AS last, arg_max(detail, ingested_at) AS example "
-            f"FROM ({_WITH_SETTLED}) WHERE NOT settled GROUP BY reason ORDER BY rejects DESC, reason"
-        )
-        .to_arrow_table()
+def summarize(home: Home) -> Summary:
+    """Counts of the home's rejects. Raises NothingIngested without tables, StateDamaged, StorageUnavailable."""
+    connection = connect(home)
+    reasons = connection.sql(
+        f"SELECT reason, count(*) AS rejects, max(ingested_at) AS last_at, "
+        "arg_max(detail, ingested_at) AS example "
+        f"FROM ({_WITH_SETTLED}) WHERE NOT settled GROUP BY reason ORDER BY rejects DESC, reason"
+    )
+    [(settled,)] = connection.sql(f"SELECT count(*) FROM ({_WITH_SETTLED}) WHERE settled").fetchall()
+    return Summary(
+        tuple(ReasonCount(Reason(row.pop("reason")), **row) for row in reasons.to_arrow_table().to_pylist()),
+        settled,
+        len(_requested_retries(home)),
     )
 
 
-def settled_count(home: Home) -> int:
-    """How many rejects are settled."""
-    [(count,)] = connect(home).sql(f"SELECT count(*) FROM ({_WITH_SETTLED}) WHERE settled").fetchall()
-    return int(count)
-
-
-def rejects(home: Home, choice: Choice) -> pa.Table:
+def list_rejects(home: Home, chosen: RejectFilter) -> pa.Table:
     """The chosen rejects with all their columns, newest first, and whether each is `settled`."""
     connection = connect(home)
-    return _chosen(connection, choice).to_arrow_table()
+    return _select(connection, chosen).to_arrow_table()
 
 
-def rejects_of(home: Home, source: str) -> list[dict[str, Any]]:
+def rejects_of(home: Home, source: str) -> list[Reject]:
     """All rejects of one object, newest first. Raises InvalidSetting, which says what it is, when it is none."""
     connection = connect(home)
-    found = _chosen(connection, Choice(sources=(source,), with_settled=True)).to_arrow_table().to_pylist()
-    if not found:
-        _explain_unknown(connection, [source])
-    return list(found)
+    chosen = RejectFilter(sources=(source,), with_settled=True)
+    return _rows(_select(connection, chosen)) or _raise_unknown(connection, source)
 
 
-def standing(home: Home, row: Mapping[str, Any]) -> Standing:
-    """Where the version that a reject row tells of is now. Raises StorageUnavailable."""
-    known = home.landing_of(row["source"])
+def find_version(home: Home, reject: Reject) -> VersionLocation:
+    """Where the version that was rejected is now. Raises StorageUnavailable."""
+    known = home.landing_of(reject.source)
     if known is None:
-        return Standing("unknown", f"it does not lie below {home.landing.uri}; name its landing with --landing")
+        return VersionLocation("unknown", f"it does not lie below {home.landing.uri}; name its landing with --landing")
     landing, key = known
-    landed = LandedObject(key, row["bytes"], row["etag"], row["arrived_at"])
+    landed = LandedObject(key, reject.bytes, reject.etag, reject.arrived_at)
+    archived = archived_name(landed)
     try:
-        found = stat_object(landing, landed.key)
+        found = stat_object(landing, key)
         if found is not None and found.etag == landed.etag:
-            return Standing("landing")
-        if stat_object(home.archive, archived_name(landed)) is not None:
-            return Standing("archive", home.archive.uri_of(archived_name(landed)))
+            return VersionLocation("landing")
+        if stat_object(home.archive, archived) is not None:
+            return VersionLocation("archive", home.archive.uri_of(archived))
     except StorageRefused as refused:
-        return Standing("unknown", str(refused).rstrip("."))
-    return Standing("gone") if found is None else Standing("replaced", found.etag)
+        return VersionLocation("unknown", str(refused).rstrip("."))
+    return VersionLocation("gone") if found is None else VersionLocation("replaced", found.etag)
 
 
-def retryable(home: Home, choice: Choice) -> Retryable:
-    """What of a choice the stream can be asked to try again: all reject rows of the versions that are chosen.
+def select_retries(home: Home, chosen: RejectFilter) -> RetrySelection:
+    """What of the chosen rejects the stream can be asked to try again: all reject rows of each chosen version.
 
     Raises InvalidSetting for a source that has no reject, HomeInUse while an erasure is not finished, StateDamaged,
     StorageUnavailable.
     """
     erasures_begun = check_no_erasure_unfinished(home)
     connection = connect(home)
-    if choice.sources:
-        known = _chosen(connection, Choice(sources=choice.sources, with_settled=True)).to_arrow_table()
-        if unknown := sorted(set(choice.sources) - set(known["source"].to_pylist())):
-            _explain_unknown(connection, unknown)
-    found = _chosen(connection, replace(choice, with_settled=True)).to_arrow_table().to_pylist()
-    chosen = [row for row in found if not row["settled"]]
-    below = f"{home.landing.source}/"
-    elsewhere = next((row["source"] for row in chosen if not row["source"].startswith(below)), None)
-    ours = [row for row in chosen if row["source"].startswith(below)]
-    asked = _asked_for(home)
-    retries = {_retry(row, below): row["reason"] for row in _all_of(connection, ours)}
-    fresh = {retry: reason for retry, reason in retries.items() if retry not in asked}
-    return Retryable(
-        tuple(fresh),
-        Counter(fresh.values()),
-        len(found) - len(chosen),
-        len(retries) - len(fresh),
+    if chosen.sources:
+        known = {
+            row.source for row in _rows(_select(connection, RejectFilter(sources=chosen.sources, with_settled=True)))
+        }
+        if unknown := sorted(set(chosen.sources) - known):
+            _raise_unknown(connection, unknown[0])
+    found = _rows(_select(connection, replace(chosen, with_settled=True)))
+    rejected = [row for row in found if not row.settled]
+    landing = f"{home.landing.source}/"
+    ours = [row for row in rejected if row.source.startswith(landing)]
+    elsewhere = next((row.source for row in rejected if not row.source.startswith(landing)), None)
+    retries = {_retry(row, landing): row.reason for row in _all_of_their_versions(connection, ours)}
+    requested_before = _requested_retries(home)
+    new = {retry: reason for retry, reason in retries.items() if retry not in requested_before}
+    return RetrySelection(
+        tuple(new),
+        Counter(new.values()),
+        len(found) - len(rejected),
+        len(retries) - len(new),
         elsewhere,
         erasures_begun,
     )
 
 
-def are_open(home: Home, retries: Sequence[Retry]) -> bool:
-    """Whether some of what was asked for is not planned, or planned and not committed."""
+def are_unfinished(home: Home, retries: Sequence[Retry]) -> bool:
+    """Whether some of these are not planned yet, or planned and not committed."""
     rows = {retry.row(home.landing) for retry in retries}
     if not standing_rejects(home, rows):
         return False
-    if set(retries) & _asked_for(home):
+    if set(retries) & _requested_retries(home):
         return True
     committed = committed_batch(open_table(home, REJECT_ROWS))
     plans = (read_plan(home, batch) for batch in planned_batches(home, after=committed))
     return any(retried_rows(home, plan) & rows for plan in plans if plan is not None)
 
 
-def retry_outcomes(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
-    """What the objects of some retries are now, counted: `photo`, or the reasons they are rejected for."""
+def count_outcomes(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
+    """How many of the objects are now a `photo`, and how many are rejected for which reason."""
     connection = connect(home)
-    versions = {(home.landing.source_of(one.landed.key), one.landed.etag) for one in retries}
-    connection.register("versions", _columns(("source", "etag"), versions))
+    _register_versions(connection, ((home.landing.source_of(one.landed.key), one.landed.etag) for one in retries))
     return dict(
         connection.sql(
-            "SELECT became, count(*) FROM ("
-            "SELECT source, etag, 'photo' AS became FROM features UNION SELECT source, etag, reason FROM rejects r "
+            "SELECT outcome, count(*) FROM ("
+            "SELECT source, etag, 'photo' AS outcome FROM features UNION SELECT source, etag, reason FROM rejects r "
             "ANTI JOIN features USING (source, etag)) SEMI JOIN versions USING (source, etag) GROUP BY 1 ORDER BY 1"
         ).fetchall()
     )
 
 
-def waiting(home: Home) -> int:
-    """How many rejects are asked for and not planned yet. Raises StateDamaged, StorageUnavailable."""
-    return len(_asked_for(home))
-
-
-def _asked_for(home: Home) -> set[Retry]:
+def _requested_retries(home: Home) -> set[Retry]:
     requests = (read_request(home, name) for name in requested(home))
     return {retry for request in requests if request is not None for retry in request.retries}
 
 
-def _retry(row: Mapping[str, Any], below: str) -> Retry:
-    visible_at = row["first_visible_at"]
+def _retry(row: Reject, landing: str) -> Retry:
+    visible_at = row.first_visible_at
     landed = LandedObject(
-        key=row["source"].removeprefix(below),
-        size_bytes=row["bytes"],
-        etag=row["etag"],
-        arrived_at=row["arrived_at"].astimezone(UTC),
+        key=row.source.removeprefix(landing),
+        size_bytes=row.bytes,
+        etag=row.etag,
+        arrived_at=row.arrived_at.astimezone(UTC),
         first_visible_at=None if visible_at is None else visible_at.astimezone(UTC),
     )
-    return Retry(landed, row["batch"], row["ingest_date"])
+    return Retry(landed, row.batch, row.ingest_date)
 
 
-def _chosen(connection: duckdb.DuckDBPyConnection, choice: Choice) -> duckdb.DuckDBPyRelation:
-    connection.register("wanted", _columns(("source",), ((source,) for source in choice.sources)))
+def _select(connection: duckdb.DuckDBPyConnection, chosen: RejectFilter) -> duckdb.DuckDBPyRelation:
     return connection.sql(
         f"SELECT * FROM ({_WITH_SETTLED}) WHERE ($reason IS NULL OR reason = $reason) "
         "AND ($since IS NULL OR ingest_date >= $since) AND (NOT settled OR $with_settled) "
-        "AND ($all OR source IN (SELECT source FROM wanted)) ORDER BY ingested_at DESC, source",
+        "AND (len($sources) = 0 OR list_contains($sources, source)) ORDER BY ingested_at DESC, source",
         params={
-            "reason": None if choice.reason is None else str(choice.reason),
-            "since": choice.since,
-            "with_settled": choice.with_settled,
-            "all": not choice.sources,
+            "reason": None if chosen.reason is None else str(chosen.reason),
+            "since": chosen.since,
+            "with_settled": chosen.with_settled,
+            "sources": list(chosen.sources),
         },
     )
 
 
-def _all_of(connection: duckdb.DuckDBPyConnection, chosen: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    connection.register("versions", _columns(("source", "etag"), {(row["source"], row["etag"]) for row in chosen}))
-    found = connection.sql("SELECT * FROM rejects SEMI JOIN versions USING (source, etag) ORDER BY arrived_at, source")
-    return list(found.to_arrow_table().to_pylist())
-
-
-def _explain_unknown(connection: duckdb.DuckDBPyConnection, sources: Sequence[str]) -> None:
-    found = connection.execute("SELECT batch FROM features WHERE source IN (SELECT unnest(?))", [list(sources)])
-    batch = found.fetchone()
-    if batch is not None:
-        raise InvalidSetting(f"{sources[0]} is no reject: it is a photo since batch {batch[0]}.")
-    raise InvalidSetting(f"No reject has the source {sources[0]}; `fruits rejects list` shows those there are.")
-
-
-def _columns(names: Sequence[str], rows: Iterable[tuple[str, ...]]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [dict(zip(names, row, strict=True)) for row in rows], schema=pa.schema([(name, pa.string()) for name in names])
+def _all_of_their_versions(connection: duckdb.DuckDBPyConnection, rows: Sequence[Reject]) -> list[Reject]:
+    _register_versions(connection, ((row.source, row.etag) for row in rows))
+    return _rows(
+        connection.sql(
+            f"SELECT * FROM ({_WITH_SETTLED}) SEMI JOIN versions USING (source, etag) ORDER BY arrived_at, source"
+        )
     )
+
+
+def _rows(relation: duckdb.DuckDBPyRelation) -> list[Reject]:
+    columns = [field.name for field in fields(Reject)]
+    return [Reject(**row) for row in relation.to_arrow_table().select(columns).to_pylist()]
+
+
+def _register_versions(connection: duckdb.DuckDBPyConnection, versions: Iterable[tuple[str, str]]) -> None:
+    schema = pa.schema([("source", pa.string()), ("etag", pa.string())])
+    rows = [{"source": source, "etag": etag} for source, etag in set(versions)]
+    connection.register("versions", pa.Table.from_pylist(rows, schema))
+
+
+def _raise_unknown(connection: duckdb.DuckDBPyConnection, source: str) -> NoReturn:
+    found = connection.execute("SELECT batch FROM features WHERE source = ?", [source]).fetchone()
+    if found is not None:
+        raise InvalidSetting(f"{source} is no reject: it is a photo since batch {found[0]}.")
+    raise InvalidSetting(f"No reject has the source {source}; `fruits rejects list` shows those there are.")
 
 
 _WITH_SETTLED = """

@@ -1,78 +1,23 @@
-"""Settings: one spelling each in `fruits.toml`, as `FRUITS_*`, as flags and here."""
+"""The settings in force: what flags, `FRUITS_*` in the environment and `fruits.toml` say."""
 
 import re
 import tomllib
-from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from features.errors import InvalidSetting
-from features.featurizer import FEATURES
 from features.image import Limits
 from store.home import Home
-from store.objects.faults import READING_DEADLINE_S, RETRY_DEADLINE_S
-from store.objects.landing import Cleaning
 from store.objects.location import StorageLocation, is_plain_key
-
-_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-def parse_duration(text: Any) -> Any:
-    """`250ms`, `2s`, `5m`, `6h` or `14d` as a timedelta; anything else raises ValueError."""
-    if isinstance(text, timedelta):
-        return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", str(text))
-    if match is None:
-        raise ValueError("write a number and a unit: 250ms, 2s, 5m, 6h, 14d")
-    return timedelta(milliseconds=float(match[1]) * _UNIT_MS[match[2]])
+from store.setting_fields import SettingFields
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-
-
-class Settings(BaseSettings):
+class Settings(BaseSettings, SettingFields):
     """Everything that can be set; a flag beats the environment, which beats the file, which beats the default."""
 
     model_config = SettingsConfigDict(env_prefix="FRUITS_", toml_file="fruits.toml", extra="forbid", frozen=True)
-
-    home: str = "./fruits-data"
-    landing: str | None = None
-    archive: str | None = None
-    weights: str = "auto"
-    trigger: Duration = timedelta(seconds=2)
-    settle: Duration = timedelta(seconds=30)
-    max_files: int = Field(default=10_000, ge=1)
-    max_bytes: ByteSize = Field(default=ByteSize(16 * 2**30), ge=1)
-    key_pattern: str = r"^(?P<label>[^/]+)/"
-    queue: str | None = None
-    backfill: Duration = Field(default=timedelta(hours=6), gt=timedelta(0))
-    only_new: bool = False
-    clean: Cleaning = "keep"
-    clean_after: Duration = timedelta(0)
-    keep_archive: Duration | None = Field(default=None, gt=timedelta(0))
-    keep_reports: Duration | None = Field(default=None, gt=timedelta(0))
-    keep_rows: Duration | None = Field(default=None, ge=timedelta(days=15))
-    components: int | None = Field(default=None, ge=1, le=FEATURES)
-    variance: float | None = Field(default=None, gt=0, le=1)
-    min_rows: int = Field(default=1000, ge=2)
-    master: str = "local[*,4]"
-    max_image_bytes: ByteSize = Field(default=ByteSize(64 * 2**20), ge=1)
-    max_pixels: int = Field(default=100_000_000, ge=1)
-    max_decode_time: Duration = Field(default=timedelta(seconds=60), gt=timedelta(0))
-    storage_patience: Duration = Field(default=timedelta(seconds=RETRY_DEADLINE_S), gt=timedelta(0))
-    reading_patience: Duration = Field(default=timedelta(seconds=READING_DEADLINE_S), gt=timedelta(0))
-    s3_endpoint: str | None = None
-    s3_region: str | None = None
-    stage: str = "dev"
-    region: str = "eu-west-3"
-    architecture: Literal["arm64", "x86_64"] | None = None
-    alarm_email: str | None = None
-    monthly_budget_usd: int | None = Field(default=None, ge=1)
-    max_capacity_units: int | None = Field(default=None, ge=0)
-    allow_region: str | None = None
-    metrics: str | None = None
 
     @field_validator("key_pattern")
     @classmethod

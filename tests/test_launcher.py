@@ -124,13 +124,9 @@ def test_it_tells_its_version_and_what_features_depend_on(script: Path) -> None:
         assert f"{name} {version(name)}" in second
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--version", "--show-completion bash"])
-def test_what_explains_itself_loads_nothing_heavy(arguments: str) -> None:
-    assert _loaded([arguments.split()]) & HEAVY == set()
-
-
-def test_the_help_of_every_command_loads_nothing_heavy() -> None:
-    assert _loaded([[*command.split("-"), "--help"] for command in COMMANDS.split()]) & HEAVY == set()
+def test_what_explains_itself_and_every_commands_help_load_nothing_heavy() -> None:
+    explaining = [["--help"], ["--version"], ["--show-completion", "bash"]]
+    assert _loaded([*explaining, *([*command.split("-"), "--help"] for command in COMMANDS.split())]) & HEAVY == set()
 
 
 def test_bash_completes_commands_and_options_once_that_is_installed(script: Path, tmp_path: Path) -> None:

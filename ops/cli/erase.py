@@ -8,25 +8,13 @@ import typer
 from rich.table import Table
 
 from features.errors import InvalidSetting
-from ops.cli.options import (
-    AllowRegion,
-    Archive,
-    Debug,
-    Endpoint,
-    FormerLanding,
-    HomeUri,
-    KeyPattern,
-    Landing,
-    Master,
-    Region,
-    checked_settings,
-    console,
-    say,
-)
+from ops.cli.command import HOME, Flags, takes_settings
+from ops.cli.console import console, echo, notify
+from ops.cli.stream import FormerLanding
 
 if TYPE_CHECKING:
-    from batch.erase.erase import Asked, Certificate
-    from store.settings import Settings
+    from batch.erase.erase import Certificate
+    from store.home import Home
     from store.state.erasures import Kind
 
 # What no command can reach from here, and when it ends by itself.
@@ -43,7 +31,9 @@ ELSEWHERE = (
 )
 
 
+@takes_settings(*HOME, "landing", "archive", "key_pattern", "master")
 def erase(
+    flags: Flags,
     subject: Annotated[
         str | None, typer.Option("--subject", metavar="NAME", help="All photos of a person; - reads it from stdin.")
     ] = None,
@@ -57,66 +47,48 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; erased is erased.")] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Then refit the PCA without it, and reproject.")] = False,
     former_landing: FormerLanding = None,
-    home: HomeUri = None,
-    landing: Landing = None,
-    archive: Archive = None,
-    key_pattern: KeyPattern = None,
-    master: Master = None,
-    s3_endpoint: Endpoint = None,
-    s3_region: Region = None,
-    allow_region: AllowRegion = None,
-    debug: Debug = False,
 ) -> None:
     """Forget a person, a photo or an object everywhere, as article 17 of the GDPR asks; what arrives later stays."""
-    from batch.erase.erase import Watcher, certificate_key, is_empty, would_erase
+    from batch.erase.erase import Asked, Watcher, certificate_key, is_empty, would_erase
     from batch.erase.erase import erase as run_erase
+    from ops.rejects import source_of
     from store.objects.location import StorageLocation
     from store.tables.ingested import nothing_ingested
 
     kind, value = _one_of(subject=subject, image=image, source=source)
-    settings = checked_settings(
-        home=home,
-        landing=landing,
-        archive=archive,
-        key_pattern=key_pattern,
-        master=master,
-        s3_endpoint=s3_endpoint,
-        s3_region=s3_region,
-        allow_region=allow_region,
+    settings = flags.open_to_change()
+    home = settings.places()
+    request = Asked(
+        kind,
+        # A path is a URI, too; a key may have stood in any landing.
+        source_of(home, value) if kind == "source" and value.startswith("/") else value,
+        _key_patterns(home, settings.key_pattern) if kind == "subject" else (),
+        tuple(StorageLocation.at(uri).uri for uri in former_landing or ()),
     )
-    places = settings.places()
-    asked = _asked(settings, kind, value, [StorageLocation.at(uri).uri for uri in former_landing or ()])
-    if is_empty(places):
+    if is_empty(home):
         # A certificate would be given all the same, also of a slip.
-        raise nothing_ingested(places)
+        raise nothing_ingested(home)
     if dry_run:
-        console.print(_counts(would_erase(places, asked), "to be erased"))
-        console.print("A dry run: nothing was changed.")
+        console.print(_counts(would_erase(home, request), "to be erased"))
+        echo("A dry run: nothing was changed.")
         return
-    _ask(yes, f"Everything of this {kind} below {places.root.uri} will be gone for good.")
+    if not yes:
+        _confirm(f"Everything of this {kind} below {home.root.uri} will be gone for good.")
 
     def on_look(number: int, removed: dict[str, int]) -> None:
-        what = ", ".join(f"{name} {count:,}" for name, count in removed.items()) or "nothing"
-        console.print(f"Search {number}: {what}.", highlight=False, soft_wrap=True)
+        echo(f"Search {number}: {', '.join(f'{name} {count:,}' for name, count in removed.items()) or 'nothing'}.")
 
-    certificate = run_erase(places, asked, Watcher(say, on_look))
-    _show(certificate, places.reports.uri_of(certificate_key(certificate.id)))
+    certificate = run_erase(home, request, Watcher(notify, on_look))
+    _show(certificate, home.reports.uri_of(certificate_key(certificate.id)))
     if refit:
-        from ops.cli.pca import refit as run_refit
+        from ops.cli.refit import fit
 
-        run_refit(
-            then_reproject=True,
-            home=home,
-            master=master,
-            s3_endpoint=s3_endpoint,
-            s3_region=s3_region,
-            allow_region=allow_region,
-        )
+        fit(settings, then_reproject=True)
 
 
-def _one_of(**given: str | None) -> tuple["Kind", str]:
-    kinds: dict[str, Kind] = {"subject": "subject", "image": "image", "source": "source"}
-    chosen = [(kinds[name], value) for name, value in given.items() if value is not None]
+def _one_of(**values: str | None) -> tuple["Kind", str]:
+    kinds: tuple[Kind, ...] = ("subject", "image", "source")
+    chosen = [(kind, value) for kind in kinds if (value := values[kind]) is not None]
     if len(chosen) != 1:
         raise InvalidSetting("Say what to forget with one of --subject NAME, --image ID, --source KEY.")
     [(kind, value)] = chosen
@@ -129,28 +101,18 @@ def _one_of(**given: str | None) -> tuple["Kind", str]:
     return kind, value
 
 
-def _asked(settings: "Settings", kind: "Kind", value: str, former_landings: list[str]) -> "Asked":
-    from batch.erase.erase import Asked, patterns_of
-    from ops.rejects import source_named
+def _key_patterns(home: "Home", key_pattern: str) -> tuple[str, ...]:
+    from batch.erase.erase import patterns_of
 
-    places, former = settings.places(), tuple(former_landings)
-    if kind == "source":
-        # A path is a URI, too; a key may have stood in any landing.
-        return Asked(kind, source_named(places, value) if value.startswith("/") else value, (), former)
-    if kind == "image":
-        return Asked(kind, value, (), former)
-    patterns = patterns_of(places, settings.key_pattern)
-    if not patterns:
-        raise InvalidSetting(
-            "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
-            "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
-        )
-    return Asked(kind, value, patterns, former)
+    if patterns := patterns_of(home, key_pattern):
+        return patterns
+    raise InvalidSetting(
+        "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
+        "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
+    )
 
 
-def _ask(yes: bool, sentence: str) -> None:
-    if yes:
-        return
+def _confirm(sentence: str) -> None:
     if not sys.stdin.isatty():
         raise InvalidSetting("Erasing needs a yes: add --yes, or --dry-run to see what it would erase.")
     if not typer.confirm(f"{sentence} Go on?"):
@@ -161,8 +123,8 @@ def _show(certificate: "Certificate", uri: str) -> None:
     if certificate.removed:
         console.print(_counts(certificate.removed, "erased"))
     else:
-        console.print("Nothing of it was there.")
-    console.print(f"Done: the last of {certificate.looks} searches found nothing. Certificate: {uri}", soft_wrap=True)
+        echo("Nothing of it was there.")
+    echo(f"Done: the last of {certificate.looks} searches found nothing. Certificate: {uri}")
     elsewhere = Table("what lives elsewhere", "until when", header_style="bold")
     for row in ELSEWHERE:
         elsewhere.add_row(*row)

@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from features.errors import InvalidSetting
-from ops.cli.cloud import CloudRegion, Stage
-from ops.cli.options import (
-    AllowRegion,
-    Debug,
-    Endpoint,
-    Format,
-    HomeUri,
-    ReadingPatience,
-    Region,
-    console,
-    say,
-    settings_to_read,
-)
+from ops.cli.aws.stage import STAGE, connect_to_stage
+from ops.cli.command import READING, Flags, takes_settings
+from ops.cli.console import Format, console, notify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +21,9 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"\w[\w-]*")
 
 
+@takes_settings(*READING, *STAGE)
 def query(
+    flags: Flags,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -45,24 +37,16 @@ def query(
     listed: Annotated[bool, typer.Option("--list", help="Show the named queries.")] = False,
     shown: Annotated[bool, typer.Option("--show", help="Print the query's SQL instead of running it.")] = False,
     athena: Annotated[bool, typer.Option("--athena", help="Run it on Athena, on the tables of a stage.")] = False,
-    stage: Stage = None,
-    region: CloudRegion = None,
-    home: HomeUri = None,
-    reading_patience: ReadingPatience = None,
-    s3_endpoint: Endpoint = None,
-    s3_region: Region = None,
-    allow_region: AllowRegion = None,
-    debug: Debug = False,
 ) -> None:
     """Query the tables with DuckDB, on disk and on S3, or with Athena: by a query's name, or in SQL."""
-    from ops.cli.terminal import as_typed, write_exactly
+    from ops.cli.process.terminal import as_typed, write_exactly
     from ops.query.named_queries import named_query
     from ops.query.rows import show
 
     words = [as_typed(word) for word in words or ()]
     if listed or not words:
-        show(_listed(), form, console)
-        say("`fruits query NAME` runs one, `fruits query NAME --show` prints its SQL.")
+        show(_queries(), form, console)
+        notify("`fruits query NAME` runs one, `fruits query NAME --show` prints its SQL.")
         return
     if words[0].startswith("--") and not any(each.isspace() for each in words[0]):
         raise InvalidSetting(
@@ -73,37 +57,26 @@ def query(
     if shown:
         write_exactly(f"{sql.rstrip()}\n")
         return
-    given = _given(words)
-    if named is None and given:
+    parameters = _parameters(words)
+    if named is None and parameters:
         raise InvalidSetting(
-            f"SQL takes no --{next(iter(given))}: only named queries have parameters, and --help shows the options."
+            f"SQL takes no --{next(iter(parameters))}: only named queries have parameters; --help shows the options."
         )
-    values = named.values(given) if named else []
+    values = named.values(parameters) if named else []
     if athena:
-        from store.settings import load_settings
-
-        if home is not None:
+        if "home" in flags.given:
             raise InvalidSetting("Athena reads the tables of a stage: drop --home, and name the stage with --stage.")
-        rows = _from_athena(
-            load_settings(stage=stage, region=region), named.name if named else "the query", sql, values
-        )
+        rows = _from_athena(flags.load(), named.name if named else "the query", sql, values)
     else:
-        if stage is not None or region is not None:
+        if not flags.given.keys().isdisjoint(STAGE):
             raise InvalidSetting("--stage and --region say where Athena is: add --athena, or name a home with --home.")
-        settings = settings_to_read(
-            home=home,
-            reading_patience=reading_patience,
-            s3_endpoint=s3_endpoint,
-            s3_region=s3_region,
-            allow_region=allow_region,
-        )
-        rows = _from_duckdb(settings, sql, values, is_athenas=named is not None)
+        rows = _from_duckdb(flags.open_to_read(), sql, values, is_athenas=named is not None)
     show(rows, form, console)
     if named and not len(rows):
-        say(named.none)
+        notify(named.none)
 
 
-def _listed() -> "pa.Table":
+def _queries() -> "pa.Table":
     import pyarrow as pa
 
     from ops.query.named_queries import named_queries
@@ -117,9 +90,9 @@ def _listed() -> "pa.Table":
     )
 
 
-def _given(words: Sequence[str]) -> dict[str, str]:
+def _parameters(words: Sequence[str]) -> dict[str, str]:
     """What was written as `--name value` or `--name=value` after a query's name."""
-    given: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     rest = iter(words[1:])
     for word in rest:
         if not word.startswith("--"):
@@ -127,23 +100,22 @@ def _given(words: Sequence[str]) -> dict[str, str]:
                 f"{word!r} is one word too many: quote SQL as a whole, and write parameters as --name value."
             )
         name, has_value, value = word.removeprefix("--").partition("=")
-        if name in given:
+        if name in parameters:
             raise InvalidSetting(f"--{name} is given twice; give it once.")
         if not has_value:
             try:
                 value = next(rest)
             except StopIteration:
                 raise InvalidSetting(f"--{name} has no value: write --{name} VALUE.") from None
-        given[name] = value
-    return given
+        parameters[name] = value
+    return parameters
 
 
 def _from_athena(settings: "Settings", name: str, sql: str, values: "Sequence[Value]") -> "pa.Table":
-    from bootstrap.aws.cloud import connect
     from ops.query.athena_query import run_on_athena
 
-    answer = run_on_athena(connect(settings.stage, settings.region), name, sql, values)
-    say(f"Athena read {answer.scanned_bytes / 1e6:,.2f} MB.")
+    answer = run_on_athena(connect_to_stage(settings), name, sql, values)
+    notify(f"Athena read {answer.scanned_bytes / 1e6:,.2f} MB.")
     return answer.rows
 
 

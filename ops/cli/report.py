@@ -7,21 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ops.cli.options import (
-    AllowRegion,
-    Archive,
-    Debug,
-    Endpoint,
-    HomeUri,
-    Landing,
-    ReadingPatience,
-    Region,
-    console,
-    settings_to_read,
-)
+from ops.cli.command import READING, Flags, takes_settings
+from ops.cli.console import echo
 
 
+@takes_settings(*READING, "landing", "archive")
 def report(
+    flags: Flags,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write it here; default: reports/ below the home.")
     ] = None,
@@ -33,27 +25,11 @@ def report(
         typer.Option("--since", metavar="DATE", formats=["%Y-%m-%d"], help="Only what was ingested from this day on."),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser; on S3 only with --output.")] = False,
-    home: HomeUri = None,
-    landing: Landing = None,
-    archive: Archive = None,
-    reading_patience: ReadingPatience = None,
-    s3_endpoint: Endpoint = None,
-    s3_region: Region = None,
-    allow_region: AllowRegion = None,
-    debug: Debug = False,
 ) -> None:
     """Make one page that shows photos, rejects, waits, pace, drift and a map, and opens without a network."""
     from ops.report.written import write_report
 
-    settings = settings_to_read(
-        home=home,
-        landing=landing,
-        archive=archive,
-        reading_patience=reading_patience,
-        s3_endpoint=s3_endpoint,
-        s3_region=s3_region,
-        allow_region=allow_region,
-    )
+    settings = flags.open_to_read()
     made = write_report(
         settings.places(),
         settings.limits,
@@ -62,6 +38,6 @@ def report(
         file=output,
         now=datetime.now(UTC),
     )
-    console.print(f"{made.uri}  ({made.size_bytes / 1e6:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
+    echo(f"{made.uri}  ({made.size_bytes / 1e6:.1f} MB)")
     if open_it and made.uri.startswith("file://"):
         webbrowser.open(made.uri)

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,18 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from features.errors import InvalidSetting
-from ops.cli.options import (
-    AllowRegion,
-    Debug,
-    Endpoint,
-    HomeUri,
-    Landing,
-    QueueUrl,
-    ReadingPatience,
-    Region,
-    console,
-    settings_to_read,
-)
+from ops.cli.command import READING, Flags, takes_settings
+from ops.cli.console import console
 from ops.wording import counted, duration, size, visible
 
 if TYPE_CHECKING:
@@ -38,7 +29,9 @@ _TOP_REASONS = 3
 _ON_THE_CLOCK = ("plan", "work", "commit")
 
 
+@takes_settings(*READING, "landing", "queue")
 def status(
+    flags: Flags,
     verify: Annotated[bool, typer.Option("--verify", help="Check every planned object against the tables.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object, with --watch one a line.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
@@ -48,41 +41,26 @@ def status(
     count: Annotated[
         bool, typer.Option("--count", help="List the landing, instead of asking the running stream what waits.")
     ] = False,
-    home: HomeUri = None,
-    landing: Landing = None,
-    queue: QueueUrl = None,
-    reading_patience: ReadingPatience = None,
-    s3_endpoint: Endpoint = None,
-    s3_region: Region = None,
-    allow_region: AllowRegion = None,
-    debug: Debug = False,
 ) -> None:
     """Show whether photos flow: the stream, what waits, today's photos, the PCA, the tables. Exit 1 if not healthy."""
-    settings = settings_to_read(
-        home=home,
-        landing=landing,
-        queue=queue,
-        reading_patience=reading_patience,
-        s3_endpoint=s3_endpoint,
-        s3_region=s3_region,
-        allow_region=allow_region,
-    )
-    looks = _looks(settings, verify, count, _interval_s(every) if watch else None)
-    healthy = True
-    for found, health in _shown(looks, as_json, watch):
-        healthy = health.healthy
-        if as_json:
-            print(_as_json(found, health), flush=True)
-        elif watch and not console.is_terminal:
-            print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
-        elif not watch:
-            console.print(_picture(found, health))
-    if not healthy:
+    settings = flags.open_to_read()
+    interval_s = _interval_s(every) if watch else None
+    with _screen(watch and not as_json) as redraw:
+        for found, health in _looks(settings, verify, count, interval_s):
+            if as_json:
+                print(_as_json(found, health), flush=True)
+            elif redraw is not None:
+                redraw(_picture(found, health))
+            elif watch:
+                print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
+            else:
+                console.print(_picture(found, health))
+    if not health.healthy:
         raise typer.Exit(1)
 
 
 def _interval_s(every: str) -> float:
-    from store.settings import parse_duration
+    from store.setting_fields import parse_duration
 
     try:
         interval_s = float(parse_duration(every).total_seconds())
@@ -108,17 +86,16 @@ def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | Non
         time.sleep(every_s)
 
 
-def _shown(looks: "Iterator[tuple[Status, Health]]", as_json: bool, watch: bool) -> "Iterator[tuple[Status, Health]]":
-    """The same looks; on a terminal that is watched each takes the place of the one before."""
-    if as_json or not watch or not console.is_terminal:
-        yield from looks
+@contextmanager
+def _screen(is_live: bool) -> Iterator[Callable[[RenderableType], None] | None]:
+    """What draws a picture in place of the one before, on a terminal; None elsewhere."""
+    if not (is_live and console.is_terminal):
+        yield None
         return
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        for found, health in looks:
-            live.update(_picture(found, health), refresh=True)
-            yield found, health
+        yield lambda picture: live.update(picture, refresh=True)
 
 
 def _as_json(found: "Status", health: "Health") -> str:

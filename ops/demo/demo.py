@@ -16,8 +16,8 @@ from rich.console import Console
 
 from features.environment import python_environment
 from features.errors import FruitsError, InvalidSetting
-from ops.cli.interrupts import finish_at_interrupt, raise_if_interrupted
-from ops.cli.options import say
+from ops.cli.console import notify
+from ops.cli.process.interrupts import finish_at_interrupt, raise_if_interrupted
 from ops.demo.photos import DemoFile, demo_files
 from ops.query.query import connect, run_query
 from store.settings import Settings
@@ -54,7 +54,7 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
     # Its files come by a rename, so that a broken one need not be waited for.
     settings = settings.model_copy(update={"settle": timedelta(0)})
     tour = _Tour(settings, count, console)
-    with claim_home(settings, stop, say) as heart:
+    with claim_home(settings, stop, notify) as heart:
         if heart is None:
             return
         with progress:

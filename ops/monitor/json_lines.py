@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from features.errors import FruitsError
-from ops.cli.options import DEBUGGING
+from ops.cli.console import DEBUGGING
 from ops.monitor.tally import Tally
 from store.home import Home
 from store.settings import Settings

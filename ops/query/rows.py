@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from features.errors import InvalidSetting
-from ops.cli.options import Format
-from ops.cli.terminal import write_exactly
+from ops.cli.console import Format
+from ops.cli.process.terminal import write_exactly
 from ops.query.cell_values import column_values, distinct_names, has_interval_or_union
 from ops.wording import visible
 

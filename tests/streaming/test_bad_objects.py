@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from ops.rejects import Choice, retryable
+from ops.rejects import RejectFilter, select_retries
 from ops.status.status import look
 from store.errors import BatchFailed, StorageRefused
 from store.models.registry import current_featurizer
@@ -100,7 +100,7 @@ def test_rejects_whose_archived_file_is_another_by_now_or_cannot_be_read_stop_no
     notes.unlink()
     notes.symlink_to(UNREADABLE)
 
-    ask_to_retry(home, home.landing.source, retryable(home, Choice()).retries, 0)
+    ask_to_retry(home, home.landing.source, select_retries(home, RejectFilter()).retries, 0)
     _drop(settings, _some(2, start=2))
     began_s = time.monotonic()
     drain(settings)

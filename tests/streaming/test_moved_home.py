@@ -16,7 +16,7 @@ from batch.maintain.maintain import maintain
 from batch.maintain.retention import Retention
 from bootstrap.weights.weights import CompiledNetwork
 from features.errors import InvalidSetting
-from ops.rejects import Choice, retryable, source_named, standing
+from ops.rejects import RejectFilter, find_version, rejects_of, select_retries, source_of
 from ops.status.status import look
 from store.models.registry import publish_featurizer
 from store.settings import Settings, load_settings
@@ -224,7 +224,7 @@ def test_rows_of_a_former_landing_stay_what_they_are(copied: Path, finished: Pat
 def test_a_reject_is_shown_and_tried_again_where_the_home_lies_now(copied: Path, drain: Drain) -> None:
     settings = _at(copied)
     home = settings.places()
-    wanted = retryable(home, Choice(sources=(source_named(home, NOTES),)))
+    wanted = select_retries(home, RejectFilter(sources=(source_of(home, NOTES),)))
     ask_to_retry(home, home.landing.source, wanted.retries, wanted.erasures_begun)
     moved = _moved(copied)
     places = moved.places()
@@ -232,10 +232,10 @@ def test_a_reject_is_shown_and_tried_again_where_the_home_lies_now(copied: Path,
     [report] = drain(moved).reports
 
     assert report.rejects == {"not_an_image": 1}
-    [reject] = rows(moved, "SELECT * FROM rejects")
-    assert (reject["batch"], standing(places, reject).place) == (2, "landing")
+    [reject] = rejects_of(places, source_of(places, NOTES))
+    assert (reject.batch, find_version(places, reject).place) == (2, "landing")
     today = f"file://{moved.home}/landing/{NOTES}"
-    assert reject["source"] == source_named(places, NOTES) == source_named(places, today)
+    assert reject.source == source_of(places, NOTES) == source_of(places, today)
     assert look(places, verify=True).broken == []
 
 

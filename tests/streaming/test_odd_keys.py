@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from batch.maintain.retention import expire_archive
 from ops.cli.main import app
-from ops.rejects import Choice, rejects_of, retryable, source_named, standing
+from ops.rejects import RejectFilter, find_version, rejects_of, select_retries, source_of
 from ops.report.data import collect
 from ops.report.photo_map import MapPhoto
 from ops.report.thumbnails import thumbnails
@@ -94,7 +94,7 @@ def test_each_object_has_the_row_of_its_own_bytes_and_is_shown_by_its_own_name(
     assert _hashes(bodies)["/x.jpg"] in found
     assert _hashes(bodies)["x.jpg"] not in found
     assert advice in " ".join(_said(settings, "rejects", "show", DOTTED[0]).split())
-    assert standing(home, rejects_of(home, source_named(home, DOTTED[0]))[0]).place == "landing"
+    assert find_version(home, rejects_of(home, source_of(home, DOTTED[0]))[0]).place == "landing"
 
 
 def test_from_the_archive_each_is_retried_shown_and_erased_alone(
@@ -113,16 +113,16 @@ def test_from_the_archive_each_is_retried_shown_and_erased_alone(
 
     assert list(list_landed(home.landing)) == []
     for key in big:
-        [row] = rejects_of(home, source_named(home, key))
-        landed = LandedObject(key, row["bytes"], row["etag"], row["arrived_at"])
-        where = standing(home, row)
+        [row] = rejects_of(home, source_of(home, key))
+        landed = LandedObject(key, row.bytes, row.etag, row.arrived_at)
+        where = find_version(home, row)
         assert (where.place, where.detail) == ("archive", home.archive.uri_of(archived_name(landed)))
     asked = [argument for key in (*big, "kiwi://notes.jpg") for argument in ("--source", key)]
     assert "tried again: 5 (not_an_image 1, too_many_pixels 4)." in _said(settings, "rejects", "retry", *asked)
     raised = settings.model_copy(update={"max_pixels": 1_000_000})
     drain(raised)
     assert _photos(settings) == _hashes(small | big)
-    assert retryable(home, Choice()).reasons == {"not_an_image": 2}
+    assert select_retries(home, RejectFilter()).reasons == {"not_an_image": 2}
     assert look(home, verify=True).broken == []
     photos = [
         MapPhoto(0.0, 0.0, None, key, datetime.now(UTC), image_id, home.landing.uri_of(key))

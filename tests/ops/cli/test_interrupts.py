@@ -16,7 +16,7 @@ from threading import Thread
 
 import pytest
 
-from ops.cli.interrupts import ONE_PRESS_S
+from ops.cli.process.interrupts import ONE_PRESS_S
 from ops.status.status import look
 from store.settings import Settings
 from tests.support.fault_proxy import Weather, set_weather
@@ -106,11 +106,7 @@ def _drop(settings: Settings, count: int) -> None:
     "arguments",
     [
         ("status", "--watch"),
-        ("query", "SELECT 1"),
-        ("report",),
         ("refit",),
-        ("maintain",),
-        ("models",),
         ("demo",),
         ("stream",),
     ],

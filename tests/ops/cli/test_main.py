@@ -6,31 +6,32 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
-from deltalake import DeltaTable
 from typer.testing import CliRunner
 
 import ops.cli.main
 from features.errors import InvalidSetting
+from features.featurizer import FEATURES
 from ops.cli.main import app
 from store.errors import AnotherStreamRunning, StateDamaged
+from store.objects.landing import LandedObject
 from store.settings import Settings, load_settings
+from store.state.plans import Plan, write_plan
 from store.tables.handles import create_tables
-from tests.support.pictures import jpeg
-from tests.support.stream_run import Run
+from tests.support.command_run import run_fruits
+from tests.support.doc_tables import settings_table, with_table
+from tests.support.feature_rows import commit_features
 
 MakeSettings = Callable[..., Settings]
+ROOT = Path(__file__).parents[3]
 GROUP = typer.main.get_command(app)
 assert isinstance(GROUP, typer.core.TyperGroup)
 COMMANDS = list(GROUP.commands)
-
-
-def _fruits(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[3])}
-    return subprocess.run([sys.executable, "-m", "ops", *arguments], capture_output=True, text=True, env=env, cwd=cwd)
 
 
 def test_a_profile_and_a_bucket_are_all_a_command_needs(
@@ -43,11 +44,15 @@ def test_a_profile_and_a_bucket_are_all_a_command_needs(
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
 
-    found = _fruits(
-        *("query", "SELECT count(*) AS photos FROM photos", "--format", "csv"),
-        *("--home", settings.home, "--s3-endpoint", str(settings.s3_endpoint)),
-        HOME=str(tmp_path),
-        AWS_PROFILE="analyst",
+    # A process of its own: what finds credentials keeps them.
+    found = subprocess.run(
+        [
+            *(sys.executable, "-m", "ops", "query", "SELECT count(*) AS photos FROM photos", "--format", "csv"),
+            *("--home", settings.home, "--s3-endpoint", str(settings.s3_endpoint)),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path), "AWS_PROFILE": "analyst", "PYTHONPATH": str(ROOT)},
     )
 
     assert (found.returncode, found.stdout.split()) == (0, ["photos", "0"]), found.stderr
@@ -63,7 +68,7 @@ def test_every_command_shows_examples(command: str) -> None:
 
 @pytest.mark.parametrize("command", ["show", "use"])
 def test_a_version_that_is_none_is_said(command: str, local_settings: MakeSettings) -> None:
-    answer = _fruits("models", command, "3", "--home", local_settings().home)
+    answer = run_fruits("models", command, "3", "--home", local_settings().home)
     assert (answer.returncode, answer.stdout) == (1, "")
     assert "has no PCA model 3; it has none" in answer.stderr
 
@@ -87,17 +92,19 @@ def test_a_version_that_is_none_is_said(command: str, local_settings: MakeSettin
     ],
 )
 def test_an_error_is_one_sentence_without_a_traceback(
-    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = _fruits(*arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    answer = run_fruits(*arguments)
     assert answer.returncode == 1
     assert answer.stderr.startswith("fruits: ")
     assert sentence in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    answer = _fruits("query", "SELECT 1", "--debug", cwd=tmp_path)
+def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = run_fruits("query", "SELECT 1", "--debug")
     assert answer.returncode == 1
     assert "Traceback" in answer.stderr
 
@@ -113,8 +120,6 @@ def test_the_exit_code_tells_the_kind_of_failure_also_with_its_traceback(
         raise error
 
     monkeypatch.setattr("ops.cli.main.app", fail)
-    # Ctrl-C stays what pytest makes of it.
-    monkeypatch.setattr("ops.cli.main.run_interruptibly", lambda command: command())
     monkeypatch.setattr("ops.cli.main.DEBUGGING", threading.Event())
     if debugging:
         ops.cli.main.DEBUGGING.set()
@@ -144,33 +149,54 @@ def test_a_misspelt_setting_in_the_file_is_refused(tmp_path: Path, monkeypatch: 
         load_settings()
 
 
+def test_readme_tells_every_setting_as_the_flags_do() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert with_table(readme, "settings", settings_table()) == readme, "run python -m tests.support.doc_tables"
+
+
+def test_a_refit_keeps_at_most_as_many_components_as_there_are_features() -> None:
+    assert load_settings(components=FEATURES).components == FEATURES
+    with pytest.raises(InvalidSetting, match="components"):
+        load_settings(components=FEATURES + 1)
+
+
 def test_another_featurizer_is_refused_unless_asked_for(local_settings: MakeSettings) -> None:
-    home = local_settings().home
-    refused = _fruits("weights", "untrained:8", "--home", home)
+    refused = run_fruits("weights", "untrained:8", "--home", local_settings().home)
     assert refused.returncode == 1
     assert "Add --new-featurizer to switch" in refused.stderr
-    switched = _fruits("weights", "untrained:8", "--new-featurizer", "--home", home)
+
+
+@pytest.mark.processes
+def test_another_featurizer_is_compiled_if_asked_for(local_settings: MakeSettings) -> None:
+    home = local_settings().home
+    switched = run_fruits("weights", "untrained:8", "--new-featurizer", "--home", home)
     assert switched.returncode == 0, switched.stderr
     assert len(list((Path(home) / "models/featurizer").glob("*/network.tflite"))) == 2
+
+
+def test_a_demo_where_it_is_not_installed_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ops.demo.demo", None)
+    answer = run_fruits("demo")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("fruits: `fruits demo` runs on a laptop: a node of a cluster has no code that")
 
 
 def test_query_and_status_as_a_script_uses_them(local_settings: MakeSettings) -> None:
     settings = local_settings()
     create_tables(settings.places())
-    answer = _fruits("query", "--home", settings.home, "--format", "json", "SELECT count(*) AS photos FROM features")
+    answer = run_fruits("query", "--home", settings.home, "--format", "json", "SELECT count(*) AS photos FROM features")
     assert json.loads(answer.stdout) == {"photos": 0}
-    status = _fruits("status", "--home", settings.home, "--json", "--verify")
+    status = run_fruits("status", "--home", settings.home, "--json", "--verify")
     assert status.returncode == 0
     assert json.loads(status.stdout)["broken"] == []
 
 
-def test_a_broken_promise_is_a_failure(local_settings: MakeSettings, drain: Callable[[Settings], Run]) -> None:
-    settings = local_settings()
-    home = settings.places()
-    home.landing.create()
-    (home.landing.directory / "a.jpg").write_bytes(jpeg(seed=1))
-    drain(settings)
-    DeltaTable(home.features.uri).delete()
-    status = _fruits("status", "--home", settings.home, "--verify")
+def test_a_broken_promise_is_a_failure(tmp_path: Path) -> None:
+    home = load_settings(home=str(tmp_path)).places()
+    now = datetime.now(UTC)
+    lost = LandedObject("kiwi/a.jpg", 1000, "e", now)
+    write_plan(home, Plan(1, "nonce", now, now.date(), home.landing.source, "", "abc", (lost,)))
+    commit_features(home, 1, now.date(), np.zeros((0, FEATURES), np.float32))
+    status = run_fruits("status", "--home", str(tmp_path), "--verify")
     assert status.returncode == 1
     assert "1 planned objects have no row in features or rejects: lost." in status.stdout

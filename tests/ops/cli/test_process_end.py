@@ -7,7 +7,7 @@ import pytest
 
 _PROGRAM = """
 import atexit, sys, threading, time
-from ops.cli.process_end import run_and_end
+from ops.cli.process.process_end import run_and_end
 
 class TakenApart:
     def __del__(self, write=__import__("os").write): write(1, b"taken apart")

@@ -16,7 +16,16 @@ from batch.erase.erase import Asked, Watcher, erase
 from features.errors import InvalidSetting
 from features.rejects import Reason
 from ops.cli.main import app
-from ops.rejects import WHAT_TO_DO, Choice, rejects, rejects_of, retryable, source_named, standing
+from ops.rejects import (
+    WHAT_TO_DO,
+    Reject,
+    RejectFilter,
+    find_version,
+    list_rejects,
+    rejects_of,
+    select_retries,
+    source_of,
+)
 from store.errors import HomeInUse, RejectsStillWait, StateDamaged
 from store.home import Home
 from store.objects.landing import archived_name, list_landed
@@ -148,8 +157,11 @@ def test_show_tells_where_the_rejected_version_is_now(home: Home) -> None:
     landed = {one.key: one for one in list_landed(home.landing)}
 
     def place(key: str, etag: str) -> str:
-        row = {"source": home.landing.uri_of(key), "bytes": 1, "etag": etag, "arrived_at": DAYS[0]}
-        return standing(home, row).place
+        day = DAYS[0]
+        reject = Reject(
+            home.landing.uri_of(key), etag, 1, day, Reason.CORRUPT, "Why.", 1, day, day.date(), None, settled=False
+        )
+        return find_version(home, reject).place
 
     archived = home.archive.directory / archived_name(landed["kiwi/big.jpg"])
     archived.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +190,7 @@ def test_show_has_every_row_of_an_object_and_what_to_do_with_it(home: Home) -> N
 def test_an_object_is_named_by_its_key_its_path_or_its_uri(home: Home) -> None:
     uri = home.landing.uri_of("kiwi/cut.jpg")
     for name in ("kiwi/cut.jpg", str(home.landing.directory / "kiwi/cut.jpg"), uri):
-        assert [row["source"] for row in rejects_of(home, source_named(home, name))] == [uri]
+        assert [reject.source for reject in rejects_of(home, source_of(home, name))] == [uri]
 
 
 def test_a_retry_asks_for_all_rows_of_the_versions_it_chooses_and_only_once(home: Home) -> None:
@@ -236,7 +248,7 @@ def test_what_cannot_be_done_is_one_sentence(home: Home, arguments: list[str], s
 
 def test_an_object_that_is_a_photo_is_said_to_be_one(home: Home) -> None:
     photo = load_settings(home=str(home.root.directory)).places()
-    assert len(retryable(photo, Choice(sources=(home.landing.uri_of("kiwi/cut.jpg"),))).retries) == 1
+    assert len(select_retries(photo, RejectFilter(sources=(home.landing.uri_of("kiwi/cut.jpg"),))).retries) == 1
     _commit_photo(home, 4, "kiwi/photo.jpg")
     with pytest.raises(InvalidSetting, match=r"kiwi/photo\.jpg is no reject: it is a photo since batch 4\."):
         _said(home, "show", "kiwi/photo.jpg")
@@ -281,7 +293,7 @@ def test_a_damaged_request_is_named(home: Home) -> None:
 
 
 def test_many_are_asked_for_in_requests_of_a_bounded_size(home: Home) -> None:
-    [retry] = retryable(home, Choice(reason=Reason.TRUNCATED)).retries
+    [retry] = select_retries(home, RejectFilter(reason=Reason.TRUNCATED)).retries
     assert len(ask_to_retry(home, home.landing.uri, [retry] * (MOST_IN_A_REQUEST + 1), 0)) == 2
     largest = max(path.stat().st_size for path in (home.state.directory / "requests").iterdir())
     assert largest < 16_000_000
@@ -322,7 +334,7 @@ def test_a_paused_retry_keeps_no_key_that_was_erased_meanwhile(
     if own.s3_endpoint:
         flags += ["--s3-endpoint", own.s3_endpoint, "--s3-region", REGION]
     if when == "before the request":
-        wanted = retryable(home, Choice(sources=(home.landing.uri_of(key),)))
+        wanted = select_retries(home, RejectFilter(sources=(home.landing.uri_of(key),)))
         forget()
         with pytest.raises(HomeInUse, match="An erasure began meanwhile"):
             ask_to_retry(home, home.landing.uri, wanted.retries, wanted.erasures_begun)
@@ -334,11 +346,11 @@ def test_a_paused_retry_keeps_no_key_that_was_erased_meanwhile(
         assert key.encode() in written[0]
     assert requested(home) == []
     assert list(list_versions(home.state.child("requests"))) == []
-    assert rejects(home, Choice()).num_rows == len(REJECTED) - 3
+    assert list_rejects(home, RejectFilter()).num_rows == len(REJECTED) - 3
 
 
 def test_nothing_is_tried_again_while_an_erasure_is_not_finished(own: Settings) -> None:
     home = own.places()
     begin_erasure(home, "source", "kiwi/big.jpg", (), datetime.now(UTC))
     with pytest.raises(HomeInUse, match="is not finished"):
-        retryable(home, Choice())
+        select_retries(home, RejectFilter())

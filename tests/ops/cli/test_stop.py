@@ -17,6 +17,7 @@ from store.errors import StorageUnavailable
 from store.objects.operations import keys_below, overwrite, read, read_if_exists
 from store.settings import Settings
 from store.state.heartbeat import HEARTBEAT_KEY, STOP_KEY, Heartbeat, ask_to_stop, read_heartbeat
+from tests.support.command_run import run_fruits
 from tests.support.pictures import jpeg
 from tests.support.stream_run import Run, stream_process
 
@@ -41,11 +42,11 @@ def _beats(settings: Settings, process: "subprocess.Popen[str]") -> Heartbeat:
     return standing
 
 
-def _drop(settings: Settings, count: int) -> None:
+def _drop(settings: Settings, count: int, width_px: int = 1600) -> None:
     landing = settings.places().landing.directory
     landing.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        (landing / f"{number}.jpg").write_bytes(jpeg(seed=number, width_px=1600, height_px=1200))
+        (landing / f"{number}.jpg").write_bytes(jpeg(seed=number, width_px=width_px, height_px=width_px * 3 // 4))
 
 
 @pytest.mark.processes
@@ -100,11 +101,11 @@ def test_a_stream_on_s3_is_stopped_without_waiting_and_the_next_one_is_not(s3_se
 def test_a_stream_that_cannot_give_signs_of_life_keeps_its_photos_and_says_so(
     local_settings: MakeSettings, drain: Callable[[Settings], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.objects.faults.RETRY_DEADLINE_S", 5.0)
+    monkeypatch.setattr("store.objects.faults.RETRY_DEADLINE_S", 1.0)
     settings = local_settings()
     in_the_way = settings.places().state.directory / HEARTBEAT_KEY
     in_the_way.mkdir(parents=True)
-    _drop(settings, 3)
+    _drop(settings, 3, width_px=320)
     with pytest.raises(StorageUnavailable, match=r"stream\.json"):
         drain(settings)
     in_the_way.rmdir()
@@ -115,10 +116,10 @@ def test_a_stream_that_cannot_give_signs_of_life_keeps_its_photos_and_says_so(
 
 def test_where_nothing_runs_there_is_nothing_to_stop(local_settings: MakeSettings) -> None:
     settings = local_settings()
-    never = _fruits(settings, "stop")
+    never = run_fruits("stop", "--home", settings.home)
     assert (never.returncode, never.stderr) == (0, "")
     assert "No stream is running on" in never.stdout
-    assert "none has run yet" in _fruits(settings, "status").stdout
+    assert "none has run yet" in run_fruits("status", "--home", settings.home).stdout
     assert read_if_exists(settings.places().state, STOP_KEY) is None
 
 

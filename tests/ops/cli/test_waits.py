@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from store.objects import waits
 from store.settings import Settings
 from store.tables.handles import create_tables
 from tests.conftest import REGION
+from tests.support.command_run import run_fruits
 from tests.support.fault_proxy import Rule, Weather, set_rules, set_weather
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 _ROOT = Path(__file__).parents[3]
-# What Python takes to start on a busy machine.
-START_S = 15.0
+# What a busy machine takes.
+BUSY_S = 15.0
 
 
 @pytest.fixture
@@ -50,45 +52,55 @@ def failing(proxy: str, bucket: str) -> str:
     return proxy
 
 
-def _fruits(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **environment, "PYTHONPATH": str(_ROOT)}
-    return subprocess.run([sys.executable, "-m", "ops", *arguments], capture_output=True, text=True, env=env)
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are told of at once, with as much patience as a test has."""
+    assert (waits.TOLD_AFTER_S, waits.TOLD_AFTER_FAULT_S) < (5, 5)
+    monkeypatch.setattr(waits, "TOLD_AFTER_S", 0.3)
+    monkeypatch.setattr(waits, "TOLD_AFTER_FAULT_S", 0.3)
+    monkeypatch.setenv("FRUITS_READING_PATIENCE", "1200ms")
 
 
 def _lines(stderr: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
 
 
-@pytest.mark.parametrize("server", ["silent", "closed", "failing"])
+READERS = [("status",), ("query", "SELECT 1"), ("rejects",), ("models", "list"), ("report",)]
+
+
 @pytest.mark.parametrize(
-    "command", [("status",), ("query", "SELECT 1"), ("rejects",), ("models", "list"), ("report",)], ids=lambda c: c[0]
+    ("server", "command"),
+    [("silent", READERS[0]), ("failing", READERS[0]), *(("closed", command) for command in READERS)],
+    ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_a_command_that_reads_says_what_it_waits_for_and_gives_up(
-    server: str, command: tuple[str, ...], request: pytest.FixtureRequest
+    server: str, command: tuple[str, ...], request: pytest.FixtureRequest, soon: None
 ) -> None:
     url = request.getfixturevalue(server)
     began_s = time.monotonic()
-    answer = _fruits(*command, "--home", "s3://bucket/home", "--s3-endpoint", url, FRUITS_READING_PATIENCE="6s")
+    answer = run_fruits(*command, "--home", "s3://bucket/home", "--s3-endpoint", url)
     took_s = time.monotonic() - began_s
     assert answer.returncode == 1
-    assert 6 <= took_s < 6 + 3 + START_S
+    assert 1.2 <= took_s < 1.2 + 3 + BUSY_S
     (line,) = _lines(answer.stderr)
-    assert (line["event"], line["level"], line["patience_s"]) == ("waiting", "warning", 6.0)
-    assert line["waited_s"] < 5
+    assert (line["event"], line["level"], line["patience_s"]) == ("waiting", "warning", 1.2)
+    assert line["waited_s"] < 1.2
     assert line["message"].startswith(
         f"Waiting for storage to learn the region of the bucket bucket at {url}, without an answer for "
     )
-    assert line["message"].endswith("It is tried for 6 s.")
+    assert line["message"].endswith("It is tried for 1 s.")
     assert answer.stderr.splitlines()[-1].startswith(f"fruits: Cannot learn the region of the bucket bucket at {url}: ")
 
 
-def test_a_command_that_writes_has_more_patience_and_the_flag_beats_the_environment(closed: str) -> None:
-    began_s = time.monotonic()
-    both = {"FRUITS_READING_PATIENCE": "1s", "FRUITS_STORAGE_PATIENCE": "4s"}
+def test_a_command_that_writes_has_more_patience_and_the_flag_beats_the_environment(
+    closed: str, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRUITS_STORAGE_PATIENCE", "2s")
     at = ("--home", "s3://bucket/home", "--s3-endpoint", closed)
-    assert _lines(_fruits("stop", *at, **both).stderr)[0]["patience_s"] == 4.0
-    assert time.monotonic() - began_s >= 4
-    assert _lines(_fruits("status", *at, "--reading-patience", "3s", **both).stderr)[0]["patience_s"] == 3.0
+    began_s = time.monotonic()
+    assert _lines(run_fruits("stop", *at).stderr)[0]["patience_s"] == 2.0
+    assert time.monotonic() - began_s >= 2
+    assert _lines(run_fruits("status", *at, "--reading-patience", "1s").stderr)[0]["patience_s"] == 1.0
 
 
 def test_a_person_reads_a_sentence(closed: str) -> None:

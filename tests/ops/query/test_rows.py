@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from ops.cli.options import Format
+from ops.cli.console import Format
 from ops.query.query import run_query
 from ops.query.rows import show
 

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from batch.erase.erase import Asked, Watcher, erase
 from bootstrap.weights.weights import CompiledNetwork
 from features.rejects import Reason, Rejected
-from ops.rejects import Choice, retryable
+from ops.rejects import RejectFilter, select_retries
 from ops.status.status import look
 from ops.status.verification import broken_promises
 from store.home import Home
@@ -271,7 +271,7 @@ def _plan(home: Home, batch: int) -> Plan:
 def _retries(settings: Settings, *keys: str) -> tuple[Retry, ...]:
     home = settings.places()
     sources = tuple(home.landing.uri_of(key) for key in keys)
-    return retryable(home, Choice(sources=sources)).retries
+    return select_retries(home, RejectFilter(sources=sources)).retries
 
 
 def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_deletion(

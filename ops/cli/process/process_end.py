@@ -9,10 +9,10 @@ from typing import NoReturn
 
 
 def run_and_end(main: Callable[[], NoReturn]) -> NoReturn:
-    """Run a program to its end, and leave with its exit code once threads are joined and exit handlers have run.
+    """Run a program, join its threads, run the exit handlers, and end the process with the program's exit code.
 
-    Arrow's threads give back files of a table after its last row was read. The interpreter must not be taken apart
-    meanwhile, or the process dies of a signal after its output is written.
+    The interpreter is not shut down: Arrow's threads still close files after a table's last row was read, and the
+    process would die of a signal after its output is written.
     """
     try:
         main()
@@ -25,6 +25,6 @@ def run_and_end(main: Callable[[], NoReturn]) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         except OSError:
-            # The interpreter meets the same error as it ends, and says so.
+            # The interpreter meets the same error at its end, and reports it.
             raise ended from None
         os._exit(ended.code)

@@ -1,7 +1,7 @@
 """Ctrl-C: a command ends with one line and exit code 130, and leaves no process behind.
 
-The first one lets a command end in order, so that a lease or a sign of life ends with it; a running stream finishes
-what is in flight. The second one ends everything at once, as a kill would: nothing is lost or doubled by it.
+At the first Ctrl-C a command ends in order: it releases its lease or its claim. A running stream finishes what is in
+flight. The second Ctrl-C ends all processes at once, like a kill: nothing is lost or doubled by it.
 """
 
 import logging
@@ -17,11 +17,11 @@ from contextlib import suppress
 from typing import NoReturn
 
 EXIT_CODE = 130
-# For the main thread to leave the library that it is in, and then for ending in order.
+# How long the main thread may stay in the library that it is in, and then how long it may take to end in order.
 RETURN_S = 2.0
 PATIENCE_S = 5.0
 
-# A program around this one may pass on what the terminal has sent to both.
+# A program around this one may pass on the signal that the terminal has sent to both.
 ONE_PRESS_S = 0.2
 
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -29,25 +29,22 @@ _FINISH = b"\0"
 
 
 class Interrupted(BaseException):
-    """Ctrl-C was pressed. No KeyboardInterrupt: that is caught and told of by libraries, each in its own way."""
+    """Ctrl-C was pressed. This is no KeyboardInterrupt, because libraries catch and report that one."""
 
 
 def run_interruptibly(command: Callable[[], object]) -> None:
-    """Run a command that Ctrl-C ends, from its imports on; one inside another changes nothing."""
-    if _INTERRUPTS.is_listening:
-        command()
-        return
+    """Run a command that Ctrl-C ends, from its imports on."""
     _INTERRUPTS.listen()
     try:
         command()
     except Interrupted:
-        # What the interpreter does at its own end could wait for threads.
+        # The interpreter's own end could wait for threads.
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
         _INTERRUPTS.end()
     finally:
-        # The interpreter ends now, which a handler that raises would make a traceback of.
+        # The interpreter ends now: a handler that raises would print a traceback.
         _INTERRUPTS.is_over = True
 
 
@@ -62,13 +59,13 @@ def finish_at_interrupt(stop: threading.Event) -> None:
 
 
 def raise_if_ending() -> None:
-    """Raises Interrupted if Ctrl-C ends the command, whatever error a library made of it."""
+    """Raises Interrupted if Ctrl-C ends the command, also when a library made another error of it."""
     if _INTERRUPTS.is_ending:
         raise Interrupted
 
 
 def raise_if_interrupted() -> None:
-    """Raises Interrupted if Ctrl-C was pressed, though what was in flight was finished first."""
+    """Raises Interrupted if Ctrl-C was pressed, also after what was in flight has been finished."""
     if _INTERRUPTS.count:
         raise Interrupted
 
@@ -83,46 +80,46 @@ class _Interrupts:
         self.is_over = False
         self._stop: threading.Event | None = None
         self._terminate: threading.Event | None = None
-        self._one_ends = threading.Lock()
+        self._ending = threading.Lock()
         self._standard_error = 2
-        self._tells = -1
+        self._signals_in = -1
 
     def listen(self) -> None:
         if self.is_listening:
             return
         self.is_listening = True
-        # While Spark starts, the usual one is a file.
+        # While Spark starts, descriptor 2 is a file.
         self._standard_error = os.dup(2)
-        hears, self._tells = os.pipe()
-        os.set_blocking(self._tells, False)
-        signal.set_wakeup_fd(self._tells, warn_on_full_buffer=False)
-        threading.Thread(target=self._hear, args=(hears,), name="interrupts", daemon=True).start()
-        # In the background of a script it is ignored: the script's Ctrl-C is not meant.
+        signals_out, self._signals_in = os.pipe()
+        os.set_blocking(self._signals_in, False)
+        signal.set_wakeup_fd(self._signals_in, warn_on_full_buffer=False)
+        threading.Thread(target=self._follow_signals, args=(signals_out,), name="interrupts", daemon=True).start()
+        # In the background of a script the signal is ignored: the script's Ctrl-C is not for this command.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._interrupt)
 
     def stop_on_sigterm(self) -> threading.Event:
         self.listen()
         self._terminate = threading.Event()
-        # The thread that hears sets it: a handler could find the event's lock taken by what it interrupts.
+        # The other thread sets the event: a handler could find its lock taken by the code that it interrupts.
         signal.signal(signal.SIGTERM, lambda *_: None)
         return self._terminate
 
     def finish(self, stop: threading.Event) -> None:
         self.listen()
         self._stop = stop
-        # A stream is asked to stop by this signal alone, too, wherever it was started.
+        # SIGINT alone stops a stream, too, also in the background of a script.
         signal.signal(signal.SIGINT, self._interrupt)
 
     def end(self) -> NoReturn:
         """End this process and all that it started, and say so."""
-        from ops.cli.descendants import kill_descendants
+        from ops.cli.process.descendants import kill_descendants
 
-        # The main thread may find Spark gone and fail of it: that is no error to tell of.
+        # The main thread may fail because Spark is gone: that error is not shown.
         self.is_ending = True
-        with self._one_ends:
-            _hush()
-            # Servers of Spark's in this process tell of each connection that ends now.
+        with self._ending:
+            _silence_logging()
+            # Spark's servers in this process write about each connection that ends now.
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             kill_descendants()
@@ -140,14 +137,14 @@ class _Interrupts:
             return
         if self._stop is None:
             self.is_ending = True
-            _hush()
+            _silence_logging()
             raise Interrupted
-        os.write(self._tells, _FINISH)
+        os.write(self._signals_in, _FINISH)
 
-    def _hear(self, hears: int) -> None:
+    def _follow_signals(self, signals_out: int) -> None:
         pressed_at_s = math.inf
         while True:
-            for number in _read(hears, self._left_s(pressed_at_s)):
+            for number in _read(signals_out, self._time_left_s(pressed_at_s)):
                 now_s = time.monotonic()
                 if number == signal.SIGTERM and self._terminate is not None:
                     self._terminate.set()
@@ -157,10 +154,10 @@ class _Interrupts:
                     self.count, pressed_at_s = 1, now_s
                 elif number == signal.SIGINT and now_s - pressed_at_s > ONE_PRESS_S:
                     self.end()
-            if self._left_s(pressed_at_s) <= 0:
+            if self._time_left_s(pressed_at_s) <= 0:
                 self.end()
 
-    def _left_s(self, pressed_at_s: float) -> float:
+    def _time_left_s(self, pressed_at_s: float) -> float:
         if self._stop is not None and not self.is_ending:
             return math.inf
         return pressed_at_s + (PATIENCE_S if self.is_ending else RETURN_S) - time.monotonic()
@@ -171,8 +168,8 @@ def _read(pipe: int, timeout_s: float) -> bytes:
     return os.read(pipe, 64) if ready else b""
 
 
-def _hush() -> None:
-    # Threads whose work is cut off, and Spark's connection to Java, would tell of it with tracebacks.
+def _silence_logging() -> None:
+    # Interrupted threads, and Spark's connection to Java, would print tracebacks.
     logging.disable(logging.CRITICAL)
     threading.excepthook = lambda _: None
     sys.unraisablehook = lambda _: None

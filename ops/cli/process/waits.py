@@ -1,20 +1,20 @@
-"""What is said of storage that does not answer: on a terminal a sentence, in a log one JSON object a line."""
+"""Messages about storage that does not answer: sentences on a terminal, JSON lines in a log."""
 
 import sys
 from datetime import timedelta
 
-from ops.cli.options import messages, say
+from ops.cli.console import messages, notify
 from ops.wording import duration
 from store.home import Home
 from store.objects.waits import Answer, Wait, tell_of_waits
 
 
-def say_waits(home: Home) -> None:
-    """From now on tell on standard error of each trouble with storage once, and when it is over."""
+def tell_waits(home: Home) -> None:
+    """From now on, tell on standard error of each wait for storage once, and when it is over."""
 
     def tell(told: Wait | Answer) -> None:
         if messages.is_terminal:
-            say(sentence_of(told))
+            notify(sentence_of(told))
         else:
             _log(told, home)
 
@@ -37,7 +37,7 @@ def sentence_of(told: Wait | Answer) -> str:
 
 
 def _log(told: Wait | Answer, home: Home) -> None:
-    # Loaded only here: a command that is answered has no use for it.
+    # Loaded only here: most commands never wait.
     from ops.monitor.json_lines import json_line, without_names
 
     if isinstance(told, Answer):

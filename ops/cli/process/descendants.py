@@ -9,21 +9,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-_PATIENCE_S = 3.0
-_LOOK_S = 0.02
+_DEADLINE_S = 3.0
+_POLL_S = 0.02
 
 
 def kill_descendants() -> None:
     """Kill all of them, and return when they have ended."""
     found: set[int] = set()
-    # One that is stopped starts no other, which would be nobody's descendant once it is killed.
-    while started := _below(os.getpid()) - found:
+    # A stopped process starts no other one, which would be nobody's descendant after the kill.
+    while started := _children_of(os.getpid()) - found:
         _signal(started, signal.SIGSTOP)
         found |= started
     _signal(found, signal.SIGKILL)
-    gives_up_at_s = time.monotonic() + _PATIENCE_S
-    while found & {process for process, _ in _living()} and time.monotonic() < gives_up_at_s:
-        time.sleep(_LOOK_S)
+    gives_up_at_s = time.monotonic() + _DEADLINE_S
+    while found & {process for process, _ in _running_processes()} and time.monotonic() < gives_up_at_s:
+        time.sleep(_POLL_S)
 
 
 def _signal(processes: Iterable[int], number: signal.Signals) -> None:
@@ -32,9 +32,9 @@ def _signal(processes: Iterable[int], number: signal.Signals) -> None:
             os.kill(process, number)
 
 
-def _below(ancestor: int) -> set[int]:
+def _children_of(ancestor: int) -> set[int]:
     children: defaultdict[int, list[int]] = defaultdict(list)
-    for process, parent in _living():
+    for process, parent in _running_processes():
         children[parent].append(process)
     found = list(children[ancestor])
     for process in found:
@@ -42,7 +42,7 @@ def _below(ancestor: int) -> set[int]:
     return set(found)
 
 
-def _living() -> Iterator[tuple[int, int]]:
+def _running_processes() -> Iterator[tuple[int, int]]:
     """Every process that has not ended, with its parent."""
     if not Path("/proc/self/stat").exists():
         with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid=,state="], stdout=subprocess.PIPE, text=True) as listing:

@@ -1,0 +1,68 @@
+"""The command that brings a stage to AWS."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ops.cli.aws.stage import STAGE, connect_to_stage, notify_event
+from ops.cli.command import Flags, takes_settings
+from ops.cli.console import console, echo, notify
+
+if TYPE_CHECKING:
+    from bootstrap.aws.cloud import Cloud
+    from bootstrap.aws.deploy import Deployed, Rehearsal
+
+
+@takes_settings(*STAGE, "architecture", "weights", "alarm_email", "monthly_budget_usd", "max_capacity_units")
+def deploy(
+    flags: Flags,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; do nothing.")] = False,
+) -> None:
+    """Bring a stage to AWS, or bring it up to date: photos in, features out, tables in Athena."""
+    from bootstrap.aws import deploy as deployment
+
+    settings = flags.load()
+    cloud = connect_to_stage(settings)
+    if dry_run:
+        _show_rehearsal(cloud, deployment.rehearse(cloud, settings, notify))
+    else:
+        _show_deployed(cloud, deployment.deploy(cloud, settings, deployment.Teller(notify, notify_event)))
+
+
+def _show_rehearsal(cloud: "Cloud", found: "Rehearsal") -> None:
+    for finding in found.findings:
+        mark = "[green]fine[/]" if finding.fine else "[red]stops[/]" if finding.fatal else "[yellow]look[/]"
+        console.print(f"{mark}  {finding.what}: {finding.says}", highlight=False, soft_wrap=True)
+    size = found.wheelhouse.bytes / 1e6
+    echo(f"The nodes would get {found.wheelhouse.sha256[:12]}, {size:.0f} MB.")
+    echo(f"The stream would run with {' '.join(found.options)}.")
+    if found.changes is None:
+        echo(f"{cloud.stack_name} would be created in {cloud.region}.")
+    elif not found.changes:
+        echo(f"{cloud.stack_name} would not change.")
+    else:
+        table = Table("", "resource", "kind", header_style="bold")
+        for change in found.changes:
+            table.add_row("Replace" if change.replaces else change.action, change.resource, change.kind)
+        console.print(table)
+
+
+def _show_deployed(cloud: "Cloud", done: "Deployed") -> None:
+    outputs = done.stack.outputs
+    home = outputs["Home"]
+    console.print(
+        f"""
+[bold]{cloud.stack_name}[/] stands in {cloud.region}. The stream: {done.stream}, with {" ".join(done.options)}.
+
+Drop photos     aws s3 cp kiwi.jpg {home}/landing/kiwi/
+Query           fruits query --home {home} "SELECT label, count(*) FROM photos GROUP BY label"
+  in Athena     work group {outputs["AthenaWorkGroup"]}, database {outputs["GlueDatabase"]}
+                {cloud.console}/athena/home?region={cloud.region}#/query-editor
+Refit the PCA   fruits submit refit --reproject --stage {cloud.stage}   (it also runs every night)
+Look            fruits logs stream --stage {cloud.stage}
+                {cloud.console}/emr/home?region={cloud.region}#/clusterDetails/{outputs["ClusterId"]}
+Take down       fruits destroy --stage {cloud.stage}   (keeps the data)""",
+        highlight=False,
+        soft_wrap=True,
+    )

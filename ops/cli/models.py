@@ -1,0 +1,155 @@
+"""The commands that list, show, use and prune the PCA models."""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ops.cli.command import HOME, READING, Flags, examples, runs_alone, takes_settings
+from ops.cli.console import console, echo, notify
+from ops.cli.reproject import JOB, project_rows
+from ops.cli.spark_job import spark_job
+
+if TYPE_CHECKING:
+    from batch.refit.scree import VarianceThresholds
+    from store.home import Home
+    from store.models.pca_models import PcaMeta
+
+app = typer.Typer(help="List, show, use and prune the PCA models.", invoke_without_command=True)
+
+ThenReproject = Annotated[bool, typer.Option("--reproject", help="Then run `fruits reproject`.")]
+_LEFT = ("", "featurizer")
+_COLUMNS = ("version", "", "fitted at (UTC)", "rows", "components", "explained", "drift", "featurizer", "projections")
+
+
+@app.callback()
+@takes_settings(*READING)
+def models(flags: Flags, context: typer.Context) -> None:
+    """List, show, use and prune the PCA models; without a command: list."""
+    if runs_alone(flags, context):
+        _list(flags)
+
+
+@app.command("list")
+@takes_settings(*READING)
+def list_models(flags: Flags) -> None:
+    """List all versions, and which one is served."""
+    _list(flags)
+
+
+@app.command(epilog=examples("fruits models show 7"))
+@takes_settings(*READING)
+def show(flags: Flags, version: Annotated[int, typer.Argument(help="A version that `fruits models` lists.")]) -> None:
+    """Show what is known of one version, and where its scree plot is."""
+    from batch.refit.refit import picture
+    from batch.refit.scree import marks
+    from store.models.pca_models import has_scree, load_model, scree_uri, write_copies
+
+    home = flags.open_to_read().places()
+    model = load_model(home, version)
+    if not has_scree(home, version):
+        # A refit that was killed did not come to it.
+        write_copies(home, model.meta, picture(model))
+    thresholds = marks(model.pca.explained_variance_ratio)
+    console.print(_table(home, [model.meta]))
+    echo_variance(thresholds)
+    echo(f"Scree plot: {scree_uri(home, version)}")
+
+
+@app.command(epilog=examples("fruits models use 6", "fruits models use 6 --reproject"))
+@takes_settings(*HOME, "master")
+def use(
+    flags: Flags,
+    version: Annotated[int, typer.Argument(help="A version that `fruits models` lists, older or newer.")],
+    then_reproject: ThenReproject = False,
+) -> None:
+    """Make a version the next one: new photos get it at once, `fruits reproject` completes and serves it."""
+    from store.errors import UnknownModel
+    from store.models.pca_models import begin_switch, current_models, describe_model
+    from store.models.registry import current_featurizer
+
+    settings = flags.open_to_change()
+    home = settings.places()
+    meta, featurizer = describe_model(home, version), current_featurizer(home)
+    if meta.featurizer != featurizer:
+        raise UnknownModel(
+            f"Version {version} is for featurizer {meta.featurizer}, but {home.root.uri} uses {featurizer}; "
+            "choose another version, or refit."
+        )
+    replaced = current_models(home).next
+    after = begin_switch(home, version)
+    if replaced not in (None, version):
+        echo(f"The switch to version {replaced} is given up.")
+    if after.next is None:
+        echo(f"Version {version} is served; no other is on its way.")
+        return
+    echo_next(version)
+    if then_reproject:
+        with spark_job(settings, JOB) as spark:
+            project_rows(spark, home)
+
+
+@app.command(epilog=examples("fruits models prune --keep 2"))
+@takes_settings(*HOME)
+def prune(
+    flags: Flags,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest versions keep projections.")] = 2,
+) -> None:
+    """Drop the projections of old versions; the served and the next one stay, and all models do."""
+    from batch.maintain.prune import prune as run_prune
+
+    pruned = run_prune(flags.open_to_change().places(), keep, notify)
+    if pruned.versions:
+        echo(f"Dropped {pruned.rows:,} projections of version {', '.join(map(str, pruned.versions))}.")
+    else:
+        echo("Nothing to drop.")
+
+
+def echo_variance(thresholds: "VarianceThresholds") -> None:
+    """Say how many components explain how much."""
+    echo(
+        f"80, 90 and 95 % of the variance take {thresholds.at_80}, {thresholds.at_90} and {thresholds.at_95} "
+        f"components; {thresholds.above_mean} explain more than the average one."
+    )
+
+
+def echo_next(version: int) -> None:
+    """Say what it means that a version is the next one."""
+    echo(
+        f"Version {version} is the next one: new photos get it at once, "
+        "`fruits reproject` gives it to all rows and serves it."
+    )
+
+
+def _list(flags: Flags) -> None:
+    from store.models.pca_models import describe_model, versions
+
+    home = flags.open_to_read().places()
+    if numbers := versions(home):
+        console.print(_table(home, [describe_model(home, version) for version in numbers]))
+    else:
+        echo(f"{home.root.uri} has no PCA model yet; run `fruits refit`.")
+
+
+def _table(home: "Home", metas: list["PcaMeta"]) -> Table:
+    from batch.maintain.prune import projected_rows
+    from store.models.pca_models import current_models
+
+    current, projections = current_models(home), projected_rows(home)
+    table = Table(header_style="bold")
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name in _LEFT else "right")
+    for meta in metas:
+        table.add_row(
+            f"{meta.version}",
+            {current.serving: "served", current.next: "next"}.get(meta.version, ""),
+            f"{meta.fitted_at:%Y-%m-%d %H:%M}",
+            f"{meta.rows:,}",
+            f"{meta.components}",
+            f"{meta.explained:.2%}",
+            "" if meta.drift_rad is None else f"{math.degrees(meta.drift_rad):.2f}° from {meta.parent}",
+            meta.featurizer,
+            f"{projections.get(meta.version, 0):,}",
+        )
+    return table

@@ -1,0 +1,83 @@
+"""The command that fits the PCA."""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from features.errors import InvalidSetting
+from ops.cli.command import HOME, Flags, takes_settings
+from ops.cli.console import console, echo
+from ops.cli.models import ThenReproject, echo_next, echo_variance
+from ops.cli.reproject import project_rows
+from ops.cli.spark_job import progress_bar, spark_job
+
+if TYPE_CHECKING:
+    from batch.refit.refit import Refit
+    from store.home import Home
+    from store.models.pca_models import PcaMeta
+    from store.settings import Settings
+
+USUAL_COMPONENTS = 64
+
+
+@takes_settings(*HOME, "components", "variance", "min_rows", "master")
+def refit(
+    flags: Flags,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and show, but store nothing.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Read every row again, whatever is stored.")] = False,
+    then_reproject: ThenReproject = False,
+) -> None:
+    """Fit the PCA on all features and make it the next version; a running stream follows."""
+    if dry_run and then_reproject:
+        raise InvalidSetting("A dry run publishes nothing to reproject with; leave out --dry-run or --reproject.")
+    fit(flags.open_to_change(), dry_run=dry_run, full=full, then_reproject=then_reproject)
+
+
+def fit(settings: "Settings", *, dry_run: bool = False, full: bool = False, then_reproject: bool = False) -> None:
+    """Refit the PCA of the settings' home, show the outcome and, if asked for, reproject all rows with it."""
+    from rich.progress import DownloadColumn
+
+    from batch.refit.refit import Wanted
+    from batch.refit.refit import refit as run_refit
+
+    home = settings.places()
+    components = settings.components or (None if settings.variance else USUAL_COMPONENTS)
+    with spark_job(settings, "fruits-refit") as spark:
+        with progress_bar("Reading features", DownloadColumn()) as on_progress:
+            options = Wanted(components, settings.variance, settings.min_rows)
+            done = run_refit(spark, home, options, dry_run, full, on_progress)
+        _show(home, done)
+        if then_reproject and done.next == done.meta.version:
+            project_rows(spark, home)
+
+
+def _show(home: "Home", done: "Refit") -> None:
+    from store.models.pca_models import scree_uri
+
+    meta = done.meta
+    table = Table(header_style="bold")
+    for name in ("version", "rows", "components", "explained variance", "drift"):
+        table.add_column(name, justify="right")
+    version = f"{meta.version}" if done.published else f"{meta.version} (dry run)"
+    drift = _drift(meta, done.angles_rad)
+    table.add_row(version, f"{meta.rows:,}", f"{meta.components}", f"{meta.explained:.2%}", drift)
+    console.print(table)
+    echo_variance(done.marks)
+    echo(f"Read {done.rows_read:,} rows; the moments of {done.rows_stored:,} were stored before.")
+    if not done.published:
+        echo("A dry run: nothing was stored.")
+        return
+    echo(f"Scree plot: {scree_uri(home, meta.version)}")
+    if done.next == meta.version:
+        echo_next(meta.version)
+    else:
+        echo(f"A newer version than {meta.version} was there first and stays.")
+
+
+def _drift(meta: "PcaMeta", angles_rad: tuple[float, ...]) -> str:
+    if meta.parent is None:
+        return "the first of its featurizer"
+    middle = math.degrees(angles_rad[len(angles_rad) // 2])
+    return f"{math.degrees(angles_rad[-1]):.2f}° at most, {middle:.2f}° in the middle, from version {meta.parent}"
