@@ -95,14 +95,14 @@ $(BENCHMARKS_READY): requirements-benchmarks.lock requirements-build.lock pyproj
 # Without a Java, apt installs one when it may; otherwise the finder says what to do. Then the classes that Spark loads
 # at each start are parsed once for all.
 java: $(READY)
-	@$(BIN)/python -m bootstrap.java >/dev/null 2>&1 || bootstrap/install_java.sh || true
-	@$(BIN)/python -m bootstrap.java >/dev/null
-	@JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME && $(BIN)/python -m streaming.class_archive >/dev/null || echo "Spark will start more slowly than it could; everything works."
+	@$(BIN)/python -m bootstrap.programs java >/dev/null 2>&1 || bootstrap/install_with_apt.sh "Java 17" openjdk-17-jre-headless || true
+	@$(BIN)/python -m bootstrap.programs java >/dev/null
+	@JAVA_HOME="$$($(BIN)/python -m bootstrap.programs java)" && export JAVA_HOME && $(BIN)/python -m streaming.class_archive >/dev/null || echo "Spark will start more slowly than it could; everything works."
 
 # Without a Chromium, apt installs one when it may; otherwise the tests that need one are skipped and say so.
 chromium: $(READY)
-	@$(BIN)/python -m bootstrap.chromium >/dev/null 2>&1 || bootstrap/install_chromium.sh || true
-	@$(BIN)/python -m bootstrap.chromium >/dev/null || true
+	@$(BIN)/python -m bootstrap.programs chromium >/dev/null 2>&1 || bootstrap/install_with_apt.sh Chromium chromium fonts-dejavu-core || true
+	@$(BIN)/python -m bootstrap.programs chromium >/dev/null || true
 
 # TensorFlow names the compiler library of its build among its needs; nothing of it is loaded.
 COMPILE = $(VENV)/uv/bin/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-package libclang --no-header --quiet

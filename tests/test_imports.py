@@ -22,13 +22,7 @@ ONLY_IN = {
     "pyspark": {"streaming", "batch"},
     "tensorflow": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
     "keras": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
-    "boto3": {
-        "store/objects/s3.py",
-        "store/objects/region.py",
-        "streaming/discovery/queue.py",
-        "bootstrap/aws/cloud.py",
-        "ops/monitor/metrics.py",
-    },
+    "boto3": {"store/aws.py"},
 }
 
 

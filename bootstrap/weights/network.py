@@ -98,12 +98,12 @@ def quantize_network(model: "keras.Model", pictures: NDArray[np.uint8]) -> bytes
         return bytes(debugger.get_nondebug_quantized_model())
 
 
-def check(model: "keras.Model") -> None:
-    """Look at the features that Keras itself gives for a few pictures.
+def check(model: "keras.Model", pictures: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
+    """The features that Keras itself gives for a few pictures (n, 224, 224, 3), by default drawn ones.
 
     Raises InvalidWeights when they are not finite, next to nothing, or the same for different pictures.
     """
-    pictures = sample_pictures(VERIFIED_PICTURES, seed=1)
+    pictures = sample_pictures(VERIFIED_PICTURES, seed=1) if pictures is None else pictures
     expected = _keras_features(model, pictures)
     if not np.isfinite(expected).all():
         raise InvalidWeights("These weights give features that are not finite numbers; use other weights.")
@@ -115,16 +115,16 @@ def check(model: "keras.Model") -> None:
     norms = np.linalg.norm(expected, axis=1)
     if np.linalg.norm(expected[1:] - expected[:-1], axis=1).min() < SMALLEST_DIFFERENCE * norms.max():
         raise InvalidWeights("These weights give the same features for different pictures; use other weights.")
+    return expected
 
 
 def verify(model: "keras.Model", network: bytes) -> None:
-    """Check the model, and compare the compiled network with it on pictures both have never seen.
+    """Check the model, and compare the compiled network with it on drawn pictures.
 
-    Raises InvalidWeights as check does, and when features differ between the two by more than 1e-4 of a vector's norm.
+    Raises InvalidWeights as `check`, and when features differ between the two by more than 1e-4 of a vector's norm.
     """
-    check(model)
     pictures = sample_pictures(VERIFIED_PICTURES, seed=1)
-    expected = _keras_features(model, pictures)
+    expected = check(model, pictures)
     with _without_chatter():
         compiled = Featurizer(network).features(pictures)
     difference = (np.linalg.norm(compiled - expected, axis=1) / np.linalg.norm(expected, axis=1)).max()

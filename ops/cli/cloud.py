@@ -11,9 +11,9 @@ from ops.cli.options import Debug, Weights, console, messages
 
 if TYPE_CHECKING:
     from bootstrap.aws.cloud import Cloud
-    from bootstrap.aws.deploy import Deployed, Rehearsal
+    from bootstrap.aws.deploy import Deployment, DryRun
     from bootstrap.aws.stack import Event
-    from bootstrap.aws.steps import Submitted
+    from bootstrap.aws.steps import SubmittedStep
     from store.settings import Settings
 
 Stage = Annotated[str | None, typer.Option("--stage", metavar="NAME", help="Which installation; default: dev.")]
@@ -57,9 +57,9 @@ def deploy(
     )
     cloud = _connect(settings)
     if dry_run:
-        _show_rehearsal(cloud, deployment.rehearse(cloud, settings, _say))
+        _show_rehearsal(cloud, deployment.dry_run(cloud, settings, _say))
     else:
-        _show_deployed(cloud, deployment.deploy(cloud, settings, deployment.Teller(_say, _show_event)))
+        _show_deployed(cloud, deployment.deploy(cloud, settings, _say, _show_event))
 
 
 def destroy(
@@ -74,24 +74,24 @@ def destroy(
     debug: Debug = False,
 ) -> None:
     """Stop the stream and delete the cluster; photos, tables and models stay, unless told otherwise."""
-    from bootstrap.aws.deploy import home_of
+    from bootstrap.aws.deploy import stage_home
+    from bootstrap.aws.destroy import delete_compute, is_deleted
     from bootstrap.aws.destroy import delete_data as delete_all_data
-    from bootstrap.aws.destroy import is_gone, take_down
-    from bootstrap.aws.stack import stack_of
+    from bootstrap.aws.stack import find_stack
     from store.settings import load_settings
 
     settings = load_settings(stage=stage, region=region)
     cloud = _connect(settings)
     if delete_data:
-        if is_gone(cloud):
+        if is_deleted(cloud):
             raise InvalidSetting(
                 f"There is no {cloud.stack_name} in {cloud.region} of account {cloud.account}; check --stage, --region."
             )
         _ask_for_the_name(cloud, confirm)
-    if not delete_data or stack_of(cloud) is not None:
-        take_down(cloud, home_of(cloud, settings), _say, _show_event)
+    if not delete_data or find_stack(cloud) is not None:
+        delete_compute(cloud, stage_home(cloud, settings), _say, _show_event)
     if delete_data:
-        delete_all_data(cloud, _say, _show_event, lambda count: _say(f"  {count:,} objects"))
+        delete_all_data(cloud, _say, _show_event)
         console.print(f"{cloud.stack_name} and all its data are gone; its key can still be kept for 30 days (KMS).")
     else:
         console.print(
@@ -113,27 +113,27 @@ def submit(
 ) -> None:
     """Run a job on the stage's cluster; what follows its name goes to the job, as in `fruits submit refit --full`."""
     from bootstrap.aws import steps
-    from bootstrap.aws.deploy import home_of
-    from bootstrap.aws.handover import run_as
+    from bootstrap.aws.deploy import stage_home
+    from bootstrap.aws.handover import replace_stream
     from store.settings import load_settings
 
     settings = load_settings(stage=stage, region=region)
     _check_options(context, job)
     cloud = _connect(settings)
     cluster = _cluster(cloud)
-    home = home_of(cloud, settings)
+    home = stage_home(cloud, settings)
     if job == "stream":
-        before = steps.steps(cloud, cluster, job)
+        before = steps.job_steps(cloud, cluster, job)
         if not before:
             raise InvalidSetting(f"{cluster} has had no stream yet; `fruits deploy` starts it with its settings.")
         if context.args:
             raise InvalidSetting("A stream's settings come with a deployment: set them, and run `fruits deploy`.")
         wanted = before[0].step
-        outcome = run_as(cloud, cluster, home, wanted, _say)
-        submitted = steps.steps(cloud, cluster, job)[0]
+        outcome = replace_stream(cloud, cluster, home, wanted, _say)
+        submitted = steps.job_steps(cloud, cluster, job)[0]
         console.print(f"The stream: {outcome}, step {submitted.id}.", highlight=False)
     else:
-        wanted = steps.step_of(job, context.args, home.root.uri)
+        wanted = steps.job_step(job, context.args, home.root.uri)
         identity = steps.submit(cloud, cluster, wanted)
         console.print(
             f"Step {identity} is to run {job}; `fruits logs {job} --stage {cloud.stage}` shows it.", highlight=False
@@ -151,16 +151,16 @@ def logs(
 ) -> None:
     """Show what a job on the cluster said, and how it stands."""
     from bootstrap.aws import steps
-    from bootstrap.aws.logs import logs_of
+    from bootstrap.aws.logs import read_logs
     from store.settings import load_settings
 
     settings = load_settings(stage=stage, region=region)
     cloud = _connect(settings)
     cluster = _cluster(cloud)
-    found = [each for each in steps.steps(cloud, cluster, job) if step in (None, each.id)]
+    found = [each for each in steps.job_steps(cloud, cluster, job) if step in (None, each.id)]
     if not found:
         raise InvalidSetting(f"{cluster} has no such step of {job}; `fruits submit {job}` runs one.")
-    shown = list(logs_of(cloud, settings.s3_endpoint, cluster, found[0]))
+    shown = list(read_logs(cloud, settings.s3_endpoint, cluster, found[0]))
     for log in shown:
         messages.rule(log.uri)
         sys.stdout.write(log.text)
@@ -178,9 +178,9 @@ def _connect(settings: "Settings") -> "Cloud":
 
 def _cluster(cloud: "Cloud") -> str:
     from bootstrap.aws.destroy import cluster_is_up
-    from bootstrap.aws.stack import standing_stack
+    from bootstrap.aws.stack import existing_stack
 
-    stack = standing_stack(cloud)
+    stack = existing_stack(cloud)
     if "ClusterId" not in stack.outputs or not cluster_is_up(cloud, stack.outputs["ClusterId"]):
         raise InvalidSetting(f"{cloud.stack_name} has no cluster now; run `fruits deploy`.")
     return stack.outputs["ClusterId"]
@@ -201,14 +201,14 @@ def _wait(cloud: "Cloud", cluster: str, job: JobName) -> None:
 
     from bootstrap.aws import steps
 
-    while (last := steps.steps(cloud, cluster, job)[0]).is_unfinished:
+    while (last := steps.job_steps(cloud, cluster, job)[0]).is_unfinished:
         time.sleep(10)
     _say(_sentence(last))
     if last.state != "COMPLETED":
         raise typer.Exit(1)
 
 
-def _sentence(step: "Submitted") -> str:
+def _sentence(step: "SubmittedStep") -> str:
     why = f": {step.reason.rstrip('.')}" if step.reason else ""
     return f"{step.step.name}, step {step.id} of {step.created_at:%Y-%m-%d %H:%M}: {step.state}{why}."
 
@@ -235,7 +235,7 @@ def _show_event(event: "Event") -> None:
     )
 
 
-def _show_rehearsal(cloud: "Cloud", found: "Rehearsal") -> None:
+def _show_rehearsal(cloud: "Cloud", found: "DryRun") -> None:
     for finding in found.findings:
         mark = "[green]fine[/]" if finding.fine else "[red]stops[/]" if finding.fatal else "[yellow]look[/]"
         console.print(f"{mark}  {finding.what}: {finding.says}", highlight=False, soft_wrap=True)
@@ -253,7 +253,7 @@ def _show_rehearsal(cloud: "Cloud", found: "Rehearsal") -> None:
         console.print(table)
 
 
-def _show_deployed(cloud: "Cloud", done: "Deployed") -> None:
+def _show_deployed(cloud: "Cloud", done: "Deployment") -> None:
     outputs = done.stack.outputs
     home = outputs["Home"]
     console.print(

@@ -130,7 +130,7 @@ def stream(
     debug: Debug = False,
 ) -> None:
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
-    from bootstrap.java import use_java
+    from bootstrap.programs import use_java
     from ops.monitor.json_lines import JsonLines
     from ops.monitor.metrics import measured
     from ops.monitor.progress import LivePanel
@@ -249,7 +249,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Draw photos of fruit, drop them while the stream runs, and query what became of them."""
-    from bootstrap.java import use_java
+    from bootstrap.programs import use_java
     from ops.demo.demo import check_landing, run_demo
     from ops.monitor.plain_lines import PlainLines
     from ops.monitor.progress import LivePanel

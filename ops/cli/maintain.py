@@ -79,7 +79,7 @@ def as_yarn_expects(settings: "Settings", name: str) -> Iterator[None]:
     if not settings.master.startswith("yarn"):
         yield
         return
-    from bootstrap.java import use_java
+    from bootstrap.programs import use_java
     from streaming.session import spark_session
 
     use_java()

@@ -275,7 +275,7 @@ def _reproject(spark: "Spark", home: "Home") -> None:
 
 @contextmanager
 def _spark(settings: "Settings", name: str) -> Iterator["Spark"]:
-    from bootstrap.java import use_java
+    from bootstrap.programs import use_java
     from streaming.session import spark_session
 
     use_java()

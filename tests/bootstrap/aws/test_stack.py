@@ -17,7 +17,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from bootstrap.aws.steps import Job, step_of
+from bootstrap.aws.steps import Job, job_step
 from bootstrap.aws.template import FILE, read_template
 from tests.support import servers
 
@@ -406,7 +406,7 @@ def test_what_a_schedule_sends_is_a_job_emr_takes(aws: Aws, stack: Stack, job: s
     step = aws.emr_of_stacks().describe_step(ClusterId=outputs["ClusterId"], StepId=step_id)["Step"]
     assert step["Name"] == f"fruits-{job.lower()}"
     by_hand: tuple[Job, list[str]] = {"Refit": ("refit", ["--reproject"]), "Maintain": ("maintain", [])}[job]
-    assert tuple(step["Config"]["Args"]) == step_of(*by_hand, outputs["Home"]).arguments
+    assert tuple(step["Config"]["Args"]) == job_step(*by_hand, outputs["Home"]).arguments
 
 
 def test_a_stream_that_failed_is_submitted_again_with_the_same_arguments(aws: Aws, stack: Stack) -> None:

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from bootstrap.weights import network
 from bootstrap.weights.calibration import FEWEST_PHOTOS, PHOTOS, choose_pictures
@@ -16,6 +15,7 @@ from bootstrap.weights.featurizer import install_featurizer
 from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of, initialize
 from features.errors import InvalidWeights
 from features.featurizer import FEATURES, Featurizer
+from ops.cli.main import app
 from store.errors import FeaturizerConflict
 from store.home import Home
 from store.models.registry import (
@@ -29,8 +29,9 @@ from store.models.registry import (
 from store.settings import load_settings
 from tests.support.pictures import encoded, jpeg, pixels, text_file
 
-ROOT = Path(__file__).parents[3]
 LIMITS = load_settings().limits
+
+pytestmark = pytest.mark.xdist_group("tensorflow")
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,14 @@ def test_it_is_another_featurizer_of_the_same_weights(switched: Switched) -> Non
     assert describe_featurizer(switched.home, before.id) == before
 
 
-def test_it_is_calibrated_on_the_photos_that_landed(switched: Switched, untrained: CompiledNetwork) -> None:
+def test_it_is_calibrated_on_the_photos_that_landed(switched: Switched) -> None:
     assert switched.meta.calibrated_on == f"{FEWEST_PHOTOS} photos of the landing"
     assert any("mean cosine" in line for line in switched.said)
     assert not any("drawn" in line for line in switched.said)
+
+
+@pytest.mark.processes
+def test_the_same_photos_give_the_same_bytes_in_another_process(switched: Switched) -> None:
     calibration = choose_pictures(switched.home, LIMITS, print)
     compiled = compile_weights("untrained:7", print, calibration=calibration.pictures)
     assert hashlib.sha256(compiled.network).hexdigest() == switched.meta.network_sha256, "not the same bytes again"
@@ -168,17 +173,11 @@ def test_a_home_from_before_there_was_int8_is_float32(untrained: CompiledNetwork
 
 
 def test_the_command_tells_precision_and_calibration(switched: Switched) -> None:
-    answer = _fruits_weights("--precision", "int8", "--home", switched.home.root.uri)
-    assert answer.returncode == 0, answer.stderr
+    answer = CliRunner().invoke(app, ["weights", "--precision", "int8", "--home", switched.home.root.uri])
+    assert answer.exit_code == 0, answer.output
     assert f"{switched.meta.id}, int8, from untrained:7, calibrated on {FEWEST_PHOTOS} photos" in answer.stdout
-    refused = _fruits_weights("--precision", "float32", "--home", switched.home.root.uri)
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("fruits: This home uses featurizer")
-
-
-def _fruits_weights(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ops", "weights", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    refused = CliRunner().invoke(app, ["weights", "--precision", "float32", "--home", switched.home.root.uri])
+    assert isinstance(refused.exception, FeaturizerConflict)
 
 
 def _home(folder: Path) -> Home:
