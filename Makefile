@@ -21,7 +21,7 @@ help:
 	@echo "make test        the tests"
 	@echo "make test-processes    whole streams as processes, killed at every step"
 	@echo "make test-deployment   a deployment to stand-ins for AWS"
-	@echo "make lint        ruff, mypy --strict, the import rule"
+	@echo "make lint        ruff, mypy --strict, cfn-lint, the import rule"
 	@echo "make benchmark   how fast it is, beside other ways to do the same"
 	@echo "make slides      docs/slides.pdf from docs/slides.md"
 	@echo "make lock        resolve the dependencies again"
@@ -44,6 +44,7 @@ lint: $(TESTS_READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/cfn-lint --regions eu-central-1 eu-west-1 eu-west-3 eu-north-1 eu-south-1 eu-south-2 -- bootstrap/aws/stack.yaml
 	@$(BIN)/python -m pytest -q tests/test_imports.py
 
 benchmark: $(BENCHMARKS_READY) java

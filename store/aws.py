@@ -106,8 +106,8 @@ def aws_call(operation: str) -> Iterator[None]:
         raise kind(f"AWS did not {operation}: {reason(error)}.") from error
 
 
-def find(operation: str, request: Callable[[], _T], *missing: str) -> _T | None:
-    """What a request returns, or None when its error has one of these codes or words: there is no such thing.
+def try_aws_call(operation: str, request: Callable[[], _T], *expected: str) -> _T | None:
+    """What a request returns, or None when it fails with one of the expected error codes or words.
 
     Raises as `aws_call`.
     """
@@ -118,7 +118,7 @@ def find(operation: str, request: Callable[[], _T], *missing: str) -> _T | None:
             return request()
         except ClientError as error:
             answer = error.response["Error"]
-            if answer["Code"] in missing or any(words in answer.get("Message", "") for words in missing):
+            if answer["Code"] in expected or any(words in answer.get("Message", "") for words in expected):
                 return None
             raise
 

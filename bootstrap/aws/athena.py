@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def create_tables_and_views(
     """
     if not _HOME.fullmatch(home_uri):
         raise InvalidSetting(f"Athena cannot read the home {home_uri!r}; give s3://bucket or s3://bucket/prefix.")
+    run = partial(run_statement, athena, database, work_group)
     statements = {d: Template(d.statement).substitute(home=home_uri) for d in definitions()}
     catalog = {d.name: _describe_table(glue, database, d.name) for d in definitions() if not d.is_view}
     for definition, statement in statements.items():
@@ -69,9 +71,9 @@ def create_tables_and_views(
         columns = [column["Name"] for column in (catalog[table.name] or {}).get("Columns", [])]
         if columns and table.missing_in(columns):
             # Athena takes a Delta table's columns when it is created; the data stays where it is.
-            run_statement(athena, database, work_group, f"DROP TABLE {table.name}", f"DROP TABLE {table.name}")
+            run(f"DROP TABLE {table.name}", f"DROP TABLE {table.name}")
     for definition, statement in statements.items():
-        run_statement(athena, database, work_group, definition.file, statement)
+        run(definition.file, statement)
         echo(f"Athena: {database}.{definition.name}")
 
 

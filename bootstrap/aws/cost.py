@@ -19,7 +19,6 @@ MEASURED_ON = "2026-11-22"
 # A row in one zstd file: 296 drawn photos through MobileNetV2, projected on 64 components.
 FEATURE_ROW_BYTES = 3_200
 PROJECTION_ROW_BYTES = 300
-PROJECTION_COMPONENTS = 64
 
 # The protocol, docs/architecture.md: a batch on open tables, its share of the checkpoints at each hundredth, the files
 # of a task, and what each photo is put, fetched and copied.
@@ -81,7 +80,6 @@ class Workload:
     architecture: Architecture = "arm64"
     megapixels: float = USUAL_MEGAPIXELS
     photo_bytes: float | None = None
-    components: int = PROJECTION_COMPONENTS
     peak_factor: float = 2.0
     spot_share: float = 1.0
     utilisation: float = 0.7
@@ -188,7 +186,7 @@ def estimate(workload: Workload, prices: Prices) -> Estimate:
         *_machines(workload, cluster, fleet, prices),
         *_storage(workload, prices),
         *_requests(workload, prices),
-        *_standing(workload, cluster, prices),
+        *_load_independent(workload, cluster, prices),
     )
     return Estimate(workload, cluster, fleet, items)
 
@@ -277,8 +275,7 @@ def _machines(workload: Workload, cluster: Cluster, fleet: Fleet, prices: Prices
 def _storage(workload: Workload, prices: Prices) -> list[Item]:
     photos_gib = workload.photos_per_day * photo_days(workload) * workload.bytes_a_photo / GIB
     rows = workload.photos_per_day * DAYS_A_MONTH * workload.table_months
-    projections_bytes = _projection_row_bytes(workload.components) * workload.projected_versions
-    tables_gib = rows * (FEATURE_ROW_BYTES + projections_bytes) / GIB
+    tables_gib = rows * (FEATURE_ROW_BYTES + PROJECTION_ROW_BYTES * workload.projected_versions) / GIB
     # The tiers count the bucket's bytes together, the tables' after the photos'.
     photos, tables = _tiered_price(0, photos_gib, prices), _tiered_price(photos_gib, tables_gib, prices)
     return [
@@ -299,7 +296,7 @@ def _requests(workload: Workload, prices: Prices) -> list[Item]:
         1 / IDLE_POLL_S + 1 / DEPTH_POLL_S
     )
     keys = (puts + gets) * workload.bucket_key_share
-    scanned_tb = photos * _projection_row_bytes(workload.components) * workload.scans_per_projection / 1e12
+    scanned_tb = photos * PROJECTION_ROW_BYTES * workload.scans_per_projection / 1e12
     return [
         Item("S3: PUT, COPY, LIST", puts / 1e3, "thousand", prices.of("s3_put_thousand")),
         Item("S3: GET", gets / 1e3, "thousand", prices.of("s3_get_thousand")),
@@ -317,7 +314,7 @@ def _queue_requests_a_photo(workload: Workload) -> float:
     return 1 + 2 * calls
 
 
-def _standing(workload: Workload, cluster: Cluster, prices: Prices) -> list[Item]:
+def _load_independent(workload: Workload, cluster: Cluster, prices: Prices) -> list[Item]:
     endpoint_hours = cluster.interface_endpoints * HOURS_A_MONTH
     # Only the queue's messages are many; S3 is reached through a gateway endpoint, which costs nothing.
     messages_gb = workload.photos_per_day * DAYS_A_MONTH * MESSAGE_BYTES / 1e9
@@ -331,10 +328,6 @@ def _standing(workload: Workload, cluster: Cluster, prices: Prices) -> list[Item
         Item("CloudWatch: puts", metric_puts / 1e3, "thousand", prices.of("metric_put_thousand")),
         Item("Scheduler and Step Functions", cluster.runs_a_month, "run", run),
     ]
-
-
-def _projection_row_bytes(components: int) -> float:
-    return PROJECTION_ROW_BYTES + (components - PROJECTION_COMPONENTS) * 4
 
 
 def _tiered_price(below_gib: float, gib: float, prices: Prices) -> float:

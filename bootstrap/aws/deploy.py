@@ -28,7 +28,7 @@ from bootstrap.aws.steps import job_step, job_steps
 from bootstrap.aws.wheelhouse import INSTALL_SCRIPT, Architecture, Wheelhouse, build_wheelhouse
 from bootstrap.weights.featurizer import install_featurizer
 from features.errors import InvalidSetting
-from store.aws import export_credentials, find
+from store.aws import export_credentials, try_aws_call
 from store.errors import CloudRefused
 from store.home import Home
 from store.objects.location import StorageLocation
@@ -218,7 +218,7 @@ def _parameters(cloud: Cloud, settings: Settings, architecture: Architecture) ->
 def _make_service_roles(cloud: Cloud) -> None:
     for service in _SERVICE_ROLES:
         request = partial(cloud.iam.create_service_linked_role, AWSServiceName=service)
-        find(f"make the service-linked role of {service}", request, "taken")
+        try_aws_call(f"make the service-linked role of {service}", request, "taken")
 
 
 def _upload(cloud: Cloud, settings: Settings, wheelhouse: Wheelhouse, echo: Callable[[str], None]) -> None:

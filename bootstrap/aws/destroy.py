@@ -6,7 +6,7 @@ from itertools import islice
 from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.handover import stop_stream
 from bootstrap.aws.stack import Event, change_parameters, delete_stack, existing_stack, find_stack
-from store.aws import aws_call, find
+from store.aws import aws_call, try_aws_call
 from store.home import Home
 from store.objects.location import StorageLocation
 from store.objects.versions import delete_versions, list_versions
@@ -65,8 +65,8 @@ def is_deleted(cloud: Cloud) -> bool:
 
 def bucket_exists(cloud: Cloud, bucket: str) -> bool:
     """Whether this account has the bucket. Raises CloudRefused, CloudUnavailable."""
-    found = find(
-        f"find the bucket {bucket}",
+    found = try_aws_call(
+        f"look for the bucket {bucket}",
         lambda: cloud.s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=cloud.account),
         *("404", "NoSuchBucket"),
     )
@@ -75,7 +75,7 @@ def bucket_exists(cloud: Cloud, bucket: str) -> bool:
 
 def cluster_is_up(cloud: Cloud, cluster: str) -> bool:
     """Whether the cluster runs or starts. Raises CloudRefused, CloudUnavailable."""
-    state = find(
+    state = try_aws_call(
         f"describe the cluster {cluster}",
         lambda: cloud.emr.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"],
         # EMR forgets a cluster two months after its end.
@@ -93,7 +93,7 @@ def _empty(cloud: Cloud, bucket: str, echo: Callable[[str], None]) -> None:
 
 def _keys(cloud: Cloud) -> list[str]:
     alias = f"alias/{cloud.stack_name}"
-    with aws_call(f"find the key {alias}"):
+    with aws_call(f"look for the key {alias}"):
         pages = cloud.kms.get_paginator("list_aliases").paginate()
         return [each["TargetKeyId"] for page in pages for each in page["Aliases"] if each["AliasName"] == alias]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.template import Template, read_template, upload_template
 from features.errors import InvalidSetting
-from store.aws import aws_call, find
+from store.aws import aws_call, try_aws_call
 from store.errors import CloudRefused, CloudUnavailable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Change:
 
 def find_stack(cloud: Cloud) -> Stack | None:
     """The stage's stack, or None when there is none. Raises CloudRefused, CloudUnavailable."""
-    found = find(
+    found = try_aws_call(
         f"describe {cloud.stack_name}",
         lambda: cloud.cloudformation.describe_stacks(StackName=cloud.stack_name)["Stacks"][0],
         "does not exist",
@@ -198,8 +198,8 @@ def _create_change_set(
     name = f"fruits-{uuid.uuid4().hex[:12]}"
     source: dict[str, Any] = {"UsePreviousTemplate": True}
     if template is not None:
-        inline = stack is None or template.fits_inline
-        source = {"TemplateBody": template.text} if inline else {"TemplateURL": upload_template(cloud, template)}
+        # CloudFormation takes the foundation with the request; the whole is too large, and there is a bucket for it.
+        source = {"TemplateBody": template.text} if stack is None else {"TemplateURL": upload_template(cloud, template)}
     with aws_call(f"plan a change of {cloud.stack_name}"):
         cloud.cloudformation.create_change_set(
             StackName=cloud.stack_name,
@@ -255,7 +255,7 @@ def _wait_for_the_end(cloud: Cloud, started_at: datetime, on_event: Callable[[Ev
 def _events(cloud: Cloud, started_at: datetime) -> Iterator[Event]:
     pages = cloud.cloudformation.get_paginator("describe_stack_events").paginate(StackName=cloud.stack_name)
     # A deleted stack has no events under its name any more.
-    found = find(
+    found = try_aws_call(
         f"list the events of {cloud.stack_name}",
         lambda: [event for page in pages for event in page["StackEvents"]],
         "does not exist",

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bootstrap.aws.cloud import Cloud
-from store.aws import aws_call, find
+from store.aws import aws_call, try_aws_call
+
+if TYPE_CHECKING:
+    from types_boto3_emr.type_defs import StepStatusTypeDef
 
 Job = Literal["stream", "refit", "reproject", "maintain"]
 
@@ -76,7 +79,7 @@ def cluster_steps(cloud: Cloud, cluster: str) -> list[SubmittedStep]:
     Raises CloudRefused, CloudUnavailable.
     """
     pages = cloud.emr.get_paginator("list_steps").paginate(ClusterId=cluster)
-    found = find(
+    found = try_aws_call(
         f"list the steps of {cluster}",
         lambda: [step for page in pages for step in page["Steps"]],
         "InvalidRequestException",
@@ -87,7 +90,7 @@ def cluster_steps(cloud: Cloud, cluster: str) -> list[SubmittedStep]:
             step=Step(step["Name"], tuple(step["Config"].get("Args", []))),
             state=step["Status"]["State"],
             created_at=step["Status"]["Timeline"]["CreationDateTime"],
-            reason=_reason(step["Status"].get("FailureDetails", {}), step["Status"].get("StateChangeReason", {})),
+            reason=_reason(step["Status"]),
         )
         for step in found or []
     ]
@@ -100,8 +103,6 @@ def cancel(cloud: Cloud, cluster: str, step: SubmittedStep) -> None:
         cloud.emr.cancel_steps(ClusterId=cluster, StepIds=[step.id], StepCancellationOption="TERMINATE_PROCESS")
 
 
-def _reason(failure: object, change: object) -> str | None:
-    for details, key in ((failure, "Message"), (failure, "Reason"), (change, "Message")):
-        if isinstance(details, dict) and details.get(key):
-            return str(details[key])
-    return None
+def _reason(status: "StepStatusTypeDef") -> str | None:
+    failure = status.get("FailureDetails", {})
+    return failure.get("Message") or failure.get("Reason") or status.get("StateChangeReason", {}).get("Message")

@@ -13,7 +13,6 @@ from store.aws import aws_call
 FILE = Path(__file__).with_name("stack.yaml")
 # Resources and outputs of this condition exist only while the nodes have something to install.
 COMPUTE = "HasArtifacts"
-_MOST_BYTES_INLINE = 51_200
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,6 @@ class Template:
     @property
     def parameters(self) -> set[str]:
         return set(self.sections["Parameters"])
-
-    @property
-    def fits_inline(self) -> bool:
-        return len(self.text.encode()) <= _MOST_BYTES_INLINE
 
     def foundation(self) -> "Template":
         """The template without its compute: small enough to create a stack before it has a bucket for the rest."""

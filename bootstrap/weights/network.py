@@ -41,7 +41,7 @@ CHATTER = (
 def build() -> "keras.Model":
     """MobileNetV2 (alpha 1.0, no top, average pooling): (n, 224, 224, 3) float32 in -1 to 1 to (n, 1280) float32.
 
-    Its weights are random until some are loaded. Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear
+    Its weights are random. Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear
     Bottlenecks", CVPR 2018.
     """
     model = keras_quietly().applications.MobileNetV2(
@@ -53,22 +53,19 @@ def build() -> "keras.Model":
 
 
 def compile_network(model: "keras.Model") -> bytes:
-    """The LiteRT flatbuffer of the model, preceded by its preprocessing.
+    """The LiteRT flatbuffer of the model with its preprocessing: pixels (n, 224, 224, 3) uint8 to (n, 1280) float32.
 
-    The network takes pixels (n, 224, 224, 3) uint8 as they are, 0 to 255, and gives features (n, 1280) float32.
     The same weights give the same bytes, in any process with the same TensorFlow.
     """
     return bytes(_converter(model).convert())
 
 
 def quantize_network(model: "keras.Model", pictures: NDArray[np.uint8]) -> bytes:
-    """The LiteRT flatbuffer of the model in int8 arithmetic, of the same inputs and outputs as the float32 one.
+    """The LiteRT flatbuffer of the model in int8 arithmetic, with the inputs and outputs of the float32 one.
 
-    pictures: (n, 224, 224, 3), 0 to 255, n at least 1; what each layer makes of them sets the range of its int8
-    numbers. Weights are quantized by channel. The first layers, the average, and depthwise convolutions of stride 1
-    stay in float32.
-    The same weights and pictures give the same bytes, in any process with the same TensorFlow on the same kind of
-    machine.
+    pictures: (n, 224, 224, 3), 0 to 255, n at least 1; each layer's outputs for them set the range of its int8 numbers.
+    Weights are quantized by channel. The first layers, the average, and depthwise convolutions of stride 1 stay in
+    float32. The same weights and pictures give the same bytes with the same TensorFlow on the same kind of machine.
     """
     keras = keras_quietly()
     import tensorflow as tf
@@ -174,7 +171,7 @@ def preprocess(pixels: Any) -> Any:
 
 
 def keras_quietly() -> ModuleType:
-    """Keras on TensorFlow, imported when first asked for: it takes seconds, and no quick command needs it."""
+    """Keras on TensorFlow, imported at the first call: it takes seconds, and no quick command needs it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with _without_chatter():

@@ -117,8 +117,8 @@ def fault_of(error: BaseException) -> Fault:
     status = http_status(error)
     if status in _FAULT_OF_STATUS:
         return _FAULT_OF_STATUS[status]
-    if isinstance(error, OSError) and error.errno is not None:
-        return _FAULT_OF_ERRNO.get(error.errno, Fault.TRANSIENT)
+    if isinstance(error, OSError) and error.errno in _FAULT_OF_ERRNO:
+        return _FAULT_OF_ERRNO[error.errno]
     for kind in type(error).__mro__:
         if kind.__name__ in _FAULT_OF_CLASS:
             return _FAULT_OF_CLASS[kind.__name__]
@@ -223,7 +223,10 @@ _PASSING_CODE = re.compile(
 )
 _CODES = {
     # Statuses are codes where an answer has no body (HEAD).
-    Fault.MISSING: ("404", "NoSuchKey", "NoSuchVersion"),
+    Fault.MISSING: (
+        *("404", "NoSuchKey", "NoSuchVersion", "QueueDoesNotExist"),
+        *("AWS.SimpleQueueService.NonExistentQueue", "AWS.SimpleQueueService.QueueDeletedRecently"),
+    ),
     Fault.CHANGED: ("412", "PreconditionFailed"),
     Fault.REFUSED_OBJECT: (
         *("403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled"),
@@ -255,20 +258,15 @@ _FULL_WORDS = (
     *(f"[errno {full}]" for full in _FULL),
     "database or disk is full",
 )
+# Python has classes for the other errors of a disk.
 _FAULT_OF_ERRNO = {
-    errno.ENOENT: Fault.MISSING,
-    errno.ENOTDIR: Fault.MISSING,
-    errno.EEXIST: Fault.CHANGED,
-    errno.EISDIR: Fault.CHANGED,
-    errno.EACCES: Fault.REFUSED_OBJECT,
-    errno.EPERM: Fault.REFUSED_OBJECT,
     errno.ENAMETOOLONG: Fault.UNFIT_OBJECT,
     errno.ELOOP: Fault.UNFIT_OBJECT,
     errno.EROFS: Fault.REFUSED,
 }
 _CLASSES = {
-    Fault.MISSING: ("NotFoundError", "FileNotFoundError"),
-    Fault.CHANGED: ("AlreadyExistsError", "FileExistsError", "PreconditionError"),
+    Fault.MISSING: ("NotFoundError", "FileNotFoundError", "NotADirectoryError"),
+    Fault.CHANGED: ("AlreadyExistsError", "FileExistsError", "IsADirectoryError", "PreconditionError"),
     Fault.REFUSED_OBJECT: ("PermissionDeniedError", "PermissionError"),
     Fault.REFUSED: (
         "UnauthenticatedError",

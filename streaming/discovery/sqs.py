@@ -16,7 +16,7 @@ from store.objects.faults import Fault, backoff_s, fault_of, fault_of_code, http
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
     from types_boto3_sqs.literals import QueueAttributeNameType
-    from types_boto3_sqs.type_defs import BatchResultErrorEntryTypeDef, MessageTypeDef
+    from types_boto3_sqs.type_defs import MessageTypeDef
 
 # What SQS receives, hides or deletes in one request.
 MOST_IN_A_REQUEST = 10
@@ -29,7 +29,6 @@ _QUEUE_URL = re.compile(
 )
 # Other hosts, private endpoints among them, are asked as they are named.
 _AMAZONS_OWN = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?")
-_MISSING = re.compile(r"NonExistentQueue|QueueDoesNotExist|QueueDeletedRecently")
 _ACTIONS = "sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility and sqs:GetQueueAttributes"
 
 T = TypeVar("T")
@@ -95,10 +94,7 @@ class Requests:
     def delete(self, receipts: Mapping[int, str]) -> None:
         """Delete at most 10 messages. A message whose receipt is no longer valid stays, and comes back."""
         entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in receipts.items()]
-        self._in_batch(
-            entries,
-            lambda left: self._client.delete_message_batch(QueueUrl=self._url, Entries=left).get("Failed", []),
-        )
+        self._send_batch(self._client.delete_message_batch, entries)
 
     def hide(self, receipts: Mapping[int, str], visibility_s: int) -> set[int]:
         """Hide at most 10 messages for `visibility_s` from now on; returns those that SQS no longer hides.
@@ -109,12 +105,7 @@ class Requests:
             {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": visibility_s}
             for number, receipt in receipts.items()
         ]
-        return self._in_batch(
-            entries,
-            lambda left: self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=left).get(
-                "Failed", []
-            ),
-        )
+        return self._send_batch(self._client.change_message_visibility_batch, entries)
 
     def depth(self) -> QueueDepth:
         """How many messages there are, as far as SQS knows."""
@@ -137,15 +128,15 @@ class Requests:
         found = self._retry(lambda: self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names))
         return [found.get("Attributes", {}).get(name) for name in names]
 
-    def _in_batch(
-        self, entries: list[dict[str, Any]], send: Callable[[list[Any]], list["BatchResultErrorEntryTypeDef"]]
-    ) -> set[int]:
+    def _send_batch(self, request: Callable[..., Any], entries: list[dict[str, Any]]) -> set[int]:
+        """Send a batch until no entry may succeed any more; returns those that SQS refused."""
         left = entries
         refused: set[int] = set()
 
         def attempt() -> None:
             nonlocal left
-            failed = {entry["Id"]: entry for entry in send(left)}
+            answer = request(QueueUrl=self._url, Entries=left)
+            failed = {entry["Id"]: entry for entry in answer.get("Failed", [])}
             again = {
                 id
                 for id, entry in failed.items()
@@ -179,10 +170,10 @@ class _PartlyDone(Exception):
 
 
 def _queue_error(error: Exception, url: str) -> FruitsError:
-    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-    if _MISSING.search(code):
-        return InvalidSetting(f"There is no queue {url}; check --queue, and its region.")
     fault = fault_of(error)
+    if fault is Fault.MISSING:
+        return InvalidSetting(f"There is no queue {url}; check --queue, and its region.")
+    code = getattr(error, "response", {}).get("Error", {}).get("Code")
     if code and (fault in (Fault.REFUSED, Fault.REFUSED_OBJECT) or http_status(error) == 403):
         return StorageRefused(f"The queue {url} refused access ({code}); grant {_ACTIONS}.")
     kind = StorageRefused if fault is Fault.REFUSED else StorageUnavailable
