@@ -21,7 +21,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "pyspark": {"streaming", "batch"},
     "tensorflow": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
-    "keras": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
+    "keras": {f"bootstrap/weights/{name}.py" for name in ("network", "weights", "weights_file")},
     "boto3": {"store/aws.py"},
 }
 
