@@ -26,8 +26,9 @@ from bootstrap.aws.cost import (
 )
 from bootstrap.aws.prices import Architecture, Prices, load_prices
 from features.errors import InvalidSetting
-from ops.cli.cost import money, with_tables
+from ops.cli.cost import money
 from ops.cli.main import app
+from tests.support.cost_tables import DOC, with_tables
 
 ROOT = Path(__file__).parents[3]
 PRICES = load_prices()
@@ -38,8 +39,8 @@ def dollars(found: Estimate, begin: str) -> float:
 
 
 def test_the_documents_tables_are_what_the_arithmetic_gives() -> None:
-    doc = (ROOT / "docs/cost-and-gdpr.md").read_text()
-    assert with_tables(doc, PRICES) == doc, "run .venv/bin/python -m ops.cli.cost"
+    doc = DOC.read_text()
+    assert with_tables(doc, PRICES) == doc, "run .venv/bin/python -m tests.support.cost_tables"
 
 
 def test_the_command_shows_the_sum_what_a_million_photos_cost_and_what_stands_idle() -> None:
