@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from features.errors import InvalidSetting
 from store.aws import make_client
-from store.errors import AccessDenied, BucketMissing, OutsideEurope, StorageRefused
+from store.errors import BucketMissing, OutsideEurope
 from store.home import Home
-from store.objects.faults import http_status, reason, retry_storage
+from store.objects.faults import retry_storage
 from store.objects.location import StorageLocation
 from store.objects.s3 import s3_client
 
@@ -36,8 +36,8 @@ def check_home(home: Home, queue: str | None, allow_region: str | None, say: Cal
 
     A place on disk is not checked, and nothing is loaded for it. If the home is on disk, the region is its landing's;
     None if both are. `say` gets a line for each bucket or queue that only `allow_region` lets pass.
-    Raises OutsideEurope, also when a server does not tell its region, BucketMissing, AccessDenied, StorageRefused when
-    there is no such queue, StorageUnavailable.
+    Raises OutsideEurope, also when a server does not tell its region, BucketMissing, InvalidSetting when there is no
+    such queue, StorageRefused, StorageUnavailable.
     Protocol: `x-amz-bucket-region` of HeadBucket, which S3 sends whether access is granted or not.
     """
     places = (home.root, home.landing, home.archive)
@@ -84,11 +84,6 @@ def _region_of_bucket(bucket: str, place: StorageLocation) -> str | None:
         except ClientError as error:
             headers = error.response["ResponseMetadata"]["HTTPHeaders"]
             if _BUCKET_REGION not in headers:
-                if http_status(error) == 403:
-                    raise AccessDenied(
-                        f"Access to the bucket {bucket} was refused ({reason(error)}), and its region is not told; "
-                        "use credentials that have s3:ListBucket on it."
-                    ) from error
                 raise
         return headers.get(_BUCKET_REGION)
 
@@ -108,17 +103,11 @@ def _region_of_queue(url: str, signing_region: str | None) -> str | None:
         return next((label for label in parts.hostname.split(".") if _REGION.fullmatch(label)), "us-east-1")
 
     def get_arn() -> str:
-        from botocore.exceptions import ClientError
-
         client: SQSClient = make_client("sqs", signing_region, f"{parts.scheme}://{parts.netloc}")
-        try:
-            return client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        except ClientError as error:
-            if (http_status(error) or 0) >= 500:
-                raise
-            raise StorageRefused(
-                f"The queue {url} cannot be asked for its region: {reason(error)}; check --queue, and its permissions."
-            ) from error
+        return client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
 
-    arn = retry_storage(f"learn the region of the queue {url}", get_arn)
+    try:
+        arn = retry_storage(f"learn the region of the queue {url}", get_arn)
+    except FileNotFoundError as error:
+        raise InvalidSetting(f"There is no queue {url}; check --queue, and its region.") from error
     return next((part for part in arn.split(":") if _REGION.fullmatch(part)), None)
