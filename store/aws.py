@@ -30,9 +30,9 @@ def make_client(
     region: str | None = None,
     endpoint: str | None = None,
     *,
-    attempts: int = 4,
+    attempts: int = 5,
     connect_timeout_s: float = 5.0,
-    read_timeout_s: float = 30.0,
+    read_timeout_s: float = 60.0,
     connections: int = 10,
 ) -> Any:
     """A client for one of AWS's services.

@@ -75,10 +75,10 @@ def patience_s() -> float:
     return RETRY_DEADLINE_S if _patience_s is None else _patience_s
 
 
-def use_patience(long_s: float | None) -> None:
+def use_patience(deadline_s: float | None) -> None:
     """Set for how long this process retries each request to storage; None: two minutes."""
     global _patience_s
-    _patience_s = long_s
+    _patience_s = deadline_s
 
 
 def storage_error(operation: str, error: BaseException) -> StorageUnavailable:
