@@ -274,8 +274,9 @@ def test_without_a_network_auto_says_why_and_what_to_do(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        settings = {"https_proxy": nowhere, "no_proxy": "", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
-        settings |= {"PIP_INDEX_URL": f"{nowhere}/simple", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
+        monkeypatch.setattr(weights, "IMAGENET_FOLDER", f"{nowhere}/")
+        settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_INDEX_URL": f"{nowhere}/simple"}
+        settings |= {"PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(WeightsUnavailable) as unavailable:
