@@ -21,7 +21,7 @@ help:
 	@echo "make test        the tests"
 	@echo "make test-processes    whole streams as processes, killed at every step"
 	@echo "make test-deployment   a deployment to stand-ins for AWS"
-	@echo "make lint        ruff, mypy --strict, the import rule"
+	@echo "make lint        ruff, mypy --strict, cfn-lint, the import rule"
 	@echo "make benchmark   how fast it is, beside other ways to do the same"
 	@echo "make slides      docs/slides.pdf from docs/slides.md"
 	@echo "make lock        resolve the dependencies again"
@@ -44,6 +44,7 @@ lint: $(TESTS_READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/cfn-lint --regions eu-central-1 eu-west-1 eu-west-3 eu-north-1 eu-south-1 eu-south-2 -- bootstrap/aws/stack.yaml
 	@$(BIN)/python -m pytest -q tests/test_imports.py
 
 benchmark: $(BENCHMARKS_READY) java
@@ -95,14 +96,14 @@ $(BENCHMARKS_READY): requirements-benchmarks.lock requirements-build.lock pyproj
 # Without a Java, apt installs one when it may; otherwise the finder says what to do. Then the classes that Spark loads
 # at each start are parsed once for all.
 java: $(READY)
-	@$(BIN)/python -m bootstrap.java >/dev/null 2>&1 || bootstrap/install_java.sh || true
-	@$(BIN)/python -m bootstrap.java >/dev/null
-	@JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME && $(BIN)/python -m streaming.class_archive >/dev/null || echo "Spark will start more slowly than it could; everything works."
+	@$(BIN)/python -m bootstrap.programs java >/dev/null 2>&1 || bootstrap/install_with_apt.sh "Java 17" openjdk-17-jre-headless || true
+	@$(BIN)/python -m bootstrap.programs java >/dev/null
+	@JAVA_HOME="$$($(BIN)/python -m bootstrap.programs java)" && export JAVA_HOME && $(BIN)/python -m streaming.class_archive >/dev/null || echo "Spark will start more slowly than it could; everything works."
 
 # Without a Chromium, apt installs one when it may; otherwise the tests that need one are skipped and say so.
 chromium: $(READY)
-	@$(BIN)/python -m bootstrap.chromium >/dev/null 2>&1 || bootstrap/install_chromium.sh || true
-	@$(BIN)/python -m bootstrap.chromium >/dev/null || true
+	@$(BIN)/python -m bootstrap.programs chromium >/dev/null 2>&1 || bootstrap/install_with_apt.sh Chromium chromium fonts-dejavu-core || true
+	@$(BIN)/python -m bootstrap.programs chromium >/dev/null || true
 
 # TensorFlow names the compiler library of its build among its needs; nothing of it is loaded.
 COMPILE = $(VENV)/uv/bin/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-package libclang --no-header --quiet

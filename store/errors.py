@@ -15,6 +15,18 @@ class StorageRefused(StorageUnavailable):
     retryable = False
 
 
+class CloudUnavailable(FruitsError):
+    """AWS did not do what it was asked; what was done before stays, and the same command goes on from there."""
+
+    retryable = True
+
+
+class CloudRefused(CloudUnavailable):
+    """AWS said no, and will again until somebody changes something; what was done before stays."""
+
+    retryable = False
+
+
 class BucketMissing(StorageRefused):
     """There is no such bucket; nothing was made."""
 

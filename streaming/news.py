@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import Outcome
-from streaming.discovery.queue import QueueDepth
+from streaming.discovery.sqs import QueueDepth
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import boto3
 import pytest
 from pyspark.sql import SparkSession
 
-from bootstrap.chromium import ChromiumMissing, find_chromium
-from bootstrap.java import use_java
+from bootstrap.programs import ChromiumMissing, find_chromium, use_java
 from bootstrap.weights.weights import CompiledNetwork, compile_weights
 from features.errors import WeightsUnavailable
 from features.featurizer import Featurizer

@@ -21,14 +21,8 @@ MAY_IMPORT = {
 ONLY_IN = {
     "pyspark": {"streaming", "batch"},
     "tensorflow": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
-    "keras": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
-    "boto3": {
-        "store/objects/s3.py",
-        "store/objects/region.py",
-        "streaming/discovery/queue.py",
-        "bootstrap/aws/cloud.py",
-        "ops/monitor/metrics.py",
-    },
+    "keras": {f"bootstrap/weights/{name}.py" for name in ("network", "weights", "weights_file")},
+    "boto3": {"store/aws.py"},
 }
 
 

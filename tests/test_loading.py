@@ -14,7 +14,7 @@ import pytest
 import sqlglot
 
 from batch.maintain.compaction import compact, groups_to_compact
-from bootstrap.java import use_java
+from bootstrap.programs import use_java
 from store.settings import load_settings
 from tests.support.feature_rows import commit_features, feature_vectors
 

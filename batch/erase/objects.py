@@ -113,4 +113,6 @@ def _to_delete(versions: list[Version], goes: Callable[[Version], bool]) -> list
     gone = real[newest:]
     marks = [version for version in versions if version.is_mark]
     # A mark that stays would name what is gone; one that goes too early would bring back what is not.
-    return gone + (marks if len(gone) == len(real) else [mark for mark in marks if mark.came_at <= gone[0].came_at])
+    return gone + (
+        marks if len(gone) == len(real) else [mark for mark in marks if mark.visible_at <= gone[0].visible_at]
+    )

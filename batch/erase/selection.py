@@ -71,7 +71,7 @@ class Selection:
 
     def landed(self, landing: StorageLocation, version: Version) -> bool:
         """Whether a version of an object of a landing is to be forgotten."""
-        return version.came_at < self.before and self._names(landing, version.key, version.landed.etag)
+        return version.visible_at < self.before and self._names(landing, version.key, version.landed.etag)
 
     def archived(self, version: Version, kept: Collection[tuple[str, str]]) -> bool:
         """The same of the archive. What came there later is new only if a row of it is kept."""
@@ -79,7 +79,7 @@ class Selection:
         if not any(self._names(landing, key, etag) for landing in self.landings):
             return False
         is_kept = any((landing.source_of(key), etag) in kept for landing in self.landings)
-        return version.came_at < self.before or not is_kept
+        return version.visible_at < self.before or not is_kept
 
     def planned(self, landing: StorageLocation, landed: LandedObject) -> bool:
         """Whether an object of a plan is to be forgotten."""

@@ -20,7 +20,7 @@ from batch.refit.refit import Wanted, refit
 from batch.reproject import Watcher, reproject
 from benchmarks.refit_rivals.rows import add_days
 from benchmarks.rivals.job import answering, own_peak_mb
-from bootstrap.java import use_java
+from bootstrap.programs import use_java
 from store.errors import StateDamaged
 from store.home import Home
 from store.models.registry import current_featurizer

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as sql
 
 from benchmarks.rivals.job import answering
-from bootstrap.java import use_java
+from bootstrap.programs import use_java
 
 
 def main() -> None:

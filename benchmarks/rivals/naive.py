@@ -17,7 +17,7 @@ from pyspark.sql import functions as sql
 from pyspark.sql.pandas.functions import pandas_udf
 
 from benchmarks.rivals.job import CORES, Run, compete, own_peak_mb, photo_files
-from bootstrap.java import use_java
+from bootstrap.programs import use_java
 from bootstrap.weights import network, weights
 from features.featurizer import INPUT_PX
 

@@ -1,20 +1,22 @@
-"""What Athena shows of a home: the tables and views of the SQL files in `sql/`, in the order of their names."""
+"""Athena's tables and views of a home: the SQL files in `sql/`, in the order of their names."""
 
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
 
 from features.errors import FruitsError, InvalidSetting
-from store.tables.schemas import TABLES, Table
+from store.tables.schemas import TABLES
 
 if TYPE_CHECKING:
     from types_boto3_athena import AthenaClient
     from types_boto3_athena.type_defs import QueryExecutionTypeDef
     from types_boto3_glue import GlueClient
+    from types_boto3_glue.type_defs import StorageDescriptorOutputTypeDef
 
 _FILE_NAME = re.compile(r"\d\d_(?P<name>[a-z_]+)\.sql")
 _HOME = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*")
@@ -26,12 +28,12 @@ _PATIENCE_S = 600.0
 
 
 class AthenaRefused(FruitsError):
-    """Athena did not carry out a statement, or a table of its catalog belongs to another home."""
+    """Athena did not run a statement, or a table of its catalog belongs to another home."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One SQL file: the table or view it creates, and its statement, which may hold the placeholder `${home}`."""
+    """One SQL file: the table or view it creates, and its statement with the placeholder `${home}`."""
 
     file: str
     name: str
@@ -48,28 +50,31 @@ def create_tables_and_views(
     database: str,
     work_group: str,
     home_uri: str,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> None:
-    """Create what is missing in the database, and the views as they are now; the home's Delta tables must be there.
+    """Create missing tables and replace all views; the home's Delta tables must exist.
 
-    `home_uri` is `s3://bucket[/prefix]`, without anything that SQL would need to escape; `say` hears of each file.
-    Raises InvalidSetting for another home, AthenaRefused when a table is there that reads from elsewhere (before
-    anything is changed), or with Athena's own reason when a statement fails.
+    `home_uri` is `s3://bucket[/prefix]`, without anything that SQL would need to escape; `echo` gets a line a file.
+    Raises InvalidSetting for another home, AthenaRefused when a table reads from another place (before anything is
+    changed), or with Athena's own reason when a statement fails.
     Replay changes nothing: tables stay unless they lack a column of today, views are replaced by the same.
     """
     if not _HOME.fullmatch(home_uri):
         raise InvalidSetting(f"Athena cannot read the home {home_uri!r}; give s3://bucket or s3://bucket/prefix.")
+    run = partial(run_statement, athena, database, work_group)
     statements = {d: Template(d.statement).substitute(home=home_uri) for d in definitions()}
+    catalog = {d.name: _describe_table(glue, database, d.name) for d in definitions() if not d.is_view}
     for definition, statement in statements.items():
         if not definition.is_view:
-            _refuse_another_location(glue, database, definition.name, _location(statement))
+            _check_location(database, definition.name, catalog[definition.name], _location(statement))
     for table in TABLES:
-        if table.missing_in(_columns(glue, database, table)):
+        columns = [column["Name"] for column in (catalog[table.name] or {}).get("Columns", [])]
+        if columns and table.missing_in(columns):
             # Athena takes a Delta table's columns when it is created; the data stays where it is.
-            run_statement(athena, database, work_group, f"DROP TABLE {table.name}", f"DROP TABLE {table.name}")
+            run(f"DROP TABLE {table.name}", f"DROP TABLE {table.name}")
     for definition, statement in statements.items():
-        run_statement(athena, database, work_group, definition.file, statement)
-        say(f"Athena: {database}.{definition.name}")
+        run(definition.file, statement)
+        echo(f"Athena: {database}.{definition.name}")
 
 
 def run_statement(
@@ -82,8 +87,8 @@ def run_statement(
 ) -> "QueryExecutionTypeDef":
     """Run one statement, called `name` in errors, and return its execution once it has succeeded.
 
-    `literals` are the values of the statement's `?` in their order, each written as SQL writes it.
-    Raises AthenaRefused with Athena's own reason. Who interrupts it cancels the statement, too.
+    `literals` are the values of the statement's `?` in their order, as SQL literals.
+    Raises AthenaRefused with Athena's own reason. An interrupt also cancels the statement.
     """
     values: dict[str, Any] = {"ExecutionParameters": list(literals)} if literals else {}
     try:
@@ -91,11 +96,11 @@ def run_statement(
             QueryString=statement, QueryExecutionContext={"Database": database}, WorkGroup=work_group, **values
         )["QueryExecutionId"]
     except athena.exceptions.ClientError as error:
-        told = str(error.response["Error"].get("Message", error)).rstrip(".")
-        hint = " Check --stage and --region." if "workgroup" in told.lower() else ""
-        raise AthenaRefused(f"Athena does not run {name} in the work group {work_group}: {told}.{hint}") from error
+        why = error.response["Error"].get("Message", str(error)).rstrip(".")
+        hint = " Check --stage and --region." if "workgroup" in why.lower() else ""
+        raise AthenaRefused(f"Athena does not run {name} in the work group {work_group}: {why}.{hint}") from error
     try:
-        execution = _ended(athena, query, name)
+        execution = _wait_for_the_end(athena, query, name)
     except BaseException as error:
         if not isinstance(error, Exception):
             athena.stop_query_execution(QueryExecutionId=query)
@@ -121,32 +126,27 @@ def _location(statement: str) -> str:
     return str(location)
 
 
-def _refuse_another_location(glue: "GlueClient", database: str, table: str, wanted: str) -> None:
-    # IF NOT EXISTS would pass over such a table, and every query would read another home.
+def _describe_table(glue: "GlueClient", database: str, table: str) -> "StorageDescriptorOutputTypeDef | None":
+    """What the catalog knows of a table; None if it has no such table."""
     try:
-        there = glue.get_table(DatabaseName=database, Name=table)["Table"]
+        return glue.get_table(DatabaseName=database, Name=table)["Table"].get("StorageDescriptor", {})
     except glue.exceptions.EntityNotFoundException:
-        return
-    location = there.get("StorageDescriptor", {}).get("Location", "")
-    if location.rstrip("/") != wanted.rstrip("/"):
+        return None
+
+
+def _check_location(
+    database: str, table: str, described: "StorageDescriptorOutputTypeDef | None", expected: str
+) -> None:
+    # IF NOT EXISTS would pass over such a table, and every query would read another home.
+    location = "" if described is None else described.get("Location", "")
+    if described is not None and location.rstrip("/") != expected.rstrip("/"):
         raise AthenaRefused(
-            f"The table {database}.{table} reads {location or 'nothing'} instead of {wanted}; "
+            f"The table {database}.{table} reads {location or 'nothing'} instead of {expected}; "
             f"run DROP TABLE {table} in Athena, which leaves the data where it is, and try again."
         )
 
 
-def _columns(glue: "GlueClient", database: str, table: Table) -> list[str]:
-    """The columns that the catalog knows of a table; all of them of one that is not there."""
-    try:
-        there = glue.get_table(DatabaseName=database, Name=table.name)["Table"]
-    except glue.exceptions.EntityNotFoundException:
-        return list(table.schema.names)
-    return [column["Name"] for column in there.get("StorageDescriptor", {}).get("Columns", [])] or list(
-        table.schema.names
-    )
-
-
-def _ended(athena: "AthenaClient", query: str, name: str) -> "QueryExecutionTypeDef":
+def _wait_for_the_end(athena: "AthenaClient", query: str, name: str) -> "QueryExecutionTypeDef":
     deadline_s = time.monotonic() + _PATIENCE_S
     pause_s = _FIRST_PAUSE_S
     while time.monotonic() < deadline_s:

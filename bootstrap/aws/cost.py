@@ -1,16 +1,12 @@
-"""What the service costs on Amazon EMR: arithmetic over a price list, a measured pace and the protocol's requests."""
+"""Estimates a month's bill on Amazon EMR from a price list, the measured pace and the protocol's requests."""
 
 import math
-import tomllib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
 
+from bootstrap.aws.prices import Architecture, Prices
 from features.errors import InvalidSetting
-
-Architecture = Literal["arm64", "x86_64"]
 
 HOURS_A_MONTH = 730
 DAYS_A_MONTH = HOURS_A_MONTH / 24
@@ -23,7 +19,6 @@ MEASURED_ON = "2026-11-22"
 # A row in one zstd file: 296 drawn photos through MobileNetV2, projected on 64 components.
 FEATURE_ROW_BYTES = 3_200
 PROJECTION_ROW_BYTES = 300
-PROJECTION_COMPONENTS = 64
 
 # The protocol, docs/architecture.md: a batch on open tables, its share of the checkpoints at each hundredth, the files
 # of a task, and what each photo is put, fetched and copied.
@@ -43,88 +38,11 @@ TRANSITIONS_A_RUN = 5
 
 
 @dataclass(frozen=True)
-class InstanceType:
-    """A kind of machine; `relative_speed` is one vCPU's pace beside one core of the measured machine."""
-
-    vcpus: int
-    architecture: Architecture
-    relative_speed: float
-    assumed: bool = False
-
-
-@dataclass(frozen=True)
-class Instances:
-    """The kinds of machines there are prices for, and where these come from."""
-
-    source: str
-    date: str
-    unit: str
-    check: str
-    types: Mapping[str, InstanceType]
-
-
-@dataclass(frozen=True)
-class HourlyPrice:
-    """Dollars an hour; `emr` is what EMR adds to it, unless it is the usual share of `on_demand`."""
-
-    on_demand: float
-    spot: float
-    emr: float | None = None
-
-
-@dataclass(frozen=True)
-class ServicePrice:
-    """Dollars for one unit; `assumed` when no source has the figure."""
-
-    price: float
-    unit: str
-    source: str
-    date: str
-    assumed: bool = False
-
-
-@dataclass(frozen=True)
-class Prices:
-    """A price list: machines by region and type, services by name."""
-
-    instances: Instances
-    regions: Mapping[str, Mapping[str, HourlyPrice]]
-    services: Mapping[str, ServicePrice]
-
-    def of(self, service: str) -> float:
-        """Dollars for one unit of a service. Raises InvalidSetting when the list lacks it."""
-        if service not in self.services:
-            raise InvalidSetting(f"The price list has no [services.{service}]; add it, or leave out --prices.")
-        return self.services[service].price
-
-    def machine(self, region: str, name: str) -> HourlyPrice:
-        """Dollars an hour of one machine in a region. Raises InvalidSetting when the list lacks it."""
-        if region not in self.regions:
-            known = ", ".join(sorted(self.regions))
-            raise InvalidSetting(f"There are no prices for the region {region}; choose one of {known}.")
-        if name not in self.regions[region]:
-            raise InvalidSetting(f"The price list has no {name} in {region}; add it, or leave out --prices.")
-        return self.regions[region][name]
-
-    def kind(self, name: str) -> InstanceType:
-        """What a machine is. Raises InvalidSetting when the list lacks it."""
-        if name not in self.instances.types:
-            raise InvalidSetting(f"The price list says nothing of {name}; add it to [instances.types].")
-        return self.instances.types[name]
-
-    def emr(self, region: str, name: str) -> float:
-        """Dollars an hour that EMR adds to a machine's price."""
-        hourly = self.machine(region, name)
-        return self.of("emr_share") * hourly.on_demand if hourly.emr is None else hourly.emr
-
-
-@dataclass(frozen=True)
 class Cluster:
-    """The machines of a stage, and what stands beside them whatever the load.
+    """The machines of a stage, and what it has beside them whatever the load, as in bootstrap/aws/stack.yaml.
 
     One primary and one core node always run, On-Demand; the driver takes `driver_vcpus` of the core node. Task nodes
-    come and go with the load. The numbers are those of bootstrap/stack.yaml: `disk_gib` of a node with its root
-    volume, interface endpoints that stand in one zone each, metrics that alarms look at, nightly jobs.
+    come and go with the load. `disk_gib` is of a node with its root volume. Each interface endpoint is in one zone.
     """
 
     steady: str
@@ -151,11 +69,10 @@ CLEARED_DAYS = 1.0
 class Workload:
     """What the service has to do, and how.
 
-    `photo_bytes` None means what photos of so many megapixels had when the pace was measured. `peak_factor` is the
-    busiest hour beside the mean one. `utilisation` is the share of a task node's time that photos use; the rest is
-    starting up, scaling late and scaling down late. Days are those S3 keeps the bytes: the archived photo, and each
-    deleted version of it in the archive. `projected_versions` is how many PCA versions of each row
-    are kept; `fruits models prune` drops older ones.
+    `photo_bytes` None means the bytes of the measured photos of that size. `peak_factor` is the busiest hour relative
+    to the mean. `utilisation` is the share of a task node's time that photos use; it spends the rest on starting and
+    scaling. `archive_days` and `old_version_days` are how long S3 keeps an archived photo, and a deleted version.
+    `projected_versions` is how many PCA versions of each row are kept; `fruits models prune` deletes older ones.
     """
 
     photos_per_day: float
@@ -163,7 +80,6 @@ class Workload:
     architecture: Architecture = "arm64"
     megapixels: float = USUAL_MEGAPIXELS
     photo_bytes: float | None = None
-    components: int = PROJECTION_COMPONENTS
     peak_factor: float = 2.0
     spot_share: float = 1.0
     utilisation: float = 0.7
@@ -206,18 +122,20 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the bill: so many units, so many dollars a month; `stays` when `fruits destroy` leaves it."""
+    """One line of a month's bill; `stays` when `fruits destroy` leaves it.
+
+    `price` is of one unit, the mean where units have several prices.
+    """
 
     name: str
     quantity: float
     unit: str
-    dollars: float
+    price: float
     stays: bool = field(default=False, kw_only=True)
 
     @property
-    def price(self) -> float:
-        """Dollars for one unit, the mean where units have several prices."""
-        return self.dollars / self.quantity if self.quantity else 0.0
+    def dollars(self) -> float:
+        return self.quantity * self.price
 
 
 @dataclass(frozen=True)
@@ -257,6 +175,7 @@ MEASURED = (
     MeasuredPace(USUAL_MEGAPIXELS, 3_800_000, 37.9 / 2),
 )
 _MEGAPIXELS = [pace.megapixels for pace in MEASURED]
+_PHOTO_BYTES = [pace.photo_bytes for pace in MEASURED]
 
 
 def estimate(workload: Workload, prices: Prices) -> Estimate:
@@ -267,7 +186,7 @@ def estimate(workload: Workload, prices: Prices) -> Estimate:
         *_machines(workload, cluster, fleet, prices),
         *_storage(workload, prices),
         *_requests(workload, prices),
-        *_standing(workload, cluster, prices),
+        *_load_independent(workload, cluster, prices),
     )
     return Estimate(workload, cluster, fleet, items)
 
@@ -277,59 +196,37 @@ def idle(workload: Workload, prices: Prices) -> Estimate:
     return estimate(replace(workload, photos_per_day=0), prices)
 
 
-def load_prices(path: Path | None = None) -> Prices:
-    """A price list from a file, or the one that comes with the program.
-
-    Raises InvalidSetting when the file is no price list.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    path = path or Path(__file__).with_name("prices.toml")
-    try:
-        return TypeAdapter(Prices).validate_python(tomllib.loads(path.read_text()))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidSetting(f"{path} cannot be read as a price list: {error}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InvalidSetting(f"{path} is no price list: {where}: {first['msg']}.") from error
-
-
 def core_seconds(megapixels: float) -> float:
-    """Seconds one core of the measured machine takes for a photo, in straight lines between the measured sizes."""
-    return _on_lines(megapixels, _MEGAPIXELS, [1 / paces.photos_per_s_per_core for paces in MEASURED])
+    """Seconds one core of the measured machine takes for a photo, interpolated between the measured sizes."""
+    return _interpolate(megapixels, _MEGAPIXELS, [1 / pace.photos_per_s_per_core for pace in MEASURED])
 
 
 def usual_bytes(megapixels: float) -> float:
-    """Bytes of a photo, in straight lines between the sizes that were measured with."""
-    return _on_lines(megapixels, _MEGAPIXELS, [paces.photo_bytes for paces in MEASURED])
+    """Bytes of a photo, interpolated between the measured sizes."""
+    return _interpolate(megapixels, _MEGAPIXELS, _PHOTO_BYTES)
 
 
 def megapixels_of(photo_bytes: float) -> float:
     """The megapixels of a photo with so many bytes; the inverse of `usual_bytes`."""
-    return _on_lines(photo_bytes, [paces.photo_bytes for paces in MEASURED], _MEGAPIXELS)
+    return _interpolate(photo_bytes, _PHOTO_BYTES, _MEGAPIXELS)
 
 
 def photo_days(workload: Workload) -> float:
-    """How many days S3 keeps a photo's bytes, copies added up.
-
-    Clearing away leaves an old version in the landing for a day. An archived photo has its days, and then is an old
-    version, too.
-    """
+    """How many days S3 keeps a photo's bytes, all copies added up: an old version in the landing, and the archive's."""
     archived = workload.archive_days + workload.old_version_days if workload.archive_days else 0.0
     return CLEARED_DAYS + archived
 
 
 def batches_a_month(workload: Workload) -> float:
-    """Micro-batches: one at each trigger at which something waits, if photos come independently of each other."""
-    waiting = 1 - math.exp(-workload.photos_per_day / SECONDS_A_DAY * workload.trigger_s)
-    return DAYS_A_MONTH * SECONDS_A_DAY / workload.trigger_s * waiting
+    """Micro-batches: one at each trigger at which a photo waits, if photos come independently of each other."""
+    busy_share = 1 - math.exp(-workload.photos_per_day / SECONDS_A_DAY * workload.trigger_s)
+    return DAYS_A_MONTH * SECONDS_A_DAY / workload.trigger_s * busy_share
 
 
 def hourly_load(peak_factor: float) -> list[float]:
-    """The 24 hours' load beside the mean, busiest first on each side: it falls in a straight line, not below nothing.
+    """The 24 hours' load relative to the mean: it falls in a straight line from the busiest hour to both sides.
 
-    Up to a factor of 2 the quietest hour has what the busiest has too much; beyond, the quiet hours have nothing.
+    Up to a factor of 2 the quietest hour lacks what the busiest has too much; above 2, the quiet hours have no load.
     """
     away = [abs(hour - 11.5) / 12 for hour in range(24)]
     if peak_factor <= 2:
@@ -341,7 +238,7 @@ def hourly_load(peak_factor: float) -> list[float]:
 
 
 def _fleet(workload: Workload, cluster: Cluster, prices: Prices) -> Fleet:
-    steady, task = prices.kind(cluster.steady), prices.kind(cluster.task)
+    steady, task = prices.instance_type(cluster.steady), prices.instance_type(cluster.task)
     seconds_a_photo = core_seconds(workload.megapixels)
     mean_cores = workload.photos_per_day * seconds_a_photo / SECONDS_A_DAY
     at_the_core_node = (steady.vcpus - cluster.driver_vcpus) * steady.relative_speed
@@ -363,35 +260,27 @@ def _machines(workload: Workload, cluster: Cluster, fleet: Fleet, prices: Prices
     steady = prices.machine(workload.region, cluster.steady)
     task = prices.machine(workload.region, cluster.task)
     spot_hours = fleet.task_hours * workload.spot_share
-    on_demand_hours = fleet.task_hours - spot_hours
     emr = fleet.steady_hours * prices.emr(workload.region, cluster.steady)
     emr += fleet.task_hours * prices.emr(workload.region, cluster.task)
-    disk_months = cluster.disk_gib * (fleet.steady_hours + fleet.task_hours) / HOURS_A_MONTH
+    all_hours = fleet.steady_hours + fleet.task_hours
     return [
-        Item(
-            f"EC2: primary and core node, {cluster.steady}",
-            fleet.steady_hours,
-            "hour",
-            fleet.steady_hours * steady.on_demand,
-        ),
-        Item(f"EC2: task nodes on Spot, {cluster.task}", spot_hours, "hour", spot_hours * task.spot),
-        Item(f"EC2: task nodes On-Demand, {cluster.task}", on_demand_hours, "hour", on_demand_hours * task.on_demand),
-        Item("EMR on all of them", fleet.steady_hours + fleet.task_hours, "hour", emr),
-        Item("EBS gp3", disk_months, "GiB-month", disk_months * prices.of("ebs_gb_month")),
+        Item(f"EC2: primary and core node, {cluster.steady}", fleet.steady_hours, "hour", steady.on_demand),
+        Item(f"EC2: task nodes on Spot, {cluster.task}", spot_hours, "hour", task.spot),
+        Item(f"EC2: task nodes On-Demand, {cluster.task}", fleet.task_hours - spot_hours, "hour", task.on_demand),
+        Item("EMR on all of them", all_hours, "hour", emr / all_hours),
+        Item("EBS gp3", cluster.disk_gib * all_hours / HOURS_A_MONTH, "GiB-month", prices.of("ebs_gb_month")),
     ]
 
 
 def _storage(workload: Workload, prices: Prices) -> list[Item]:
     photos_gib = workload.photos_per_day * photo_days(workload) * workload.bytes_a_photo / GIB
     rows = workload.photos_per_day * DAYS_A_MONTH * workload.table_months
-    projections_bytes = _projection_row_bytes(workload.components) * workload.projected_versions
-    tables_gib = rows * (FEATURE_ROW_BYTES + projections_bytes) / GIB
-    photos_dollars = _tiered(photos_gib, prices)
+    tables_gib = rows * (FEATURE_ROW_BYTES + PROJECTION_ROW_BYTES * workload.projected_versions) / GIB
     # The tiers count the bucket's bytes together, the tables' after the photos'.
-    tables_dollars = _tiered(photos_gib + tables_gib, prices) - photos_dollars
+    photos, tables = _tiered_price(0, photos_gib, prices), _tiered_price(photos_gib, tables_gib, prices)
     return [
-        Item("S3: photos, archived and old versions", photos_gib, "GiB-month", photos_dollars, stays=True),
-        Item(f"S3: tables after {workload.table_months:g} months", tables_gib, "GiB-month", tables_dollars, stays=True),
+        Item("S3: photos, archived and old versions", photos_gib, "GiB-month", photos, stays=True),
+        Item(f"S3: tables after {workload.table_months:g} months", tables_gib, "GiB-month", tables, stays=True),
     ]
 
 
@@ -407,14 +296,14 @@ def _requests(workload: Workload, prices: Prices) -> list[Item]:
         1 / IDLE_POLL_S + 1 / DEPTH_POLL_S
     )
     keys = (puts + gets) * workload.bucket_key_share
-    scanned_tb = photos * _projection_row_bytes(workload.components) * workload.scans_per_projection / 1e12
+    scanned_tb = photos * PROJECTION_ROW_BYTES * workload.scans_per_projection / 1e12
     return [
-        Item("S3: PUT, COPY, LIST", puts / 1e3, "thousand", puts / 1e3 * prices.of("s3_put_thousand")),
-        Item("S3: GET", gets / 1e3, "thousand", gets / 1e3 * prices.of("s3_get_thousand")),
-        Item("SQS", queue / 1e6, "million", queue / 1e6 * prices.of("sqs_million")),
+        Item("S3: PUT, COPY, LIST", puts / 1e3, "thousand", prices.of("s3_put_thousand")),
+        Item("S3: GET", gets / 1e3, "thousand", prices.of("s3_get_thousand")),
+        Item("SQS", queue / 1e6, "million", prices.of("sqs_million")),
         Item("KMS: the key", 1, "month", prices.of("kms_key_month"), stays=True),
-        Item("KMS: requests", keys / 1e4, "ten thousand", keys / 1e4 * prices.of("kms_ten_thousand")),
-        Item("Athena", scanned_tb, "TB scanned", scanned_tb * prices.of("athena_tb")),
+        Item("KMS: requests", keys / 1e4, "ten thousand", prices.of("kms_ten_thousand")),
+        Item("Athena", scanned_tb, "TB scanned", prices.of("athena_tb")),
     ]
 
 
@@ -425,45 +314,38 @@ def _queue_requests_a_photo(workload: Workload) -> float:
     return 1 + 2 * calls
 
 
-def _standing(workload: Workload, cluster: Cluster, prices: Prices) -> list[Item]:
+def _load_independent(workload: Workload, cluster: Cluster, prices: Prices) -> list[Item]:
     endpoint_hours = cluster.interface_endpoints * HOURS_A_MONTH
     # Only the queue's messages are many; S3 is reached through a gateway endpoint, which costs nothing.
     messages_gb = workload.photos_per_day * DAYS_A_MONTH * MESSAGE_BYTES / 1e9
-    puts = DAYS_A_MONTH * 24 * 60
-    runs = cluster.runs_a_month
+    metric_puts = DAYS_A_MONTH * 24 * 60
+    run = prices.of("schedule_million") / 1e6 + TRANSITIONS_A_RUN * prices.of("transition_thousand") / 1e3
     return [
-        Item("Interface endpoints: hours", endpoint_hours, "hour", endpoint_hours * prices.of("endpoint_hour")),
-        Item("Interface endpoints: bytes", messages_gb, "GB", messages_gb * prices.of("endpoint_gb")),
-        Item("CloudWatch: alarms", cluster.alarm_metrics, "metric", cluster.alarm_metrics * prices.of("alarm_month")),
-        Item("CloudWatch: metrics", cluster.metrics, "metric", cluster.metrics * prices.of("metric_month")),
-        Item("CloudWatch: puts", puts / 1e3, "thousand", puts / 1e3 * prices.of("metric_put_thousand")),
-        Item(
-            "Scheduler and Step Functions",
-            runs,
-            "run",
-            runs * (prices.of("schedule_million") / 1e6 + TRANSITIONS_A_RUN * prices.of("transition_thousand") / 1e3),
-        ),
+        Item("Interface endpoints: hours", endpoint_hours, "hour", prices.of("endpoint_hour")),
+        Item("Interface endpoints: bytes", messages_gb, "GB", prices.of("endpoint_gb")),
+        Item("CloudWatch: alarms", cluster.alarm_metrics, "metric", prices.of("alarm_month")),
+        Item("CloudWatch: metrics", cluster.metrics, "metric", prices.of("metric_month")),
+        Item("CloudWatch: puts", metric_puts / 1e3, "thousand", prices.of("metric_put_thousand")),
+        Item("Scheduler and Step Functions", cluster.runs_a_month, "run", run),
     ]
 
 
-def _projection_row_bytes(components: int) -> float:
-    return PROJECTION_ROW_BYTES + (components - PROJECTION_COMPONENTS) * 4
+def _tiered_price(below_gib: float, gib: float, prices: Prices) -> float:
+    """The mean price of one GiB on S3, on top of `below_gib`."""
+    tiers = {
+        50 * 1024: "s3_gb_month",
+        500 * 1024: "s3_gb_month_over_50_tib",
+        math.inf: "s3_gb_month_over_500_tib",
+    }
+    dollars, begin, end = 0.0, below_gib, below_gib + gib
+    for top, service in tiers.items():
+        dollars += max(0.0, min(end, top) - begin) * prices.of(service)
+        begin = max(begin, min(end, top))
+    return dollars / gib if gib else 0.0
 
 
-def _tiered(gib: float, prices: Prices) -> float:
-    tiers = (
-        (50 * 1024, "s3_gb_month"),
-        (500 * 1024, "s3_gb_month_over_50_tib"),
-        (math.inf, "s3_gb_month_over_500_tib"),
-    )
-    dollars, below = 0.0, 0.0
-    for top, service in tiers:
-        dollars += max(0.0, min(gib, top) - below) * prices.of(service)
-        below = top
-    return dollars
-
-
-def _on_lines(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    # Not NumPy: it would be loaded at every start of the command.
     upper = min(max(bisect_left(xs, x), 1), len(xs) - 1)
     slope = (ys[upper] - ys[upper - 1]) / (xs[upper] - xs[upper - 1])
     # Below the smallest measured size the line could reach nothing or less.

@@ -1,12 +1,13 @@
-"""From the stream that runs to the stream that is wanted, without two at once and without losing a photo."""
+"""Replaces the stage's stream by another one, without two at once and without losing a photo."""
 
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
-from bootstrap.aws.cloud import Cloud, CloudRefused
-from bootstrap.aws.steps import Step, all_steps, cancel, step_name, steps, submit
+from bootstrap.aws.cloud import Cloud
+from bootstrap.aws.steps import Step, cancel, cluster_steps, job_steps, step_name, submit
+from store.errors import CloudUnavailable
 from store.home import Home
 from store.state.heartbeat import ask_to_stop, is_alive, read_heartbeat, wait_until_stopped
 
@@ -16,58 +17,58 @@ ENDS_WITHIN_S = 180.0
 POLL_S = 5.0
 
 
-class StreamKeepsRunning(CloudRefused):
+class StreamKeepsRunning(CloudUnavailable):
     """The stream was asked to stop and has not; nothing was started beside it."""
 
 
-def run_as(
-    cloud: Cloud, cluster: str, home: Home, wanted: Step, say: Callable[[str], None]
+def replace_stream(
+    cloud: Cloud, cluster: str, home: Home, step: Step, echo: Callable[[str], None]
 ) -> Literal["runs already", "started", "handed over"]:
-    """See to it that the cluster's stream is `wanted`, and say what that took.
+    """Make `step` the cluster's stream, and return what that took.
 
     The stream before finishes its batches first. Photos that land meanwhile wait for the next one. Replay changes
-    nothing. Raises StreamKeepsRunning, CloudRefused, StorageUnavailable.
+    nothing. Raises StreamKeepsRunning, CloudRefused, CloudUnavailable, StorageUnavailable.
     """
-    unfinished = [step for step in steps(cloud, cluster, "stream") if step.is_unfinished]
-    if len(unfinished) == 1 and unfinished[0].step == wanted and unfinished[0].state != "CANCEL_PENDING":
+    unfinished = [one for one in job_steps(cloud, cluster, "stream") if one.is_unfinished]
+    if len(unfinished) == 1 and unfinished[0].step == step and unfinished[0].state != "CANCEL_PENDING":
         return "runs already"
-    stop(cloud, cluster, home, say)
-    submit(cloud, cluster, wanted)
+    stop_stream(cloud, cluster, home, echo)
+    submit(cloud, cluster, step)
     return "handed over" if unfinished else "started"
 
 
-def stop(cloud: Cloud, cluster: str, home: Home, say: Callable[[str], None]) -> bool:
-    """Let the home's stream finish what it has in hand and end; whether the cluster had one.
+def stop_stream(cloud: Cloud, cluster: str, home: Home, echo: Callable[[str], None]) -> bool:
+    """Let the home's stream finish its batches and end; returns whether the cluster had a stream.
 
-    One that does not, or gives no sign of life, is ended with its step: a stream that is killed loses nothing.
-    Raises StreamKeepsRunning when it runs elsewhere and does not stop, CloudRefused, StorageUnavailable.
+    A stream that does not stop, or gives no sign of life, is ended with its step: a killed stream loses nothing.
+    Raises StreamKeepsRunning when it runs elsewhere and does not stop, CloudRefused, CloudUnavailable,
+    StorageUnavailable.
     """
-    unfinished = [step for step in steps(cloud, cluster, "stream") if step.is_unfinished]
+    unfinished = [step for step in job_steps(cloud, cluster, "stream") if step.is_unfinished]
     heartbeat = read_heartbeat(home)
-    stopped = False
+    has_stopped = False
     if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
-        say("Asking the stream to finish what it has in hand …")
+        echo("Asking the stream to finish its batches …")
         ask_to_stop(home, heartbeat.nonce)
-        stopped = wait_until_stopped(home, heartbeat.nonce, STOPS_WITHIN_S)
-        silent = not stopped and not is_alive(read_heartbeat(home) or heartbeat, datetime.now(UTC))
-        if not unfinished and not stopped and not silent:
+        has_stopped = wait_until_stopped(home, heartbeat.nonce, STOPS_WITHIN_S)
+        if not unfinished and not has_stopped and is_alive(read_heartbeat(home) or heartbeat, datetime.now(UTC)):
             raise StreamKeepsRunning(
                 f"A stream that is no step of this cluster works on {home.root.uri} ({heartbeat.holder}) and does not "
                 "stop; end it there, then run this again."
             )
-    if unfinished and not stopped:
-        say("The stream is ended with its step; what it had in hand is done again by the next one.")
+    if unfinished and not has_stopped:
+        echo("The stream is ended with its step; the next stream repeats its unfinished batches.")
         for step in unfinished:
             cancel(cloud, cluster, step)
-        _wait_for_the_end(cloud, cluster, home, {submit(cloud, cluster, DRIVERS_END)})
+        _wait_for_the_end(cloud, cluster, home, {submit(cloud, cluster, KILL_DRIVERS)})
     _wait_for_the_end(cloud, cluster, home, {step.id for step in unfinished})
     return bool(unfinished)
 
 
 def _wait_for_the_end(cloud: Cloud, cluster: str, home: Home, ids: set[str]) -> None:
     deadline_s = time.monotonic() + ENDS_WITHIN_S
-    while any(step.is_unfinished for step in all_steps(cloud, cluster) if step.id in ids):
-        # A step that waited for the home has it now, and nobody has asked its stream yet.
+    while any(step.is_unfinished for step in cluster_steps(cloud, cluster) if step.id in ids):
+        # A step that waited for the home may have it now, and its stream was not asked yet.
         heartbeat = read_heartbeat(home)
         if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
             ask_to_stop(home, heartbeat.nonce)
@@ -79,7 +80,7 @@ def _wait_for_the_end(cloud: Cloud, cluster: str, home: Home, ids: set[str]) -> 
 
 
 # Cancelling a step ends the process that waits for the driver, and not the driver.
-DRIVERS_END = Step(
+KILL_DRIVERS = Step(
     "fruits-drivers-end",
     (
         "bash",

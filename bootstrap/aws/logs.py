@@ -1,4 +1,4 @@
-"""What a job on the cluster said: its step's own words, and those of the driver that ran for it."""
+"""Reads the logs of a step: its own output, and that of the drivers that ran for it."""
 
 import gzip
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bootstrap.aws.cloud import Cloud
-from bootstrap.aws.steps import Submitted
+from bootstrap.aws.steps import SubmittedStep
 from store.objects.location import StorageLocation
 from store.objects.operations import keys_below, read
 
 # Attempts of a driver are numbered, and the first container of each is the driver's.
 _DRIVER = re.compile(r"container_\w+_000001/(stdout|stderr)(\.gz)?$")
-_APPLICATION = re.compile(rb"application_\d+_\d+")
+_APPLICATION = re.compile(r"application_\d+_\d+")
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,23 @@ class Log:
     text: str
 
 
-def logs_of(cloud: Cloud, endpoint: str | None, cluster: str, step: Submitted) -> Iterator[Log]:
-    """The step's output, then its driver's, an attempt after the other; nothing while EMR has not written them.
+def read_logs(cloud: Cloud, endpoint: str | None, cluster: str, step: SubmittedStep) -> Iterator[Log]:
+    """The step's output, then its driver's, attempt by attempt; nothing until EMR has written them.
 
     EMR copies logs to S3 every five minutes. Raises StorageUnavailable, StorageRefused.
     """
-    root = StorageLocation.at(f"s3://{cloud.ops_bucket}", endpoint, cloud.region)
-    applications: list[str] = []
-    for log, body in _read(root, f"logs/{cluster}/steps/{step.id}"):
-        applications += [found.decode() for found in _APPLICATION.findall(body)]
+    root = StorageLocation.at(f"s3://{cloud.ops_bucket}/logs/{cluster}", endpoint, cloud.region)
+    applications: dict[str, None] = {}
+    for log in _read(root.child(f"steps/{step.id}")):
+        applications |= dict.fromkeys(_APPLICATION.findall(log.text))
         yield log
-    for application in dict.fromkeys(applications):
-        yield from (log for log, _ in _read(root, f"logs/{cluster}/containers/{application}", _DRIVER))
+    for application in applications:
+        yield from _read(root.child(f"containers/{application}"), _DRIVER)
 
 
-def _read(root: StorageLocation, folder: str, wanted: re.Pattern[str] | None = None) -> Iterator[tuple[Log, bytes]]:
-    place = root.child(folder)
+def _read(place: StorageLocation, pattern: re.Pattern[str] | None = None) -> Iterator[Log]:
     for key in sorted(keys_below(place)):
-        if wanted is None or wanted.search(key):
+        if pattern is None or pattern.search(key):
             body = read(place, key)
             body = gzip.decompress(body) if key.endswith(".gz") else body
-            yield Log(place.uri_of(key), body.decode(errors="replace")), body
+            yield Log(place.uri_of(key), body.decode(errors="replace"))

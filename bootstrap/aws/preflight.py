@@ -1,25 +1,27 @@
-"""What can be known before anything is made: whether this account, in this region, will let a stage stand."""
+"""Checks before a deployment whether the account and the region let a stage be made."""
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bootstrap.aws.cloud import Cloud, CloudRefused, asked
+from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.template import FILE
 from bootstrap.aws.wheelhouse import Architecture
 from features.errors import FruitsError
+from store.aws import aws_call
+from store.errors import CloudUnavailable
 
 # One primary and one core node, twice: a new cluster stands before the old one goes.
 ON_DEMAND_VCPUS = 16
 
 
 class NotReady(FruitsError):
-    """Something has to be put right in the account first; nothing was made."""
+    """The account lacks something that a stage needs; nothing was made."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; a finding that is not `fine` stops the deployment when it is `fatal`."""
+    """The result of one check; one that is not `fine` stops the deployment if it is `fatal`."""
 
     what: str
     fine: bool
@@ -27,56 +29,46 @@ class Finding:
     fatal: bool = False
 
 
-@dataclass(frozen=True)
-class _Quota:
-    code: str
-    name: str
-    needed: float
-    least: float
-
-
 def preflight_findings(cloud: Cloud, architecture: Architecture, spot_units: int) -> list[Finding]:
-    """Everything that is known to be in the way, or may be; a quota that may not be read is said to be unknown.
+    """The results of all checks. What may not be read is a finding that says so.
 
     spot_units: the most vCPUs of Spot instances the cluster may grow to.
     """
-    return list(_findings(cloud, architecture, spot_units))
+    on_demand, least = "vCPUs of On-Demand standard instances", ON_DEMAND_VCPUS / 2
+    checks: dict[str, Callable[[], Finding]] = {
+        "region": lambda: _region(cloud),
+        "instance types": lambda: _offered(cloud, architecture),
+        "VPCs": lambda: _quota(cloud, "vpc/L-F678F1CE", "VPCs in this region", 1, 0, _count_vpcs(cloud)),
+        "On-Demand": lambda: _quota(cloud, "ec2/L-1216C47A", on_demand, ON_DEMAND_VCPUS, least),
+        "Spot": lambda: _quota(cloud, "ec2/L-34B43A08", "vCPUs of Spot standard instances", spot_units, 0),
+    }
+    account = Finding("account", True, f"{cloud.account}, as {cloud.caller}")
+    return [account, *_results(checks)]
 
 
 def check_ready(findings: list[Finding]) -> None:
-    """Raises NotReady with what stands in the way, all of it."""
+    """Raises NotReady with all that stops a deployment."""
     fatal = [finding.says for finding in findings if finding.fatal and not finding.fine]
     if fatal:
         raise NotReady(" ".join(fatal))
 
 
 def instance_types(architecture: Architecture) -> list[str]:
-    """The instance types that the template may ask for."""
+    """The instance types in the template."""
     types = set(re.findall(r"\b[a-z]\d[a-z]*\.\d*xlarge\b", FILE.read_text()))
     return sorted(kind for kind in types if ("g" in kind.partition(".")[0][2:]) == (architecture == "arm64"))
 
 
-def _findings(cloud: Cloud, architecture: Architecture, spot_units: int) -> Iterator[Finding]:
-    yield Finding("account", True, f"{cloud.account}, as {cloud.caller}")
-    yield _looked("region", lambda: _region(cloud))
-    yield _looked("instance types", lambda: _offered(cloud, architecture))
-    vpcs = _Quota("L-F678F1CE", "VPCs in this region", 1, 0)
-    yield _looked("VPCs", lambda: _quota(cloud, "vpc", vpcs, _vpcs(cloud)))
-    on_demand = _Quota("L-1216C47A", "vCPUs of On-Demand standard instances", ON_DEMAND_VCPUS, ON_DEMAND_VCPUS / 2)
-    yield _looked("On-Demand", lambda: _quota(cloud, "ec2", on_demand, 0))
-    spot = _Quota("L-34B43A08", "vCPUs of Spot standard instances", spot_units, 0)
-    yield _looked("Spot", lambda: _quota(cloud, "ec2", spot, 0))
-
-
-def _looked(what: str, look: Callable[[], Finding]) -> Finding:
-    try:
-        return look()
-    except CloudRefused as error:
-        return Finding(what, False, f"Not known: {error}")
+def _results(checks: dict[str, Callable[[], Finding]]) -> Iterator[Finding]:
+    for what, check in checks.items():
+        try:
+            yield check()
+        except CloudUnavailable as error:
+            yield Finding(what, False, f"Not known: {error}")
 
 
 def _region(cloud: Cloud) -> Finding:
-    with asked(f"whether {cloud.region} is in use"):
+    with aws_call(f"tell whether {cloud.region} is enabled"):
         found = cloud.ec2.describe_regions(RegionNames=[cloud.region], AllRegions=True)["Regions"]
     if found and found[0].get("OptInStatus") == "not-opted-in":
         says = f"{cloud.region} is not enabled in account {cloud.account}; enable it under Account > AWS Regions."
@@ -85,32 +77,33 @@ def _region(cloud: Cloud) -> Finding:
 
 
 def _offered(cloud: Cloud, architecture: Architecture) -> Finding:
-    wanted = instance_types(architecture)
-    with asked(f"which instance types {cloud.region} has"):
+    types = instance_types(architecture)
+    with aws_call(f"list the instance types of {cloud.region}"):
         pages = cloud.ec2.get_paginator("describe_instance_type_offerings").paginate(
-            LocationType="region", Filters=[{"Name": "instance-type", "Values": wanted}]
+            LocationType="region", Filters=[{"Name": "instance-type", "Values": types}]
         )
         offered = {offer.get("InstanceType") for page in pages for offer in page["InstanceTypeOfferings"]}
-    missing = [kind for kind in wanted if kind not in offered]
+    missing = [kind for kind in types if kind not in offered]
     if missing:
         says = f"{cloud.region} does not offer {', '.join(missing)}; choose another region or --architecture."
         return Finding("instance types", False, says, fatal=True)
-    return Finding("instance types", True, ", ".join(wanted))
+    return Finding("instance types", True, ", ".join(types))
 
 
-def _vpcs(cloud: Cloud) -> int:
-    with asked("how many VPCs there are"):
+def _count_vpcs(cloud: Cloud) -> int:
+    with aws_call("count the VPCs"):
         return sum(len(page["Vpcs"]) for page in cloud.ec2.get_paginator("describe_vpcs").paginate())
 
 
-def _quota(cloud: Cloud, service: str, quota: _Quota, used: int) -> Finding:
-    with asked(f"how many {quota.name} are allowed"):
-        allowed = cloud.quotas.get_service_quota(ServiceCode=service, QuotaCode=quota.code)["Quota"]["Value"]
-    if allowed < used + quota.needed:
-        taken = f", and {used} are there" if used else ""
+def _quota(cloud: Cloud, quota: str, name: str, needed: float, least: float, used: int = 0) -> Finding:
+    service, code = quota.split("/")
+    with aws_call(f"tell the quota of {name}"):
+        allowed = cloud.quotas.get_service_quota(ServiceCode=service, QuotaCode=code)["Quota"]["Value"]
+    if allowed < used + needed:
+        existing = f", and {used} are there" if used else ""
         says = (
-            f"The account may have {allowed:.0f} {quota.name}{taken}; {quota.needed:.0f} more may be needed. Ask for "
-            f"more at {cloud.console}/servicequotas/home/services/{service}/quotas/{quota.code}"
+            f"The account may have {allowed:.0f} {name}{existing}; {needed:.0f} more may be needed. Ask for "
+            f"more at {cloud.console}/servicequotas/home/services/{service}/quotas/{code}"
         )
-        return Finding(quota.name, False, says, fatal=allowed < used + quota.least)
-    return Finding(quota.name, True, f"{allowed:.0f} allowed, {used + quota.needed:.0f} needed")
+        return Finding(name, False, says, fatal=allowed < used + least)
+    return Finding(name, True, f"{allowed:.0f} allowed, {used + needed:.0f} needed")

@@ -1,31 +1,34 @@
-"""Jobs as steps of the EMR cluster: what a step says, who is at work, and giving the cluster another one."""
+"""Jobs as steps of the EMR cluster: make, submit, list and cancel them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from bootstrap.aws.cloud import Cloud, CloudRefused, asked
+from bootstrap.aws.cloud import Cloud
+from store.aws import aws_call, try_aws_call
+
+if TYPE_CHECKING:
+    from types_boto3_emr.type_defs import StepStatusTypeDef
 
 Job = Literal["stream", "refit", "reproject", "maintain"]
 
-# Spark-submit reads this file on the primary node; on every other node the same environment stands at the same place.
+# Spark-submit reads this file on the primary node; every other node has the same environment at the same path.
 MAIN = "/opt/fruits/lib/python3.11/site-packages/ops/__main__.py"
 RUNNER = "command-runner.jar"
-UNFINISHED: tuple[Literal["PENDING", "RUNNING", "CANCEL_PENDING"], ...] = ("PENDING", "RUNNING", "CANCEL_PENDING")
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the cluster is asked to run."""
+    """What the cluster runs."""
 
     name: str
     arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Submitted:
-    """A step that the cluster has; `reason` tells why it failed, as far as EMR knows."""
+class SubmittedStep:
+    """A step that the cluster has; `reason` says why it failed, as far as EMR knows."""
 
     id: str
     step: Step
@@ -35,24 +38,24 @@ class Submitted:
 
     @property
     def is_unfinished(self) -> bool:
-        return self.state in UNFINISHED
+        return self.state in ("PENDING", "RUNNING", "CANCEL_PENDING")
 
 
-def step_of(job: Job, options: Sequence[str], home: str) -> Step:
-    """A job as a step: in cluster mode, with the stream's share of the cluster or the other jobs'."""
+def job_step(job: Job, options: Sequence[str], home: str) -> Step:
+    """A job as a step in cluster mode. The stream and the other jobs have a YARN queue each."""
     queue = "stream" if job == "stream" else "jobs"
     spark = ("spark-submit", "--deploy-mode", "cluster", "--name", step_name(job), "--queue", queue)
     return Step(step_name(job), (*spark, MAIN, job, *options, "--home", home, "--master", "yarn"))
 
 
 def step_name(job: Job) -> str:
-    """What a job's steps are called in EMR's console."""
+    """The name of a job's steps in EMR's console."""
     return f"fruits-{job}"
 
 
 def submit(cloud: Cloud, cluster: str, step: Step) -> str:
-    """Give the cluster a step and return its id. A step that fails leaves the others alone. Raises CloudRefused."""
-    with asked(f"to run {step.name}"):
+    """Submit a step and return its id. Other steps go on if it fails. Raises CloudRefused, CloudUnavailable."""
+    with aws_call(f"submit the step {step.name}"):
         return cloud.emr.add_job_flow_steps(
             JobFlowId=cluster,
             Steps=[
@@ -65,48 +68,41 @@ def submit(cloud: Cloud, cluster: str, step: Step) -> str:
         )["StepIds"][0]
 
 
-def steps(cloud: Cloud, cluster: str, job: Job) -> list[Submitted]:
-    """A job's steps on this cluster, the newest first. Raises CloudRefused."""
-    return [step for step in all_steps(cloud, cluster) if step.step.name == step_name(job)]
+def job_steps(cloud: Cloud, cluster: str, job: Job) -> list[SubmittedStep]:
+    """A job's steps on this cluster, the newest first. Raises CloudRefused, CloudUnavailable."""
+    return [step for step in cluster_steps(cloud, cluster) if step.step.name == step_name(job)]
 
 
-def known_steps(cloud: Cloud, cluster: str, job: Job) -> list[Submitted]:
-    """The same, and none of a cluster that EMR has forgotten. Raises CloudRefused."""
-    try:
-        return steps(cloud, cluster, job)
-    except CloudRefused as error:
-        cause = error.__cause__
-        if getattr(cause, "response", {}).get("Error", {}).get("Code") == "InvalidRequestException":
-            return []
-        raise
+def cluster_steps(cloud: Cloud, cluster: str) -> list[SubmittedStep]:
+    """The cluster's steps, the newest first; none of a cluster that EMR has forgotten, two months after its end.
 
-
-def all_steps(cloud: Cloud, cluster: str) -> list[Submitted]:
-    """The cluster's steps, the newest first. Raises CloudRefused."""
-    with asked(f"for the steps of {cluster}"):
-        pages = cloud.emr.get_paginator("list_steps").paginate(ClusterId=cluster)
-        found = [step for page in pages for step in page["Steps"]]
+    Raises CloudRefused, CloudUnavailable.
+    """
+    pages = cloud.emr.get_paginator("list_steps").paginate(ClusterId=cluster)
+    found = try_aws_call(
+        f"list the steps of {cluster}",
+        lambda: [step for page in pages for step in page["Steps"]],
+        "InvalidRequestException",
+    )
     submitted = [
-        Submitted(
+        SubmittedStep(
             id=step["Id"],
             step=Step(step["Name"], tuple(step["Config"].get("Args", []))),
             state=step["Status"]["State"],
             created_at=step["Status"]["Timeline"]["CreationDateTime"],
-            reason=_reason(step["Status"].get("FailureDetails", {}), step["Status"].get("StateChangeReason", {})),
+            reason=_reason(step["Status"]),
         )
-        for step in found
+        for step in found or []
     ]
     return sorted(submitted, key=lambda step: step.created_at, reverse=True)
 
 
-def cancel(cloud: Cloud, cluster: str, step: Submitted) -> None:
-    """End a step without waiting for it; its driver lives on elsewhere in the cluster. Raises CloudRefused."""
-    with asked(f"to cancel {step.step.name}"):
+def cancel(cloud: Cloud, cluster: str, step: SubmittedStep) -> None:
+    """End a step without waiting for it. Its driver goes on in the cluster. Raises CloudRefused, CloudUnavailable."""
+    with aws_call(f"cancel the step {step.step.name}"):
         cloud.emr.cancel_steps(ClusterId=cluster, StepIds=[step.id], StepCancellationOption="TERMINATE_PROCESS")
 
 
-def _reason(failure: object, change: object) -> str | None:
-    for details, key in ((failure, "Message"), (failure, "Reason"), (change, "Message")):
-        if isinstance(details, dict) and details.get(key):
-            return str(details[key])
-    return None
+def _reason(status: "StepStatusTypeDef") -> str | None:
+    failure = status.get("FailureDetails", {})
+    return failure.get("Message") or failure.get("Reason") or status.get("StateChangeReason", {}).get("Message")

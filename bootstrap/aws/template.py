@@ -1,4 +1,4 @@
-"""The CloudFormation template as it is sent: without comments, and whole only once there is a bucket to send it by."""
+"""Reads and uploads the CloudFormation template, whole or only its foundation."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bootstrap.aws.cloud import Cloud, asked
+from bootstrap.aws.cloud import Cloud
+from store.aws import aws_call
 
 FILE = Path(__file__).with_name("stack.yaml")
-# Resources and outputs of this condition are made only once the nodes have something to install.
+# Resources and outputs of this condition exist only while the nodes have something to install.
 COMPUTE = "HasArtifacts"
-_MOST_BYTES_INLINE = 51_200
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,8 @@ class Template:
     def parameters(self) -> set[str]:
         return set(self.sections["Parameters"])
 
-    @property
-    def fits_inline(self) -> bool:
-        return len(self.text.encode()) <= _MOST_BYTES_INLINE
-
     def foundation(self) -> "Template":
-        """The template without its compute: what a stack can be created from before it has a bucket."""
+        """The template without its compute: small enough to create a stack before it has a bucket for the rest."""
         kept = {
             section: {name: each for name, each in self.sections[section].items() if each.get("Condition") != COMPUTE}
             for section in ("Resources", "Outputs")
@@ -50,13 +46,14 @@ def read_template() -> Template:
         """YAML with CloudFormation's short forms of functions."""
 
     def function(loader: Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
-        if isinstance(node, yaml.ScalarNode):
-            value: Any = loader.construct_scalar(node)
+        value: Any
+        if isinstance(node, yaml.MappingNode):
+            value = loader.construct_mapping(node, deep=True)
         elif isinstance(node, yaml.SequenceNode):
             value = loader.construct_sequence(node, deep=True)
         else:
-            assert isinstance(node, yaml.MappingNode)
-            value = loader.construct_mapping(node, deep=True)
+            assert isinstance(node, yaml.ScalarNode)
+            value = loader.construct_scalar(node)
         if suffix in ("Ref", "Condition"):
             return {suffix: value}
         return {f"Fn::{suffix}": value.split(".", 1) if suffix == "GetAtt" and isinstance(value, str) else value}
@@ -66,10 +63,13 @@ def read_template() -> Template:
 
 
 def upload_template(cloud: Cloud, template: Template) -> str:
-    """See that the template is in the operations bucket, named by its hash, and return its URL. Raises CloudRefused."""
+    """Put the template into the operations bucket under its hash, and return its URL.
+
+    Replay uploads nothing. Raises CloudRefused, CloudUnavailable.
+    """
     body = template.text.encode()
     key = f"artifacts/templates/{hashlib.sha256(body).hexdigest()}.json"
-    with asked(f"to store the template in {cloud.ops_bucket}"):
+    with aws_call(f"store the template in {cloud.ops_bucket}"):
         if not cloud.s3.list_objects_v2(Bucket=cloud.ops_bucket, Prefix=key)["KeyCount"]:
             cloud.s3.put_object(Bucket=cloud.ops_bucket, Key=key, Body=body)
     return f"https://{cloud.ops_bucket}.s3.{cloud.region}.amazonaws.com/{key}"

@@ -1,20 +1,20 @@
-"""Builds the one file from which every node of a cluster installs the project, offline and checked."""
+"""Builds the file from which every node of a cluster installs the project, offline and checked."""
 
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bootstrap.pip import pip_error, run_pip
 from features.errors import FruitsError
 
 Architecture = Literal["arm64", "x86_64"]
@@ -26,10 +26,12 @@ TAR_NAME = "wheelhouse.tar"
 
 NODE_PYTHON = "3.11"
 # Amazon Linux 2023 has glibc 2.34. Wheels are tagged with the oldest glibc they run on, the first such tag being 2.5.
-_GLIBC_MINORS = range(34, 4, -1)
 _MACHINES: Mapping[Architecture, str] = {"arm64": "aarch64", "x86_64": "x86_64"}
-# What tags of before say in the words of after; pip compares them as texts.
-_LEGACY_TAGS = ("manylinux2014", "manylinux2010", "manylinux1")
+# The last three are older names of some of them; pip compares names.
+_PLATFORM_TAGS = (
+    *(f"manylinux_2_{minor}" for minor in range(34, 4, -1)),
+    *("manylinux2014", "manylinux2010", "manylinux1"),
+)
 # The earliest time that a zip file can hold.
 _BUILD_TIME_S = 315_532_800
 
@@ -49,14 +51,12 @@ class Wheelhouse:
     wheels: int
 
 
-def build_wheelhouse(
-    architecture: Architecture, folder: Path, say: Callable[[str], None], cache: Path | None = None
-) -> Wheelhouse:
+def build_wheelhouse(architecture: Architecture, folder: Path, echo: Callable[[str], None]) -> Wheelhouse:
     """Pack this checkout's wheel, the wheels of its lock for Amazon Linux 2023, and install.sh into `folder`.
 
-    folder: made if it is not there; gets wheelhouse.tar.
-    cache: where downloaded wheels are kept, default `fruits/wheels` in the user's cache directory. Each is compared
-    with the lock every time; when all are there, the package index is not asked.
+    folder: made if it does not exist; gets wheelhouse.tar.
+    Downloaded wheels are kept in `fruits/wheels` of the user's cache directory. Each is compared with the lock every
+    time; no request goes to the package index if all are there.
     Replay gives the same bytes while modules, lock, install.sh and build tools are the same.
     Raises WheelhouseUnavailable outside a checkout, when the project's wheel cannot be built, when the package index
     does not answer, and when it has no wheel of a package for the architecture.
@@ -67,9 +67,9 @@ def build_wheelhouse(
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        say("Building the project's wheel.")
+        downloaded = _download(architecture, Path(scratch, "downloaded"), echo)
+        echo("Building the project's wheel.")
         own = build_wheel(Path(scratch))
-        downloaded = _download(architecture, Path(scratch, "downloaded"), cache or _users_cache(), say)
         members = {
             LOCK_NAME: CHECKOUT / LOCK_NAME,
             INSTALL_SCRIPT.name: INSTALL_SCRIPT,
@@ -82,15 +82,15 @@ def build_wheelhouse(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         path = packed.replace(folder / TAR_NAME)
     built = Wheelhouse(path, digest, path.stat().st_size, architecture, len(downloaded) + 1)
-    say(f"Packed {built.wheels} wheels for {architecture}: {built.bytes / 1e6:,.0f} MB, {digest[:12]}.")
+    echo(f"Packed {built.wheels} wheels for {architecture}: {built.bytes / 1e6:,.0f} MB, {digest[:12]}.")
     return built
 
 
 def build_wheel(folder: Path) -> Path:
     """The project's own wheel for nodes in `folder`, an existing directory, from a copy of the checkout's modules.
 
-    The stack's template, prices and SQL are left out: nodes read none of them, and what is in the wheel makes a new
-    release when it changes, for which the cluster is replaced.
+    The stack's template, prices and SQL are left out: no node reads them, and each change of the wheel is a release
+    for which the cluster is replaced.
     The same modules and build tools give the same bytes. Raises WheelhouseUnavailable.
     """
     if not (CHECKOUT / "pyproject.toml").exists():
@@ -112,38 +112,31 @@ def build_wheel(folder: Path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(module, copy)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", f"{wheels}"]
-    done = _pip("wheel", *options, f"{sources}", environment={"SOURCE_DATE_EPOCH": f"{_BUILD_TIME_S}"})
+    done = run_pip("wheel", *options, f"{sources}", environment={"SOURCE_DATE_EPOCH": f"{_BUILD_TIME_S}"})
     if done.returncode:
-        raise WheelhouseUnavailable(f"The project's wheel cannot be built: {_last_line(done.stderr)}")
+        raise WheelhouseUnavailable(f"The project's wheel cannot be built: {pip_error(done.stderr)}")
     (wheel,) = wheels.glob("*.whl")
     return wheel
 
 
-def _users_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fruits", "wheels")
-
-
-def _download(architecture: Architecture, folder: Path, cache: Path, say: Callable[[str], None]) -> list[Path]:
+def _download(architecture: Architecture, folder: Path, echo: Callable[[str], None]) -> list[Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fruits", "wheels")
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = [
+    options = [
         *("--only-binary=:all:", "--require-hashes", "--requirement", f"{CHECKOUT / LOCK_NAME}"),
         *("--python-version", NODE_PYTHON, "--implementation", "cp", "--dest", f"{folder}"),
-        *(f"--platform={platform}" for platform in _platforms(architecture)),
+        *(f"--platform={tag}_{_MACHINES[architecture]}" for tag in _PLATFORM_TAGS),
     ]
-    if _pip("download", "--no-index", "--find-links", f"{cache}", *wanted).returncode:
-        say(f"Downloading the wheels of {LOCK_NAME} for {architecture}.")
-        done = _pip("download", "--retries=2", *wanted)
+    if run_pip("download", "--no-index", "--find-links", f"{cache}", *options).returncode:
+        echo(f"Downloading the wheels of {LOCK_NAME} for {architecture}.")
+        done = run_pip("download", "--retries=2", *options)
         if done.returncode:
             raise WheelhouseUnavailable(_why_not_downloaded(architecture, done.stderr))
         for wheel in folder.glob("*.whl"):
-            _keep(wheel, cache)
+            # Under another name first: another process that builds now sees a whole wheel or none.
+            with tempfile.TemporaryDirectory(dir=cache) as scratch:
+                shutil.copyfile(wheel, Path(scratch, wheel.name)).replace(cache / wheel.name)
     return sorted(folder.glob("*.whl"))
-
-
-def _platforms(architecture: Architecture) -> Iterator[str]:
-    machine = _MACHINES[architecture]
-    yield from (f"manylinux_2_{minor}_{machine}" for minor in _GLIBC_MINORS)
-    yield from (f"{tag}_{machine}" for tag in _LEGACY_TAGS)
 
 
 def _why_not_downloaded(architecture: Architecture, standard_error: str) -> str:
@@ -157,38 +150,14 @@ def _why_not_downloaded(architecture: Architecture, standard_error: str) -> str:
             f"The package index has no wheel of {missing[1]} for {architecture}, Python {NODE_PYTHON} and Amazon Linux "
             "2023; choose a version that has one and run `make lock`, or choose another architecture."
         )
-    return f"The wheels of {LOCK_NAME} cannot be downloaded: {_last_line(standard_error)}"
-
-
-def _keep(wheel: Path, cache: Path) -> None:
-    # Under another name first: whoever builds at the same time sees a whole wheel or none.
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        shutil.copyfile(wheel, Path(scratch, wheel.name)).replace(cache / wheel.name)
+    return f"The wheels of {LOCK_NAME} cannot be downloaded: {pip_error(standard_error)}"
 
 
 def _pack(members: Mapping[str, Path], path: Path) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, file in sorted(members.items()):
-            # Nothing of the file but its bytes; all else of a new entry is always the same.
+            # Only the file's bytes: all else of a new entry is always the same.
             entry = tarfile.TarInfo(name)
             entry.size = file.stat().st_size
             with file.open("rb") as body:
                 tar.addfile(entry, body)
-
-
-def _pip(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    pip: Sequence[str] = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    # Elsewhere, so that the checkout's own folders are not taken for packages; and with one umask for everyone, since
-    # a wheel holds the permissions of the files made on the way to it.
-    return subprocess.run(
-        [*pip, *arguments],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        umask=0o022,
-        env={**os.environ, **(environment or {})},
-    )
-
-
-def _last_line(standard_error: str) -> str:
-    return (standard_error.strip().splitlines() or ["pip said nothing"])[-1].removeprefix("ERROR: ")

@@ -31,11 +31,11 @@ class Calibration:
     """For a person: 32 photos of the landing."""
 
 
-def choose_pictures(home: Home, limits: Limits, say: Callable[[str], None]) -> Calibration:
-    """Up to 32 photos from all over the landing, else of the archive, else drawn pictures, of which `say` gets word.
+def choose_pictures(home: Home, limits: Limits, echo: Callable[[str], None]) -> Calibration:
+    """Up to 32 photos from all over the landing, else of the archive, else drawn pictures, which `echo` tells.
 
-    The keys alone decide which photos are fetched, so the same photos are chosen again; those that cannot be used are
-    left out. No more than 64 are fetched. Raises StorageUnavailable when storage does not answer.
+    The keys alone decide which photos are fetched, at most 64, so that a replay chooses the same ones. Unusable photos
+    are left out. Raises StorageUnavailable when storage does not answer.
     """
     found = 0
     for name, place in (("landing", home.landing), ("archive", home.archive)):
@@ -43,7 +43,7 @@ def choose_pictures(home: Home, limits: Limits, say: Callable[[str], None]) -> C
         if len(photos) >= FEWEST_PHOTOS:
             return Calibration(np.stack(photos), f"{len(photos)} photos of the {name}")
         found += len(photos)
-    say(
+    echo(
         f"Calibrating on drawn pictures: {FEWEST_PHOTOS} usable photos in the landing or the archive would do, and "
         f"there are {found}. Photos of your own, landed before, are the safer choice."
     )

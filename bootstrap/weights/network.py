@@ -41,7 +41,7 @@ CHATTER = (
 def build() -> "keras.Model":
     """MobileNetV2 (alpha 1.0, no top, average pooling): (n, 224, 224, 3) float32 in -1 to 1 to (n, 1280) float32.
 
-    Its weights are random until some are loaded. Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear
+    Its weights are random. Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear
     Bottlenecks", CVPR 2018.
     """
     model = keras_quietly().applications.MobileNetV2(
@@ -53,22 +53,19 @@ def build() -> "keras.Model":
 
 
 def compile_network(model: "keras.Model") -> bytes:
-    """The LiteRT flatbuffer of the model, preceded by its preprocessing.
+    """The LiteRT flatbuffer of the model with its preprocessing: pixels (n, 224, 224, 3) uint8 to (n, 1280) float32.
 
-    The network takes pixels (n, 224, 224, 3) uint8 as they are, 0 to 255, and gives features (n, 1280) float32.
     The same weights give the same bytes, in any process with the same TensorFlow.
     """
     return bytes(_converter(model).convert())
 
 
 def quantize_network(model: "keras.Model", pictures: NDArray[np.uint8]) -> bytes:
-    """The LiteRT flatbuffer of the model in int8 arithmetic, of the same inputs and outputs as the float32 one.
+    """The LiteRT flatbuffer of the model in int8 arithmetic, with the inputs and outputs of the float32 one.
 
-    pictures: (n, 224, 224, 3), 0 to 255, n at least 1; what each layer makes of them sets the range of its int8
-    numbers. Weights are quantized by channel. The first layers, the average, and depthwise convolutions of stride 1
-    stay in float32.
-    The same weights and pictures give the same bytes, in any process with the same TensorFlow on the same kind of
-    machine.
+    pictures: (n, 224, 224, 3), 0 to 255, n at least 1; each layer's outputs for them set the range of its int8 numbers.
+    Weights are quantized by channel. The first layers, the average, and depthwise convolutions of stride 1 stay in
+    float32. The same weights and pictures give the same bytes with the same TensorFlow on the same kind of machine.
     """
     keras = keras_quietly()
     import tensorflow as tf
@@ -98,12 +95,12 @@ def quantize_network(model: "keras.Model", pictures: NDArray[np.uint8]) -> bytes
         return bytes(debugger.get_nondebug_quantized_model())
 
 
-def check(model: "keras.Model") -> None:
-    """Look at the features that Keras itself gives for a few pictures.
+def check(model: "keras.Model", pictures: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
+    """The features that Keras itself gives for a few pictures (n, 224, 224, 3), by default drawn ones.
 
     Raises InvalidWeights when they are not finite, next to nothing, or the same for different pictures.
     """
-    pictures = sample_pictures(VERIFIED_PICTURES, seed=1)
+    pictures = sample_pictures(VERIFIED_PICTURES, seed=1) if pictures is None else pictures
     expected = _keras_features(model, pictures)
     if not np.isfinite(expected).all():
         raise InvalidWeights("These weights give features that are not finite numbers; use other weights.")
@@ -115,16 +112,16 @@ def check(model: "keras.Model") -> None:
     norms = np.linalg.norm(expected, axis=1)
     if np.linalg.norm(expected[1:] - expected[:-1], axis=1).min() < SMALLEST_DIFFERENCE * norms.max():
         raise InvalidWeights("These weights give the same features for different pictures; use other weights.")
+    return expected
 
 
 def verify(model: "keras.Model", network: bytes) -> None:
-    """Check the model, and compare the compiled network with it on pictures both have never seen.
+    """Check the model, and compare the compiled network with it on drawn pictures.
 
-    Raises InvalidWeights as check does, and when features differ between the two by more than 1e-4 of a vector's norm.
+    Raises InvalidWeights as `check`, and when features differ between the two by more than 1e-4 of a vector's norm.
     """
-    check(model)
     pictures = sample_pictures(VERIFIED_PICTURES, seed=1)
-    expected = _keras_features(model, pictures)
+    expected = check(model, pictures)
     with _without_chatter():
         compiled = Featurizer(network).features(pictures)
     difference = (np.linalg.norm(compiled - expected, axis=1) / np.linalg.norm(expected, axis=1)).max()
@@ -174,7 +171,7 @@ def preprocess(pixels: Any) -> Any:
 
 
 def keras_quietly() -> ModuleType:
-    """Keras on TensorFlow, imported when first asked for: it takes seconds, and no quick command needs it."""
+    """Keras on TensorFlow, imported at the first call: it takes seconds, and no quick command needs it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with _without_chatter():

@@ -126,9 +126,9 @@ def _checked(settings: "Settings", patience: "timedelta", makes_home: bool) -> "
     tell_waits(home)
     check_links(home)
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
-        from bootstrap.aws.cloud import use_own_credentials
+        from store.aws import export_credentials
 
-        use_own_credentials()
+        export_credentials()
     region = check_home(home, settings.queue, settings.allow_region, notify)
     if region is not None and not settings.s3_region:
         settings = settings.model_copy(update={"s3_region": region})

@@ -26,7 +26,7 @@ def demo(
             "`fruits demo` runs on a laptop: a node of a cluster has no code that draws photos. "
             "Run it in a checkout of the project."
         ) from None
-    from bootstrap.java import use_java
+    from bootstrap.programs import use_java
     from ops.monitor.plain_lines import PlainLines
     from ops.monitor.progress import LivePanel
 

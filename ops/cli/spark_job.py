@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @contextmanager
 def spark_job(settings: "Settings", name: str) -> Iterator["Spark"]:
     """A Spark of its own until the end of the block."""
-    from bootstrap.java import use_java
+    from bootstrap.programs import use_java
     from streaming.session import spark_session
 
     use_java()

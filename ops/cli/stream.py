@@ -37,7 +37,7 @@ def stream(
     former_landing: FormerLanding = None,
 ) -> None:
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
-    from bootstrap.java import use_java
+    from bootstrap.programs import use_java
     from ops.monitor.json_lines import JsonLines
     from ops.monitor.metrics import measured
     from ops.monitor.progress import LivePanel

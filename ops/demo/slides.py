@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from bootstrap.chromium import find_chromium
+from bootstrap.programs import find_chromium
 from features.errors import FruitsError
 from ops.report.written import write_report
 from store.settings import Settings, load_settings

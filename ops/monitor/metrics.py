@@ -1,6 +1,5 @@
 """What CloudWatch hears of a running stream: once a minute, numbers only; no key, no person, no picture."""
 
-import os
 import threading
 import time
 from collections import Counter, defaultdict
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from features.errors import FruitsError, InvalidSetting
+from features.errors import FruitsError
+from store.aws import make_client
 from store.home import Home
 from store.models.pca_models import current_models
 from store.objects.faults import is_fault, reason
@@ -196,20 +196,9 @@ def _spread(at: datetime, name: str, values_s: Sequence[float], **dimensions: st
 
 
 def _client(settings: Settings) -> "CloudWatchClient":
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import NoRegionError
-
-    try:
-        return boto3.client(
-            "cloudwatch",
-            # boto3 itself does not know the name that all other clients read.
-            region_name=settings.s3_region or os.environ.get("AWS_REGION"),
-            # The end of the stream waits for the last try.
-            config=Config(retries={"mode": "standard", "max_attempts": 3}, connect_timeout=5, read_timeout=10),
-        )
-    except NoRegionError as error:
-        raise InvalidSetting("Metrics need a region to go to; give --s3-region, or set AWS_REGION.") from error
+    # The end of the stream waits for the last try.
+    client: CloudWatchClient = make_client("cloudwatch", settings.s3_region, attempts=4, read_timeout_s=10)
+    return client
 
 
 def _both(first: Callable[[T], None], second: Callable[[T], None]) -> Callable[[T], None]:

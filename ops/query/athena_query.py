@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from bootstrap.aws.athena import run_statement
-from bootstrap.aws.cloud import Cloud, asked
+from bootstrap.aws.cloud import Cloud
 from ops.query.named_queries import Value
+from store.aws import aws_call
 
 if TYPE_CHECKING:
     from types_boto3_athena.type_defs import ColumnInfoTypeDef, ResultSetTypeDef
@@ -30,9 +31,9 @@ def run_on_athena(cloud: Cloud, name: str, sql: str, values: Sequence[Value] = (
 
     Columns have their types; arrays, maps and rows are text, as Athena writes them. All rows are held in memory; they
     come a thousand at a time.
-    Raises AthenaRefused with Athena's own reason, CloudRefused.
+    Raises AthenaRefused with Athena's own reason, CloudRefused, CloudUnavailable.
     """
-    with asked(f"for {name}"):
+    with aws_call(f"run {name}"):
         execution = run_statement(
             cloud.athena, database_of(cloud), cloud.stack_name, name, sql, [_literal(value) for value in values]
         )

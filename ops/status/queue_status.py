@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from features.errors import FruitsError
 from store.state.heartbeat import Messages
-from streaming.discovery.queue import sqs_client
-from streaming.discovery.sqs import Requests
+from streaming.discovery.sqs import Requests, sqs_client
 
 # Who looks does not wait as long as a stream would.
 PATIENCE_S = 5.0

@@ -1,4 +1,4 @@
-"""What a storage library raised, by what can be done about it; and trying again for as long as that can help."""
+"""The kinds of storage faults, and retrying a request for as long as that can help."""
 
 import errno
 import random
@@ -19,33 +19,33 @@ _T = TypeVar("_T")
 
 
 class Fault(Enum):
-    """The kinds of storage faults."""
+    """What a fault says of the request, and of the next one."""
 
-    TRANSIENT = "may pass"
-    MISSING = "no such object"
-    CHANGED = "another version stands there, or one does already"
-    REFUSED_OBJECT = "this object is refused"
-    UNFIT_OBJECT = "this object cannot be had as it is"
-    NOT_UNDERSTOOD = "this request is not taken, for a reason that is not known"
-    REFUSED = "no request can succeed"
+    TRANSIENT = "it may pass"
+    MISSING = "there is no such object"
+    CHANGED = "the object has another version, or exists already"
+    REFUSED_OBJECT = "access to this object is denied"
+    UNFIT_OBJECT = "this object cannot be read as it is"
+    NOT_UNDERSTOOD = "the request is rejected for an unknown reason"
+    REFUSED = "every request will fail"
 
 
 REFUSALS = (Fault.REFUSED, Fault.REFUSED_OBJECT, Fault.UNFIT_OBJECT)
-# Nobody tries these again, but who reads or clears away many objects: one answer of a gateway rejects no photo.
+# Only readers and cleaners of many objects retry NOT_UNDERSTOOD: one answer of a gateway must not reject a photo.
 _FINAL = (*REFUSALS, Fault.NOT_UNDERSTOOD)
-# What to try again after a write. Somebody else may have written, or it landed and only the answer was lost.
+# What to retry after a write: another writer was first, or the write succeeded and only its answer was lost.
 UNKNOWN_OUTCOME = (Fault.TRANSIENT, Fault.CHANGED, Fault.MISSING)
 
 
-def retry_storage(what: str, work: Callable[[], _T], again: Collection[Fault] = (Fault.TRANSIENT,)) -> _T:
-    """What `work` returns, tried anew for `patience_s` after faults of the kinds in `again`.
+def retry_storage(operation: str, work: Callable[[], _T], again: Collection[Fault] = (Fault.TRANSIENT,)) -> _T:
+    """What `work` returns. It is repeated for `patience_s` after faults of the kinds in `again`.
 
-    `what` ends the sentence "Cannot ...". Of the other kinds, MISSING raises FileNotFoundError, CHANGED the library's
-    own error, and those that cannot pass StorageRefused. Raises StorageUnavailable at the deadline, and at once what is
-    no fault of storage. `work` must be safe to repeat, also after it succeeded and only the answer was lost.
-    Whoever listens to `store.objects.waits` is told when that takes long.
+    `operation` ends the sentence "Cannot ...". `work` must be safe to repeat after a success whose answer was lost.
+    Of other faults, MISSING raises FileNotFoundError, CHANGED the library's own error, and a final one StorageRefused.
+    At the deadline it raises StorageUnavailable. Errors that are no faults of storage pass through at once.
+    Listeners of `store.objects.waits` hear of a long wait.
     """
-    with waiting(what, patience_s()) as request:
+    with waiting(operation, patience_s()) as request:
         for wait_s in backoff_s():
             try:
                 done = work()
@@ -57,7 +57,7 @@ def retry_storage(what: str, work: Callable[[], _T], again: Collection[Fault] = 
                     raise
                 fault = fault_of(error)
                 if fault in _FINAL:
-                    raise storage_error(what, error) from error
+                    raise storage_error(operation, error) from error
                 request.is_answered = fault is not Fault.TRANSIENT
                 if fault is Fault.MISSING and fault not in again:
                     raise FileNotFoundError(reason(error)) from error
@@ -67,29 +67,34 @@ def retry_storage(what: str, work: Callable[[], _T], again: Collection[Fault] = 
             if not request.is_answered:
                 request.failed(reason(failure), is_full(failure))
             time.sleep(wait_s)
-        raise storage_error(what, failure) from failure
+        raise storage_error(operation, failure) from failure
 
 
 def patience_s() -> float:
-    """How long storage that does not answer is tried again in this process."""
+    """For how long this process retries a request to storage."""
     return RETRY_DEADLINE_S if _patience_s is None else _patience_s
 
 
-def use_patience(long_s: float | None) -> None:
-    """Let this process try again for so long whatever it asks of storage; None: for two minutes."""
+def use_patience(deadline_s: float | None) -> None:
+    """Set for how long this process retries each request to storage; None: two minutes."""
     global _patience_s
-    _patience_s = long_s
+    _patience_s = deadline_s
 
 
-def storage_error(what: str, error: BaseException) -> StorageUnavailable:
-    """What to raise when a fault is not tried again: the sentence "Cannot ...", and whether a later try can help."""
-    kind = StorageRefused if fault_of(error) in _FINAL else StorageUnavailable
-    return kind(f"Cannot {what}: {reason(error)}.")
+def storage_error(operation: str, error: BaseException) -> StorageUnavailable:
+    """The error to raise for a fault: "Cannot `operation`: ...", StorageRefused if a later try cannot help."""
+    kind = StorageRefused if is_final(error) else StorageUnavailable
+    return kind(f"Cannot {operation}: {reason(error)}.")
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether the same request would fail again."""
+    return fault_of(error) in _FINAL
 
 
 def is_fault(error: BaseException) -> bool:
     """Whether storage raised this: obstore, deltalake, botocore or the operating system."""
-    # By name, so that nobody has to load a library only to learn that it raised nothing.
+    # By name, so that no library is loaded for this.
     origins = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return isinstance(error, OSError) or bool(origins & {"obstore", "deltalake", "_internal", "botocore"})
 
@@ -101,19 +106,19 @@ def is_full(error: BaseException) -> bool:
 
 
 def fault_of(error: BaseException) -> Fault:
-    """The kind of a fault: by S3's error code where there is one, else by what the library made of it.
+    """The kind of a fault: by AWS's error code if there is one, else by the library's class or words.
 
-    What is not known may pass, unless its status says that it does not: 501, and those of a request that is wrong.
+    An unknown fault may pass, unless its status is 501 or says that the request is wrong.
     """
     text = str(error)
-    by_code = _FAULT_OF_CODE.get(_code(error, text))
+    by_code = fault_of_code(_code(error, text))
     if by_code is not None:
         return by_code
-    status = _status(error, text)
+    status = http_status(error)
     if status in _FAULT_OF_STATUS:
         return _FAULT_OF_STATUS[status]
-    if isinstance(error, OSError) and error.errno is not None:
-        return _FAULT_OF_ERRNO.get(error.errno, Fault.TRANSIENT)
+    if isinstance(error, OSError) and error.errno in _FAULT_OF_ERRNO:
+        return _FAULT_OF_ERRNO[error.errno]
     for kind in type(error).__mro__:
         if kind.__name__ in _FAULT_OF_CLASS:
             return _FAULT_OF_CLASS[kind.__name__]
@@ -125,10 +130,26 @@ def fault_of(error: BaseException) -> Fault:
     return Fault.NOT_UNDERSTOOD if _is_wrong(status) else Fault.TRANSIENT
 
 
-def backoff_s(deadline_s: float | None = None) -> Iterator[float]:
-    """Waits for the tries that fit a deadline (`patience_s`): exponential with full jitter, 0.1 s to 10 s.
+def fault_of_code(code: str) -> Fault | None:
+    """The kind that an error code of AWS says; None if it says none."""
+    return Fault.TRANSIENT if _PASSING_CODE.search(code) else _FAULT_OF_CODE.get(code)
 
-    The last one ends with the deadline.
+
+def http_status(error: BaseException) -> int | None:
+    """The status of an answer over HTTP, if the library tells one."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status
+    # Each library breaks lines elsewhere.
+    found = re.search(r"status code\W+(\d{3})\b", _ANSI.sub("", str(error)))
+    return int(found[1]) if found else None
+
+
+def backoff_s(deadline_s: float | None = None) -> Iterator[float]:
+    """Waits between tries until a deadline (`patience_s`): exponential with full jitter, 0.1 s to 10 s.
+
+    The last wait ends with the deadline.
 
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
@@ -140,7 +161,7 @@ def backoff_s(deadline_s: float | None = None) -> Iterator[float]:
 
 
 def reason(error: BaseException) -> str:
-    """What a storage library raised, as the end of a sentence: S3's own words when there are any."""
+    """An error as the end of a sentence, in AWS's own words if there are any."""
     if isinstance(error, FruitsError):
         return str(error).rstrip(".")
     if is_full(error):
@@ -148,8 +169,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = _ANSI.sub("", str(error))
-    if _METADATA_SERVICE in text:
-        return "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
+    if _METADATA_SERVICE in text or type(error).__name__ == "NoCredentialsError":
+        return _NO_CREDENTIALS
     if _ELSEWHERE in text:
         return "the bucket lies in another region; set s3_region, or leave it out"
     code, message = (re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message"))
@@ -166,17 +187,6 @@ def _code(error: BaseException, text: str) -> str:
     """S3's error code, or the status where botocore found no code; empty when there is neither."""
     found = re.search(r"<Code>([^<]*)</Code>", text)
     return _botocore_answer(error).get("Code") or (found[1] if found else "")
-
-
-def _status(error: BaseException, text: str) -> int | None:
-    """The status of an answer over HTTP, where a library tells it."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        told: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return told
-    # Each library breaks lines elsewhere.
-    found = re.search(r"status code\W+(\d{3})\b", _ANSI.sub("", text))
-    return int(found[1]) if found else None
 
 
 def _is_wrong(status: int | None) -> bool:
@@ -196,69 +206,50 @@ _REASON_CHARACTERS = 400
 _DEBUG_DUMP = "\n\nDebug source:"
 # What obstore makes of a redirect without a place to go to.
 _ELSEWHERE = "incorrectly configured region"
-# Where credentials are asked for when there are none anywhere else.
+# Libraries ask here for credentials when they find none anywhere else.
 _METADATA_SERVICE = "//169.254.169.254/"
+_NO_CREDENTIALS = (
+    "no AWS credentials were found; run `aws configure` or `aws sso login`, set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY, or give this machine a role"
+)
 
-# Source: Amazon S3 API Reference, "Error responses", https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
-# What is not listed may pass. Statuses stand where an answer has no body (HEAD).
-_FAULT_OF_CODE = {
-    # These say that they pass, though the libraries' classes for their statuses (400, 403, 409) say otherwise.
-    # Credentials that ran out are replaced while we wait, and a clock that is wrong may be set.
-    "ConditionalRequestConflict": Fault.TRANSIENT,
-    "ExpiredToken": Fault.TRANSIENT,
-    "OperationAborted": Fault.TRANSIENT,
-    "RequestExpired": Fault.TRANSIENT,
-    "RequestTimeTooSkewed": Fault.TRANSIENT,
-    "RequestTimeout": Fault.TRANSIENT,
-    "SlowDown": Fault.TRANSIENT,
-    "Throttling": Fault.TRANSIENT,
-    "ThrottlingException": Fault.TRANSIENT,
-    "KMS.ThrottlingException": Fault.TRANSIENT,
-    "TokenRefreshRequired": Fault.TRANSIENT,
-    "404": Fault.MISSING,
-    "NoSuchKey": Fault.MISSING,
-    "NoSuchVersion": Fault.MISSING,
-    "412": Fault.CHANGED,
-    "PreconditionFailed": Fault.CHANGED,
-    "403": Fault.REFUSED_OBJECT,
-    "AccessDenied": Fault.REFUSED_OBJECT,
-    "AllAccessDisabled": Fault.REFUSED_OBJECT,
-    # Of one object or of all: whoever counts them tells.
-    "KMS.DisabledException": Fault.REFUSED_OBJECT,
-    "KMS.InvalidKeyUsageException": Fault.REFUSED_OBJECT,
-    "KMS.KMSInvalidStateException": Fault.REFUSED_OBJECT,
-    "KMS.NotFoundException": Fault.REFUSED_OBJECT,
-    "InvalidObjectState": Fault.UNFIT_OBJECT,
-    "KeyTooLongError": Fault.UNFIT_OBJECT,
-    "MethodNotAllowed": Fault.UNFIT_OBJECT,
-    # Of a function that the server lacks, which every object needs.
-    "NotImplemented": Fault.REFUSED,
-    # What S3 says of an object under a customer's own key (SSE-C), which we never send, and of one too large to copy.
-    "InvalidRequest": Fault.UNFIT_OBJECT,
-    "301": Fault.REFUSED,
-    "401": Fault.REFUSED,
-    "AccountProblem": Fault.REFUSED,
-    "AuthorizationHeaderMalformed": Fault.REFUSED,
-    "IllegalLocationConstraintException": Fault.REFUSED,
-    "InvalidAccessKeyId": Fault.REFUSED,
-    "InvalidBucketName": Fault.REFUSED,
-    "InvalidPayer": Fault.REFUSED,
-    "InvalidSecurity": Fault.REFUSED,
-    "InvalidToken": Fault.REFUSED,
-    "NoSuchBucket": Fault.REFUSED,
-    "NotSignedUp": Fault.REFUSED,
-    "PermanentRedirect": Fault.REFUSED,
-    "TemporaryRedirect": Fault.TRANSIENT,
-    "SignatureDoesNotMatch": Fault.REFUSED,
+# Source: Amazon S3 API Reference, "Error responses", https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
+# and "Common errors" of SQS and EMR. Any other code says nothing of its kind.
+# These pass, though the libraries' classes for their statuses (400, 403, 409) say otherwise: expired credentials are
+# replaced while we wait, and a wrong clock may be set.
+_PASSING_CODE = re.compile(
+    r"^(ConditionalRequestConflict|OperationAborted|SlowDown|TemporaryRedirect|TokenRefreshRequired|RequestTimeTooSkewed"
+    r"|OverLimit|.*(Throttl|RequestLimitExceeded|ExpiredToken|RequestExpired|RequestTimeout|Unavailable).*)$"
+)
+_CODES = {
+    # Statuses are codes where an answer has no body (HEAD).
+    Fault.MISSING: (
+        *("404", "NoSuchKey", "NoSuchVersion", "QueueDoesNotExist"),
+        *("AWS.SimpleQueueService.NonExistentQueue", "AWS.SimpleQueueService.QueueDeletedRecently"),
+    ),
+    Fault.CHANGED: ("412", "PreconditionFailed"),
+    Fault.REFUSED_OBJECT: (
+        *("403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled"),
+        # Of one object or of all: whoever counts them tells.
+        *("KMS.DisabledException", "KMS.InvalidKeyUsageException", "KMS.KMSInvalidStateException"),
+        "KMS.NotFoundException",
+    ),
+    # InvalidRequest is said of an object under a customer's own key (SSE-C), which we never send, and of one that is
+    # too large to copy.
+    Fault.UNFIT_OBJECT: ("InvalidObjectState", "KeyTooLongError", "MethodNotAllowed", "InvalidRequest"),
+    Fault.REFUSED: (
+        # The server lacks a function that every object needs.
+        "NotImplemented",
+        *("301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+        *("NoSuchBucket", "InvalidBucketName", "InvalidPayer", "AccountProblem", "NotSignedUp"),
+        *("401", "InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException", "AuthFailure"),
+        *("InvalidSecurity", "InvalidToken", "SignatureDoesNotMatch"),
+    ),
 }
-_FAULT_OF_STATUS = {
-    301: Fault.REFUSED,
-    401: Fault.REFUSED,
-    501: Fault.REFUSED,
-    505: Fault.REFUSED,
-}
-# Not modified, temporary redirect, not found, time-out, conflict, precondition failed, too early, too many: these have
-# kinds of their own by their classes, or pass.
+_FAULT_OF_CODE = {code: fault for fault, codes in _CODES.items() for code in codes}
+_FAULT_OF_STATUS = dict.fromkeys((301, 401, 501, 505), Fault.REFUSED)
+# Not modified, temporary redirect, not found, time-out, conflict, precondition failed, too early, too many: the
+# libraries have classes for these, or they pass.
 _PASSING_STATUSES = {304, 307, 404, 408, 409, 412, 425, 429}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # obstore's and deltalake's, pyarrow's, and SQLite's.
@@ -267,34 +258,23 @@ _FULL_WORDS = (
     *(f"[errno {full}]" for full in _FULL),
     "database or disk is full",
 )
+# Python has classes for the other errors of a disk.
 _FAULT_OF_ERRNO = {
-    errno.ENOENT: Fault.MISSING,
-    errno.ENOTDIR: Fault.MISSING,
-    errno.EEXIST: Fault.CHANGED,
-    errno.EISDIR: Fault.CHANGED,
-    errno.EACCES: Fault.REFUSED_OBJECT,
-    errno.EPERM: Fault.REFUSED_OBJECT,
     errno.ENAMETOOLONG: Fault.UNFIT_OBJECT,
     errno.ELOOP: Fault.UNFIT_OBJECT,
     errno.EROFS: Fault.REFUSED,
 }
-_FAULT_OF_CLASS = {
-    # obstore and Python
-    "NotFoundError": Fault.MISSING,
-    "FileNotFoundError": Fault.MISSING,
-    "AlreadyExistsError": Fault.CHANGED,
-    "FileExistsError": Fault.CHANGED,
-    "PreconditionError": Fault.CHANGED,
-    "PermissionDeniedError": Fault.REFUSED_OBJECT,
-    "PermissionError": Fault.REFUSED_OBJECT,
-    "UnauthenticatedError": Fault.REFUSED,
-    # botocore
-    "InvalidRegionError": Fault.REFUSED,
-    "NoCredentialsError": Fault.REFUSED,
-    "NoRegionError": Fault.REFUSED,
-    "PartialCredentialsError": Fault.REFUSED,
-    "ProfileNotFound": Fault.REFUSED,
+_CLASSES = {
+    Fault.MISSING: ("NotFoundError", "FileNotFoundError", "NotADirectoryError"),
+    Fault.CHANGED: ("AlreadyExistsError", "FileExistsError", "IsADirectoryError", "PreconditionError"),
+    Fault.REFUSED_OBJECT: ("PermissionDeniedError", "PermissionError"),
+    Fault.REFUSED: (
+        "UnauthenticatedError",
+        # botocore
+        *("InvalidRegionError", "NoRegionError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"),
+    ),
 }
+_FAULT_OF_CLASS = {name: fault for fault, names in _CLASSES.items() for name in names}
 # deltalake raises OSError for whatever storage said, and a HEAD has no code: these are object_store's words.
 _FAULT_OF_WORDS = {
     "lacked the necessary privileges": Fault.REFUSED_OBJECT,

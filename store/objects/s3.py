@@ -1,21 +1,21 @@
 """What obstore cannot ask of S3, asked through boto3 by exactly the key that is meant."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from store.aws import make_client
 from store.objects.faults import patience_s
 from store.objects.location import CONNECT_TIMEOUT, StorageLocation, stall_timeout
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-
 _MOST_TRIES = 4
 
 
 def bucket_and_key(place: StorageLocation, key: str) -> tuple[str, str]:
-    """The bucket and the whole key of an object below a place on S3."""
+    """The bucket and the whole key of an object below a place on S3; with an empty key, what keys there begin with."""
     bucket, prefix = place.bucket_and_prefix
     return bucket, f"{prefix}/{key}" if prefix else key
 
@@ -29,29 +29,15 @@ def s3_client(place: StorageLocation) -> "S3Client":
 
 @lru_cache(maxsize=8)
 def _client(place: StorageLocation, stall: timedelta, tries: int) -> "S3Client":
-    import boto3
-    from botocore.config import Config
-
-    options: dict[str, Any] = {"endpoint_url": place.s3_endpoint, "region_name": place.s3_region}
-    config = Config(
+    client: S3Client = make_client(
+        "s3",
+        place.s3_region,
+        place.s3_endpoint,
         # A short hiccup need not reach our own retries, which see what kind of fault it is.
-        retries={"mode": "standard", "total_max_attempts": tries},
-        connect_timeout=min(CONNECT_TIMEOUT, stall).total_seconds(),
+        attempts=tries,
+        connect_timeout_s=min(CONNECT_TIMEOUT, stall).total_seconds(),
         # Of each wait for bytes. A copy of a large object may take a while before S3 answers.
-        read_timeout=stall.total_seconds(),
-        max_pool_connections=32,
+        read_timeout_s=stall.total_seconds(),
+        connections=32,
     )
-    session = boto3.session.Session()
-    parsers = session._session.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=_timestamp)
-    return session.client("s3", config=config, **options)
-
-
-def _timestamp(value: Any) -> datetime:
-    # What botocore does with a listing's thousand times takes three quarters of the time that a page of it takes.
-    from botocore.utils import parse_timestamp
-
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return parse_timestamp(value)
+    return client

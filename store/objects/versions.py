@@ -1,4 +1,4 @@
-"""Every version of the objects below a place, also those that listings do not show, and how to delete them for good."""
+"""All versions of the objects below a place, also those that listings do not show: list, read, delete for good."""
 
 import errno
 import itertools
@@ -14,7 +14,7 @@ from store.objects.faults import retry_storage
 from store.objects.landing import LandedObject, landed_files
 from store.objects.landing_files import folders_below
 from store.objects.location import StorageLocation, printable
-from store.objects.s3 import s3_client
+from store.objects.s3 import bucket_and_key, s3_client
 
 if TYPE_CHECKING:
     from types_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectIdentifierTypeDef
@@ -26,11 +26,11 @@ _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 @dataclass(frozen=True)
 class Version:
-    """One version of one object, or a mark that it was deleted; on disk each file has one version and no id."""
+    """One version of an object, or its delete marker. On disk each file has one version, without an id."""
 
     landed: LandedObject
     id: str | None
-    came_at: datetime
+    visible_at: datetime
     is_current: bool
     is_mark: bool
 
@@ -40,10 +40,9 @@ class Version:
 
 
 def list_versions(place: StorageLocation, avoid: Sequence[StorageLocation] = ()) -> Iterator[Version]:
-    """Every version below a place, a key's newest first on S3; nothing when the place does not exist.
+    """Every version below a place, a key's newest first on S3; nothing if the place does not exist.
 
-    On disk links are followed, but none to the places in `avoid`.
-
+    On disk, links are followed, but not into the places in `avoid`.
     Raises StorageRefused, StorageUnavailable. Protocol: ListObjectVersions (Amazon S3).
     """
     return _versions_on_disk(place, avoid) if place.is_local else _versions_in_bucket(place)
@@ -59,7 +58,7 @@ def read_version(place: StorageLocation, version: Version) -> bytes | None:
 
 
 def delete_versions(place: StorageLocation, versions: Iterable[Version]) -> int:
-    """Delete versions for good, a thousand a request on S3, and say how many.
+    """Delete versions for good, a thousand in a request on S3, and return how many.
 
     Replay finds nothing left to do. Raises StorageRefused, StorageUnavailable.
     """
@@ -73,19 +72,17 @@ def delete_versions(place: StorageLocation, versions: Iterable[Version]) -> int:
 
 
 def remove_empty_folders(
-    place: StorageLocation, goes: Callable[[str], bool], avoid: Sequence[StorageLocation] = ()
+    place: StorageLocation, is_removable: Callable[[str], bool], avoid: Sequence[StorageLocation] = ()
 ) -> None:
-    """Remove the empty folders of a place on disk that are to go by their path below it; on S3 there are none.
+    """Remove the empty folders of a place on disk whose path below it is removable; on S3 there are none.
 
-    With a link goes the empty folder that it leads to.
-
-    Raises StorageUnavailable.
+    A link is removed with the empty folder that it leads to. Raises StorageUnavailable.
     """
     if not place.is_local:
         return
     directories = [other.directory for other in avoid if other.is_local]
     for folder in reversed(folders_below(place.directory, directories)):
-        if goes(printable(folder)):
+        if is_removable(printable(folder)):
             retry_storage(f"remove {place.directory / folder}", partial(_rmdir, place.directory / folder))
 
 
@@ -107,8 +104,7 @@ def _versions_on_disk(place: StorageLocation, avoid: Sequence[StorageLocation]) 
 
 def _versions_in_bucket(place: StorageLocation) -> Iterator[Version]:
     client = s3_client(place)
-    bucket, prefix = place.bucket_and_prefix
-    below = f"{prefix}/" if prefix else ""
+    bucket, below = bucket_and_key(place, "")
 
     def page_after(key: str, version: str) -> "ListObjectVersionsOutputTypeDef":
         if not key:
@@ -146,9 +142,8 @@ def _path(place: StorageLocation, version: Version) -> Path:
 
 
 def _read_version(place: StorageLocation, version: Version) -> bytes:
-    bucket, prefix = place.bucket_and_prefix
-    below = f"{prefix}/" if prefix else ""
-    found = s3_client(place).get_object(Bucket=bucket, Key=below + version.key, VersionId=version.id or "null")
+    bucket, key = bucket_and_key(place, version.key)
+    found = s3_client(place).get_object(Bucket=bucket, Key=key, VersionId=version.id or "null")
     return found["Body"].read()
 
 
@@ -165,11 +160,10 @@ def _delete(place: StorageLocation, versions: list[Version]) -> None:
     from botocore.exceptions import ClientError
 
     client = s3_client(place)
-    bucket, prefix = place.bucket_and_prefix
-    below = f"{prefix}/" if prefix else ""
     named: list[ObjectIdentifierTypeDef] = []
     for version in versions:
-        key, id = below + version.key, version.id or "null"
+        bucket, key = bucket_and_key(place, version.key)
+        id = version.id or "null"
         if _NOT_IN_XML.search(key):
             client.delete_object(Bucket=bucket, Key=key, VersionId=id)
         else:

@@ -1,7 +1,6 @@
 """Discovery without listing: what landed, as an SQS queue is told by S3."""
 
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,16 +14,11 @@ from store.objects.location import StorageLocation
 from streaming.discovery.in_flight_messages import Arrival as Arrival
 from streaming.discovery.in_flight_messages import InFlightMessages
 from streaming.discovery.notifications import UnknownShape, created_objects
-from streaming.discovery.sqs import MOST_IN_A_REQUEST, Requests
-from streaming.discovery.sqs import QueueDepth as QueueDepth
+from streaming.discovery.sqs import MOST_IN_A_REQUEST, WAIT_S, QueueDepth, Requests, sqs_client
 
 if TYPE_CHECKING:
-    from types_boto3_sqs import SQSClient
     from types_boto3_sqs.type_defs import MessageTypeDef
 
-
-# The longest SQS waits for a message; an empty receive is a request that is paid for.
-WAIT_S = 20
 VISIBILITY_S = 120
 # SQS lets a queue have 120,000 messages in flight.
 HELD_LIMIT = 20_000
@@ -35,11 +29,6 @@ WORKERS = 8
 CLOSING_S = 5.0
 
 _REMEMBERED_UNKNOWN = 100_000
-_QUEUE_URL = re.compile(
-    r"(?P<endpoint>(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+)(:[0-9]+)?)/[0-9]+/[A-Za-z0-9_-]{1,80}(?P<fifo>\.fifo)?"
-)
-# Other hosts, private endpoints among them, are asked as they are named.
-_AMAZONS_OWN = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?")
 
 
 class Queue:
@@ -60,7 +49,7 @@ class Queue:
         self._wait_s = WAIT_S if wait_s is None else wait_s
         self._bucket, prefix = landing.bucket_and_prefix
         self._below = f"{prefix}/" if prefix else ""
-        self._requests = Requests(sqs_client(url, region), url)
+        self._requests = Requests(sqs_client(url, region, RECEIVERS + WORKERS), url)
         self._changed = threading.Condition()
         self._held = InFlightMessages()
         self._unknown: dict[str, None] = {}
@@ -256,32 +245,3 @@ class Queue:
     def _receipts(self, numbers: list[int]) -> dict[int, str]:
         with self._changed:
             return self._held.receipts(numbers)
-
-
-def sqs_client(url: str, region: str | None) -> "SQSClient":
-    """A client for one queue. Raises InvalidSetting for a URL that is no standard queue's."""
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import NoRegionError
-
-    parts = _QUEUE_URL.fullmatch(url)
-    if parts is None or (parts["scheme"] == "http" and re.search(r"\.amazonaws\.com(\.cn)?$", parts["host"])):
-        raise InvalidSetting(f"{url!r} is no queue's URL; write https://sqs.REGION.amazonaws.com/ACCOUNT/NAME.")
-    if parts["fifo"]:
-        raise InvalidSetting(f"S3 cannot notify the FIFO queue {url}; use a standard queue.")
-    amazons_own = _AMAZONS_OWN.fullmatch(parts["host"])
-    try:
-        return boto3.client(
-            "sqs",
-            region_name=amazons_own[1] if amazons_own else region,
-            endpoint_url=None if amazons_own else parts["endpoint"],
-            config=Config(
-                # Tries are made here, where a refusal becomes a sentence and the end of the program ends them.
-                retries={"total_max_attempts": 1, "mode": "standard"},
-                connect_timeout=5,
-                read_timeout=WAIT_S + 10,
-                max_pool_connections=RECEIVERS + WORKERS,
-            ),
-        )
-    except NoRegionError as error:
-        raise InvalidSetting(f"The URL {url!r} tells no region; give --s3-region.") from error

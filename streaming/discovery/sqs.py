@@ -1,4 +1,4 @@
-"""Requests to one SQS queue: tried again while that can help, and else refused in a sentence that says what to do."""
+"""Requests to one SQS queue, retried while that can help; else the error says what to do."""
 
 import json
 import math
@@ -9,22 +9,45 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.errors import FruitsError, InvalidSetting
+from store.aws import make_client
 from store.errors import StorageRefused, StorageUnavailable
-from store.objects.faults import backoff_s, reason
+from store.objects.faults import Fault, backoff_s, fault_of, fault_of_code, http_status, reason
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
-    from types_boto3_sqs.type_defs import BatchResultErrorEntryTypeDef, MessageTypeDef
+    from types_boto3_sqs.literals import QueueAttributeNameType
+    from types_boto3_sqs.type_defs import MessageTypeDef
 
 # What SQS receives, hides or deletes in one request.
 MOST_IN_A_REQUEST = 10
 
-_PASSING = re.compile(r"Throttl|RequestLimitExceeded|OverLimit|ExpiredToken|RequestExpired|Unavailable|Timeout")
-_MISSING = re.compile(r"NonExistentQueue|QueueDoesNotExist|QueueDeletedRecently")
-_DENIED = re.compile(r"AccessDenied|AuthFailure|InvalidClientTokenId|UnrecognizedClient|InvalidSecurity|SignatureDoes")
+# The longest SQS waits for a message; an empty receive is a request that is paid for.
+WAIT_S = 20
+
+_QUEUE_URL = re.compile(
+    r"(?P<endpoint>(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+)(:[0-9]+)?)/[0-9]+/[A-Za-z0-9_-]{1,80}(?P<fifo>\.fifo)?"
+)
+# Other hosts, private endpoints among them, are asked as they are named.
+_AMAZONS_OWN = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?")
 _ACTIONS = "sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility and sqs:GetQueueAttributes"
 
 T = TypeVar("T")
+
+
+def sqs_client(url: str, region: str | None, connections: int = 10) -> "SQSClient":
+    """A client for one queue. Raises InvalidSetting for a URL that is no standard queue's."""
+    parts = _QUEUE_URL.fullmatch(url)
+    if parts is None or (parts["scheme"] == "http" and re.search(r"\.amazonaws\.com(\.cn)?$", parts["host"])):
+        raise InvalidSetting(f"{url!r} is no queue's URL; write https://sqs.REGION.amazonaws.com/ACCOUNT/NAME.")
+    if parts["fifo"]:
+        raise InvalidSetting(f"S3 cannot notify the FIFO queue {url}; use a standard queue.")
+    amazons_own = _AMAZONS_OWN.fullmatch(parts["host"])
+    region, endpoint = (amazons_own[1], None) if amazons_own else (region, parts["endpoint"])
+    # `Requests` retries: it makes a sentence of a refusal, and ends at the end of the program.
+    client: SQSClient = make_client(
+        "sqs", region, endpoint, attempts=1, read_timeout_s=WAIT_S + 10, connections=connections
+    )
+    return client
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +60,9 @@ class QueueDepth:
 
 
 class Requests:
-    """What this program asks of a queue.
+    """The requests to one queue.
 
-    Each request is tried again for two minutes and not after `gives_up_at_s`, a time of the monotonic clock.
+    Each is retried for two minutes, and not after `gives_up_at_s`, a time of the monotonic clock.
     Raises InvalidSetting when there is no such queue, StorageRefused, and StorageUnavailable when it does not answer.
     """
 
@@ -62,87 +85,73 @@ class Requests:
                     VisibilityTimeout=visibility_s,
                 ).get("Messages", [])
             except Exception as error:
-                if _status(error) >= 500:
+                if (http_status(error) or 500) >= 500:
                     self.answer_lost_at_s = time.monotonic()
                 raise
 
-        return self._persist(poll)
+        return self._retry(poll)
 
     def delete(self, receipts: Mapping[int, str]) -> None:
-        """Delete at most 10 messages. A receipt that SQS no longer takes is passed over: its message comes back."""
+        """Delete at most 10 messages. A message whose receipt is no longer valid stays, and comes back."""
         entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in receipts.items()]
-        self._in_batch(
-            entries,
-            lambda left: self._client.delete_message_batch(QueueUrl=self._url, Entries=left).get("Failed", []),
-        )
+        self._send_batch(self._client.delete_message_batch, entries)
 
     def hide(self, receipts: Mapping[int, str], visibility_s: int) -> set[int]:
-        """Hide at most 10 messages from now on for `visibility_s`; returns those that SQS does not hide any longer.
+        """Hide at most 10 messages for `visibility_s` from now on; returns those that SQS no longer hides.
 
-        That is after 12 h in all, or when a message was deleted or has come back.
+        SQS refuses after 12 h in all, and when a message was deleted or has come back.
         """
         entries = [
             {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": visibility_s}
             for number, receipt in receipts.items()
         ]
-        return self._in_batch(
-            entries,
-            lambda left: self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=left).get(
-                "Failed", []
-            ),
-        )
+        return self._send_batch(self._client.change_message_visibility_batch, entries)
 
     def depth(self) -> QueueDepth:
         """How many messages there are, as far as SQS knows."""
-        counts = self._persist(
-            lambda: self._client.get_queue_attributes(
-                QueueUrl=self._url,
-                AttributeNames=[
-                    "ApproximateNumberOfMessages",
-                    "ApproximateNumberOfMessagesNotVisible",
-                    "ApproximateNumberOfMessagesDelayed",
-                ],
-            )
-        )["Attributes"]
-        return QueueDepth(
-            visible=int(counts["ApproximateNumberOfMessages"]),
-            in_flight=int(counts["ApproximateNumberOfMessagesNotVisible"]),
-            delayed=int(counts["ApproximateNumberOfMessagesDelayed"]),
+        counts = self._attributes(
+            "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"
         )
+        return QueueDepth(*map(int, counts))
 
     def dead_letter_queue(self) -> str | None:
         """The URL of the queue that takes what was received too often and never settled; None when there is none."""
-        asked = self._persist(
-            lambda: self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=["RedrivePolicy"])
-        )
-        policy = asked.get("Attributes", {}).get("RedrivePolicy")
+        (policy,) = self._attributes("RedrivePolicy")
         if policy is None:
             return None
         *_, account, name = json.loads(policy)["deadLetterTargetArn"].split(":")
-        return self._persist(
+        return self._retry(
             lambda: self._client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
         )
 
-    def _in_batch(
-        self, entries: list[dict[str, Any]], send: Callable[[list[Any]], list["BatchResultErrorEntryTypeDef"]]
-    ) -> set[int]:
+    def _attributes(self, *names: "QueueAttributeNameType") -> list[Any]:
+        found = self._retry(lambda: self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names))
+        return [found.get("Attributes", {}).get(name) for name in names]
+
+    def _send_batch(self, request: Callable[..., Any], entries: list[dict[str, Any]]) -> set[int]:
+        """Send a batch until no entry may succeed any more; returns those that SQS refused."""
         left = entries
         refused: set[int] = set()
 
         def attempt() -> None:
             nonlocal left
-            failed = {entry["Id"]: entry for entry in send(left)}
-            again = {id for id, entry in failed.items() if not entry["SenderFault"] or _PASSING.search(entry["Code"])}
+            answer = request(QueueUrl=self._url, Entries=left)
+            failed = {entry["Id"]: entry for entry in answer.get("Failed", [])}
+            again = {
+                id
+                for id, entry in failed.items()
+                if not entry["SenderFault"] or fault_of_code(entry["Code"]) is Fault.TRANSIENT
+            }
             refused.update(int(id) for id in failed.keys() - again)
             left = [entry for entry in left if entry["Id"] in again]
             if left:
                 raise _PartlyDone(f"{failed[left[0]['Id']]['Code']} for {len(left)} messages")
 
         if entries:
-            self._persist(attempt)
+            self._retry(attempt)
         return refused
 
-    def _persist(self, request: Callable[[], T]) -> T:
+    def _retry(self, request: Callable[[], T]) -> T:
         from botocore.exceptions import BotoCoreError, ClientError
 
         for wait_s in backoff_s():
@@ -150,45 +159,22 @@ class Requests:
                 return request()
             except (BotoCoreError, ClientError, _PartlyDone) as error:
                 failure = error
-            if not _may_pass(failure) or time.monotonic() + wait_s > self.gives_up_at_s:
+            if fault_of(failure) is not Fault.TRANSIENT or time.monotonic() + wait_s > self.gives_up_at_s:
                 break
             time.sleep(wait_s)
-        raise _explained(failure, self._url) from failure
+        raise _queue_error(failure, self._url) from failure
 
 
 class _PartlyDone(Exception):
     """Some entries of a batch have to be sent again."""
 
 
-def _may_pass(error: Exception) -> bool:
-    from botocore import exceptions
-
-    if isinstance(error, exceptions.ClientError):
-        return _status(error) >= 500 or _status(error) == 429 or bool(_PASSING.search(_code(error)))
-    # A role's credentials come over HTTP, too.
-    passing = (exceptions.HTTPClientError, exceptions.CredentialRetrievalError, exceptions.MetadataRetrievalError)
-    return isinstance(error, (_PartlyDone, *passing))
-
-
-def _status(error: Exception) -> int:
-    """The HTTP status of an answer; of an answer that did not come, a server's fault."""
-    return int(getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
-
-
-def _code(error: Exception) -> str:
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
-
-
-def _explained(error: Exception, url: str) -> FruitsError:
-    from botocore.exceptions import NoCredentialsError
-
-    if isinstance(error, NoCredentialsError):
-        return StorageRefused(
-            f"No AWS credentials were found for the queue {url}; "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role."
-        )
-    if _MISSING.search(_code(error)):
+def _queue_error(error: Exception, url: str) -> FruitsError:
+    fault = fault_of(error)
+    if fault is Fault.MISSING:
         return InvalidSetting(f"There is no queue {url}; check --queue, and its region.")
-    if _DENIED.search(_code(error)) or _status(error) == 403:
-        return StorageRefused(f"The queue {url} refused access ({_code(error)}); grant {_ACTIONS}.")
-    return StorageUnavailable(f"The queue {url} cannot be used: {reason(error)}.")
+    code = getattr(error, "response", {}).get("Error", {}).get("Code")
+    if code and (fault in (Fault.REFUSED, Fault.REFUSED_OBJECT) or http_status(error) == 403):
+        return StorageRefused(f"The queue {url} refused access ({code}); grant {_ACTIONS}.")
+    kind = StorageRefused if fault is Fault.REFUSED else StorageUnavailable
+    return kind(f"The queue {url} cannot be used: {reason(error)}.")

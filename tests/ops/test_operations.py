@@ -48,7 +48,7 @@ MADE_ELSEWHERE = {
     ("bootstrap/aws/cost.py", "sentence"): "the callers of _refuse_unless",
     ("bootstrap/aws/preflight.py", "' '.join(fatal)"): "SPEAKERS",
     ("bootstrap/aws/wheelhouse.py", "_why_not_downloaded(architecture, done.stderr)"): "SPEAKERS",
-    ("store/objects/faults.py", "what"): "the callers of retry_storage",
+    ("store/objects/faults.py", "operation"): "the callers of retry_storage",
     ("store/settings.py", "'; '.join(lines)"): "VALUE_ERRORS_ARE_SHOWN and pydantic",
     ("store/tables/files.py", "what"): "its own line before, as `write ...`",
     ("ops/cli/main.py", "str(error)"): "every error",

@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from pydantic import ByteSize
 
-from bootstrap.aws.cost import Architecture, Estimate, Item, Prices, Workload, estimate, idle, load_prices
+from bootstrap.aws.cost import Estimate, Item, Workload, estimate, idle
+from bootstrap.aws.prices import Architecture, Prices, load_prices
 from ops.cli.aws.cost import money
 from store.setting_fields import Flag, SettingFields
 from store.settings import Settings

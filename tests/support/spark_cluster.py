@@ -15,7 +15,7 @@ from pathlib import Path
 import pyspark
 
 from bootstrap.aws.wheelhouse import build_wheel
-from bootstrap.java import use_java
+from bootstrap.programs import use_java
 from features.errors import FruitsError
 
 SPARK_HOME = Path(pyspark.__file__).parent

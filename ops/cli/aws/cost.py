@@ -13,18 +13,16 @@ from bootstrap.aws.cost import (
     MEASURED_ON,
     PROJECTION_ROW_BYTES,
     USUAL_MEGAPIXELS,
-    Architecture,
     Estimate,
-    Prices,
     Workload,
     batches_a_month,
     core_seconds,
     estimate,
     idle,
-    load_prices,
     megapixels_of,
     photo_days,
 )
+from bootstrap.aws.prices import Architecture, Prices, load_prices
 from features.errors import InvalidSetting
 from ops.cli.command import Debug
 from ops.cli.console import console, echo
@@ -95,7 +93,7 @@ def assumptions(workload: Workload, prices: Prices) -> list[str]:
     return [
         f"A photo of {workload.megapixels:g} megapixels and {workload.bytes_a_photo / 1e6:,.3g} MB takes one core "
         f"{core_seconds(workload.megapixels) * 1e3:,.3g} ms: docs/benchmarks.md, {MEASURED_ON}, on another machine; "
-        f"a vCPU of {task} is taken for {prices.kind(task).relative_speed:g} of its cores.",
+        f"a vCPU of {task} is taken for {prices.instance_type(task).relative_speed:g} of its cores.",
         f"The busiest hour has {workload.peak_factor:g} times the mean; task nodes spend "
         f"{workload.utilisation:.0%} of their time on photos; {workload.spot_share:.0%} of their hours are Spot.",
         f"S3 keeps a photo's bytes {photo_days(workload):g} days in all: archived {workload.archive_days:g}, each "

@@ -11,7 +11,7 @@ from ops.cli.console import console, echo, notify
 
 if TYPE_CHECKING:
     from bootstrap.aws.cloud import Cloud
-    from bootstrap.aws.deploy import Deployed, Rehearsal
+    from bootstrap.aws.deploy import Deployment, DryRun
 
 
 @takes_settings(*STAGE, "architecture", "weights", "alarm_email", "monthly_budget_usd", "max_capacity_units")
@@ -25,12 +25,12 @@ def deploy(
     settings = flags.load()
     cloud = connect_to_stage(settings)
     if dry_run:
-        _show_rehearsal(cloud, deployment.rehearse(cloud, settings, notify))
+        _show_rehearsal(cloud, deployment.dry_run(cloud, settings, notify))
     else:
-        _show_deployed(cloud, deployment.deploy(cloud, settings, deployment.Teller(notify, notify_event)))
+        _show_deployed(cloud, deployment.deploy(cloud, settings, notify, notify_event))
 
 
-def _show_rehearsal(cloud: "Cloud", found: "Rehearsal") -> None:
+def _show_rehearsal(cloud: "Cloud", found: "DryRun") -> None:
     for finding in found.findings:
         mark = "[green]fine[/]" if finding.fine else "[red]stops[/]" if finding.fatal else "[yellow]look[/]"
         console.print(f"{mark}  {finding.what}: {finding.says}", highlight=False, soft_wrap=True)
@@ -48,7 +48,7 @@ def _show_rehearsal(cloud: "Cloud", found: "Rehearsal") -> None:
         console.print(table)
 
 
-def _show_deployed(cloud: "Cloud", done: "Deployed") -> None:
+def _show_deployed(cloud: "Cloud", done: "Deployment") -> None:
     outputs = done.stack.outputs
     home = outputs["Home"]
     console.print(

@@ -25,23 +25,23 @@ def destroy(
     ] = None,
 ) -> None:
     """Stop the stream and delete the cluster; photos, tables and models stay, unless told otherwise."""
-    from bootstrap.aws.deploy import home_of
+    from bootstrap.aws.deploy import stage_home
+    from bootstrap.aws.destroy import delete_compute, is_deleted
     from bootstrap.aws.destroy import delete_data as delete_all_data
-    from bootstrap.aws.destroy import is_gone, take_down
-    from bootstrap.aws.stack import stack_of
+    from bootstrap.aws.stack import find_stack
 
     settings = flags.load()
     cloud = connect_to_stage(settings)
     if delete_data:
-        if is_gone(cloud):
+        if is_deleted(cloud):
             raise InvalidSetting(
                 f"There is no {cloud.stack_name} in {cloud.region} of account {cloud.account}; check --stage, --region."
             )
         _ask_for_the_name(cloud, confirm)
-    if not delete_data or stack_of(cloud) is not None:
-        take_down(cloud, home_of(cloud, settings), notify, notify_event)
+    if not delete_data or find_stack(cloud) is not None:
+        delete_compute(cloud, stage_home(cloud, settings), notify, notify_event)
     if delete_data:
-        delete_all_data(cloud, notify, notify_event, lambda count: notify(f"  {count:,} objects"))
+        delete_all_data(cloud, notify, notify_event)
         echo(f"{cloud.stack_name} and all its data are gone; its key can still be kept for 30 days (KMS).")
     else:
         echo(

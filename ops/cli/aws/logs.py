@@ -19,15 +19,15 @@ def logs(
 ) -> None:
     """Show what a job on the cluster said, and how it stands."""
     from bootstrap.aws import steps
-    from bootstrap.aws.logs import logs_of
+    from bootstrap.aws.logs import read_logs
 
     settings = flags.load()
     cloud = connect_to_stage(settings)
     cluster = running_cluster(cloud)
-    last = next((each for each in steps.steps(cloud, cluster, job) if step in (None, each.id)), None)
+    last = next((each for each in steps.job_steps(cloud, cluster, job) if step in (None, each.id)), None)
     if last is None:
         raise InvalidSetting(f"{cluster} has no such step of {job}; `fruits submit {job}` runs one.")
-    found = list(logs_of(cloud, settings.s3_endpoint, cluster, last))
+    found = list(read_logs(cloud, settings.s3_endpoint, cluster, last))
     for log in found:
         messages.rule(log.uri)
         sys.stdout.write(log.text)

@@ -8,7 +8,7 @@ from ops.cli.console import messages
 if TYPE_CHECKING:
     from bootstrap.aws.cloud import Cloud
     from bootstrap.aws.stack import Event
-    from bootstrap.aws.steps import Submitted
+    from bootstrap.aws.steps import SubmittedStep
     from store.settings import Settings
 
 STAGE = ("stage", "region")
@@ -25,15 +25,15 @@ def connect_to_stage(settings: "Settings") -> "Cloud":
 def running_cluster(cloud: "Cloud") -> str:
     """The id of the stage's cluster. Raises InvalidSetting when it has none."""
     from bootstrap.aws.destroy import cluster_is_up
-    from bootstrap.aws.stack import standing_stack
+    from bootstrap.aws.stack import existing_stack
 
-    stack = standing_stack(cloud)
+    stack = existing_stack(cloud)
     if "ClusterId" not in stack.outputs or not cluster_is_up(cloud, stack.outputs["ClusterId"]):
         raise InvalidSetting(f"{cloud.stack_name} has no cluster now; run `fruits deploy`.")
     return stack.outputs["ClusterId"]
 
 
-def step_state(step: "Submitted") -> str:
+def step_state(step: "SubmittedStep") -> str:
     """One sentence: which step, and how it stands."""
     why = f": {step.reason.rstrip('.')}" if step.reason else ""
     return f"{step.step.name}, step {step.id} of {step.created_at:%Y-%m-%d %H:%M}: {step.state}{why}."

@@ -23,24 +23,24 @@ def submit(
 ) -> None:
     """Run a job on the stage's cluster; what follows its name goes to the job, as in `fruits submit refit --full`."""
     from bootstrap.aws import steps
-    from bootstrap.aws.deploy import home_of
-    from bootstrap.aws.handover import run_as
+    from bootstrap.aws.deploy import stage_home
+    from bootstrap.aws.handover import replace_stream
 
     settings = flags.load()
     _check_options(context, job)
     cloud = connect_to_stage(settings)
     cluster = running_cluster(cloud)
-    home = home_of(cloud, settings)
+    home = stage_home(cloud, settings)
     if job == "stream":
-        before = steps.steps(cloud, cluster, job)
+        before = steps.job_steps(cloud, cluster, job)
         if not before:
             raise InvalidSetting(f"{cluster} has had no stream yet; `fruits deploy` starts it with its settings.")
         if context.args:
             raise InvalidSetting("A stream's settings come with a deployment: set them, and run `fruits deploy`.")
-        outcome = run_as(cloud, cluster, home, before[0].step, notify)
-        echo(f"The stream: {outcome}, step {steps.steps(cloud, cluster, job)[0].id}.")
+        outcome = replace_stream(cloud, cluster, home, before[0].step, notify)
+        echo(f"The stream: {outcome}, step {steps.job_steps(cloud, cluster, job)[0].id}.")
     else:
-        identity = steps.submit(cloud, cluster, steps.step_of(job, context.args, home.root.uri))
+        identity = steps.submit(cloud, cluster, steps.job_step(job, context.args, home.root.uri))
         echo(f"Step {identity} is to run {job}; `fruits logs {job} --stage {cloud.stage}` shows it.")
     if wait:
         _wait(cloud, cluster, job)
@@ -59,7 +59,7 @@ def _check_options(context: typer.Context, job: str) -> None:
 def _wait(cloud: "Cloud", cluster: str, job: JobName) -> None:
     from bootstrap.aws import steps
 
-    while (last := steps.steps(cloud, cluster, job)[0]).is_unfinished:
+    while (last := steps.job_steps(cloud, cluster, job)[0]).is_unfinished:
         time.sleep(10)
     notify(step_state(last))
     if last.state != "COMPLETED":

@@ -3,7 +3,7 @@
 import json
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from sqlglot import exp
 from bootstrap.aws.athena import AthenaRefused, Definition, create_tables_and_views, definitions
 from features.errors import InvalidSetting
 from store.home import Home
-from store.settings import Settings
+from store.settings import load_settings
 from store.state.plans import AddedFile
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
@@ -215,10 +215,10 @@ def test_a_home_that_sql_cannot_hold_is_refused(
     assert _queries(athena, work_group) == []
 
 
-@pytest.fixture
-def committed(local_settings: Callable[..., Settings]) -> Home:
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home with a batch of one photo, its projection and one reject."""
-    home = local_settings().places()
+    home = load_settings(home=str(tmp_path_factory.mktemp("home"))).places()
     create_tables(home)
     at = datetime(2026, 10, 5, 12, tzinfo=UTC)
     shared = {"source": ["s3://b/k.jpg"], "arrived_at": [at], "batch": [1], "ingested_at": [at]}

@@ -12,21 +12,19 @@ from typer.testing import CliRunner
 
 from bootstrap.aws.cost import (
     MEASURED,
-    Architecture,
     Estimate,
     MeasuredPace,
-    Prices,
     Workload,
     batches_a_month,
     core_seconds,
     estimate,
     hourly_load,
     idle,
-    load_prices,
     megapixels_of,
     photo_days,
     usual_bytes,
 )
+from bootstrap.aws.prices import Architecture, Prices, load_prices
 from features.errors import InvalidSetting
 from ops.cli.aws.cost import money
 from ops.cli.main import app

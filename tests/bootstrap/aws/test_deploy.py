@@ -16,11 +16,12 @@ import requests
 from botocore.exceptions import ClientError
 
 from bootstrap.aws.cloud import Cloud
-from bootstrap.aws.handover import stop
-from bootstrap.aws.steps import steps, submit
+from bootstrap.aws.handover import stop_stream
+from bootstrap.aws.steps import job_steps, submit
 from bootstrap.aws.template import read_template
 from ops.query.query import connect, run_query
 from ops.status.status import look
+from store.aws import session
 from store.settings import Settings, load_settings
 from store.state.heartbeat import read_heartbeat
 from tests.support.pictures import encoded, grainy, text_file
@@ -127,11 +128,13 @@ def stage(account: Account) -> Account:
 
 
 @pytest.fixture
-def reading(stage: Account, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def reading(stage: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """Settings of the stage's home, for somebody who may read it."""
     for name, value in stage.key.items():
         monkeypatch.setenv(name, value)
-    return load_settings(home=f"s3://{DATA}", s3_endpoint=stage.url, s3_region=REGION)
+    session.cache_clear()
+    yield load_settings(home=f"s3://{DATA}", s3_endpoint=stage.url, s3_region=REGION)
+    session.cache_clear()
 
 
 def test_what_the_uploader_puts_becomes_rows_and_goes_to_the_archive(stage: Account, reading: Settings) -> None:
@@ -190,16 +193,15 @@ def test_a_stream_without_a_sign_of_life_is_ended_with_its_driver(
     stage: Account, reading: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", stage.url)
-    monkeypatch.setattr("bootstrap.aws.cloud._session", lambda: boto3.session.Session(region_name=REGION))
     cloud, cluster = Cloud("dev", REGION, ACCOUNT, "administrator"), stage.outputs()["ClusterId"]
-    last = steps(cloud, cluster, "stream")[0].step
-    assert stop(cloud, cluster, reading.places(), print)
+    last = job_steps(cloud, cluster, "stream")[0].step
+    assert stop_stream(cloud, cluster, reading.places(), print)
     begun = submit(cloud, cluster, last)
     _wait_for(lambda: begun in [step["Id"] for step in _running(stage)], stage)
 
-    assert stop(cloud, cluster, reading.places(), print)
+    assert stop_stream(cloud, cluster, reading.places(), print)
 
-    assert next(step for step in steps(cloud, cluster, "stream") if step.id == begun).state == "CANCELLED"
+    assert next(step for step in job_steps(cloud, cluster, "stream") if step.id == begun).state == "CANCELLED"
     ended = stage.steps("fruits-drivers-end")[0]["Status"]["State"]
     assert (ended, read_heartbeat(reading.places()).ended_at is not None) == ("COMPLETED", True)
     again = stage.fruits("submit", "stream")

@@ -15,7 +15,7 @@ import pyspark
 import pytest
 
 from bootstrap.aws.wheelhouse import CHECKOUT, INSTALL_SCRIPT, Architecture, Wheelhouse, build_wheelhouse
-from bootstrap.java import use_java
+from bootstrap.programs import use_java
 from store.settings import Settings
 from tests.conftest import REGION
 

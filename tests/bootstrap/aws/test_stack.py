@@ -3,8 +3,6 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -17,11 +15,14 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from bootstrap.aws.steps import Job, step_of
+from bootstrap.aws.steps import Job, job_step
 from bootstrap.aws.template import FILE, read_template
 from tests.support import servers
 
 REGION = "eu-west-3"
+# Its stack is made once.
+pytestmark = pytest.mark.xdist_group("stack")
+
 EUROPE = ["eu-central-1", "eu-west-1", "eu-west-3", "eu-north-1", "eu-south-1", "eu-south-2"]
 BUILD = "0123456789abcdef" * 4
 # CloudFormation takes no larger template with a request; a larger one has to lie in a bucket.
@@ -36,13 +37,9 @@ KNOW_NO_RESOURCE = {
 }
 
 
-def test_cfn_lint_finds_nothing_in_any_of_the_regions() -> None:
-    answer = subprocess.run(
-        [str(Path(sys.executable).with_name("cfn-lint")), "--regions", *EUROPE, "--", str(FILE)],
-        capture_output=True,
-        text=True,
-    )
-    assert (answer.returncode, answer.stdout) == (0, "")
+def test_cfn_lint_of_make_lint_looks_at_all_regions_and_is_told_to_pass_over_nothing() -> None:
+    makefile = (Path(__file__).parents[3] / "Makefile").read_text()
+    assert f"cfn-lint --regions {' '.join(EUROPE)} -- bootstrap/aws/stack.yaml" in makefile
     assert "cfn-lint" not in FILE.read_text()
 
 
@@ -154,16 +151,27 @@ class Aws:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def client(self, service: str, region: str = REGION, **credentials: str) -> Any:
-        return boto3.client(service, endpoint_url=self.url, region_name=region, **credentials)  # type: ignore[call-overload]
+    @cache  # noqa: B019 - lives as long as the module's tests
+    def client(self, service: str, region: str = REGION, role_arn: str | None = None) -> Any:
+        """A client with all rights, or with those of a role."""
+        key: dict[str, str] = {}
+        if role_arn is not None:
+            given = self.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="test")["Credentials"]
+            key = {
+                "aws_access_key_id": given["AccessKeyId"],
+                "aws_secret_access_key": given["SecretAccessKey"],
+                "aws_session_token": given["SessionToken"],
+            }
+        return boto3.client(service, endpoint_url=self.url, region_name=region, **key)  # type: ignore[call-overload]
 
+    @cache  # noqa: B019 - lives as long as the module's tests
     def emr_of_stacks(self) -> Any:
         """EMR as stacks see it: moto tells its region from the host's name alone, and this server's tells none."""
 
         def name_the_host(request: Any, **_: Any) -> None:
             request.headers["Host"] = f"{REGION}.elasticmapreduce.amazonaws.com"
 
-        client = self.client("emr")
+        client = boto3.client("emr", endpoint_url=self.url, region_name=REGION)
         client.meta.events.register("before-sign.emr", name_the_host)
         return client
 
@@ -186,16 +194,16 @@ class Aws:
 
 
 class Stack:
-    """A stack of one stage.
+    """The stack of one stage, "dev".
 
     moto looks at conditions when it makes a resource and not later, so it is given the foundation where there is no
     build; and it deletes no route table of a stack, so that it cannot delete their VPC.
     """
 
-    def __init__(self, aws: Aws, stage: str) -> None:
+    def __init__(self, aws: Aws) -> None:
         self._cloudformation = aws.client("cloudformation")
         self._ec2 = aws.client("ec2")
-        self._stage = stage
+        self.foundation: dict[str, str] = {}
 
     def create(self) -> None:
         self._cloudformation.create_stack(**self._request(""))
@@ -207,11 +215,11 @@ class Stack:
 
     @property
     def outputs(self) -> dict[str, str]:
-        (stack,) = self._cloudformation.describe_stacks(StackName=f"fruits-{self._stage}")["Stacks"]
+        (stack,) = self._cloudformation.describe_stacks(StackName="fruits-dev")["Stacks"]
         return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
     def _delete_route_tables(self) -> None:
-        named = [{"Name": "tag:Name", "Values": [f"fruits-{self._stage}"]}]
+        named = [{"Name": "tag:Name", "Values": ["fruits-dev"]}]
         networks = [network["VpcId"] for network in self._ec2.describe_vpcs(Filters=named)["Vpcs"]]
         within = [{"Name": "vpc-id", "Values": networks}]
         for table in self._ec2.describe_route_tables(Filters=within)["RouteTables"]:
@@ -221,9 +229,9 @@ class Stack:
                 self._ec2.delete_route_table(RouteTableId=table["RouteTableId"])
 
     def _request(self, artifacts: str) -> dict[str, Any]:
-        parameters = {"Stage": self._stage, "Artifacts": artifacts}
+        parameters = {"Stage": "dev", "Artifacts": artifacts}
         return {
-            "StackName": f"fruits-{self._stage}",
+            "StackName": "fruits-dev",
             "TemplateBody": (read_template() if artifacts else read_template().foundation()).text,
             "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
             "Capabilities": ["CAPABILITY_IAM"],
@@ -232,9 +240,10 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(aws: Aws) -> Stack:
-    """A stack with a cluster."""
-    stack = Stack(aws, "dev")
+    """A stack with a cluster; `stack.foundation` is what it had before."""
+    stack = Stack(aws)
     stack.create()
+    stack.foundation = stack.outputs
     stack.update(BUILD)
     # moto checks a policy that is JSON, as requests bring it; a stack leaves a policy that is Python.
     iam = aws.client("iam")
@@ -245,54 +254,6 @@ def stack(aws: Aws) -> Stack:
                 RoleName=role["RoleName"], PolicyName=name, PolicyDocument=json.dumps(ast.literal_eval(document))
             )
     return stack
-
-
-def test_a_stack_gets_a_cluster_and_loses_it_again_and_keeps_the_photos(aws: Aws) -> None:
-    s3, emr = aws.client("s3"), aws.emr_of_stacks()
-    stack = Stack(aws, "comes")
-
-    stack.create()
-    without = stack.outputs
-    assert without.keys() == {
-        "DataBucket",
-        "OpsBucket",
-        "Home",
-        "QueueUrl",
-        "DeadLetterQueueUrl",
-        "KeyArn",
-        "GlueDatabase",
-        "AthenaWorkGroup",
-        "UploaderRoleArn",
-        "AnalystRoleArn",
-        "OperatorRoleArn",
-        "EraserRoleArn",
-        "ClusterRoleArn",
-        "AlarmTopicArn",
-        "Namespace",
-    }
-    assert without["DataBucket"] == f"fruits-comes-123456789012-{REGION}"
-    assert without["OpsBucket"] == f"fruits-comes-123456789012-{REGION}-ops"
-    assert without["Home"] == f"s3://{without['DataBucket']}"
-    assert (without["GlueDatabase"], without["AthenaWorkGroup"]) == ("fruits_comes", "fruits-comes")
-    assert without["Namespace"] == "Fruits/comes"
-    s3.put_object(Bucket=without["DataBucket"], Key="landing/kiwi/1.jpg", Body=b"photo")
-
-    stack.update(BUILD)
-    outputs = stack.outputs
-    assert outputs.items() > without.items()
-    cluster = emr.describe_cluster(ClusterId=outputs["ClusterId"])["Cluster"]
-    assert cluster["Name"] == "fruits-comes"
-    assert cluster["ReleaseLabel"] == "emr-spark-8.1.0"
-    assert cluster["LogUri"] == f"s3://{outputs['OpsBucket']}/logs/"
-    assert {"Key": "fruits-stage", "Value": "comes"} in cluster["Tags"]
-    assert {"Key": "for-use-with-amazon-emr-managed-policies", "Value": "true"} in cluster["Tags"]
-
-    stack.update("")
-    assert stack.outputs == without
-    assert emr.describe_cluster(ClusterId=outputs["ClusterId"])["Cluster"]["Status"]["State"] == "TERMINATED"
-    assert "fruits-comes-resubmit" not in _state_machines(aws)
-    assert "fruits-comes-stream-failed" not in _rules(aws)
-    assert s3.get_object(Bucket=without["DataBucket"], Key="landing/kiwi/1.jpg")["Body"].read() == b"photo"
 
 
 def test_everything_at_rest_is_encrypted_with_the_key(aws: Aws, stack: Stack) -> None:
@@ -359,13 +320,7 @@ def test_a_role_may_do_what_its_work_needs_and_no_more(
     if key is not None:
         place["Key"] = key
         aws.client("s3").put_object(**place, Body=b"before")
-    taken_on = aws.client("sts").assume_role(RoleArn=outputs[f"{role}RoleArn"], RoleSessionName="test")["Credentials"]
-    s3 = aws.client(
-        "s3",
-        aws_access_key_id=taken_on["AccessKeyId"],
-        aws_secret_access_key=taken_on["SecretAccessKey"],
-        aws_session_token=taken_on["SessionToken"],
-    )
+    s3 = aws.client("s3", role_arn=outputs[f"{role}RoleArn"])
 
     with aws.permissions_checked():
         try:
@@ -406,7 +361,7 @@ def test_what_a_schedule_sends_is_a_job_emr_takes(aws: Aws, stack: Stack, job: s
     step = aws.emr_of_stacks().describe_step(ClusterId=outputs["ClusterId"], StepId=step_id)["Step"]
     assert step["Name"] == f"fruits-{job.lower()}"
     by_hand: tuple[Job, list[str]] = {"Refit": ("refit", ["--reproject"]), "Maintain": ("maintain", [])}[job]
-    assert tuple(step["Config"]["Args"]) == step_of(*by_hand, outputs["Home"]).arguments
+    assert tuple(step["Config"]["Args"]) == job_step(*by_hand, outputs["Home"]).arguments
 
 
 def test_a_stream_that_failed_is_submitted_again_with_the_same_arguments(aws: Aws, stack: Stack) -> None:
@@ -477,6 +432,40 @@ def test_every_region_has_the_instances_that_the_release_runs_on(aws: Aws, regio
     release = _template()["Parameters"]["ReleaseLabel"]["Default"]
     supported = aws.client("emr", region).list_supported_instance_types(ReleaseLabel=release)
     assert wanted <= {instance["Type"] for instance in supported["SupportedInstanceTypes"]}
+
+
+def test_a_stack_gets_a_cluster_and_loses_it_again_and_keeps_the_photos(aws: Aws, stack: Stack) -> None:
+    # The last test: from here on there is no cluster.
+    s3, emr = aws.client("s3"), aws.emr_of_stacks()
+    without, outputs = stack.foundation, stack.outputs
+    assert without.keys() == {
+        *("DataBucket", "OpsBucket", "Home", "QueueUrl", "DeadLetterQueueUrl", "KeyArn", "GlueDatabase"),
+        *("AthenaWorkGroup", "UploaderRoleArn", "AnalystRoleArn", "OperatorRoleArn", "EraserRoleArn"),
+        *("ClusterRoleArn", "AlarmTopicArn", "Namespace"),
+    }
+    assert without["DataBucket"] == f"fruits-dev-123456789012-{REGION}"
+    assert without["OpsBucket"] == f"fruits-dev-123456789012-{REGION}-ops"
+    assert without["Home"] == f"s3://{without['DataBucket']}"
+    assert (without["GlueDatabase"], without["AthenaWorkGroup"]) == ("fruits_dev", "fruits-dev")
+    assert without["Namespace"] == "Fruits/dev"
+    assert outputs.items() > without.items()
+    cluster = emr.describe_cluster(ClusterId=outputs["ClusterId"])["Cluster"]
+    assert cluster["Name"] == "fruits-dev"
+    assert cluster["ReleaseLabel"] == "emr-spark-8.1.0"
+    assert cluster["LogUri"] == f"s3://{outputs['OpsBucket']}/logs/"
+    assert {"Key": "fruits-stage", "Value": "dev"} in cluster["Tags"]
+    assert {"Key": "for-use-with-amazon-emr-managed-policies", "Value": "true"} in cluster["Tags"]
+    assert "fruits-dev-resubmit" in _state_machines(aws)
+    assert "fruits-dev-stream-failed" in _rules(aws)
+    s3.put_object(Bucket=without["DataBucket"], Key="landing/kiwi/1.jpg", Body=b"photo")
+
+    stack.update("")
+
+    assert stack.outputs == without
+    assert emr.describe_cluster(ClusterId=outputs["ClusterId"])["Cluster"]["Status"]["State"] == "TERMINATED"
+    assert "fruits-dev-resubmit" not in _state_machines(aws)
+    assert "fruits-dev-stream-failed" not in _rules(aws)
+    assert s3.get_object(Bucket=without["DataBucket"], Key="landing/kiwi/1.jpg")["Body"].read() == b"photo"
 
 
 @cache

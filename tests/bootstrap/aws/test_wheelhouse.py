@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import IO, get_args
@@ -28,6 +29,14 @@ except WheelhouseUnavailable as error:
 """
 
 
+def test_the_wheel_gets_every_package_but_the_demo() -> None:
+    packed = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    rooms = ("features", "store", "streaming", "batch", "bootstrap", "ops")
+    folders = [file.parent.relative_to(CHECKOUT) for room in rooms for file in (CHECKOUT / room).rglob("__init__.py")]
+    assert sorted(packed) == sorted({".".join(folder.parts) for folder in folders} - {"ops.demo"})
+
+
+@pytest.mark.deployment
 def test_the_same_sources_give_the_same_tar_whoever_builds_them_and_without_the_index(tmp_path: Path) -> None:
     here = build_wheelhouse("x86_64", tmp_path / "here", print)
     checkout = _checkout(tmp_path)
@@ -45,6 +54,7 @@ def test_the_same_sources_give_the_same_tar_whoever_builds_them_and_without_the_
     assert _build(checkout, "x86_64", **NO_INDEX) != here.sha256
 
 
+@pytest.mark.deployment
 @pytest.mark.parametrize("architecture", get_args(Architecture))
 def test_a_tar_holds_every_wheel_of_the_lock_for_its_architecture(architecture: Architecture, tmp_path: Path) -> None:
     built = build_wheelhouse(architecture, tmp_path, print)
@@ -67,6 +77,7 @@ def test_a_tar_holds_every_wheel_of_the_lock_for_its_architecture(architecture: 
     assert built.bytes == built.path.stat().st_size
 
 
+@pytest.mark.deployment
 def test_a_damaged_wheel_in_the_cache_is_downloaded_again(tmp_path: Path) -> None:
     checkout = _checkout(tmp_path, _locked("six"))
     whole = _build(checkout, "arm64", XDG_CACHE_HOME=f"{tmp_path}")

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from bootstrap.weights import network
 from bootstrap.weights.calibration import FEWEST_PHOTOS, PHOTOS, choose_pictures
@@ -16,6 +15,7 @@ from bootstrap.weights.featurizer import install_featurizer
 from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of, initialize
 from features.errors import InvalidWeights
 from features.featurizer import FEATURES, Featurizer
+from ops.cli.main import app
 from store.errors import FeaturizerConflict
 from store.home import Home
 from store.models.registry import (
@@ -29,18 +29,29 @@ from store.models.registry import (
 from store.settings import load_settings
 from tests.support.pictures import encoded, jpeg, pixels, text_file
 
-ROOT = Path(__file__).parents[3]
 LIMITS = load_settings().limits
+
+pytestmark = pytest.mark.xdist_group("tensorflow")
 
 
 @dataclass(frozen=True)
 class Switched:
-    """A home that went from float32 to int8, and what was said about it."""
+    """A home that went from float32 to int8, and the lines about it."""
 
     home: Home
     before: FeaturizerMeta
     meta: FeaturizerMeta
     said: list[str]
+
+
+@pytest.fixture
+def in_int8(untrained: CompiledNetwork, tmp_path: Path) -> tuple[Home, FeaturizerMeta]:
+    """A home with an int8 featurizer; its network is not quantized, for nothing is computed with it."""
+    home = _home(tmp_path)
+    fingerprint = fingerprint_of("untrained:7", precision="int8")
+    assert fingerprint is not None
+    photos = f"{FEWEST_PHOTOS} photos of the landing"
+    return home, publish_featurizer(home, untrained.network + b"!", untrained.source, fingerprint, "int8", photos)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +65,7 @@ def switched(untrained: CompiledNetwork, tmp_path_factory: pytest.TempPathFactor
     return Switched(home, before, meta, said)
 
 
+@pytest.mark.processes
 def test_int8_features_are_near_those_of_float32(switched: Switched, untrained: CompiledNetwork) -> None:
     pictures = np.stack([pixels(seed, 224, 224) for seed in range(100, 108)])
     expected = Featurizer(untrained.network).features(pictures)
@@ -67,6 +79,7 @@ def test_int8_features_are_near_those_of_float32(switched: Switched, untrained: 
     assert not np.array_equal(features, expected)
 
 
+@pytest.mark.processes
 def test_it_is_another_featurizer_of_the_same_weights(switched: Switched) -> None:
     before, meta = switched.before, switched.meta
     assert current_featurizer(switched.home) == meta.id != before.id
@@ -76,10 +89,15 @@ def test_it_is_another_featurizer_of_the_same_weights(switched: Switched) -> Non
     assert describe_featurizer(switched.home, before.id) == before
 
 
-def test_it_is_calibrated_on_the_photos_that_landed(switched: Switched, untrained: CompiledNetwork) -> None:
+@pytest.mark.processes
+def test_it_is_calibrated_on_the_photos_that_landed(switched: Switched) -> None:
     assert switched.meta.calibrated_on == f"{FEWEST_PHOTOS} photos of the landing"
     assert any("mean cosine" in line for line in switched.said)
     assert not any("drawn" in line for line in switched.said)
+
+
+@pytest.mark.processes
+def test_the_same_photos_give_the_same_bytes_in_another_process(switched: Switched) -> None:
     calibration = choose_pictures(switched.home, LIMITS, print)
     compiled = compile_weights("untrained:7", print, calibration=calibration.pictures)
     assert hashlib.sha256(compiled.network).hexdigest() == switched.meta.network_sha256, "not the same bytes again"
@@ -89,22 +107,23 @@ def test_it_is_calibrated_on_the_photos_that_landed(switched: Switched, untraine
 @pytest.mark.parametrize("precision", ["int8", None])
 @pytest.mark.parametrize("new_featurizer", [False, True])
 def test_repeating_it_changes_nothing(
-    switched: Switched, weights: str, precision: Precision | None, new_featurizer: bool
+    in_int8: tuple[Home, FeaturizerMeta], weights: str, precision: Precision | None, new_featurizer: bool
 ) -> None:
-    (switched.home.landing.directory / "kiwi/late.jpg").write_bytes(jpeg(seed=50))
+    home, meta = in_int8
+    _land(home.landing.directory, 1)
     said: list[str] = []
-    again = install_featurizer(switched.home, weights, precision, new_featurizer, LIMITS, said.append)
-    assert (again, said) == (switched.meta, [])
-    assert current_featurizer(switched.home) == switched.meta.id
+    again = install_featurizer(home, weights, precision, new_featurizer, LIMITS, said.append)
+    assert (again, said) == (meta, [])
+    assert current_featurizer(home) == meta.id
 
 
 @pytest.mark.parametrize("weights", ["auto", "untrained:7"])
 def test_another_precision_is_refused_unless_asked_for(
-    switched: Switched, untrained: CompiledNetwork, tmp_path: Path, weights: str
+    in_int8: tuple[Home, FeaturizerMeta], untrained: CompiledNetwork, tmp_path: Path, weights: str
 ) -> None:
     with pytest.raises(FeaturizerConflict, match=rf"\(int8, from untrained:7\); {weights} in float32 gives another"):
-        install_featurizer(switched.home, weights, "float32", False, LIMITS, print)
-    home = _home(tmp_path)
+        install_featurizer(in_int8[0], weights, "float32", False, LIMITS, print)
+    home = _home(tmp_path / "float32")
     publish_featurizer(home, untrained.network, untrained.source, untrained.fingerprint)
     with pytest.raises(FeaturizerConflict, match=rf"{weights} in int8 gives another one.* Add --new-featurizer"):
         install_featurizer(home, weights, "int8", False, LIMITS, print)
@@ -167,18 +186,13 @@ def test_a_home_from_before_there_was_int8_is_float32(untrained: CompiledNetwork
     assert install_featurizer(home, "untrained:7", "float32", False, LIMITS, print) == meta
 
 
-def test_the_command_tells_precision_and_calibration(switched: Switched) -> None:
-    answer = _fruits_weights("--precision", "int8", "--home", switched.home.root.uri)
-    assert answer.returncode == 0, answer.stderr
-    assert f"{switched.meta.id}, int8, from untrained:7, calibrated on {FEWEST_PHOTOS} photos" in answer.stdout
-    refused = _fruits_weights("--precision", "float32", "--home", switched.home.root.uri)
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("fruits: This home uses featurizer")
-
-
-def _fruits_weights(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ops", "weights", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def test_the_command_tells_precision_and_calibration(in_int8: tuple[Home, FeaturizerMeta]) -> None:
+    home, meta = in_int8
+    answer = CliRunner().invoke(app, ["weights", "--precision", "int8", "--home", home.root.uri])
+    assert answer.exit_code == 0, answer.output
+    assert f"{meta.id}, int8, from untrained:7, calibrated on {FEWEST_PHOTOS} photos" in answer.stdout
+    refused = CliRunner().invoke(app, ["weights", "--precision", "float32", "--home", home.root.uri])
+    assert isinstance(refused.exception, FeaturizerConflict)
 
 
 def _home(folder: Path) -> Home:

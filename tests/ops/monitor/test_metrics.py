@@ -308,5 +308,5 @@ def test_without_a_region_there_is_nowhere_to_report_to(
 ) -> None:
     monkeypatch.delenv("AWS_REGION")
     settings = local_settings(metrics=namespace)
-    with pytest.raises(InvalidSetting, match="need a region"), measured(settings, Run().watcher, print):
+    with pytest.raises(InvalidSetting, match="needs a region"), measured(settings, Run().watcher, print):
         pass

@@ -15,12 +15,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from bootstrap.aws.athena import AthenaRefused
-from bootstrap.aws.cloud import Cloud, CloudRefused, connect
+from bootstrap.aws.cloud import Cloud, connect
 from bootstrap.aws.template import read_template
 from features.errors import InvalidSetting
 from ops.cli.main import app
 from ops.query.athena_query import database_of, run_on_athena
 from ops.query.named_queries import named_query
+from store.errors import CloudRefused
 from tests.conftest import REGION
 
 if TYPE_CHECKING:
@@ -228,7 +229,5 @@ def test_results_that_are_gone_are_one_sentence(cloud: Cloud) -> None:
         return AWSResponse("", 403, {}, None), told
 
     cloud.athena.meta.events.register("before-call.athena.GetQueryResults", refuse)
-    with pytest.raises(
-        CloudRefused, match=r"AWS does not answer for labels \(AccessDenied\): no access to the results\."
-    ):
+    with pytest.raises(CloudRefused, match=r"AWS did not run labels: no access to the results \(AccessDenied\)\."):
         run_on_athena(cloud, "labels", "SELECT 1")

@@ -115,7 +115,7 @@ def test_a_queue_at_another_host_is_asked(s3_settings: MakeSettings, s3_server: 
     url = elsewhere.create_queue(QueueName=f"overseas-{uuid.uuid4().hex[:12]}")["QueueUrl"]
     with pytest.raises(OutsideEurope, match="lies in us-east-1"):
         _check(s3_settings(s3_region="us-east-1", queue=url))
-    with pytest.raises(StorageRefused, match=r"cannot be asked for its region: .*check --queue"):
+    with pytest.raises(InvalidSetting, match=r"There is no queue .*-gone; check --queue"):
         _check(s3_settings(queue=f"{url}-gone"))
 
 
