@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ops.report.answers import all_rows, only_row
+from ops.query.query import run_query
 from store.home import Home
 from store.models.pca_models import PcaModel
 
@@ -63,15 +63,16 @@ def photo_map(
         "CREATE TEMP TABLE labels AS SELECT label, count(*) AS photos FROM seen_current_projections GROUP BY label "
         f"ORDER BY photos DESC, label NULLS LAST LIMIT {MOST_LABELS}"
     )
-    labels = all_rows(connection, "SELECT label, photos FROM labels ORDER BY photos DESC, label NULLS LAST")
+    labels = _tuples(connection, "SELECT label, photos FROM labels ORDER BY photos DESC, label NULLS LAST")
     place_of = {label: place for place, (label, _) in enumerate(labels)}
-    sample = _sample(connection, most_photos)
     photos = [
         MapPhoto(x, y, place_of.get(label), _key(home, source), arrived_at.replace(tzinfo=UTC), image_id, source)
-        for x, y, label, source, arrived_at, image_id in sample
+        for x, y, label, source, arrived_at, image_id in _sample(connection, most_photos)
     ]
     shares = served.pca.explained_variance_ratio
-    of_photos, of_labels = only_row(connection, "SELECT count(*), count(DISTINCT label) FROM seen_current_projections")
+    ((of_photos, of_labels),) = _tuples(
+        connection, "SELECT count(*), count(DISTINCT label) FROM seen_current_projections"
+    )
     return PcaMap(
         of_photos=of_photos,
         of_labels=of_labels,
@@ -81,6 +82,10 @@ def photo_map(
         components=served.meta.components,
         neighbours=nearest(_coordinates(connection, photos)) if len(photos) > 1 else [[] for _ in photos],
     )
+
+
+def _tuples(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
+    return list(zip(*(column.to_pylist() for column in run_query(connection, sql).columns), strict=True))
 
 
 def nearest(points: NDArray[np.float32], most: int = MOST_NEIGHBOURS) -> list[list[int]]:
@@ -103,7 +108,7 @@ def shortened(text: str) -> str:
 def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[tuple[Any, ...]]:
     """Photos by their hash, which is as good as chance, taken from the labels in turns so that rare ones are seen."""
     turns = _turns(connection, most_photos)
-    return all_rows(
+    return _tuples(
         connection,
         f"""
         WITH grouped AS (
@@ -126,9 +131,13 @@ def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[tup
 
 def _turns(connection: duckdb.DuckDBPyConnection, most_photos: int) -> int:
     """How many turns it takes until the labels have given enough photos: no label need keep more at hand."""
-    named = [photos for label, photos in all_rows(connection, "SELECT label, photos FROM labels") if label is not None]
-    (of_photos,) = only_row(connection, "SELECT count(*) FROM seen_current_projections")
-    counts = np.array([*named, of_photos - sum(named)])
+    counts = np.array(
+        _tuples(
+            connection,
+            "SELECT count(*) FROM seen_current_projections AS seen LEFT JOIN labels AS named "
+            "ON named.label = seen.label GROUP BY named.label",
+        )
+    )
     turns = 1
     while turns < most_photos and np.minimum(counts, turns).sum() < most_photos:
         turns += 1
@@ -137,17 +146,20 @@ def _turns(connection: duckdb.DuckDBPyConnection, most_photos: int) -> int:
 
 def _coordinates(connection: duckdb.DuckDBPyConnection, photos: Sequence[MapPhoto]) -> NDArray[np.float32]:
     """The photos' coordinates along all components (n, k)."""
-    wanted = [(photo.image_id, photo.source) for photo in photos]
-    connection.register(
-        "sampled", pa.table({"image_id": [one for one, _ in wanted], "source": [two for _, two in wanted]})
+    sampled = pa.table(
+        {
+            "place": range(len(photos)),
+            "image_id": [photo.image_id for photo in photos],
+            "source": [photo.source for photo in photos],
+        }
     )
-    found = all_rows(
+    connection.register("sampled", sampled)
+    rows = _tuples(
         connection,
-        "SELECT image_id, source, any_value(pca) FROM seen_current_projections SEMI JOIN sampled "
-        "USING (image_id, source) GROUP BY image_id, source",
+        "SELECT any_value(pca) FROM seen_current_projections JOIN sampled USING (image_id, source) "
+        "GROUP BY place ORDER BY place",
     )
-    pca_of = {(image_id, source): pca for image_id, source, pca in found}
-    return np.array([pca_of[key] for key in wanted], np.float32)
+    return np.array([pca for (pca,) in rows], np.float32)
 
 
 def _key(home: Home, source: str) -> str:

@@ -87,9 +87,9 @@ function reasons() {
   const section = document.getElementById("reasons");
   section.append(el("h2", {}, "Rejects by reason"));
   if (!data.reasons.length) return section.append(el("p", { class: "none" }, "Nothing was rejected."));
-  const most = Math.max(...data.reasons.map(([, files]) => files));
+  const most = Math.max(...data.reasons.map(({ files }) => files));
   const bars = el("div", { class: "bars" });
-  for (const [reason, files] of data.reasons) {
+  for (const { reason, files } of data.reasons) {
     const bar = el("div", { class: "bar", "aria-hidden": "true" });
     bar.style.width = `${(100 * files) / most}%`;
     bars.append(el("bdi", {}, reason), bar, el("span", {}, number(files)));

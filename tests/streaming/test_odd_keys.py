@@ -218,4 +218,4 @@ def test_a_folder_whose_accents_are_written_in_two_ways_is_one_label_and_two_obj
     for text in (one, other):
         found = _said(settings, "query", "find", "--source", text, "--format", "csv").splitlines()
         assert len(found) == 3
-    assert collect(home).totals.labels == 1
+    assert collect(home).totals["labels"] == 1
