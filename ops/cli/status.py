@@ -95,13 +95,13 @@ def _interval_s(every: str) -> float:
 
 def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
     from ops.status.health import judge
-    from ops.status.status import look
+    from ops.status.status import read_status
     from store.tables.handles import OpenTables
 
     places = settings.places()
     tables = OpenTables(places)
     while True:
-        found = look(places, verify, settings.queue, count, tables)
+        found = read_status(places, verify, settings.queue, count, tables)
         yield found, judge(found, settings.min_rows)
         if every_s is None:
             return

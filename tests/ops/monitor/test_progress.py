@@ -178,7 +178,7 @@ def test_how_far_a_batch_is_comes_from_its_tasks_and_a_task_that_runs_again_coun
     settings = local_settings()
     landing = settings.places().landing.directory / "kiwi"
     landing.mkdir(parents=True)
-    photos = 120
+    photos = 40
     for n in range(photos):
         (landing / f"{n}.jpg").write_bytes(jpeg(seed=n, width_px=800, height_px=600))
     (landing / "crash.jpg").write_bytes(jpeg(seed=1) + SEGFAULT)
@@ -190,7 +190,7 @@ def test_how_far_a_batch_is_comes_from_its_tasks_and_a_task_that_runs_again_coun
     def follow() -> None:
         while not over.is_set():
             looks.extend(asked[0]())
-            time.sleep(0.005)
+            time.sleep(0.01)
 
     def on_start(in_hand: Callable[[], tuple[BatchInHand, ...]]) -> None:
         asked.append(in_hand)
