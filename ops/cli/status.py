@@ -94,7 +94,7 @@ def _interval_s(every: str) -> float:
 
 
 def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
-    from ops.status.health import judge
+    from ops.status.health import assess_health
     from ops.status.status import read_status
     from store.tables.handles import OpenTables
 
@@ -102,7 +102,7 @@ def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | Non
     tables = OpenTables(places)
     while True:
         found = read_status(places, verify, settings.queue, count, tables)
-        yield found, judge(found, settings.min_rows)
+        yield found, assess_health(found, settings.min_rows)
         if every_s is None:
             return
         time.sleep(every_s)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from features.errors import FruitsError
-from ops.monitor.tally import Tally
+from ops.monitor.run_stats import RunStats
 from ops.wording import counted, visible
 from store.home import Home
 from store.models.pca_models import Current, current_models
@@ -22,9 +22,9 @@ from streaming.micro_batch import BatchReport
 from streaming.news import LeftBehind, PlannerReport
 from streaming.service import Watcher
 
-SERVED_LOOK_S = 5.0
+SERVED_POLL_S = 5.0
 # The end does not wait longer for storage that hangs.
-LAST_LOOK_S = 2.0
+LAST_POLL_S = 2.0
 
 
 class LivePanel:
@@ -33,7 +33,7 @@ class LivePanel:
     def __init__(self, console: Console, title: str, home: Home) -> None:
         self._title = title
         self._home = home
-        self._tally = Tally()
+        self._stats = RunStats()
         self._last: BatchReport | None = None
         self._served: Current | None = None
         self._in_hand: Callable[[], tuple[BatchInHand, ...]] = tuple
@@ -44,10 +44,10 @@ class LivePanel:
 
     @property
     def watcher(self) -> Watcher:
-        return Watcher(self._on_batch, self._on_news, self._tally.on_stage, self._on_start)
+        return Watcher(self._on_batch, self._on_news, self._stats.on_stage, self._on_start)
 
     def __enter__(self) -> "LivePanel":
-        self._tally = Tally()
+        self._stats = RunStats()
         self._closing.clear()
         self._live.start()
         self._follower = threading.Thread(target=self._follow_served, name="served version", daemon=True)
@@ -56,9 +56,9 @@ class LivePanel:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._follower.join(LAST_LOOK_S)
+        self._follower.join(LAST_POLL_S)
         self._live.stop()
-        for sentence in last_sentences(self._news, self._tally):
+        for sentence in last_sentences(self._news, self._stats):
             self.warn(sentence)
 
     def warn(self, sentence: str) -> None:
@@ -66,7 +66,7 @@ class LivePanel:
         self._live.console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def _on_batch(self, report: BatchReport) -> None:
-        self._tally.on_batch(report)
+        self._stats.on_batch(report)
         self._last = report
 
     def _on_news(self, news: PlannerReport) -> None:
@@ -87,10 +87,10 @@ class LivePanel:
                 if str(error) != told:
                     told = str(error)
                     self.warn(f"The served PCA version cannot be read: {told}")
-            self._closing.wait(SERVED_LOOK_S)
+            self._closing.wait(SERVED_POLL_S)
 
     def _render(self) -> Panel:
-        totals, in_hand = self._tally.totals(), self._in_hand()
+        totals, in_hand = self._stats.totals(), self._in_hand()
         figures = Columns(
             [
                 _figure("batches", f"{totals.batches:,}"),
@@ -117,7 +117,7 @@ class LivePanel:
         return ("none" if serving is None else f"v{serving}") + (f", next v{following}" if following else "")
 
     def _pace(self, in_hand: tuple[BatchInHand, ...]) -> str:
-        pace = self._tally.photos_per_s
+        pace = self._stats.photos_per_s
         # Between two batches of a backlog nothing is in hand for a moment.
         is_idle = self._news is not None and not in_hand and not self._news.backlog.files
         return ", ".join([*([] if pace is None else [f"{pace:,.1f}"]), *(["idle"] if is_idle else [])]) or "–"
@@ -161,10 +161,10 @@ class LivePanel:
         return [Text(clock, style="dim"), Text(tasks, style="dim")]
 
 
-def last_sentences(news: PlannerReport | None, tally: Tally) -> list[str]:
+def last_sentences(news: PlannerReport | None, stats: RunStats) -> list[str]:
     """What is said when a stream has ended: what a drain left, and what was done."""
     left = [_left(news.left)] if news is not None and news.left is not None else []
-    return [*left, tally.totals().sentence()]
+    return [*left, stats.totals().sentence()]
 
 
 def _left(left: LeftBehind) -> str:

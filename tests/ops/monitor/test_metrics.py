@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from bootstrap.aws.template import read_template
 from features.errors import InvalidSetting
 from ops.monitor import metrics
-from ops.monitor.metrics import measured
+from ops.monitor.metrics import with_metrics
 from store.models.pca_models import begin_switch, finish_switch
 from store.settings import Settings, load_settings
 from store.state.plans import BatchCounters
@@ -99,7 +99,7 @@ def _news(backlog: Backlog = NOTHING_WAITS) -> PlannerReport:
 
 def test_without_the_setting_nothing_is_in_between(local_settings: MakeSettings) -> None:
     inner = Run().watcher
-    with measured(local_settings(), inner, print) as watcher:
+    with with_metrics(local_settings(), inner, print) as watcher:
         assert watcher is inner
 
 
@@ -108,7 +108,7 @@ def test_a_minute_is_added_up(local_settings: MakeSettings, cloudwatch: "CloudWa
     finish_switch(settings.places(), begin_switch(settings.places(), 7))
     inner = Run()
     waiting = Backlog(12, 3456, datetime.now(UTC) - timedelta(seconds=90))
-    with measured(settings, inner.watcher, print) as watcher:
+    with with_metrics(settings, inner.watcher, print) as watcher:
         watcher.on_news(_news(waiting))
         watcher.on_batch(REPORT)
         watcher.on_batch(replace(REPORT, photos=10, rejects={"empty": 1}, work_s=4.0))
@@ -144,7 +144,7 @@ def _alarmed() -> set[str]:
 def test_when_nothing_waits_the_backlog_has_no_age(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:
-    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
         watcher.on_news(_news())
     told = _told(cloudwatch, namespace)
     assert told["BacklogAgeSeconds"] == {"Sum": 0, "Minimum": 0, "Maximum": 0}
@@ -154,7 +154,7 @@ def test_when_nothing_waits_the_backlog_has_no_age(
 def test_a_stream_that_has_not_begun_or_has_ended_is_not_alive(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:
-    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
         _until(lambda: "Photos" in _told(cloudwatch, namespace, "Photos"))
         assert "Alive" not in _told(cloudwatch, namespace, "Alive")
         watcher.on_news(_news())
@@ -168,7 +168,7 @@ def test_a_stream_whose_service_went_quiet_is_not_alive(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "HEARD_WITHIN_S", 0.0)
-    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
         watcher.on_news(_news())
         _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace, "BacklogFiles"))
         assert "Alive" not in _told(cloudwatch, namespace, "Alive")
@@ -178,7 +178,7 @@ def test_a_stream_in_which_nothing_moves_is_not_alive_until_a_batch_is_committed
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:
     stale = replace(_news(), told_at=datetime.now(UTC) - metrics.MOVED_WITHIN - timedelta(seconds=1))
-    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
         watcher.on_news(stale)
         _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace, "BacklogFiles"))
         assert "Alive" not in _told(cloudwatch, namespace, "Alive")
@@ -236,7 +236,7 @@ def test_an_outage_is_said_once_and_what_was_not_taken_comes_later(
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", f"http://127.0.0.1:{gate.server.server_port}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     said: list[str] = []
-    with measured(local_settings(metrics=namespace), Run().watcher, said.append) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, said.append) as watcher:
         gate.is_closed = True
         watcher.on_batch(REPORT)
         _until(lambda: bool(said))
@@ -269,7 +269,7 @@ def test_a_running_stream_is_alive_with_its_counts(
         if "Alive" in told and told["Photos"]["Sum"] == 3:
             stop.set()
 
-    with measured(settings, Watcher(reports.append, seen), print) as watcher:
+    with with_metrics(settings, Watcher(reports.append, seen), print) as watcher:
         stream_in(spark, settings, False, stop, watcher, tmp_path / "scratch")
     told = _told(cloudwatch, namespace)
     assert (told["Photos"]["Sum"], told["Rejects"]["Sum"], told["Rejects not_an_image"]["Sum"]) == (3, 1, 1)
@@ -309,5 +309,5 @@ def test_without_a_region_there_is_nowhere_to_report_to(
 ) -> None:
     monkeypatch.delenv("AWS_REGION")
     settings = local_settings(metrics=namespace)
-    with pytest.raises(InvalidSetting, match="need a region"), measured(settings, Run().watcher, print):
+    with pytest.raises(InvalidSetting, match="need a region"), with_metrics(settings, Run().watcher, print):
         pass
