@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from rich.columns import Columns
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -19,7 +19,7 @@ from store.home import Home
 from store.models.pca_models import Current, current_models
 from streaming.batches_in_flight import BatchInHand
 from streaming.micro_batch import BatchReport
-from streaming.news import LeftBehind, PlannerReport
+from streaming.news import PlannerReport
 from streaming.service import Watcher
 
 SERVED_POLL_S = 5.0
@@ -91,24 +91,22 @@ class LivePanel:
 
     def _render(self) -> Panel:
         totals, in_hand = self._stats.totals(), self._in_hand()
-        figures = Columns(
-            [
-                _figure("batches", f"{totals.batches:,}"),
-                _figure("photos", f"{totals.photos:,}"),
-                _figure("rejects", f"{totals.rejects.total():,}"),
-                _figure("photos/s", self._pace(in_hand)),
-                _figure("PCA", self._served_version()),
-            ],
-            padding=(0, 3),
-        )
-        landing = Text(f"landing  {visible(self._home.landing.uri)}", style="dim", overflow="fold")
-        return Panel(
-            Group(
-                figures, landing, self._backlog(), *self._uncleared(), *map(_batch_in_hand, in_hand), *self._stages()
-            ),
-            title=self._title,
-            title_align="left",
-        )
+        figures = {
+            "batches": f"{totals.batches:,}",
+            "photos": f"{totals.photos:,}",
+            "rejects": f"{totals.rejects.total():,}",
+            "photos/s": self._pace(is_idle=not in_hand),
+            "PCA": self._served_version(),
+        }
+        columns = [Text.assemble(f"{name} ", (value, "bold")) for name, value in figures.items()]
+        lines: list[RenderableType] = [
+            Columns(columns, padding=(0, 3)),
+            Text(f"landing  {visible(self._home.landing.uri)}", style="dim", overflow="fold"),
+            *self._news_lines(),
+            *map(_batch_in_hand, in_hand),
+            *self._stages(),
+        ]
+        return Panel(Group(*lines), title=self._title, title_align="left")
 
     def _served_version(self) -> str:
         if self._served is None:
@@ -116,61 +114,55 @@ class LivePanel:
         serving, following = self._served.serving, self._served.next
         return ("none" if serving is None else f"v{serving}") + (f", next v{following}" if following else "")
 
-    def _pace(self, in_hand: tuple[BatchInHand, ...]) -> str:
+    def _pace(self, is_idle: bool) -> str:
         pace = self._stats.photos_per_s
         # Between two batches of a backlog nothing is in hand for a moment.
-        is_idle = self._news is not None and not in_hand and not self._news.backlog.files
+        is_idle = is_idle and self._news is not None and not self._news.backlog.files
         return ", ".join([*([] if pace is None else [f"{pace:,.1f}"]), *(["idle"] if is_idle else [])]) or "–"
 
-    def _backlog(self) -> Text:
+    def _news_lines(self) -> list[Text]:
+        """The backlog, the queue, and what could not be cleared away."""
         if self._news is None:
-            return Text("starting Spark and listing the landing prefix", style="dim")
-        backlog = self._news.backlog
-        if backlog.oldest_arrived_at is None:
-            return Text(f"backlog  none{self._queue()}", style="dim")
-        waited_s = (datetime.now(UTC) - backlog.oldest_arrived_at).total_seconds()
-        more = " or more" if backlog.at_least else ""
-        size = f"{backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s"
-        return Text(f"backlog  {backlog.files:,}{more} files  {size}{self._queue()}")
-
-    def _uncleared(self) -> list[Text]:
-        count = self._news.uncleared if self._news else 0
-        return [Text(f"{counted(count, 'photo')} could not be cleared away", style="yellow")] if count else []
-
-    def _queue(self) -> str:
-        queue = self._news.queue if self._news else None
-        if queue is None:
-            return ""
-        strange = f", {queue.unknown} of unknown shape" if queue.unknown else ""
-        return f"  ·  queue  {queue.depth.visible:,} messages, {queue.held:,} in hand{strange}"
+            return [Text("starting Spark and listing the landing prefix", style="dim")]
+        backlog, queue, uncleared = self._news.backlog, self._news.queue, self._news.uncleared
+        waiting = "none"
+        if backlog.oldest_arrived_at is not None:
+            waited_s = (datetime.now(UTC) - backlog.oldest_arrived_at).total_seconds()
+            more = " or more" if backlog.at_least else ""
+            waiting = f"{backlog.files:,}{more} files  {backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s"
+        if queue is not None:
+            unknown = f", {queue.unknown} of unknown shape" if queue.unknown else ""
+            waiting += f"  ·  queue  {queue.depth.visible:,} messages, {queue.held:,} in hand{unknown}"
+        lines = [Text(f"backlog  {waiting}", style="dim" if backlog.oldest_arrived_at is None else "")]
+        if uncleared:
+            lines.append(Text(f"{counted(uncleared, 'photo')} could not be cleared away", style="yellow"))
+        return lines
 
     def _stages(self) -> list[Text]:
-        if self._last is None:
-            return []
         last = self._last
-        rejects = sum(last.rejects.values())
-        clock = (
-            f"batch {last.batch}  photos {last.photos}{f'  rejects {rejects}' if rejects else ''}"
-            f"  in {last.total_s:.2f} s"
-            f"  ·  plan {last.plan_s:.2f}  work {last.work_s:.2f}  commit {last.commit_s:.2f}"
-        )
-        tasks = (
-            f"in its tasks  ·  fetch {last.counters.fetch_s:.2f}  decode {last.counters.decode_s:.2f}"
-            f"  infer {last.counters.infer_s:.2f}  write {last.counters.write_s:.2f}"
-        )
-        return [Text(clock, style="dim"), Text(tasks, style="dim")]
+        if last is None:
+            return []
+        rejects = f"  rejects {sum(last.rejects.values())}" if last.rejects else ""
+        clock = {"plan": last.plan_s, "work": last.work_s, "commit": last.commit_s}
+        counters = last.counters
+        tasks = {"fetch": counters.fetch_s, "decode": counters.decode_s, "infer": counters.infer_s}
+        tasks["write"] = counters.write_s
+        heads = (f"batch {last.batch}  photos {last.photos}{rejects}  in {last.total_s:.2f} s", "in its tasks")
+        return [
+            Text("  ·  ".join((head, "  ".join(f"{stage} {s:.2f}" for stage, s in stages.items()))), style="dim")
+            for head, stages in zip(heads, (clock, tasks), strict=True)
+        ]
 
 
 def last_sentences(news: PlannerReport | None, stats: RunStats) -> list[str]:
     """What is said when a stream has ended: what a drain left, and what was done."""
-    left = [_left(news.left)] if news is not None and news.left is not None else []
-    return [*left, stats.totals().sentence()]
-
-
-def _left(left: LeftBehind) -> str:
-    more = left.files - len(left.keys)
-    names = ", ".join(left.keys) + (f" and {more:,} more" if more else "")
-    return f"Left for the next start, because {'it' if left.files == 1 else 'they'} kept changing: {names}"
+    sentences = [stats.totals().sentence()]
+    if news is not None and (left := news.left) is not None:
+        more = left.files - len(left.keys)
+        names = ", ".join(left.keys) + (f" and {more:,} more" if more else "")
+        pronoun = "it" if left.files == 1 else "they"
+        sentences.insert(0, f"Left for the next start, because {pronoun} kept changing: {names}")
+    return sentences
 
 
 def _batch_in_hand(batch: BatchInHand) -> Table:
@@ -182,7 +174,3 @@ def _batch_in_hand(batch: BatchInHand) -> Table:
     line.add_column(no_wrap=True)
     line.add_row(f"batch {batch.batch}", ProgressBar(total=max(batch.objects, 1), completed=batch.done), told)
     return line
-
-
-def _figure(name: str, value: str) -> Text:
-    return Text.assemble(f"{name} ", (value, "bold"))
