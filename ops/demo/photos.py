@@ -89,14 +89,14 @@ def _plan(count: int, seed: int) -> list[_Shot]:
 
 
 def _body(shot: _Shot) -> bytes:
-    if shot.flaw == "empty":
-        return b""
-    if shot.flaw == "text":
-        return b"The upload was interrupted. Please take the photo again.\n"
     body = _photo(shot)
     middle = len(body) // 2
-    corrupt = body[:middle] + bytes(512) + body[middle + 512 :]
-    return {"truncated": body[:middle], "corrupt": corrupt}.get(shot.flaw, body)
+    return {
+        "empty": b"",
+        "text": b"The upload was interrupted. Please take the photo again.\n",
+        "truncated": body[:middle],
+        "corrupt": body[:middle] + bytes(512) + body[middle + 512 :],
+    }.get(shot.flaw, body)
 
 
 def _photo(shot: _Shot) -> bytes:
@@ -112,16 +112,13 @@ def _photo(shot: _Shot) -> bytes:
 def _exif(shot: _Shot, rng: Rng) -> Image.Exif:
     written = shot.taken.strftime("%Y:%m:%d %H:%M:%S")
     north, east = _MARKETS[int(rng.integers(len(_MARKETS)))] + rng.uniform(-0.01, 0.01, 2)
+    seconds = [round(abs(degrees) * 3600) for degrees in (north, east)]
+    arcs = [(float(each // 3600), float(each // 60 % 60), float(each % 60)) for each in seconds]
     exif = Image.Exif()
     exif[0x010F], exif[0x0110], exif[0x0112], exif[0x0132] = *shot.phone[:2], shot.orientation, written
     exif.get_ifd(0x8769)[0x9003] = written
-    exif.get_ifd(0x8825).update({1: "N", 2: _arc(north), 3: "E" if east > 0 else "W", 4: _arc(abs(east))})
+    exif.get_ifd(0x8825).update({1: "N", 2: arcs[0], 3: "E" if east > 0 else "W", 4: arcs[1]})
     return exif
-
-
-def _arc(degrees: float) -> tuple[float, float, float]:
-    seconds = round(degrees * 3600)
-    return float(seconds // 3600), float(seconds // 60 % 60), float(seconds % 60)
 
 
 def _exposed(scene: Image.Image, long_side_px: int, rng: Rng) -> Image.Image:
