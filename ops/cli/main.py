@@ -47,7 +47,7 @@ from ops.cli.options import (
     say,
 )
 from ops.cli.process_end import run_and_end
-from ops.wording import visible
+from ops.wording import escape_controls
 from store.objects.faults import is_full
 
 if TYPE_CHECKING:
@@ -340,7 +340,9 @@ def _fail(error: Exception, sentence: str) -> NoReturn:
     if DEBUGGING.is_set():
         traceback.print_exception(error)
     else:
-        messages.print(Text.assemble(("fruits:", "bold red"), f" {visible(sentence)}"), soft_wrap=True, highlight=False)
+        messages.print(
+            Text.assemble(("fruits:", "bold red"), f" {escape_controls(sentence)}"), soft_wrap=True, highlight=False
+        )
     sys.exit(error.exit_code if isinstance(error, FruitsError) else 1)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from features.precision import Precision
 from ops.cli.terminal import show_what_terminals_lack
-from ops.wording import visible
+from ops.wording import escape_controls
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -79,7 +79,7 @@ def _checked(settings: "Settings", patience: "timedelta", makes_home: bool) -> "
 
 def say(sentence: str) -> None:
     """Tell a person something on standard error."""
-    messages.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
+    messages.print(escape_controls(sentence), markup=False, highlight=False, soft_wrap=True)
 
 
 def _remember_debug(debug: bool) -> bool:

@@ -26,7 +26,7 @@ from ops.cli.options import (
     say,
     settings_to_read,
 )
-from ops.wording import visible
+from ops.wording import escape_controls
 from store.errors import RejectsStillWait
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _summarize(home: "Home") -> None:
                 row["reason"],
                 f"{row['rejects']:,}",
                 f"{row['last']:%Y-%m-%d %H:%M}",
-                Text(visible(row["example"])),
+                Text(escape_controls(row["example"])),
                 WHAT_TO_DO[Reasons(row["reason"])],
             )
         console.print(table)
@@ -246,8 +246,8 @@ def _card(row: Mapping[str, Any], standing: "Standing") -> Table:
     for name, value in row.items():
         if name != "settled":
             shown = f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
-            card.add_row(name, Text(visible(shown)))
-    card.add_row("now", Text(visible(_where(standing))))
+            card.add_row(name, Text(escape_controls(shown)))
+    card.add_row("now", Text(escape_controls(_where(standing))))
     card.add_row("to do", _advice(row, standing), end_section=True)
     return card
 
@@ -318,4 +318,4 @@ def _wait(home: "Home", retries: tuple["Retry", ...]) -> None:
 
 
 def _print(sentence: str) -> None:
-    console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
+    console.print(escape_controls(sentence), markup=False, highlight=False, soft_wrap=True)

@@ -107,23 +107,19 @@ def _picture_names(markdown: str) -> list[str]:
 
 def _picture(browser: "Browser", report_uri: str, name: str) -> str:
     """A section of the report as a desktop shows it, or the beginning of it on a phone; a data URI."""
-    width, height = (390, 780) if name == _PHONE else (1100, 800)
+    is_phone = name == _PHONE
     page = browser.new_page(
-        viewport={"width": width, "height": height},
+        viewport={"width": 390, "height": 780} if is_phone else {"width": 1100, "height": 800},
         device_scale_factor=_SCALE,
-        color_scheme="dark" if name == _PHONE else "light",
+        color_scheme="dark" if is_phone else "light",
     )
     page.goto(report_uri)
-    page.evaluate("document.querySelectorAll('details').forEach((node) => node.remove())")
-    # What names the home's place on this machine is above the headline.
-    section = page.locator("#headline" if name == _PHONE else f"#{name}")
+    # The header names the home's place on this machine.
+    page.evaluate("document.querySelectorAll('details, header').forEach((node) => node.remove())")
+    section = page.locator("#headline" if is_phone else f"#{name}")
     if not section.count():
         raise UnknownPicture(f"The report has no section {name!r}; the slides ask for it.")
-    if name == _PHONE:
-        page.evaluate("document.querySelector('header').remove()")
-        jpeg = page.screenshot(type="jpeg", quality=_QUALITY)
-    else:
-        jpeg = section.screenshot(type="jpeg", quality=_QUALITY)
+    jpeg = (page if is_phone else section).screenshot(type="jpeg", quality=_QUALITY)
     page.close()
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 

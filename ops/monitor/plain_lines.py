@@ -4,7 +4,7 @@ from rich.console import Console
 
 from ops.monitor.progress import last_sentences
 from ops.monitor.run_stats import RunStats
-from ops.wording import counted, visible
+from ops.wording import escape_controls, quantity
 from streaming.micro_batch import BatchReport
 from streaming.news import PlannerReport
 from streaming.service import Watcher
@@ -39,8 +39,8 @@ class PlainLines:
     def _on_batch(self, report: BatchReport) -> None:
         self._stats.on_batch(report)
         rejects = sum(report.rejects.values())
-        refused = f" and {counted(rejects, 'reject')}" if rejects else ""
-        self._say(f"Batch {report.batch}: {counted(report.photos, 'photo')}{refused} in {report.total_s:.1f} s.")
+        refused = f" and {quantity(rejects, 'reject')}" if rejects else ""
+        self._say(f"Batch {report.batch}: {quantity(report.photos, 'photo')}{refused} in {report.total_s:.1f} s.")
 
     def _say(self, sentence: str) -> None:
-        self._console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(escape_controls(sentence), markup=False, highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from features.errors import FruitsError
 from ops.monitor.run_stats import RunStats
-from ops.wording import counted, visible
+from ops.wording import escape_controls, quantity
 from store.home import Home
 from store.models.pca_models import Current, current_models
 from streaming.batches_in_flight import BatchInHand
@@ -63,7 +63,7 @@ class LivePanel:
 
     def warn(self, sentence: str) -> None:
         """Say something above the panel."""
-        self._live.console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
+        self._live.console.print(escape_controls(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def _on_batch(self, report: BatchReport) -> None:
         self._stats.on_batch(report)
@@ -101,7 +101,7 @@ class LivePanel:
         columns = [Text.assemble(f"{name} ", (value, "bold")) for name, value in figures.items()]
         lines: list[RenderableType] = [
             Columns(columns, padding=(0, 3)),
-            Text(f"landing  {visible(self._home.landing.uri)}", style="dim", overflow="fold"),
+            Text(f"landing  {escape_controls(self._home.landing.uri)}", style="dim", overflow="fold"),
             *self._news_lines(),
             *map(_batch_in_hand, in_hand),
             *self._stages(),
@@ -135,7 +135,7 @@ class LivePanel:
             waiting += f"  ·  queue  {queue.depth.visible:,} messages, {queue.held:,} in hand{unknown}"
         lines = [Text(f"backlog  {waiting}", style="dim" if backlog.oldest_arrived_at is None else "")]
         if uncleared:
-            lines.append(Text(f"{counted(uncleared, 'photo')} could not be cleared away", style="yellow"))
+            lines.append(Text(f"{quantity(uncleared, 'photo')} could not be cleared away", style="yellow"))
         return lines
 
     def _stages(self) -> list[Text]:
@@ -167,7 +167,7 @@ def last_sentences(news: PlannerReport | None, stats: RunStats) -> list[str]:
 
 def _batch_in_hand(batch: BatchInHand) -> Table:
     # A task tells what it did when it ends; that counts, and nothing is estimated in between.
-    told = f"{batch.done:,} of {counted(batch.objects, 'file')}, {batch.seconds:.0f} s"
+    told = f"{batch.done:,} of {quantity(batch.objects, 'file')}, {batch.seconds:.0f} s"
     line = Table.grid(padding=(0, 2), expand=True)
     line.add_column(no_wrap=True)
     line.add_column(ratio=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 
-from ops.wording import counted, duration
+from ops.wording import duration, quantity
 from streaming.micro_batch import BatchReport
 
 PACE_WINDOW_S = 60.0
@@ -27,8 +27,8 @@ class RunTotals:
         """`Done: 120 photos and 3 rejects in 4 batches, in 2 min; 31.2 photos/s while at work.`"""
         pace = "" if self.photos_per_s is None else f"; {self.photos_per_s:,.1f} photos/s while at work"
         return (
-            f"Done: {counted(self.photos, 'photo')} and {counted(self.rejects.total(), 'reject')} "
-            f"in {counted(self.batches, 'batch', 'batches')}, in {duration(timedelta(seconds=self.seconds))}{pace}."
+            f"Done: {quantity(self.photos, 'photo')} and {quantity(self.rejects.total(), 'reject')} "
+            f"in {quantity(self.batches, 'batch', 'batches')}, in {duration(timedelta(seconds=self.seconds))}{pace}."
         )
 
 

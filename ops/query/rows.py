@@ -17,7 +17,7 @@ from features.errors import InvalidSetting
 from ops.cli.options import Format
 from ops.cli.terminal import write_exactly
 from ops.query.cell_values import column_values, distinct_names, has_interval_or_union
-from ops.wording import visible
+from ops.wording import escape_controls
 
 _SHOWN_ELEMENTS = 4
 _SHOWN_DIGITS = 12
@@ -57,10 +57,10 @@ def _rich(rows: pa.Table, title: str | None) -> Table:
     shown = Table(title=title, title_justify="left", header_style="bold")
     for column in rows.schema:
         numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        shown.add_column(Text(visible(column.name)), justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(Text(escape_controls(column.name)), justify="right" if numeric else "left", overflow="fold")
     for row in zip(*map(_shown, rows.columns), strict=True):
         # Keys are other people's words: Rich must not read them as markup, nor a terminal as commands.
-        shown.add_row(*(Text(visible(_cell(value))) for value in row))
+        shown.add_row(*(Text(escape_controls(_cell(value))) for value in row))
     return shown
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from ops.report.data import Report
 from ops.report.photo_map import MOST_COLOURED_LABELS, MapPhoto, PcaMap
 
-_DECIMALS = 4
 # In this order: the last one draws with what the others define.
 _SCRIPTS = ("format.js", "chart.js", "zoom.js", "legend.js", "map.js", "report.js")
 
@@ -81,10 +80,7 @@ def _plain_map(pca_map: PcaMap, thumbnails: Mapping[str, str]) -> dict[str, Any]
 
 
 def _plain_photo(photo: MapPhoto, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    plain = vars(photo) | {"x": _short(photo.x), "y": _short(photo.y), "image_id": photo.image_id[:12]}
+    plain = vars(photo) | {"image_id": photo.image_id[:12]}
+    plain |= {axis: float(f"{plain[axis]:.4g}") for axis in ("x", "y")}
     del plain["source"]
     return plain | ({"thumbnail": thumbnails[photo.image_id]} if photo.image_id in thumbnails else {})
-
-
-def _short(number: float) -> float:
-    return float(f"{number:.{_DECIMALS}g}")

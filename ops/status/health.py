@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from ops.status.status import ModelStatus, Status
-from ops.wording import counted, duration, size
+from ops.wording import duration, quantity, size
 from store.state.heartbeat import MOVED_WITHIN
 
 # As the alarm BacklogOld of the stack.
@@ -69,7 +69,7 @@ def _waits(status: Status) -> str:
     if backlog.oldest_arrived_at is None:
         return "nothing waits"
     more = " or more" if backlog.at_least else ""
-    photos, verb = counted(backlog.files, "photo"), "waits" if backlog.files == 1 and not more else "wait"
+    photos, verb = quantity(backlog.files, "photo"), "waits" if backlog.files == 1 and not more else "wait"
     oldest = duration(status.looked_at - backlog.oldest_arrived_at)
     return f"{photos}{more} ({size(backlog.bytes)}) {verb}, the oldest for {oldest}"
 
@@ -113,13 +113,13 @@ def _wrong(status: Status) -> Iterator[Finding]:
     if queue is not None and queue.dead_letters:
         yield wrong(
             "dead_letters",
-            f"{counted(queue.dead_letters, 'message')} of S3 could not be settled and lie in the dead-letter queue; "
+            f"{quantity(queue.dead_letters, 'message')} of S3 could not be settled and lie in the dead-letter queue; "
             "read them there, and delete them once their photos have rows: a listing finds these all the same.",
         )
 
 
 def _broken(sentences: Sequence[str]) -> str:
-    more = f" And {counted(len(sentences) - 1, 'more kind')} of broken promises." if sentences[1:] else ""
+    more = f" And {quantity(len(sentences) - 1, 'more kind')} of broken promises." if sentences[1:] else ""
     if "run it again" in sentences[0]:
         # Of an erasure that is not finished, which says itself what to do.
         return f"{sentences[0]}{more}"
@@ -144,13 +144,13 @@ def _advice(status: Status, min_rows: int) -> Iterator[Finding]:
     if status.uncleared:
         yield advice(
             "uncleared",
-            f"{counted(status.uncleared, 'photo')} could not be cleared away; see that the stream may copy and delete "
+            f"{quantity(status.uncleared, 'photo')} could not be cleared away; see that the stream may copy and delete "
             "in the landing: it tries again every hour.",
         )
     if queue is not None and queue.unknown:
         yield advice(
             "unknown_messages",
-            f"{counted(queue.unknown, 'message')} of the queue had an unknown shape and were left to its redrive "
+            f"{quantity(queue.unknown, 'message')} of the queue had an unknown shape and were left to its redrive "
             "policy; look at what else writes to the queue.",
         )
     if queue is not None and queue.refused:
@@ -163,36 +163,27 @@ def _advice(status: Status, min_rows: int) -> Iterator[Finding]:
 
 def _advice_on_pca(status: Status, min_rows: int) -> Iterator[Finding]:
     now = status.looked_at
-    serving = next((model for model in status.models if model.version == status.pca.serving), None)
-    coming = next((model for model in status.models if model.version == status.pca.next), None)
+    by_version = {model.version: model for model in status.models}
+    coming = by_version.get(status.pca.next) if status.pca.next else None
+    newest = coming or (by_version.get(status.pca.serving) if status.pca.serving else None)
     rows = next(table.rows for table in status.tables if table.name == "features")
-    newest: ModelStatus | None = coming or serving
     if rows < min_rows:
         # A refit would be refused.
         return
     if newest is None:
         yield Finding("pca_missing", "advice", f"{rows:,} rows have no PCA yet; run `fruits refit --reproject`.")
-    elif newest.featurizer != status.featurizer:
-        yield Finding(
-            "pca_of_another_featurizer",
-            "advice",
-            f"PCA version {newest.version} is of another featurizer, so new photos get no projection from it; run "
-            "`fruits refit --reproject`.",
-        )
+        return
+    name, age = f"PCA version {newest.version}", duration(now - newest.fitted_at)
+    if newest.featurizer != status.featurizer:
+        sentence = "is of another featurizer, so new photos get no projection from it; run `fruits refit --reproject`."
+        yield Finding("pca_of_another_featurizer", "advice", f"{name} {sentence}")
     elif coming is not None and now - coming.fitted_at > SWITCH_TAKES:
-        yield Finding(
-            "pca_lacking",
-            "advice",
-            f"PCA version {coming.version} has been on its way for {duration(now - coming.fitted_at)} and "
-            f"{counted(status.pca.lacking_batches, 'batch', 'batches')} lack it; run `fruits reproject`.",
-        )
+        lacking = quantity(status.pca.lacking_batches, "batch", "batches")
+        sentence = f"has been on its way for {age} and {lacking} lack it; run `fruits reproject`."
+        yield Finding("pca_lacking", "advice", f"{name} {sentence}")
     elif _is_outgrown(newest, now):
-        yield Finding(
-            "pca_old",
-            "advice",
-            f"PCA version {newest.version} is {duration(now - newest.fitted_at)} old, fitted on {newest.rows:,} rows, "
-            f"and {newest.rows_since:,} came since; run `fruits refit --reproject`.",
-        )
+        sentence = f"{name} is {age} old, fitted on {newest.rows:,} rows, and {newest.rows_since:,} came since"
+        yield Finding("pca_old", "advice", f"{sentence}; run `fruits refit --reproject`.")
 
 
 def _is_outgrown(model: ModelStatus, now: datetime) -> bool:
