@@ -1,4 +1,4 @@
-"""What a person reads of a running stream where no panel can be drawn: in a pipe, in a file."""
+"""The sentences of a running stream where no panel can be drawn: in a pipe, in a file."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""What a person sees of a running stream."""
+"""The panel of a running stream on a terminal."""
 
 import threading
 from collections.abc import Callable
@@ -76,17 +76,17 @@ class LivePanel:
         self._in_hand = in_hand
 
     def _follow_served(self) -> None:
-        told, is_last = "", False
+        warning, is_last = "", False
         while not is_last:
             is_last = self._closing.is_set()
             try:
                 self._served = current_models(self._home)
-                told = ""
+                warning = ""
             except FruitsError as error:
                 self._served = None
-                if str(error) != told:
-                    told = str(error)
-                    self.warn(f"The served PCA version cannot be read: {told}")
+                if str(error) != warning:
+                    warning = str(error)
+                    self.warn(f"The served PCA version cannot be read: {warning}")
             self._closing.wait(SERVED_POLL_S)
 
     def _render(self) -> Panel:
@@ -166,11 +166,11 @@ def last_sentences(news: PlannerReport | None, stats: RunStats) -> list[str]:
 
 
 def _batch_in_hand(batch: BatchInHand) -> Table:
-    # A task tells what it did when it ends; that counts, and nothing is estimated in between.
-    told = f"{batch.done:,} of {quantity(batch.objects, 'file')}, {batch.seconds:.0f} s"
+    # A file counts when its task has ended; nothing is estimated in between.
+    progress = f"{batch.done:,} of {quantity(batch.objects, 'file')}, {batch.seconds:.0f} s"
     line = Table.grid(padding=(0, 2), expand=True)
     line.add_column(no_wrap=True)
     line.add_column(ratio=1)
     line.add_column(no_wrap=True)
-    line.add_row(f"batch {batch.batch}", ProgressBar(total=max(batch.objects, 1), completed=batch.done), told)
+    line.add_row(f"batch {batch.batch}", ProgressBar(total=max(batch.objects, 1), completed=batch.done), progress)
     return line

@@ -1,4 +1,4 @@
-"""Arrow columns as the values that JSON has, and names that tell all columns apart."""
+"""Arrow columns as JSON values, and distinct names of columns."""
 
 import json
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ _NS_PER_S = 10**9
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names of columns, each once: a second `label` becomes `label_1`, and no name `_col0`, as Athena counts.
+    """The names of columns, each once: a second `label` becomes `label_1`, an empty name `_col0`, as on Athena.
 
-    A name that a column has of itself goes to no other.
+    No column gets a name that another one has already.
     """
     distinct: list[str] = []
     for position, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Rows as a person or a program reads them."""
+"""Rows written as a table, CSV, JSON lines or parquet."""
 
 import csv
 import io

@@ -65,7 +65,7 @@ function drawChart(svg, spec, width) {
     ends.before = px + half;
     svg.append(draw("text", { x: px, y: bottom + 18, "text-anchor": "middle" }, name));
   }
-  if (spec.x.name) svg.append(draw("text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle", class: "name" }, spec.x.name));
+  if (spec.x.name) svg.append(draw("text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, spec.x.name));
   for (const { x: at, name } of spec.marks || []) {
     const end = x.at(at) > (left + right) / 2;
     svg.append(draw("line", { x1: x.at(at), x2: x.at(at), y1: 6, y2: bottom, stroke: "var(--ink)", "stroke-dasharray": "4 4", opacity: 0.55 }));

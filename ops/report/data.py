@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, TypeAlias
 
 import duckdb
 import numpy as np
@@ -11,14 +10,12 @@ import pyarrow as pa
 
 from batch.refit.scree import marks
 from features.pca import principal_angles_rad
-from ops.query.query import connect, run_query
-from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, photo_map
+from ops.query.query import connect
+from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, Row, photo_map, query_rows
 from store.home import Home
 from store.models.pca_models import PcaModel, cached_model, current_models, versions
 from store.models.registry import current_featurizer
 from store.state.plans import planned_batches, read_result
-
-Row: TypeAlias = dict[str, Any]
 
 _MOST_BINS = 90
 _BINS_S = (1, 5, 10, 30, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 7 * 86400, 28 * 86400)
@@ -80,30 +77,26 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         connection.execute(f"CREATE VIEW seen_{name} AS SELECT * FROM {name} WHERE {condition}")
     serving = current_models(home).serving
     served = None if serving is None else cached_model(home, serving)
-    (totals,) = _rows(connection, _TOTALS)
+    (totals,) = query_rows(connection, _TOTALS)
     bin_s = _bin_s(totals["first_at"], totals["last_at"])
     pace, pace_bin_s = _pace(connection, home, since)
     return Report(
         home=home.root.uri,
         made_at=datetime.now(UTC),
         since=since,
-        left_out=_rows(connection, _LEFT_OUT.format(since=since))[0] if since else None,
+        left_out=query_rows(connection, _LEFT_OUT.format(since=since))[0] if since else None,
         featurizer=current_featurizer(home),
         serving=serving,
         totals=totals,
         bin_s=bin_s,
-        flow=_rows(connection, _FLOW.format(bin_s=bin_s)),
-        reasons=_rows(connection, _REASONS),
+        flow=query_rows(connection, _FLOW.format(bin_s=bin_s)),
+        reasons=query_rows(connection, _REASONS),
         pace=pace,
         pace_bin_s=pace_bin_s,
         versions=_versions(home, served),
         shifts=_shifts(connection, served),
         pca_map=photo_map(connection, home, served, most_photos),
     )
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
-    return list(run_query(connection, sql).to_pylist())
 
 
 _LEFT_OUT = """
@@ -189,7 +182,7 @@ def _pace(connection: duckdb.DuckDBPyConnection, home: Home, since: date | None)
     began_s, ended_s = min(row["began_s"] for row in work), max(row["ended_s"] for row in work)
     bin_s = _bin_s(datetime.fromtimestamp(began_s, UTC), datetime.fromtimestamp(ended_s, UTC))
     connection.register("work", pa.Table.from_pylist(work))
-    return _rows(connection, _PACE.format(bin_s=bin_s)), bin_s
+    return query_rows(connection, _PACE.format(bin_s=bin_s)), bin_s
 
 
 def _versions(home: Home, served: PcaModel | None) -> list[Row]:
@@ -225,7 +218,7 @@ def _shifts(connection: duckdb.DuckDBPyConnection, served: PcaModel | None) -> l
         return []
     variances = served.pca.explained_variance[: min(_SHIFT_COMPONENTS, served.meta.components)].tolist()
     terms = [f"avg(pca[{n}]) ** 2 / {variance!r}" for n, variance in enumerate(variances, 1) if variance > 0]
-    return _rows(
+    return query_rows(
         connection,
         f"SELECT ingest_date AS day, count(*) AS photos, sqrt(({' + '.join(terms)}) / {len(terms)}) AS shift, "
         "1 / sqrt(photos) AS by_chance FROM seen_current_projections GROUP BY day ORDER BY day",

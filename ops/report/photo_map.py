@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ops.query.query import run_query
 from store.home import Home
 from store.models.pca_models import PcaModel
+
+Row: TypeAlias = dict[str, Any]
 
 MOST_PHOTOS_ON_MAP = 2500
 # Six colours by four shapes.
@@ -63,11 +65,11 @@ def photo_map(
     )
     labels = [
         (row["label"], row["photos"])
-        for row in _rows(connection, "SELECT * FROM labels ORDER BY photos DESC, label NULLS LAST")
+        for row in query_rows(connection, "SELECT * FROM labels ORDER BY photos DESC, label NULLS LAST")
     ]
     place_of = {label: place for place, (label, _) in enumerate(labels)}
     sample = _sample(connection, most_photos)
-    (totals,) = _rows(
+    (totals,) = query_rows(
         connection, "SELECT count(*) AS photos, count(DISTINCT label) AS labels FROM seen_current_projections"
     )
     shares = served.pca.explained_variance_ratio
@@ -81,7 +83,7 @@ def photo_map(
                 x=row["pca"][0],
                 y=row["pca"][1],
                 label=place_of.get(row["label"]),
-                key=_key(home, row["source"]),
+                key=shortened(row["source"].removeprefix(f"{home.landing.source}/")),
                 arrived_at=row["arrived_at"].replace(tzinfo=UTC),
                 image_id=row["image_id"],
                 source=row["source"],
@@ -95,7 +97,8 @@ def photo_map(
     )
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+def query_rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
+    """The rows of a query, as dictionaries by column. Raises InvalidQuery."""
     return list(run_query(connection, sql).to_pylist())
 
 
@@ -116,15 +119,15 @@ def shortened(text: str) -> str:
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: half - 1]}…{text[-half:]}"
 
 
-def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[dict[str, Any]]:
+def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[Row]:
     """Photos by their hash, which is as good as chance, taken from the labels in turns so that rare ones are seen."""
     grouped = "seen_current_projections AS seen LEFT JOIN labels AS named ON named.label = seen.label"
-    counts = [row["n"] for row in _rows(connection, f"SELECT count(*) AS n FROM {grouped} GROUP BY named.label")]
+    counts = [row["n"] for row in query_rows(connection, f"SELECT count(*) AS n FROM {grouped} GROUP BY named.label")]
     # After so many turns the labels have given enough photos: no more of any label are kept in memory.
     turns = next(
         (n for n in range(1, most_photos) if sum(min(n, count) for count in counts) >= most_photos), most_photos
     )
-    return _rows(
+    return query_rows(
         connection,
         f"""
         WITH first_of_each AS (
@@ -139,7 +142,3 @@ def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[dic
         SELECT unnest(photo) FROM in_turns ORDER BY turn, photo.image_id, photo.source LIMIT {most_photos}
         """,
     )
-
-
-def _key(home: Home, source: str) -> str:
-    return shortened(source.removeprefix(f"{home.landing.source}/"))

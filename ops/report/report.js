@@ -134,7 +134,7 @@ function shift() {
   });
 }
 
-// A figure of rows that each tell of `bin_s` seconds from `at` on; a series shows one field of them.
+// A figure over time: each row is about `bin_s` seconds from `at` on, and each series shows one field of the rows.
 function overTime(id, rows, bin_s, { series, format, tick, head, whole, waits, ...spec }) {
   const middle = (row) => row.at + bin_s * 500, known = (row, field) => row[field] !== null;
   figure(id, {

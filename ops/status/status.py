@@ -33,8 +33,8 @@ from streaming.discovery.snapshot import load_processed_index
 from streaming.discovery.visibility import first_seen, not_seen_at
 from streaming.source import only_new_since
 
-# With a trigger of 2 s a table gets up to 1800 files an hour, which stay until the hour is over. Fewer than these are
-# not worth asking which of them could be one.
+# With a trigger of 2 s a table gets up to 1800 files an hour, which stay until the hour is over. With fewer than these,
+# it is not worth finding out which of them maintenance would compact.
 MANY_SMALL_FILES = 500
 
 
@@ -195,8 +195,8 @@ def read_status(
             broken = check_invariants(home, committed, kept, days, facts)
 
     table_statuses = [_table_status(name, state) for name, state in states.items()]
-    featurizer = current_featurizer(home)
-    current = current_models(home)
+    are_many = sum(table.small_files for table in table_statuses) >= MANY_SMALL_FILES
+    featurizer, current = current_featurizer(home), current_models(home)
     url = (vitals.settings.queue if vitals else None) or queue
     messages = running_vitals.messages if running_vitals else None
     return Status(
@@ -215,7 +215,7 @@ def read_status(
         pca=Switch(current.serving, current.next, _lacking_batches(home, current.next, committed)),
         models=[_model_status(home, version, states[FEATURE_ROWS.name].files) for version in current.versions],
         tables=table_statuses,
-        compactable_files=_compactable_files(home, table_statuses, looked_at),
+        compactable_files=sum(len(group.files) for group in groups_to_compact(home, looked_at)) if are_many else 0,
         broken=broken,
         passed_over=dict(passed_over.counts),
         passed_over_examples=dict(passed_over.examples),
@@ -276,12 +276,6 @@ def _table_status(name: str, state: _TableState) -> TableStatus:
     small_files = sum(size_bytes < BIG_ENOUGH_BYTES for size_bytes in sizes_bytes)
     rows = sum(file.rows for file in state.files)
     return TableStatus(name, rows, len(state.files), sum(sizes_bytes), state.last_batch, small_files)
-
-
-def _compactable_files(home: Home, tables: Iterable[TableStatus], now: datetime) -> int:
-    if sum(table.small_files for table in tables) < MANY_SMALL_FILES:
-        return 0
-    return sum(len(group.files) for group in groups_to_compact(home, now))
 
 
 def _today(states: Mapping[str, _TableState], today: date) -> Today:

@@ -96,7 +96,8 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
         try:
             count = count_rows(connection, sql)
         except duckdb.Error as error:
-            raise StateDamaged(f"A file of the tables cannot be read; restore it. {_first_line(error)}.") from error
+            cause = str(error).partition("\n")[0].rstrip(".")
+            raise StateDamaged(f"A file of the tables cannot be read; restore it. {cause}.") from error
         if count:
             findings.append(sentence.format(count=count))
     return findings
@@ -129,10 +130,6 @@ def count_rows(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
     """How many rows a query gives."""
     found = connection.execute(f"SELECT count(*) FROM ({sql})").fetchone()
     return int(found[0]) if found else 0
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
 
 
 def _erased_where(table: str, which: str) -> str:
