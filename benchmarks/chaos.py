@@ -33,7 +33,7 @@ from rich.table import Table
 
 from bootstrap.weights.weights import compile_weights
 from ops.query.query import connect, run_query
-from ops.status.status import look
+from ops.status.status import read_status
 from store.models.registry import publish_featurizer
 from store.objects.landing import list_landed
 from store.settings import Settings, load_settings
@@ -348,12 +348,12 @@ def _verdict(dropped: list[Dropped], settings: Settings) -> Verdict:
         wrong=wrong,
         left_in_landing=len(in_landing),
         gone_from_storage=sum((Counter(drop.body_md5 for drop in dropped) - kept).values()),
-        broken=tuple(look(places, verify=True).broken or ()),
+        broken=tuple(read_status(places, verify=True).broken or ()),
     )
 
 
 def _table(chaos: Chaos, minutes: float, befell: Mapping[str, int], verdict: Verdict, settings: Settings) -> Table:
-    last_batch = look(settings.places(), verify=False).last_batch
+    last_batch = read_status(settings.places(), verify=False).last_batch
     table = Table("what", "how many", title="chaos", highlight=False)
     lines: list[tuple[str, object]] = [
         ("minutes", minutes),

@@ -1,19 +1,19 @@
-"""How numbers read in a sentence, and how other people's words reach a terminal."""
+"""Numbers in sentences, and texts of unknown origin on a terminal."""
 
 import re
 from datetime import timedelta
 
-# What a terminal obeys instead of showing: C0 without tab and newline, DEL and C1; and what turns the line's direction.
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# C0 without tab and newline, DEL, C1, and the characters that change the direction of the line.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def visible(text: str) -> str:
-    """Text that only shows: a key may hold what renames a window, clears the screen or turns the line around."""
-    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+def escape_controls(text: str) -> str:
+    """The text with its control characters escaped: a key may have some that clear the screen or rename a window."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def duration(long: timedelta) -> str:
-    """`8 s`, `5 min`, `2 h 10 min`, `3 days`; never less than nothing, since clocks differ."""
+    """`8 s`, `5 min`, `2 h 10 min`, `3 days`; never negative, since clocks differ."""
     seconds = max(0, int(long.total_seconds()))
     if seconds < 120:
         return f"{seconds} s"
@@ -35,6 +35,6 @@ def size(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:,.1f} GB"
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
+def quantity(number: int, one: str, many: str | None = None) -> str:
     """`1 photo`, `1,200 photos`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 from batch.refit.refit import Wanted, refit
 from batch.reproject import Reprojection, Watcher, reproject
 from ops.query.query import connect_to, run_query, take_snapshot
-from ops.status.status import look
+from ops.status.status import read_status
 from store.home import Home
 from store.models.pca_models import Current, current_models, load_model
 from store.models.registry import current_featurizer
@@ -100,7 +100,7 @@ class Looks:
         complete = seen["versions"] == 1 and seen["projected"] == seen["photos"] == seen["expected"]
         if snapshot.models.serving is not None and not complete:
             self.wrong.append((snapshot.models, seen))
-        self.wrong += look(self._home, verify=True).broken or []
+        self.wrong += read_status(self._home, verify=True).broken or []
 
 
 def _refit(spark: SparkSession, home: Home, components: int) -> int:
@@ -151,7 +151,7 @@ def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are
         settings, "SELECT count(*) AS n, any_value(pca_version) AS v, min(len(pca)) AS k FROM current_projections"
     )
     assert counted == [{"n": photos, "v": 2, "k": 4}]
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def _wait_for_photos(settings: Settings, more: int) -> None:
@@ -211,4 +211,4 @@ def test_a_batch_planned_before_a_switch_began_is_projected_with_the_next_versio
     model = load_model(home, 1).pca
     expected = (np.array(photo["features"]) - model.mean) @ model.components.T
     np.testing.assert_allclose(photo["pca"], expected, rtol=1e-5)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []

@@ -7,7 +7,7 @@ from typing import Literal
 from rich.console import Console
 
 from ops.cli.process.terminal import show_what_terminals_lack
-from ops.wording import visible
+from ops.wording import escape_controls
 
 # How a command writes rows.
 Format = Literal["table", "csv", "json", "parquet"]
@@ -20,9 +20,9 @@ DEBUGGING = threading.Event()
 
 def echo(sentence: str) -> None:
     """Write a sentence of the answer to standard output, as it is, on one line."""
-    console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
+    console.print(escape_controls(sentence), markup=False, highlight=False, soft_wrap=True)
 
 
 def notify(sentence: str) -> None:
     """Tell a person something on standard error."""
-    messages.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
+    messages.print(escape_controls(sentence), markup=False, highlight=False, soft_wrap=True)

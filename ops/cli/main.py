@@ -29,7 +29,7 @@ from ops.cli.command import examples
 from ops.cli.console import DEBUGGING, messages
 from ops.cli.process.interrupts import raise_if_ending
 from ops.cli.process.process_end import run_and_end
-from ops.wording import visible
+from ops.wording import escape_controls
 from store.objects.faults import is_full
 
 # What features depend on, and where a report of a fault begins.
@@ -148,5 +148,7 @@ def _fail(error: Exception, sentence: str) -> NoReturn:
     if DEBUGGING.is_set():
         traceback.print_exception(error)
     else:
-        messages.print(Text.assemble(("fruits:", "bold red"), f" {visible(sentence)}"), soft_wrap=True, highlight=False)
+        messages.print(
+            Text.assemble(("fruits:", "bold red"), f" {escape_controls(sentence)}"), soft_wrap=True, highlight=False
+        )
     sys.exit(error.exit_code if isinstance(error, FruitsError) else 1)

@@ -120,6 +120,6 @@ def _from_athena(settings: "Settings", name: str, sql: str, values: "Sequence[Va
 
 
 def _from_duckdb(settings: "Settings", sql: str, values: "Sequence[Value]", is_athenas: bool) -> "pa.Table":
-    from ops.query.query import connect, in_duckdb, run_query
+    from ops.query.query import connect, run_query, to_duckdb
 
-    return run_query(connect(settings.places()), in_duckdb(sql) if is_athenas else sql, values)
+    return run_query(connect(settings.places()), to_duckdb(sql) if is_athenas else sql, values)

@@ -13,7 +13,7 @@ from rich.text import Text
 from features.errors import InvalidSetting
 from ops.cli.command import HOME, READING, Flags, examples, runs_alone, takes_settings
 from ops.cli.console import Format, console, echo, notify
-from ops.wording import visible
+from ops.wording import escape_controls
 from store.errors import RejectsStillWait
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _summarize(home: "Home") -> None:
         for name in ("reason", "rejects", "last", "example", "what to do"):
             table.add_column(name, justify="right" if name == "rejects" else "left", overflow="fold")
         for each in summary.reasons:
-            example = Text(visible(each.example))
+            example = Text(escape_controls(each.example))
             last = f"{each.last_at:%Y-%m-%d %H:%M}"
             table.add_row(each.reason, f"{each.rejects:,}", last, example, WHAT_TO_DO[each.reason])
         console.print(table)
@@ -185,9 +185,9 @@ def _card(reject: "Reject", version: "VersionLocation") -> Table:
     for name, value in asdict(reject).items():
         if name != "settled":
             shown = f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
-            card.add_row(name, Text(visible(shown)))
+            card.add_row(name, Text(escape_controls(shown)))
     where, advice = _place_and_advice(reject, version)
-    card.add_row("now", Text(visible(where)))
+    card.add_row("now", Text(escape_controls(where)))
     card.add_row("to do", advice, end_section=True)
     return card
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ops.cli.command import HOME, Flags, takes_settings
 from ops.cli.console import echo, notify
 from ops.cli.spark_job import as_yarn_expects, progress_bar, spark_job
-from ops.wording import counted
+from ops.wording import quantity
 
 if TYPE_CHECKING:
     from store.home import Home
@@ -39,4 +39,4 @@ def project_rows(spark: "Spark", home: "Home") -> None:
     with progress_bar("Projecting rows", MofNCompleteColumn()) as on_progress:
         done = run_reproject(spark, home, Watcher(notify, on_progress))
     if done is not None:
-        echo(f"Version {done.version} is served. Projected {done.rows:,} rows of {counted(done.days, 'day')}.")
+        echo(f"Version {done.version} is served. Projected {done.rows:,} rows of {quantity(done.days, 'day')}.")

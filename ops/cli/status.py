@@ -18,7 +18,7 @@ from rich.text import Text
 from features.errors import InvalidSetting
 from ops.cli.command import READING, Flags, takes_settings
 from ops.cli.console import console
-from ops.wording import counted, duration, size, visible
+from ops.wording import duration, escape_controls, quantity, size
 
 if TYPE_CHECKING:
     from ops.status.health import Health
@@ -72,15 +72,15 @@ def _interval_s(every: str) -> float:
 
 
 def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
-    from ops.status.health import judge
-    from ops.status.status import look
+    from ops.status.health import assess_health
+    from ops.status.status import read_status
     from store.tables.handles import OpenTables
 
     places = settings.places()
     tables = OpenTables(places)
     while True:
-        found = look(places, verify, settings.queue, count, tables)
-        yield found, judge(found, settings.min_rows)
+        found = read_status(places, verify, settings.queue, count, tables)
+        yield found, assess_health(found, settings.min_rows)
         if every_s is None:
             return
         time.sleep(every_s)
@@ -204,7 +204,7 @@ def _backlog_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
     if not backlog.files or backlog.oldest_arrived_at is None:
         return "nothing waits"
     more = " or more" if backlog.at_least else ""
-    waits = f"{counted(backlog.files, 'file')}{more}, {size(backlog.bytes)}, oldest {ago(backlog.oldest_arrived_at)}"
+    waits = f"{quantity(backlog.files, 'file')}{more}, {size(backlog.bytes)}, oldest {ago(backlog.oldest_arrived_at)}"
     return f"{waits}; {duration(timedelta(seconds=math.ceil(backlog.files / pace)))} at this pace" if pace else waits
 
 
@@ -231,7 +231,8 @@ def _queue_sentence(found: "Status") -> str:
 def _passed_over_sentence(found: "Status") -> str:
     examples = found.passed_over_examples
     parts = [
-        f"{count:,} {_PASSED_OVER.get(kind, kind)}" + (f" (like {visible(examples[kind])})" if kind in examples else "")
+        f"{count:,} {_PASSED_OVER.get(kind, kind)}"
+        + (f" (like {escape_controls(examples[kind])})" if kind in examples else "")
         for kind, count in found.passed_over.items()
     ]
     return "; ".join(parts) + ("" if examples else "; fruits status --count names examples")
@@ -246,7 +247,7 @@ def _pca_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
 def _model_sentence(found: "Status", model: "ModelStatus", ago: Callable[[datetime], str]) -> str:
     role = "is served" if model.version == found.pca.serving else "comes next"
     drift = "" if model.drift_rad is None else f", {math.degrees(model.drift_rad):.1f}° from version {model.parent}"
-    fitted = f"fitted {ago(model.fitted_at)} ago on {counted(model.rows, 'row')}, {model.rows_since:,} since"
+    fitted = f"fitted {ago(model.fitted_at)} ago on {quantity(model.rows, 'row')}, {model.rows_since:,} since"
     lacking = f"; {found.pca.lacking_batches} batches lack version {model.version}" if role == "comes next" else ""
     return (
         f"version {model.version} {role}: {model.components} components, {model.explained:.1%} of the variance"

@@ -39,7 +39,7 @@ def stream(
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""
     from bootstrap.programs import use_java
     from ops.monitor.json_lines import JsonLines
-    from ops.monitor.metrics import measured
+    from ops.monitor.metrics import with_metrics
     from ops.monitor.progress import LivePanel
     from store.state.landing_names import remember_landing
     from streaming.service import claim_home, run_stream
@@ -57,5 +57,5 @@ def stream(
         if heart is None:
             return
         install_featurizer(settings, new_featurizer)
-        with progress, measured(settings, progress.watcher, progress.warn) as watcher:
+        with progress, with_metrics(settings, progress.watcher, progress.warn) as watcher:
             run_stream(settings, drain, stop, watcher, heart, partial(finish_at_interrupt, stop))

@@ -45,11 +45,10 @@ def check_landing(settings: Settings) -> None:
 
 
 def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Progress, console: Console) -> None:
-    """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, and query what became of them.
+    """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, and query the tables.
 
-    Replay drops only what is not there yet, so a second run, or one after a kill, doubles nothing; it refits again.
-    The landing is on this machine's disk. Raises DemoFailed when a command fails, AnotherStreamRunning when a stream
-    runs on the home already.
+    A second run drops only the files that are not there yet, so nothing is doubled; it refits again. The landing is on
+    this machine's disk. Raises DemoFailed if a command fails, AnotherStreamRunning if a stream runs on the home.
     """
     # Its files come by a rename, so that a broken one need not be waited for.
     settings = settings.model_copy(update={"settle": timedelta(0)})
@@ -58,43 +57,42 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
         if heart is None:
             return
         with progress:
-            watcher = _touring(progress.watcher, tour, stop)
+            inner = progress.watcher
+
+            def on_news(news: PlannerReport) -> None:
+                inner.on_news(news)
+                tour.on_news(news)
+                if tour.is_over.is_set():
+                    stop.set()
+
+            watcher = replace(inner, on_news=on_news)
             run_stream(settings, False, stop, watcher, heart, partial(finish_at_interrupt, stop))
     raise_if_interrupted()
-    tour.finish()
+    if tour.failure is not None:
+        raise tour.failure
     if tour.is_over.is_set():
         show_results(settings, console)
 
 
 class _Tour:
-    """What a user would do beside the running stream, in a thread of its own, once told that the stream is up."""
+    """What a user would do beside the running stream, in a thread of its own that starts with the first report."""
 
     def __init__(self, settings: Settings, count: int, console: Console) -> None:
         self._settings = settings
-        self._landing = settings.places().landing.directory
         self._count = count
         self._console = console
         self._thread = threading.Thread(target=self._take, name="tour", daemon=True)
-        self._started = False
         self._caught_up = threading.Condition()
         self._caught_up_to: datetime | None = None
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self.is_over = threading.Event()
 
-    def start(self) -> None:
-        if not self._started:
-            self._started = True
-            self._thread.start()
-
-    def hear(self, news: PlannerReport) -> None:
+    def on_news(self, news: PlannerReport) -> None:
         with self._caught_up:
             self._caught_up_to = news.caught_up_to
             self._caught_up.notify_all()
-
-    def finish(self) -> None:
-        """Raises what went wrong on the way."""
-        if self._failure is not None:
-            raise self._failure
+        if self._thread.ident is None:
+            self._thread.start()
 
     def _take(self) -> None:
         try:
@@ -106,7 +104,7 @@ class _Tour:
             self._run("reproject")
             self._run("models")
         except Exception as error:
-            self._failure = error
+            self.failure = error
         self.is_over.set()
 
     def _components(self) -> int:
@@ -116,7 +114,8 @@ class _Tour:
 
     def _drop(self, files: Iterable[DemoFile]) -> None:
         # Drawing them takes a while, so they arrive one by one.
-        dropped = [_drop(self._landing, file) for file in files]
+        landing = self._settings.places().landing.directory
+        dropped = [_drop(landing, file) for file in files]
         self._console.print(f"\nDropped {sum(dropped)} files; {dropped.count(False)} were there already.\n")
         done_at = datetime.now(UTC)
         with self._caught_up:
@@ -147,17 +146,6 @@ def _drop(landing: Path, file: DemoFile) -> bool:
     unfinished.write_bytes(file.body)
     unfinished.replace(target)
     return True
-
-
-def _touring(inner: Watcher, tour: _Tour, stop: threading.Event) -> Watcher:
-    def on_news(news: PlannerReport) -> None:
-        inner.on_news(news)
-        tour.hear(news)
-        tour.start()
-        if tour.is_over.is_set():
-            stop.set()
-
-    return replace(inner, on_news=on_news)
 
 
 def show_results(settings: Settings, console: Console) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from markdown_it.tree import SyntaxTreeNode
 
 from bootstrap.programs import find_chromium
 from features.errors import FruitsError
@@ -47,7 +47,7 @@ def make_slides(settings: Settings, slides: Path, style: Path, pdf: Path) -> Non
         # Its sandbox does not work for root; the pages are our own.
         browser = playwright.chromium.launch(executable_path=find_chromium(), chromium_sandbox=False)
         markdown = slides.read_text(encoding="utf-8")
-        pictures = {name: _picture(browser, report.uri, name) for name in _asked_for(markdown)}
+        pictures = {name: _picture(browser, report.uri, name) for name in _picture_names(markdown)}
         page = browser.new_page()
         page.set_content(slides_html(markdown, style.read_text(encoding="utf-8"), pictures))
         page.pdf(path=pdf, prefer_css_page_size=True, print_background=True)
@@ -74,29 +74,17 @@ def title(markdown: str, style: str) -> str:
 def _slide(parser: MarkdownIt, markdown: str, pictures: dict[str, str]) -> str:
     text: list[str] = []
     beside: list[str] = []
-    for block in _blocks(parser.parse(markdown)):
-        images = [child for token in block for child in token.children or [] if child.type == "image"]
-        if block[0].type == "fence" and block[0].info == _CHAIN:
-            text.append(_chain(block[0].content))
+    for block in SyntaxTreeNode(parser.parse(markdown)).children:
+        images = [node for node in block.walk() if node.type == "image"]
+        if block.type == "fence" and block.info == _CHAIN:
+            text.append(_chain(block.content))
         elif images:
             beside.extend(_image(image, pictures) for image in images)
         else:
-            shown = parser.renderer.render(block, parser.options, {})
+            shown = parser.renderer.render(block.to_tokens(), parser.options, {})
             text.append(shown.replace("<p>Source:", '<p class="source">Source:'))
     picture = f'<div class="picture">{"".join(beside)}</div>' if beside else ""
     return f'<section class="slide"><div class="text">{"".join(text)}</div>{picture}</section>'
-
-
-def _blocks(tokens: list[Token]) -> list[list[Token]]:
-    """The tokens of each block at the top level."""
-    blocks: list[list[Token]] = []
-    is_open = False
-    for token in tokens:
-        if not is_open:
-            blocks.append([])
-        blocks[-1].append(token)
-        is_open = not (token.level == 0 and token.nesting <= 0)
-    return blocks
 
 
 def _chain(content: str) -> str:
@@ -105,40 +93,33 @@ def _chain(content: str) -> str:
     return f'<ol class="chain">{"".join(shown)}</ol>'
 
 
-def _image(token: Token, pictures: dict[str, str]) -> str:
-    name = str(token.attrGet("src")).removeprefix(_OF_REPORT)
+def _image(image: SyntaxTreeNode, pictures: dict[str, str]) -> str:
+    name = str(image.attrs["src"]).removeprefix(_OF_REPORT)
     if name not in pictures:
-        raise UnknownPicture(
-            f"The slides show {token.attrGet('src')!r}, which is no picture of the report; correct it."
-        )
-    return f'<img src="{pictures[name]}" alt="{html.escape(token.content)}">'
+        raise UnknownPicture(f"The slides show {image.attrs['src']!r}, which is no picture of the report; correct it.")
+    return f'<img src="{pictures[name]}" alt="{html.escape(image.content)}">'
 
 
-def _asked_for(markdown: str) -> list[str]:
-    tokens = MarkdownIt("commonmark").parse(markdown)
-    sources = [child.attrGet("src") for token in tokens for child in token.children or [] if child.type == "image"]
-    return [str(source).removeprefix(_OF_REPORT) for source in sources]
+def _picture_names(markdown: str) -> list[str]:
+    images = (node for node in SyntaxTreeNode(MarkdownIt().parse(markdown)).walk() if node.type == "image")
+    return [str(image.attrs["src"]).removeprefix(_OF_REPORT) for image in images]
 
 
 def _picture(browser: "Browser", report_uri: str, name: str) -> str:
     """A section of the report as a desktop shows it, or the beginning of it on a phone; a data URI."""
-    width, height = (390, 780) if name == _PHONE else (1100, 800)
+    is_phone = name == _PHONE
     page = browser.new_page(
-        viewport={"width": width, "height": height},
+        viewport={"width": 390, "height": 780} if is_phone else {"width": 1100, "height": 800},
         device_scale_factor=_SCALE,
-        color_scheme="dark" if name == _PHONE else "light",
+        color_scheme="dark" if is_phone else "light",
     )
     page.goto(report_uri)
-    page.evaluate("document.querySelectorAll('details').forEach((node) => node.remove())")
-    # What names the home's place on this machine is above the headline.
-    section = page.locator("#headline" if name == _PHONE else f"#{name}")
+    # The header names the home's place on this machine.
+    page.evaluate("document.querySelectorAll('details, header').forEach((node) => node.remove())")
+    section = page.locator("#headline" if is_phone else f"#{name}")
     if not section.count():
         raise UnknownPicture(f"The report has no section {name!r}; the slides ask for it.")
-    if name == _PHONE:
-        page.evaluate("document.querySelector('header').remove()")
-        jpeg = page.screenshot(type="jpeg", quality=_QUALITY)
-    else:
-        jpeg = section.screenshot(type="jpeg", quality=_QUALITY)
+    jpeg = (page if is_phone else section).screenshot(type="jpeg", quality=_QUALITY)
     page.close()
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from features.errors import FruitsError
 from ops.cli.console import DEBUGGING
-from ops.monitor.tally import Tally
+from ops.monitor.run_stats import RunStats
 from store.home import Home
 from store.settings import Settings
 
@@ -40,7 +40,7 @@ class JsonLines:
         self._settings = settings
         self._lock = threading.Lock()
         self._news: PlannerReport | None = None
-        self._tally = Tally()
+        self._stats = RunStats()
 
     @property
     def watcher(self) -> "Watcher":
@@ -49,7 +49,7 @@ class JsonLines:
         return Watcher(self._on_batch, self._on_news, self._on_stage)
 
     def __enter__(self) -> "JsonLines":
-        self._tally = Tally()
+        self._stats = RunStats()
         places = self._settings.locations()
         told = self._settings.model_dump(mode="json", include=_SETTINGS_TOLD)
         told |= {"home": places.root.uri, "landing": places.landing.uri, "archive": places.archive.uri}
@@ -60,7 +60,7 @@ class JsonLines:
         if not isinstance(error, Exception):
             if self._news is not None and self._news.left is not None:
                 self._write("warning", "left", files=self._news.left.files)
-            totals = self._tally.totals()
+            totals = self._stats.totals()
             self._write("info", "end", **asdict(totals) | {"rejects": totals.rejects.total()})
             return
         nameless = without_names(str(error), self._settings.locations(), has_reason=isinstance(error, FruitsError))
@@ -82,11 +82,11 @@ class JsonLines:
         self._news = news
 
     def _on_stage(self, batch: int, stage: str, seconds: float) -> None:
-        self._tally.on_stage(batch, stage, seconds)
+        self._stats.on_stage(batch, stage, seconds)
         self._write("info", "stage", batch=batch, stage=stage, seconds=seconds)
 
     def _on_batch(self, report: "BatchReport") -> None:
-        self._tally.on_batch(report)
+        self._stats.on_batch(report)
         line: dict[str, object] = {**asdict(report), "total_s": report.total_s, "backlog": {}}
         if self._news is not None:
             line["backlog"] = asdict(self._news.backlog)

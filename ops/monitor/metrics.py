@@ -1,13 +1,13 @@
-"""What CloudWatch hears of a running stream: once a minute, numbers only; no key, no person, no picture."""
+"""CloudWatch's metrics of a running stream: once a minute, numbers only; no key, no person, no picture."""
 
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from features.errors import FruitsError
 from store.aws import make_client
@@ -26,42 +26,49 @@ if TYPE_CHECKING:
     from types_boto3_cloudwatch.type_defs import MetricDatumTypeDef
 
 EVERY_S = 60.0
-# The service passes news on five times a second while its query runs and nothing has failed.
+# The service passes reports on five times a second while its query runs and nothing has failed.
 HEARD_WITHIN_S = 15.0
 # What CloudWatch takes in one request, and what is kept while it takes nothing: half an hour and more.
 MOST_DATA = 1000
 
-T = TypeVar("T")
-
 
 @contextmanager
-def measured(settings: Settings, watcher: Watcher, say: Callable[[str], None]) -> Iterator[Watcher]:
-    """What to hand to the stream in place of `watcher`, so that CloudWatch hears of it too if `metrics` is set.
+def with_metrics(settings: Settings, watcher: Watcher, warn: Callable[[str], None]) -> Iterator[Watcher]:
+    """The watcher to give to the stream instead of `watcher`: with the setting `metrics`, CloudWatch gets numbers, too.
 
     Each minute: `Alive` (1, and only while the stream works), `Photos`, `Rejects` (all, and by `Reason`),
     `PhotosPerSecond`, `StageSeconds` by `Stage` of the batches that ended, `BacklogFiles`, `BacklogBytes`,
-    `BacklogAgeSeconds` of the oldest that waits (0 when nothing does) and `PcaVersion`, the served one. What CloudWatch
-    does not take is kept and sent a minute later, with the time it is of; `say` is told once of each outage, and the
-    stream goes on. Raises InvalidSetting when no region is known.
+    `BacklogAgeSeconds` of the oldest file that waits (0 when none does) and `PcaVersion`, the served one. If CloudWatch
+    does not take them, they are kept and sent a minute later with their time; `warn` is called once in each outage, and
+    the stream goes on. Raises InvalidSetting when no region is known.
     """
     if settings.metrics is None:
         yield watcher
         return
-    with Metrics(_client(settings), settings.metrics, settings.locations(), say) as metrics:
-        on_batch, on_news = _both(watcher.on_batch, metrics.on_batch), _both(watcher.on_news, metrics.on_news)
+    with Metrics(_client(settings), settings.metrics, settings.locations(), warn) as metrics:
+
+        def on_batch(report: BatchReport) -> None:
+            watcher.on_batch(report)
+            metrics.on_batch(report)
+
+        def on_news(report: PlannerReport) -> None:
+            watcher.on_news(report)
+            metrics.on_news(report)
+
         yield replace(watcher, on_batch=on_batch, on_news=on_news)
 
 
 class Metrics:
-    """Adds up what it is told and sends it, in a thread of its own while entered and once more when left."""
+    """Adds up batches, and sends the sums from a thread of its own: each minute while entered, and once when left."""
 
-    def __init__(self, client: "CloudWatchClient", namespace: str, home: Home, say: Callable[[str], None]) -> None:
+    def __init__(self, client: "CloudWatchClient", namespace: str, home: Home, warn: Callable[[str], None]) -> None:
         self._client = client
         self._namespace = namespace
         self._home = home
-        self._say = say
+        self._warn = warn
         self._lock = threading.Lock()
-        self._since = _Interval()
+        self._since_s = time.monotonic()
+        self._batches: list[BatchReport] = []
         self._news: PlannerReport | None = None
         self._heard_at_s = float("-inf")
         self._committed_at = datetime.fromtimestamp(0, UTC)
@@ -71,7 +78,7 @@ class Metrics:
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     def __enter__(self) -> "Metrics":
-        self._since = _Interval()
+        self._since_s = time.monotonic()
         self._thread.start()
         return self
 
@@ -84,11 +91,11 @@ class Metrics:
     def on_batch(self, report: BatchReport) -> None:
         """A batch is committed."""
         with self._lock:
-            self._since.add(report)
+            self._batches.append(report)
             self._committed_at = datetime.now(UTC)
 
     def on_news(self, news: PlannerReport) -> None:
-        """The stream's query runs, and this is what its planner last told."""
+        """The stream's query runs, and this is the planner's last report."""
         with self._lock:
             self._news = news
             self._heard_at_s = time.monotonic()
@@ -96,7 +103,7 @@ class Metrics:
     def _run(self) -> None:
         while not self._closing.wait(EVERY_S):
             now = datetime.now(UTC)
-            alive = [_datum(now, "Alive", 1, "Count")] if self._is_alive(now) else []
+            alive = [_datum(now, "Alive", "Count", 1)] if self._is_alive(now) else []
             self._send([*alive, *self._counts(now), *self._served(now)])
 
     def _is_alive(self, now: datetime) -> bool:
@@ -107,17 +114,31 @@ class Metrics:
 
     def _counts(self, now: datetime) -> "list[MetricDatumTypeDef]":
         with self._lock:
-            done, self._since = self._since, _Interval()
+            batches, self._batches = self._batches, []
+            since_s, self._since_s = self._since_s, time.monotonic()
+            lasted_s = max(self._since_s - since_s, 1.0)
             news = self._news
-        data = done.data(now)
+        photos = sum(report.photos for report in batches)
+        rejects = sum((Counter(report.rejects) for report in batches), Counter[str]())
+        stages_s: defaultdict[str, list[float]] = defaultdict(list)
+        for report in batches:
+            for stage, seconds in report.stages_s.items():
+                stages_s[stage].append(seconds)
+        data = [
+            _datum(now, "Photos", "Count", photos),
+            _datum(now, "PhotosPerSecond", "Count/Second", photos / lasted_s),
+            _datum(now, "Rejects", "Count", rejects.total()),
+            *(_datum(now, "Rejects", "Count", count, Reason=name) for name, count in rejects.items()),
+            *(_datum(now, "StageSeconds", "Seconds", *values_s, Stage=stage) for stage, values_s in stages_s.items()),
+        ]
         if news is not None:
             oldest = news.backlog.oldest_arrived_at
             # On another clock than ours it may have arrived in the future.
             age_s = 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
             data += [
-                _datum(now, "BacklogFiles", news.backlog.files, "Count"),
-                _datum(now, "BacklogBytes", news.backlog.bytes, "Bytes"),
-                _datum(now, "BacklogAgeSeconds", age_s, "Seconds"),
+                _datum(now, "BacklogFiles", "Count", news.backlog.files),
+                _datum(now, "BacklogBytes", "Bytes", news.backlog.bytes),
+                _datum(now, "BacklogAgeSeconds", "Seconds", age_s),
             ]
         return data
 
@@ -125,9 +146,9 @@ class Metrics:
         try:
             version = current_models(self._home).serving
         except FruitsError as error:
-            self._say(f"The served PCA version is not reported to CloudWatch: {reason(error)}.")
+            self._warn(f"The served PCA version is not reported to CloudWatch: {reason(error)}.")
             return []
-        return [] if version is None else [_datum(now, "PcaVersion", version, "None")]
+        return [] if version is None else [_datum(now, "PcaVersion", "None", version)]
 
     def _send(self, data: "Sequence[MetricDatumTypeDef]") -> None:
         self._unsent = [*self._unsent, *data][-MOST_DATA:]
@@ -137,61 +158,27 @@ class Metrics:
             if not is_fault(error):
                 raise
             if not self._is_out:
-                self._say(f"CloudWatch takes no metrics, the stream goes on: {reason(error)}.")
+                self._warn(f"CloudWatch takes no metrics, the stream goes on: {reason(error)}.")
             self._is_out = True
         else:
             self._unsent = []
             self._is_out = False
 
 
-@dataclass
-class _Interval:
-    """What happened since some moment."""
-
-    began_s: float = field(default_factory=time.monotonic)
-    photos: int = 0
-    rejects: Counter[str] = field(default_factory=Counter)
-    stages_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, report: BatchReport) -> None:
-        self.photos += report.photos
-        self.rejects.update(report.rejects)
-        for stage, seconds in report.stages_s.items():
-            self.stages_s[stage].append(seconds)
-
-    def data(self, now: datetime) -> "list[MetricDatumTypeDef]":
-        lasted_s = max(time.monotonic() - self.began_s, 1.0)
-        return [
-            _datum(now, "Photos", self.photos, "Count"),
-            _datum(now, "PhotosPerSecond", self.photos / lasted_s, "Count/Second"),
-            _datum(now, "Rejects", self.rejects.total(), "Count"),
-            *(_datum(now, "Rejects", count, "Count", Reason=reason) for reason, count in self.rejects.items()),
-            *(_spread(now, "StageSeconds", values_s, Stage=stage) for stage, values_s in self.stages_s.items()),
-        ]
-
-
-def _datum(at: datetime, name: str, value: float, unit: "StandardUnitType", **dimensions: str) -> "MetricDatumTypeDef":
-    return {
-        "MetricName": name,
-        "Timestamp": at,
-        "Value": float(value),
-        "Unit": unit,
-        "Dimensions": [{"Name": key, "Value": which} for key, which in dimensions.items()],
-    }
-
-
-def _spread(at: datetime, name: str, values_s: Sequence[float], **dimensions: str) -> "MetricDatumTypeDef":
+def _datum(
+    at: datetime, name: str, unit: "StandardUnitType", *values: float, **dimensions: str
+) -> "MetricDatumTypeDef":
     return {
         "MetricName": name,
         "Timestamp": at,
         "StatisticValues": {
-            "SampleCount": float(len(values_s)),
-            "Sum": sum(values_s),
-            "Minimum": min(values_s),
-            "Maximum": max(values_s),
+            "SampleCount": float(len(values)),
+            "Sum": float(sum(values)),
+            "Minimum": float(min(values)),
+            "Maximum": float(max(values)),
         },
-        "Unit": "Seconds",
-        "Dimensions": [{"Name": key, "Value": which} for key, which in dimensions.items()],
+        "Unit": unit,
+        "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
     }
 
 
@@ -199,11 +186,3 @@ def _client(settings: Settings) -> "CloudWatchClient":
     # The end of the stream waits for the last try.
     client: CloudWatchClient = make_client("cloudwatch", settings.s3_region, attempts=4, read_timeout_s=10)
     return client
-
-
-def _both(first: Callable[[T], None], second: Callable[[T], None]) -> Callable[[T], None]:
-    def tell(what: T) -> None:
-        first(what)
-        second(what)
-
-    return tell

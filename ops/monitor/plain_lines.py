@@ -1,10 +1,10 @@
-"""What a person reads of a running stream where no panel can be drawn: in a pipe, in a file."""
+"""The sentences of a running stream where no panel can be drawn: in a pipe, in a file."""
 
 from rich.console import Console
 
 from ops.monitor.progress import last_sentences
-from ops.monitor.tally import Tally
-from ops.wording import counted, visible
+from ops.monitor.run_stats import RunStats
+from ops.wording import escape_controls, quantity
 from streaming.micro_batch import BatchReport
 from streaming.news import PlannerReport
 from streaming.service import Watcher
@@ -15,20 +15,20 @@ class PlainLines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._tally = Tally()
+        self._stats = RunStats()
         self._news: PlannerReport | None = None
 
     @property
     def watcher(self) -> Watcher:
-        return Watcher(self._on_batch, self._on_news, self._tally.on_stage)
+        return Watcher(self._on_batch, self._on_news, self._stats.on_stage)
 
     def __enter__(self) -> "PlainLines":
-        self._tally = Tally()
+        self._stats = RunStats()
         self._say("Starting the stream.")
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sentence in last_sentences(self._news, self._tally):
+        for sentence in last_sentences(self._news, self._stats):
             self._say(sentence)
 
     def _on_news(self, news: PlannerReport) -> None:
@@ -37,10 +37,10 @@ class PlainLines:
         self._news = news
 
     def _on_batch(self, report: BatchReport) -> None:
-        self._tally.on_batch(report)
+        self._stats.on_batch(report)
         rejects = sum(report.rejects.values())
-        refused = f" and {counted(rejects, 'reject')}" if rejects else ""
-        self._say(f"Batch {report.batch}: {counted(report.photos, 'photo')}{refused} in {report.total_s:.1f} s.")
+        refused = f" and {quantity(rejects, 'reject')}" if rejects else ""
+        self._say(f"Batch {report.batch}: {quantity(report.photos, 'photo')}{refused} in {report.total_s:.1f} s.")
 
     def _say(self, sentence: str) -> None:
-        self._console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(escape_controls(sentence), markup=False, highlight=False, soft_wrap=True)

@@ -1,11 +1,11 @@
-"""What a person sees of a running stream."""
+"""The panel of a running stream on a terminal."""
 
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from rich.columns import Columns
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -13,18 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from features.errors import FruitsError
-from ops.monitor.tally import Tally
-from ops.wording import counted, visible
+from ops.monitor.run_stats import RunStats
+from ops.wording import escape_controls, quantity
 from store.home import Home
 from store.models.pca_models import Current, current_models
 from streaming.batches_in_flight import BatchInHand
 from streaming.micro_batch import BatchReport
-from streaming.news import LeftBehind, PlannerReport
+from streaming.news import PlannerReport
 from streaming.service import Watcher
 
-SERVED_LOOK_S = 5.0
+SERVED_POLL_S = 5.0
 # The end does not wait longer for storage that hangs.
-LAST_LOOK_S = 2.0
+LAST_POLL_S = 2.0
 
 
 class LivePanel:
@@ -33,7 +33,7 @@ class LivePanel:
     def __init__(self, console: Console, title: str, home: Home) -> None:
         self._title = title
         self._home = home
-        self._tally = Tally()
+        self._stats = RunStats()
         self._last: BatchReport | None = None
         self._served: Current | None = None
         self._in_hand: Callable[[], tuple[BatchInHand, ...]] = tuple
@@ -44,10 +44,10 @@ class LivePanel:
 
     @property
     def watcher(self) -> Watcher:
-        return Watcher(self._on_batch, self._on_news, self._tally.on_stage, self._on_start)
+        return Watcher(self._on_batch, self._on_news, self._stats.on_stage, self._on_start)
 
     def __enter__(self) -> "LivePanel":
-        self._tally = Tally()
+        self._stats = RunStats()
         self._closing.clear()
         self._live.start()
         self._follower = threading.Thread(target=self._follow_served, name="served version", daemon=True)
@@ -56,17 +56,17 @@ class LivePanel:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._follower.join(LAST_LOOK_S)
+        self._follower.join(LAST_POLL_S)
         self._live.stop()
-        for sentence in last_sentences(self._news, self._tally):
+        for sentence in last_sentences(self._news, self._stats):
             self.warn(sentence)
 
     def warn(self, sentence: str) -> None:
         """Say something above the panel."""
-        self._live.console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
+        self._live.console.print(escape_controls(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def _on_batch(self, report: BatchReport) -> None:
-        self._tally.on_batch(report)
+        self._stats.on_batch(report)
         self._last = report
 
     def _on_news(self, news: PlannerReport) -> None:
@@ -76,39 +76,37 @@ class LivePanel:
         self._in_hand = in_hand
 
     def _follow_served(self) -> None:
-        told, is_last = "", False
+        warning, is_last = "", False
         while not is_last:
             is_last = self._closing.is_set()
             try:
                 self._served = current_models(self._home)
-                told = ""
+                warning = ""
             except FruitsError as error:
                 self._served = None
-                if str(error) != told:
-                    told = str(error)
-                    self.warn(f"The served PCA version cannot be read: {told}")
-            self._closing.wait(SERVED_LOOK_S)
+                if str(error) != warning:
+                    warning = str(error)
+                    self.warn(f"The served PCA version cannot be read: {warning}")
+            self._closing.wait(SERVED_POLL_S)
 
     def _render(self) -> Panel:
-        totals, in_hand = self._tally.totals(), self._in_hand()
-        figures = Columns(
-            [
-                _figure("batches", f"{totals.batches:,}"),
-                _figure("photos", f"{totals.photos:,}"),
-                _figure("rejects", f"{totals.rejects.total():,}"),
-                _figure("photos/s", self._pace(in_hand)),
-                _figure("PCA", self._served_version()),
-            ],
-            padding=(0, 3),
-        )
-        landing = Text(f"landing  {visible(self._home.landing.uri)}", style="dim", overflow="fold")
-        return Panel(
-            Group(
-                figures, landing, self._backlog(), *self._uncleared(), *map(_batch_in_hand, in_hand), *self._stages()
-            ),
-            title=self._title,
-            title_align="left",
-        )
+        totals, in_hand = self._stats.totals(), self._in_hand()
+        figures = {
+            "batches": f"{totals.batches:,}",
+            "photos": f"{totals.photos:,}",
+            "rejects": f"{totals.rejects.total():,}",
+            "photos/s": self._pace(is_idle=not in_hand),
+            "PCA": self._served_version(),
+        }
+        columns = [Text.assemble(f"{name} ", (value, "bold")) for name, value in figures.items()]
+        lines: list[RenderableType] = [
+            Columns(columns, padding=(0, 3)),
+            Text(f"landing  {escape_controls(self._home.landing.uri)}", style="dim", overflow="fold"),
+            *self._news_lines(),
+            *map(_batch_in_hand, in_hand),
+            *self._stages(),
+        ]
+        return Panel(Group(*lines), title=self._title, title_align="left")
 
     def _served_version(self) -> str:
         if self._served is None:
@@ -116,73 +114,63 @@ class LivePanel:
         serving, following = self._served.serving, self._served.next
         return ("none" if serving is None else f"v{serving}") + (f", next v{following}" if following else "")
 
-    def _pace(self, in_hand: tuple[BatchInHand, ...]) -> str:
-        pace = self._tally.photos_per_s
+    def _pace(self, is_idle: bool) -> str:
+        pace = self._stats.photos_per_s
         # Between two batches of a backlog nothing is in hand for a moment.
-        is_idle = self._news is not None and not in_hand and not self._news.backlog.files
+        is_idle = is_idle and self._news is not None and not self._news.backlog.files
         return ", ".join([*([] if pace is None else [f"{pace:,.1f}"]), *(["idle"] if is_idle else [])]) or "–"
 
-    def _backlog(self) -> Text:
+    def _news_lines(self) -> list[Text]:
+        """The backlog, the queue, and what could not be cleared away."""
         if self._news is None:
-            return Text("starting Spark and listing the landing prefix", style="dim")
-        backlog = self._news.backlog
-        if backlog.oldest_arrived_at is None:
-            return Text(f"backlog  none{self._queue()}", style="dim")
-        waited_s = (datetime.now(UTC) - backlog.oldest_arrived_at).total_seconds()
-        more = " or more" if backlog.at_least else ""
-        size = f"{backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s"
-        return Text(f"backlog  {backlog.files:,}{more} files  {size}{self._queue()}")
-
-    def _uncleared(self) -> list[Text]:
-        count = self._news.uncleared if self._news else 0
-        return [Text(f"{counted(count, 'photo')} could not be cleared away", style="yellow")] if count else []
-
-    def _queue(self) -> str:
-        queue = self._news.queue if self._news else None
-        if queue is None:
-            return ""
-        strange = f", {queue.unknown} of unknown shape" if queue.unknown else ""
-        return f"  ·  queue  {queue.depth.visible:,} messages, {queue.held:,} in hand{strange}"
+            return [Text("starting Spark and listing the landing prefix", style="dim")]
+        backlog, queue, uncleared = self._news.backlog, self._news.queue, self._news.uncleared
+        waiting = "none"
+        if backlog.oldest_arrived_at is not None:
+            waited_s = (datetime.now(UTC) - backlog.oldest_arrived_at).total_seconds()
+            more = " or more" if backlog.at_least else ""
+            waiting = f"{backlog.files:,}{more} files  {backlog.bytes / 1e6:,.1f} MB  oldest {waited_s:,.0f} s"
+        if queue is not None:
+            unknown = f", {queue.unknown} of unknown shape" if queue.unknown else ""
+            waiting += f"  ·  queue  {queue.depth.visible:,} messages, {queue.held:,} in hand{unknown}"
+        lines = [Text(f"backlog  {waiting}", style="dim" if backlog.oldest_arrived_at is None else "")]
+        if uncleared:
+            lines.append(Text(f"{quantity(uncleared, 'photo')} could not be cleared away", style="yellow"))
+        return lines
 
     def _stages(self) -> list[Text]:
-        if self._last is None:
-            return []
         last = self._last
-        rejects = sum(last.rejects.values())
-        clock = (
-            f"batch {last.batch}  photos {last.photos}{f'  rejects {rejects}' if rejects else ''}"
-            f"  in {last.total_s:.2f} s"
-            f"  ·  plan {last.plan_s:.2f}  work {last.work_s:.2f}  commit {last.commit_s:.2f}"
-        )
-        tasks = (
-            f"in its tasks  ·  fetch {last.counters.fetch_s:.2f}  decode {last.counters.decode_s:.2f}"
-            f"  infer {last.counters.infer_s:.2f}  write {last.counters.write_s:.2f}"
-        )
-        return [Text(clock, style="dim"), Text(tasks, style="dim")]
+        if last is None:
+            return []
+        rejects = f"  rejects {sum(last.rejects.values())}" if last.rejects else ""
+        clock = {"plan": last.plan_s, "work": last.work_s, "commit": last.commit_s}
+        counters = last.counters
+        tasks = {"fetch": counters.fetch_s, "decode": counters.decode_s, "infer": counters.infer_s}
+        tasks["write"] = counters.write_s
+        heads = (f"batch {last.batch}  photos {last.photos}{rejects}  in {last.total_s:.2f} s", "in its tasks")
+        return [
+            Text("  ·  ".join((head, "  ".join(f"{stage} {s:.2f}" for stage, s in stages.items()))), style="dim")
+            for head, stages in zip(heads, (clock, tasks), strict=True)
+        ]
 
 
-def last_sentences(news: PlannerReport | None, tally: Tally) -> list[str]:
+def last_sentences(news: PlannerReport | None, stats: RunStats) -> list[str]:
     """What is said when a stream has ended: what a drain left, and what was done."""
-    left = [_left(news.left)] if news is not None and news.left is not None else []
-    return [*left, tally.totals().sentence()]
-
-
-def _left(left: LeftBehind) -> str:
-    more = left.files - len(left.keys)
-    names = ", ".join(left.keys) + (f" and {more:,} more" if more else "")
-    return f"Left for the next start, because {'it' if left.files == 1 else 'they'} kept changing: {names}"
+    sentences = [stats.totals().sentence()]
+    if news is not None and (left := news.left) is not None:
+        more = left.files - len(left.keys)
+        names = ", ".join(left.keys) + (f" and {more:,} more" if more else "")
+        pronoun = "it" if left.files == 1 else "they"
+        sentences.insert(0, f"Left for the next start, because {pronoun} kept changing: {names}")
+    return sentences
 
 
 def _batch_in_hand(batch: BatchInHand) -> Table:
-    # A task tells what it did when it ends; that counts, and nothing is estimated in between.
-    told = f"{batch.done:,} of {counted(batch.objects, 'file')}, {batch.seconds:.0f} s"
+    # A file counts when its task has ended; nothing is estimated in between.
+    progress = f"{batch.done:,} of {quantity(batch.objects, 'file')}, {batch.seconds:.0f} s"
     line = Table.grid(padding=(0, 2), expand=True)
     line.add_column(no_wrap=True)
     line.add_column(ratio=1)
     line.add_column(no_wrap=True)
-    line.add_row(f"batch {batch.batch}", ProgressBar(total=max(batch.objects, 1), completed=batch.done), told)
+    line.add_row(f"batch {batch.batch}", ProgressBar(total=max(batch.objects, 1), completed=batch.done), progress)
     return line
-
-
-def _figure(name: str, value: str) -> Text:
-    return Text.assemble(f"{name} ", (value, "bold"))

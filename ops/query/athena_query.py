@@ -1,6 +1,6 @@
 """Queries on Athena, over the tables of a stage on AWS."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -57,7 +57,9 @@ def _literal(value: Value) -> str:
 def _table(pages: Sequence["ResultSetTypeDef"]) -> pa.Table:
     columns = pages[0].get("ResultSetMetadata", {}).get("ColumnInfo", [])
     names = [column["Name"] for column in columns]
-    rows = list(_texts(pages))
+    rows = [
+        [cell.get("VarCharValue") for cell in row.get("Data", [])] for page in pages for row in page.get("Rows", [])
+    ]
     # A SELECT's first row repeats the names; SHOW and DESCRIBE have none such.
     if rows and rows[0] == names:
         del rows[0]
@@ -65,19 +67,10 @@ def _table(pages: Sequence["ResultSetTypeDef"]) -> pa.Table:
     return pa.Table.from_arrays(arrays, names)
 
 
-def _texts(pages: Sequence["ResultSetTypeDef"]) -> Iterator[list[str | None]]:
-    for page in pages:
-        for row in page.get("Rows", []):
-            yield [cell.get("VarCharValue") for cell in row.get("Data", [])]
-
-
 def _column(column: "ColumnInfoTypeDef", texts: Sequence[str | None]) -> pa.Array:
-    kind: pa.DataType
-    parse: Callable[[str], Any]
+    kind, parse = _TYPES.get(column["Type"], (pa.string(), str))
     if column["Type"] == "decimal":
         kind, parse = pa.decimal128(column.get("Precision", 38), column.get("Scale", 0)), Decimal
-    else:
-        kind, parse = _TYPES.get(column["Type"], (pa.string(), str))
     return pa.array([None if text is None else parse(text) for text in texts], kind)
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from typing import Literal, cast, get_args
 
 from features.errors import InvalidSetting
@@ -67,13 +68,10 @@ class NamedQuery:
         A date is YYYY-MM-DD or a number of days ago (UTC).
         Raises InvalidSetting for a parameter that the query does not have, that is missing, or not of its type.
         """
-        for name in given:
-            if name not in {parameter.name for parameter in self.parameters}:
-                raise InvalidSetting(f"{self.name} has no parameter --{name}; {self._what_it_has()}.")
+        for name in given.keys() - {parameter.name for parameter in self.parameters}:
+            known = " and ".join(parameter.flag for parameter in self.parameters) or "none"
+            raise InvalidSetting(f"{self.name} has no parameter --{name}; it has {known}.")
         return [self._value(parameter, given.get(parameter.name, parameter.default)) for parameter in self.parameters]
-
-    def _what_it_has(self) -> str:
-        return f"it has {' and '.join(parameter.flag for parameter in self.parameters) or 'none'}"
 
     def _value(self, parameter: Parameter, text: str | None) -> Value:
         if text is None:
@@ -104,7 +102,8 @@ def named_query(name: str) -> NamedQuery:
 
 def read_query(name: str, text: str) -> NamedQuery:
     """A query from the text of its file. Raises InvalidSetting when the header is not as it must be."""
-    header = [line.removeprefix("-- ") for line in _comments_above(text)]
+    comments = takewhile(lambda line: line.startswith("-- "), text.splitlines())
+    header = [line.removeprefix("-- ") for line in comments]
     parameters, none = [], None
     for line in header[1:]:
         match = _PARAMETER.fullmatch(line)
@@ -119,12 +118,6 @@ def read_query(name: str, text: str) -> NamedQuery:
             f"The header of {name}.sql must say what it answers, and after `-- none: ` what no row means."
         )
     return NamedQuery(name, header[0], tuple(parameters), none, text)
-
-
-def _comments_above(text: str) -> list[str]:
-    lines = text.splitlines()
-    end = next((number for number, line in enumerate(lines) if not line.startswith("-- ")), len(lines))
-    return lines[:end]
 
 
 def _varchar(text: str) -> str:

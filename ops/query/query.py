@@ -36,10 +36,10 @@ class InvalidQuery(FruitsError):
 
 
 def connect(home: Home) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection in which `features`, `projections` and `rejects` are the home's tables as they stand now.
+    """A DuckDB connection to the home's tables `features`, `projections` and `rejects` as they are now.
 
-    The views and `pca_current` are those that Athena has, from the same SQL files. Filters on partitions and numbers
-    skip files, in the tables those on times do, too. What is run there reads and writes no file.
+    It has Athena's views and `pca_current`, from the same SQL files. Filters on partitions and numbers skip files;
+    filters on times do so for tables, not for views. A query reads and writes no file of this machine.
     Raises NothingIngested when the home has no tables yet, StateDamaged, StorageUnavailable.
     """
     return connect_to(take_snapshot(home))
@@ -47,11 +47,10 @@ def connect(home: Home) -> duckdb.DuckDBPyConnection:
 
 def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     """The same for the tables of one moment."""
-    # A query sees the tables and no file of this machine.
     connection = duckdb.connect(config={"enable_external_access": False})
     connection.execute("SET TimeZone = 'UTC'")
-    for name, handle in snapshot.tables.items():
-        connection.register(name, _with_later_columns(name, handle))
+    for table in TABLES:
+        connection.register(table.name, _with_later_columns(table, snapshot.tables[table.name]))
     connection.register(_PCA_CURRENT, _pca_current(snapshot.models))
     for definition in definitions():
         if definition.is_view:
@@ -59,9 +58,8 @@ def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _with_later_columns(name: str, handle: DeltaTable) -> pyarrow.dataset.Dataset:
-    # A table that no stream has opened since it was to get another column.
-    table = next(table for table in TABLES if table.name == name)
+def _with_later_columns(table: Table, handle: DeltaTable) -> pyarrow.dataset.Dataset:
+    """The table's rows; a table that no stream of this release has opened lacks the columns that were added since."""
     dataset = handle.to_pyarrow_dataset()
     missing = [table.schema.field(column) for column in table.missing_in(dataset.schema.names)]
     return dataset.replace_schema(pa.schema([*dataset.schema, *missing])) if missing else dataset
@@ -79,25 +77,25 @@ def _view_in_duckdb(view: str, serving: int | None) -> str:
     for lookup in list(parsed.find_all(exp.Subquery)):
         if [table.name for table in lookup.find_all(exp.Table)] == [_PCA_CURRENT]:
             lookup.replace(exp.convert(serving))
-    return _with_its_own_words(parsed).sql(dialect="duckdb")
+    return _with_duckdb_functions(parsed).sql(dialect="duckdb")
 
 
-def in_duckdb(sql: str) -> str:
-    """A statement in Athena's dialect as DuckDB takes it; its `?` stay in their order.
+def to_duckdb(sql: str) -> str:
+    """Translate a statement from Athena's dialect to DuckDB's; its `?` stay in their order.
 
-    Raises InvalidQuery when it is not Athena's SQL, or when DuckDB has nothing like it.
+    Raises InvalidQuery if it is not Athena's SQL, or if DuckDB has nothing like it.
     """
     try:
         statements = sqlglot.parse(sql, read="athena")
         if len(statements) != 1 or statements[0] is None:
             raise InvalidQuery("DuckDB cannot run this as Athena would: it must be one statement.")
-        return _with_its_own_words(statements[0]).sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE)
+        return _with_duckdb_functions(statements[0]).sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE)
     except sqlglot.errors.SqlglotError as error:
         raise InvalidQuery(f"DuckDB cannot run this as Athena would: {str(error).strip()}") from error
 
 
-def _with_its_own_words(parsed: exp.Expr) -> exp.Expr:
-    """What sqlglot (30.3) leaves as Athena has it, as DuckDB has it."""
+def _with_duckdb_functions(parsed: exp.Expr) -> exp.Expr:
+    """Replace the functions that sqlglot (30.3) does not translate."""
     for fold in parsed.find_all(exp.Reduce):
         # DuckDB's fold has no last step, and needs none that changes nothing.
         last = fold.args.get("finish")

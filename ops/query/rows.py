@@ -1,11 +1,10 @@
-"""Rows as a person or a program reads them."""
+"""Rows written as a table, CSV, JSON lines or parquet."""
 
 import csv
 import io
 import json
 import re
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from features.errors import InvalidSetting
 from ops.cli.console import Format
 from ops.cli.process.terminal import write_exactly
 from ops.query.cell_values import column_values, distinct_names, has_interval_or_union
-from ops.wording import visible
+from ops.wording import escape_controls
 
 _SHOWN_ELEMENTS = 4
 _SHOWN_DIGITS = 12
@@ -43,7 +42,7 @@ def show(rows: pa.Table, form: Format, console: Console, title: str | None = Non
     if form == "csv":
         write_exactly(_csv(named))
     elif form == "json":
-        write_exactly("".join(_json_lines(named)))
+        write_exactly(_json_lines(named))
     elif sys.stdout.isatty():
         raise InvalidSetting(
             "parquet is not for a terminal; redirect it: fruits query --format parquet '...' > rows.parquet"
@@ -58,10 +57,10 @@ def _rich(rows: pa.Table, title: str | None) -> Table:
     shown = Table(title=title, title_justify="left", header_style="bold")
     for column in rows.schema:
         numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        shown.add_column(Text(visible(column.name)), justify="right" if numeric else "left", overflow="fold")
-    for row in _tuples([_shown(column) for column in rows.columns]):
+        shown.add_column(Text(escape_controls(column.name)), justify="right" if numeric else "left", overflow="fold")
+    for row in zip(*map(_shown, rows.columns), strict=True):
         # Keys are other people's words: Rich must not read them as markup, nor a terminal as commands.
-        shown.add_row(*(Text(visible(_cell(value))) for value in row))
+        shown.add_row(*(Text(escape_controls(_cell(value))) for value in row))
     return shown
 
 
@@ -69,7 +68,7 @@ def _csv(rows: pa.Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows.column_names)
-    writer.writerows(_tuples([_csv_cells(column) for column in rows.columns]))
+    writer.writerows(zip(*map(_csv_cells, rows.columns), strict=True))
     return text.getvalue()
 
 
@@ -80,9 +79,10 @@ def _csv_cells(column: pa.ChunkedArray) -> list[Any]:
     return [_as_json(value) if isinstance(value, list | dict) else value for value in values]
 
 
-def _json_lines(rows: pa.Table) -> Iterator[str]:
-    for row in _tuples([column_values(column, finite=True) for column in rows.columns]):
-        yield f"{_as_json(dict(zip(rows.column_names, row, strict=True)))}\n"
+def _json_lines(rows: pa.Table) -> str:
+    columns = (column_values(column, finite=True) for column in rows.columns)
+    lines = (_as_json(dict(zip(rows.column_names, row, strict=True))) for row in zip(*columns, strict=True))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _as_json(value: Any) -> str:
@@ -95,10 +95,6 @@ def _with_parquets_types(rows: pa.Table) -> pa.Table:
             cells = pa.array([None if cell is None else str(cell) for cell in _csv_cells(rows[position])], pa.string())
             rows = rows.set_column(position, column.name, cells)
     return rows
-
-
-def _tuples(columns: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
-    return zip(*columns, strict=True)
 
 
 def _shown(column: pa.ChunkedArray) -> list[Any]:

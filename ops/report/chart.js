@@ -65,7 +65,7 @@ function drawChart(svg, spec, width) {
     ends.before = px + half;
     svg.append(draw("text", { x: px, y: bottom + 18, "text-anchor": "middle" }, name));
   }
-  if (spec.x.name) svg.append(draw("text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle", class: "name" }, spec.x.name));
+  if (spec.x.name) svg.append(draw("text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, spec.x.name));
   for (const { x: at, name } of spec.marks || []) {
     const end = x.at(at) > (left + right) / 2;
     svg.append(draw("line", { x1: x.at(at), x2: x.at(at), y1: 6, y2: bottom, stroke: "var(--ink)", "stroke-dasharray": "4 4", opacity: 0.55 }));
@@ -130,7 +130,7 @@ function yScale(spec, top, bottom) {
   if (spec.y.waits) return waitScale(values, top, bottom);
   if (spec.y.log) {
     const low = Math.log10(spec.y.least) - 0.08, high = Math.max(Math.log10(Math.max(...values, spec.y.least * 2)) + 0.08, low + 0.7);
-    return { at: (value) => bottom - ((Math.max(Math.log10(Math.max(value, 1e-12)), low) - low) / (high - low)) * (bottom - top), ticks: logTicks(low, high) };
+    return { at: logarithmic(low, high, top, bottom), ticks: logTicks(low, high) };
   }
   const stacked = spec.series[0].kind === "bar" ? spec.series[0].points.map((_, n) => spec.series.reduce((sum, series) => sum + series.points[n][1], 0)) : values;
   const high = spec.y.top || niceTop(Math.max(...stacked, 0), spec.y.whole);
@@ -144,8 +144,10 @@ function waitScale(values, top, bottom) {
   const least = Math.max(Math.min(...values), steps[0]), most = Math.max(...values, steps[0]);
   const first = steps.findLastIndex((step) => step <= least), last = Math.max(steps.findIndex((step) => step >= most), first + 1);
   const low = Math.log10(steps[first]), high = Math.log10(steps[last]);
-  const at = (value) => bottom - ((Math.max(Math.log10(Math.max(value, 1e-12)), low) - low) / (high - low)) * (bottom - top);
-  return { at, ticks: steps.slice(first, last + 1) };
+  return { at: logarithmic(low, high, top, bottom), ticks: steps.slice(first, last + 1) };
+}
+function logarithmic(low, high, top, bottom) {
+  return (value) => bottom - ((Math.max(Math.log10(Math.max(value, 1e-12)), low) - low) / (high - low)) * (bottom - top);
 }
 
 function xScale(axis, left, right) {
@@ -172,22 +174,15 @@ function timeAxis(rows, bin_s) {
 function timeTicks(axis, most) {
   const units = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 259200, 432000, 604800, 1209600, 2419200, 7257600, 31536000];
   const step = (units.find((unit) => (axis.max - axis.min) / 1000 / unit <= most) || 31536000) * 1000;
-  const ticks = [];
-  for (let at = Math.ceil(axis.min / step) * step; at <= axis.max; at += step) {
-    const midnight = at % DAY_MS === 0;
-    ticks.push([at, step >= DAY_MS || midnight ? dayName(at) : clock(at, step < 60000)]);
-  }
-  return ticks;
+  const first = Math.ceil(axis.min / step) * step, count = Math.floor((axis.max - first) / step) + 1;
+  return Array.from({ length: count }, (_, n) => first + n * step).map((at) => [at, at % DAY_MS === 0 ? dayName(at) : clock(at, step < 60000)]);
 }
 
 function logTicks(low, high) {
-  const candidates = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1];
-  const between = (ticks) => ticks.filter((tick) => Math.log10(tick) >= low && Math.log10(tick) <= high);
-  const decades = between(candidates);
-  if (decades.length >= 3) return decades;
-  const finer = [];
-  for (let power = Math.floor(low); power <= high; power++) finer.push(...[1, 2, 5].map((digit) => Number((digit * 10 ** power).toPrecision(1))));
-  return between(finer);
+  const powers = Array.from({ length: Math.ceil(high) - Math.floor(low) + 1 }, (_, n) => Math.floor(low) + n);
+  const ticks = (digits) => powers.flatMap((power) => digits.map((digit) => Number((digit * 10 ** power).toPrecision(1)))).filter((tick) => Math.log10(tick) >= low && Math.log10(tick) <= high);
+  const decades = ticks([1]);
+  return decades.length >= 3 ? decades : ticks([1, 2, 5]);
 }
 
 function niceTop(value, whole) {

@@ -6,7 +6,7 @@ function labelLegend(shown, changed) {
   const found = el("p", { class: "found", role: "status" });
   const field = el("input", { type: "search", id: "find-label", autocomplete: "off", spellcheck: "false" });
   const search = el("div", { class: "search" }, el("label", { for: "find-label" }, "Find a label"), field, found);
-  const names = shown.labels.map(([label]) => (label === null ? "no label" : label || "empty label").toLowerCase());
+  const names = shown.labels.map(([label]) => labelText(label).toLowerCase());
   const beyond = shown.of_photos - shown.labels.reduce((sum, [, count]) => sum + count, 0);
   field.addEventListener("input", list);
   field.addEventListener("keydown", (event) => {
@@ -36,7 +36,7 @@ function labelLegend(shown, changed) {
     if (beyond && !isSearched) labels.append(button(null, "other labels", beyond));
     const more = some.length - MOST_BUTTONS;
     found.textContent = isSearched ? `${number(some.length)} of ${counted(names.length, "label")}${!some.length ? "" : areOn(some) ? "; highlighted" : "; Enter highlights them"}.` : more > 0 ? `${counted(names.length, "label")}; search for the ${number(more)} that have no button.` : "";
-    press();
+    for (const node of labels.children) node.setAttribute("aria-pressed", String(node.place === undefined ? !chosen.size : chosen.has(node.place)));
   }
   function button(place, name, count) {
     const style = styleOf(place);
@@ -67,8 +67,5 @@ function labelLegend(shown, changed) {
     list();
     if (isOnButton) [...labels.children].find((node) => node.place === pressed)?.focus();
     changed();
-  }
-  function press() {
-    for (const node of labels.children) node.setAttribute("aria-pressed", String(node.place === undefined ? !chosen.size : chosen.has(node.place)));
   }
 }

@@ -93,17 +93,15 @@ function map() {
     if (aloud) said.textContent = `${nameOf(photo)}, ${photo.key}, arrived ${moment(photo.arrived_at)}. ${near.length ? `Nearest: ${near.map((n) => nameOf(marks[n].photo)).join(", ")}.` : ""}`;
   }
   function card(photo) {
-    const facts = el("dl", {}, el("dt", {}, "key"), el("dd", {}, el("bdi", {}, photo.key)), el("dt", {}, "arrived"), el("dd", {}, `${moment(photo.arrived_at)}`), el("dt", {}, "image"), el("dd", {}, photo.image_id));
-    const found = el("div", { class: "photo" });
-    if (photo.thumbnail) found.append(el("img", { src: photo.thumbnail, alt: "" }));
-    found.append(el("div", {}, el("strong", {}, photo.label === null ? "another label" : labelNode(shown.labels[photo.label][0])), facts));
-    return found;
+    const facts = el("dl", {}, el("dt", {}, "key"), el("dd", {}, el("bdi", {}, photo.key)), el("dt", {}, "arrived"), el("dd", {}, moment(photo.arrived_at)), el("dt", {}, "image"), el("dd", {}, photo.image_id));
+    return el("div", { class: "photo" }, ...picture(photo), el("div", {}, el("strong", {}, labelOf(photo)), facts));
   }
+  function picture(photo) { return photo.thumbnail ? [el("img", { src: photo.thumbnail, alt: "" })] : []; }
   function nearList(near) {
     const list = el("ol", { class: "near" });
     for (const n of near) {
       const { photo } = marks[n];
-      const button = el("button", { type: "button" }, ...(photo.thumbnail ? [el("img", { src: photo.thumbnail, alt: "" })] : []), photo.label === null ? "another label" : labelNode(shown.labels[photo.label][0]), el("bdi", { class: "count" }, photo.key));
+      const button = el("button", { type: "button" }, ...picture(photo), labelOf(photo), el("bdi", { class: "count" }, photo.key));
       button.addEventListener("click", () => { focusOn(n); svg.focus(); });
       list.append(el("li", {}, button));
     }
@@ -125,10 +123,8 @@ function map() {
     if (links) links.replaceChildren();
     if (ring) ring.setAttribute("visibility", "hidden");
   }
-  function nameOf(photo) {
-    const label = photo.label === null ? "another label" : shown.labels[photo.label][0];
-    return label === null ? "no label" : label || "empty label";
-  }
+  function labelOf(photo) { return photo.label === null ? "another label" : labelNode(shown.labels[photo.label][0]); }
+  function nameOf(photo) { return photo.label === null ? "another label" : labelText(shown.labels[photo.label][0]); }
 
   function nearest(px, py, within) {
     let best = -1, least = within * within;
@@ -185,7 +181,8 @@ function neighboursOf(shown) {
   return (index) => Array.from({ length: each }, (_, n) => bytes.charCodeAt(2 * (index * each + n)) + 256 * bytes.charCodeAt(2 * (index * each + n) + 1));
 }
 
-function labelNode(label) { return label ? el("bdi", {}, label) : el("em", {}, label === null ? "no label" : "empty label"); }
+function labelText(label) { return label === null ? "no label" : label || "empty label"; }
+function labelNode(label) { return el(label ? "bdi" : "em", {}, labelText(label)); }
 function isColoured(place) { return place !== null && place < data.coloured_labels ? 1 : 0; }
 function shapeNode(shape, x, y, r) {
   if (shape === "diamond") { const s = r * 1.25; return draw("path", { d: `M${x} ${y - s}L${x + s} ${y}L${x} ${y + s}L${x - s} ${y}Z` }); }

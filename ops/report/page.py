@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from datetime import date, datetime
 from importlib.resources import files
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 from ops.report.data import Report
 from ops.report.photo_map import MOST_COLOURED_LABELS, MapPhoto, PcaMap
 
-_DECIMALS = 4
 # In this order: the last one draws with what the others define.
 _SCRIPTS = ("format.js", "chart.js", "zoom.js", "legend.js", "map.js", "report.js")
 
@@ -67,20 +65,13 @@ def _scalar(value: Any) -> Any:
 
 
 def _plain(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    plain = {field.name: getattr(report, field.name) for field in fields(report)}
-    for name in ("totals", "flow", "pace", "versions", "shifts"):
-        found = plain[name]
-        plain[name] = [asdict(item) for item in found] if isinstance(found, list) else asdict(found)
-    plain["left_out"] = asdict(report.left_out) if report.left_out else None
-    if report.pca_map:
-        plain["pca_map"] = _plain_map(report.pca_map, thumbnails)
-    return plain | {"coloured_labels": MOST_COLOURED_LABELS}
+    shown = _plain_map(report.pca_map, thumbnails) if report.pca_map else None
+    return vars(report) | {"pca_map": shown, "coloured_labels": MOST_COLOURED_LABELS}
 
 
 def _plain_map(pca_map: PcaMap, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    plain = {field.name: getattr(pca_map, field.name) for field in fields(pca_map)}
     places = np.array(pca_map.neighbours, "<u2")
-    return plain | {
+    return vars(pca_map) | {
         "photos": [_plain_photo(photo, thumbnails) for photo in pca_map.photos],
         # As numbers in JSON they would take twice the room.
         "neighbours": base64.b64encode(places.tobytes()).decode(),
@@ -89,16 +80,7 @@ def _plain_map(pca_map: PcaMap, thumbnails: Mapping[str, str]) -> dict[str, Any]
 
 
 def _plain_photo(photo: MapPhoto, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    plain = {
-        "x": _short(photo.x),
-        "y": _short(photo.y),
-        "label": photo.label,
-        "key": photo.key,
-        "arrived_at": photo.arrived_at,
-        "image_id": photo.image_id[:12],
-    }
+    plain = vars(photo) | {"image_id": photo.image_id[:12]}
+    plain |= {axis: float(f"{plain[axis]:.4g}") for axis in ("x", "y")}
+    del plain["source"]
     return plain | ({"thumbnail": thumbnails[photo.image_id]} if photo.image_id in thumbnails else {})
-
-
-def _short(number: float) -> float:
-    return float(f"{number:.{_DECIMALS}g}")

@@ -1,18 +1,18 @@
 """The report's map: a sample of photos in PCA space, and which of them lie nearest to each other."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from ops.report.answers import all_rows, only_row
+from ops.query.query import run_query
 from store.home import Home
 from store.models.pca_models import PcaModel
+
+Row: TypeAlias = dict[str, Any]
 
 MOST_PHOTOS_ON_MAP = 2500
 # Six colours by four shapes.
@@ -63,24 +63,43 @@ def photo_map(
         "CREATE TEMP TABLE labels AS SELECT label, count(*) AS photos FROM seen_current_projections GROUP BY label "
         f"ORDER BY photos DESC, label NULLS LAST LIMIT {MOST_LABELS}"
     )
-    labels = all_rows(connection, "SELECT label, photos FROM labels ORDER BY photos DESC, label NULLS LAST")
+    labels = [
+        (row["label"], row["photos"])
+        for row in query_rows(connection, "SELECT * FROM labels ORDER BY photos DESC, label NULLS LAST")
+    ]
     place_of = {label: place for place, (label, _) in enumerate(labels)}
     sample = _sample(connection, most_photos)
-    photos = [
-        MapPhoto(x, y, place_of.get(label), _key(home, source), arrived_at.replace(tzinfo=UTC), image_id, source)
-        for x, y, label, source, arrived_at, image_id in sample
-    ]
+    (totals,) = query_rows(
+        connection, "SELECT count(*) AS photos, count(DISTINCT label) AS labels FROM seen_current_projections"
+    )
     shares = served.pca.explained_variance_ratio
-    of_photos, of_labels = only_row(connection, "SELECT count(*), count(DISTINCT label) FROM seen_current_projections")
     return PcaMap(
-        of_photos=of_photos,
-        of_labels=of_labels,
+        of_photos=totals["photos"],
+        of_labels=totals["labels"],
         shares=(float(shares[0]), float(shares[1])),
         labels=[(None if label is None else shortened(label), count) for label, count in labels],
-        photos=photos,
+        photos=[
+            MapPhoto(
+                x=row["pca"][0],
+                y=row["pca"][1],
+                label=place_of.get(row["label"]),
+                key=shortened(row["source"].removeprefix(f"{home.landing.source}/")),
+                arrived_at=row["arrived_at"].replace(tzinfo=UTC),
+                image_id=row["image_id"],
+                source=row["source"],
+            )
+            for row in sample
+        ],
         components=served.meta.components,
-        neighbours=nearest(_coordinates(connection, photos)) if len(photos) > 1 else [[] for _ in photos],
+        neighbours=nearest(np.array([row["pca"] for row in sample], np.float32))
+        if len(sample) > 1
+        else [[]] * len(sample),
     )
+
+
+def query_rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
+    """The rows of a query, as dictionaries by column. Raises InvalidQuery."""
+    return list(run_query(connection, sql).to_pylist())
 
 
 def nearest(points: NDArray[np.float32], most: int = MOST_NEIGHBOURS) -> list[list[int]]:
@@ -100,55 +119,26 @@ def shortened(text: str) -> str:
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: half - 1]}…{text[-half:]}"
 
 
-def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[tuple[Any, ...]]:
+def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[Row]:
     """Photos by their hash, which is as good as chance, taken from the labels in turns so that rare ones are seen."""
-    turns = _turns(connection, most_photos)
-    return all_rows(
+    grouped = "seen_current_projections AS seen LEFT JOIN labels AS named ON named.label = seen.label"
+    counts = [row["n"] for row in query_rows(connection, f"SELECT count(*) AS n FROM {grouped} GROUP BY named.label")]
+    # After so many turns the labels have given enough photos: no more of any label are kept in memory.
+    turns = next(
+        (n for n in range(1, most_photos) if sum(min(n, count) for count in counts) >= most_photos), most_photos
+    )
+    return query_rows(
         connection,
         f"""
-        WITH grouped AS (
-            SELECT named.label IS NOT NULL AS is_named, named.label AS name, image_id,
-                   {{x: pca[1], y: pca[2], label: seen.label, source: source, arrived_at: arrived_at, id: image_id}}
-                       AS photo
-            FROM seen_current_projections AS seen LEFT JOIN labels AS named ON named.label = seen.label
-        ), first_of_each AS (
-            SELECT is_named, name, unnest(arg_min(photo, image_id, {turns})) AS photo FROM grouped
-            GROUP BY is_named, name
+        WITH first_of_each AS (
+            SELECT named.label AS name, unnest(arg_min(
+                {{image_id: image_id, source: source, label: seen.label, arrived_at: arrived_at, pca: pca}},
+                image_id, {turns})) AS photo
+            FROM {grouped} GROUP BY named.label
         ), in_turns AS (
-            SELECT photo, row_number() OVER (PARTITION BY is_named, name ORDER BY photo.id, photo.source) AS turn
+            SELECT photo, row_number() OVER (PARTITION BY name ORDER BY photo.image_id, photo.source) AS turn
             FROM first_of_each
         )
-        SELECT photo.x, photo.y, photo.label, photo.source, photo.arrived_at, photo.id FROM in_turns
-        ORDER BY turn, photo.id, photo.source LIMIT {most_photos}
+        SELECT unnest(photo) FROM in_turns ORDER BY turn, photo.image_id, photo.source LIMIT {most_photos}
         """,
     )
-
-
-def _turns(connection: duckdb.DuckDBPyConnection, most_photos: int) -> int:
-    """How many turns it takes until the labels have given enough photos: no label need keep more at hand."""
-    named = [photos for label, photos in all_rows(connection, "SELECT label, photos FROM labels") if label is not None]
-    (of_photos,) = only_row(connection, "SELECT count(*) FROM seen_current_projections")
-    counts = np.array([*named, of_photos - sum(named)])
-    turns = 1
-    while turns < most_photos and np.minimum(counts, turns).sum() < most_photos:
-        turns += 1
-    return turns
-
-
-def _coordinates(connection: duckdb.DuckDBPyConnection, photos: Sequence[MapPhoto]) -> NDArray[np.float32]:
-    """The photos' coordinates along all components (n, k)."""
-    wanted = [(photo.image_id, photo.source) for photo in photos]
-    connection.register(
-        "sampled", pa.table({"image_id": [one for one, _ in wanted], "source": [two for _, two in wanted]})
-    )
-    found = all_rows(
-        connection,
-        "SELECT image_id, source, any_value(pca) FROM seen_current_projections SEMI JOIN sampled "
-        "USING (image_id, source) GROUP BY image_id, source",
-    )
-    pca_of = {(image_id, source): pca for image_id, source, pca in found}
-    return np.array([pca_of[key] for key in wanted], np.float32)
-
-
-def _key(home: Home, source: str) -> str:
-    return shortened(source.removeprefix(f"{home.landing.source}/"))

@@ -37,49 +37,35 @@ function headline() {
 }
 
 function flow() {
-  const bins = filled();
-  figure("flow", {
+  overTime("flow", filled(), data.bin_s, {
     title: "Photos and rejects over time",
-    caption: `By the time of ingestion, in pieces of ${duration(data.bin_s)}.`,
-    none: !bins.length && (data.since ? `Nothing was ingested from ${data.since} on.` : "Nothing was ingested yet. Drop photos into the landing and run fruits stream."),
-    height: 240, x: timeAxis(bins, data.bin_s), y: { whole: true, format: number },
-    series: [
-      { name: "photos", colour: "c2", kind: "bar", width: data.bin_s * 1000, points: bins.map((bin) => [bin.at, bin.photos]) },
-      { name: "rejects", colour: "c4", kind: "bar", width: data.bin_s * 1000, points: bins.map((bin) => [bin.at, bin.rejects]) },
-    ],
-    stops: bins.map((bin) => ({ x: bin.at + data.bin_s * 500, head: moment(bin.at), values: [number(bin.photos), number(bin.rejects)] })),
-    columns: ["from"],
+    caption: `By the time of ingestion, in intervals of ${duration(data.bin_s)}.`,
+    none: !data.flow.length && (data.since ? `Nothing was ingested from ${data.since} on.` : "Nothing was ingested yet. Drop photos into the landing and run fruits stream."),
+    height: 240, format: number, whole: true,
+    series: [{ name: "photos", field: "photos", colour: "c2", kind: "bar" }, { name: "rejects", field: "rejects", colour: "c4", kind: "bar" }],
   });
 }
 
 function latency() {
   const bins = data.flow.filter((bin) => bin.p50_s !== null);
-  const names = [["median", "p50_s", "c0"], ["95 %", "p95_s", "c1"], ["99 %", "p99_s", "c4"]];
-  figure("latency", {
+  overTime("latency", bins, data.bin_s, {
     title: "From arrival to ingestion",
-    caption: "How long photos had waited. A backlog that was there before the stream began waits from its arrival on. The axis is logarithmic: a step up is several times as long.",
+    caption: "The time from arrival to ingestion. A photo that was there before the stream started has waited since its arrival. The axis is logarithmic: each step is several times as long as the one below.",
     none: !bins.length && (data.since ? `No photo was ingested from ${data.since} on.` : "No photo was ingested yet."),
-    height: 300, x: timeAxis(bins, data.bin_s), y: { waits: true, format: duration },
-    series: names.map(([name, field, colour]) => ({ name, colour, kind: "line", points: bins.map((bin) => [bin.at + data.bin_s * 500, bin[field]]) })),
-    stops: bins.map((bin) => ({ x: bin.at + data.bin_s * 500, head: moment(bin.at), values: names.map(([, field]) => duration(bin[field])) })),
-    columns: ["from"],
+    height: 300, format: duration, waits: true,
+    series: [{ name: "median", field: "p50_s", colour: "c0" }, { name: "95 %", field: "p95_s", colour: "c1" }, { name: "99 %", field: "p99_s", colour: "c4" }],
   });
 }
 
 function pace() {
-  const bins = data.pace, half = data.pace_bin_s * 500;
-  const limits = bins.some((bin) => bin.limit_per_s);
-  figure("pace", {
+  const limit = data.pace.some((bin) => bin.limit_per_s) ? [{ name: "limit of the cores", field: "limit_per_s", colour: "c4", dash: true }] : [];
+  overTime("pace", data.pace, data.pace_bin_s, {
     title: "Photos a second, and the limit",
-    caption: "While batches were at work, the newest ones. The limit is what the cores would do if they only decoded and inferred these photos. A trickle waits for photos, not for cores.",
-    none: !bins.length && "No batch of the last day has left a result.",
-    height: 230, x: timeAxis(bins, data.pace_bin_s), y: { format: rate },
-    series: [
-      { name: "photos a second", colour: "c2", kind: "line", points: bins.map((bin) => [bin.at + half, bin.per_s]) },
-      ...(limits ? [{ name: "limit of the cores", colour: "c4", kind: "line", dash: true, points: bins.filter((bin) => bin.limit_per_s).map((bin) => [bin.at + half, bin.limit_per_s]) }] : []),
-    ],
-    stops: bins.map((bin) => ({ x: bin.at + half, head: `${moment(bin.at)} · ${counted(Math.round(bin.photos), "photo")} in ${counted(bin.batches, "batch", "batches")}`, values: [rate(bin.per_s), ...(limits ? [bin.limit_per_s ? rate(bin.limit_per_s) : "–"] : [])] })),
-    columns: ["from"],
+    caption: "The newest batches, while they were at work. The limit is the rate at which the cores could decode and infer these photos. If few photos arrive, the stream waits for photos, not for cores.",
+    none: !data.pace.length && "No batch of the last day has left a result.",
+    height: 230, format: rate,
+    head: (bin) => `${moment(bin.at)} · ${counted(Math.round(bin.photos), "photo")} in ${counted(bin.batches, "batch", "batches")}`,
+    series: [{ name: "photos a second", field: "per_s", colour: "c2" }, ...limit],
   });
 }
 
@@ -87,14 +73,14 @@ function reasons() {
   const section = document.getElementById("reasons");
   section.append(el("h2", {}, "Rejects by reason"));
   if (!data.reasons.length) return section.append(el("p", { class: "none" }, "Nothing was rejected."));
-  const most = Math.max(...data.reasons.map(([, files]) => files));
+  const most = Math.max(...data.reasons.map(({ files }) => files));
   const bars = el("div", { class: "bars" });
-  for (const [reason, files] of data.reasons) {
+  for (const { reason, files } of data.reasons) {
     const bar = el("div", { class: "bar", "aria-hidden": "true" });
     bar.style.width = `${(100 * files) / most}%`;
     bars.append(el("bdi", {}, reason), bar, el("span", {}, number(files)));
   }
-  section.append(el("p", { class: "caption" }, "What became of files that are no photo. fruits rejects tells what to do about each."), bars);
+  section.append(el("p", { class: "caption" }, "Why files were rejected. fruits rejects says what to do about each reason."), bars);
 }
 
 function spectra() {
@@ -127,7 +113,7 @@ function turn() {
   const angle = (degrees) => (degrees === undefined ? "–" : `${degrees < 10 ? degrees.toFixed(1) : Math.round(degrees)}°`);
   figure("turn", {
     title: "Drift of the PCA",
-    caption: "Principal angles between what a version keeps and what its parent kept, from the least to the largest: 0° is the same space, 90° a direction that the parent had none of.",
+    caption: "The principal angles between the subspaces of a version and of its parent, in ascending order. 0° is the same space; 90° is a direction that the parent does not have.",
     none: !turned.length && "There is one version at most. Each refit is compared with the one before.",
     height: 230, x: { min: 1, max: Math.max(most, 2), format: number, name: "angle" }, y: { top: 90, format: (degrees) => `${degrees}°` },
     series: turned.map((version, place) => ({ name: `version ${version.version} from ${version.parent}`, colour: COLOURS[place % 6], kind: "line", dots: most < 20, points: version.angles_deg.map((degrees, n) => [n + 1, degrees]) })),
@@ -138,18 +124,23 @@ function turn() {
 
 function shift() {
   const days = data.shifts.map((row) => ({ ...row, at: Date.parse(row.day) }));
-  const fixed = (value) => value.toFixed(2);
-  figure("shift", {
+  overTime("shift", days, 86400, {
     title: "Drift of the photos",
-    caption: "How far a day's mean projection lies from the served version's mean, in standard deviations of one photo. The dashed line is what chance gives.",
+    caption: "The distance between a day's mean projection and the served version's mean, in standard deviations of one photo. The dashed line is what chance gives.",
     none: !days.length && (data.since ? `No photo ingested from ${data.since} on is projected with the served version.` : "No photo is projected with a served version yet."),
-    height: 230, x: timeAxis(days, 86400), y: { format: (value) => String(Number(value.toPrecision(3))) },
-    series: [
-      { name: "the day's mean", colour: "c0", kind: "line", points: days.map((row) => [row.at + DAY_MS / 2, row.shift]) },
-      { name: "by chance", colour: "other", kind: "line", dots: false, dash: true, points: days.map((row) => [row.at + DAY_MS / 2, row.by_chance]) },
-    ],
-    stops: days.map((row) => ({ x: row.at + DAY_MS / 2, head: `${row.day} · ${counted(row.photos, "photo")}`, values: [fixed(row.shift), fixed(row.by_chance)] })),
-    columns: ["day"],
+    height: 230, format: (value) => value.toFixed(2), tick: (value) => String(Number(value.toPrecision(3))), columns: ["day"],
+    head: (row) => `${row.day} · ${counted(row.photos, "photo")}`,
+    series: [{ name: "the day's mean", field: "shift", colour: "c0" }, { name: "by chance", field: "by_chance", colour: "other", dots: false, dash: true }],
+  });
+}
+
+// A figure over time: each row is about `bin_s` seconds from `at` on, and each series shows one field of the rows.
+function overTime(id, rows, bin_s, { series, format, tick, head, whole, waits, ...spec }) {
+  const middle = (row) => row.at + bin_s * 500, known = (row, field) => row[field] !== null;
+  figure(id, {
+    columns: ["from"], ...spec, x: timeAxis(rows, bin_s), y: { whole, waits, format: tick || format },
+    series: series.map(({ field, ...one }) => ({ kind: "line", width: bin_s * 1000, ...one, points: rows.filter((row) => known(row, field)).map((row) => [one.kind === "bar" ? row.at : middle(row), row[field]]) })),
+    stops: rows.map((row) => ({ x: middle(row), head: head ? head(row) : moment(row.at), values: series.map(({ field }) => (known(row, field) ? format(row[field]) : "–")) })),
   });
 }
 

@@ -18,7 +18,7 @@ function mapView(svg, buttons, level, changed) {
   const out = button("Zoom out", "−", () => about(middle(), 1 / ZOOM_STEP));
   const reset = button("Reset the zoom", "reset", () => whole());
   addEventListener("scroll", () => { scrolledAt = performance.now(); }, { passive: true });
-  told();
+  showLevel();
 
   svg.addEventListener("wheel", (event) => {
     if (performance.now() - scrolledAt < SCROLL_MS && !event.ctrlKey) return;
@@ -59,7 +59,7 @@ function mapView(svg, buttons, level, changed) {
 
   return {
     at: ({ x, y }) => ({ x: x * scale + moved.x, y: y * scale + moved.y }),
-    fit(box) { frame = box; bound(); told(); },
+    fit(box) { frame = box; bound(); showLevel(); },
     centre({ x, y }) { moved = { x: middle().x - x * scale, y: middle().y - y * scale }; apply(true); },
     isDragged: () => dragged && pointers.size > 0,
     wasDragged: () => dragged,
@@ -84,20 +84,20 @@ function mapView(svg, buttons, level, changed) {
   }
   function moveBy(x, y) { moved = { x: moved.x + x, y: moved.y + y }; apply(); }
   function whole() { scale = 1; moved = { x: 0, y: 0 }; apply(); }
-  // The map never leaves its frame.
+  // The map always fills its frame.
   function bound() {
     moved.x = Math.min(Math.max(moved.x, frame.right * (1 - scale)), frame.left * (1 - scale));
     moved.y = Math.min(Math.max(moved.y, frame.bottom * (1 - scale)), frame.top * (1 - scale));
   }
   function apply(atOnce) {
     bound();
-    told();
+    showLevel();
     if (atOnce) return changed();
     if (waits) return;
     waits = true;
     requestAnimationFrame(() => { waits = false; changed(); });
   }
-  function told() {
+  function showLevel() {
     out.disabled = reset.disabled = scale === 1;
     level.textContent = scale === 1 ? "" : `${scale < 10 ? scale.toFixed(1) : Math.round(scale)}×`;
     // One finger scrolls the page until there is something to move.

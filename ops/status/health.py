@@ -1,4 +1,4 @@
-"""Whether photos flow, and if not, what to do: one sentence for each thing that is wrong or could be better."""
+"""Whether photos flow, and what to do if not: one sentence for each thing that is wrong or could be better."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from ops.status.status import ModelStatus, Status
-from ops.wording import counted, duration, size
+from ops.wording import duration, quantity, size
 from store.state.heartbeat import MOVED_WITHIN
 
 # As the alarm BacklogOld of the stack.
@@ -39,49 +39,49 @@ class Finding:
 
 @dataclass(frozen=True)
 class Health:
-    """The verdict in one sentence, and everything that was found, what is wrong first."""
+    """The verdict in one sentence, and all findings, the wrong ones first."""
 
     healthy: bool
     verdict: str
     findings: tuple[Finding, ...]
 
 
-def judge(found: Status, min_rows: int) -> Health:
-    """What a person should make of a status; `min_rows` is what a refit needs."""
-    findings = (*_wrong(found), *_advice(found, min_rows))
+def assess_health(status: Status, min_rows: int) -> Health:
+    """What is wrong in a home with this status, and what could be better; a refit needs `min_rows` rows."""
+    findings = (*_wrong(status), *_advice(status, min_rows))
     wrong = [finding for finding in findings if finding.weight == "wrong"]
-    verdict = f"Not healthy: {wrong[0].sentence}" if wrong else f"Healthy: {_how_it_goes(found)}"
+    verdict = f"Not healthy: {wrong[0].sentence}" if wrong else f"Healthy: {_how_it_goes(status)}"
     return Health(not wrong, verdict, findings)
 
 
-def _how_it_goes(found: Status) -> str:
-    stream = found.stream
-    waits = _waits(found)
+def _how_it_goes(status: Status) -> str:
+    stream = status.stream
+    waits = _waits(status)
     if stream is not None and stream.state == "running":
         return f"the stream runs and {waits}."
-    if stream is None and found.last_batch is None:
-        return f"nothing has run on {found.home} yet and {waits}."
+    if stream is None and status.last_batch is None:
+        return f"nothing has run on {status.home} yet and {waits}."
     return f"no stream runs and {waits}."
 
 
-def _waits(found: Status) -> str:
-    backlog = found.backlog
+def _waits(status: Status) -> str:
+    backlog = status.backlog
     if backlog.oldest_arrived_at is None:
         return "nothing waits"
     more = " or more" if backlog.at_least else ""
-    photos, verb = counted(backlog.files, "photo"), "waits" if backlog.files == 1 and not more else "wait"
-    oldest = duration(found.looked_at - backlog.oldest_arrived_at)
+    photos, verb = quantity(backlog.files, "photo"), "waits" if backlog.files == 1 and not more else "wait"
+    oldest = duration(status.looked_at - backlog.oldest_arrived_at)
     return f"{photos}{more} ({size(backlog.bytes)}) {verb}, the oldest for {oldest}"
 
 
-def _wrong(found: Status) -> Iterator[Finding]:
+def _wrong(status: Status) -> Iterator[Finding]:
     def wrong(name: str, sentence: str) -> Finding:
         return Finding(name, "wrong", sentence)
 
-    stream, backlog, queue, now = found.stream, found.backlog, found.queue, found.looked_at
+    stream, backlog, queue, now = status.stream, status.backlog, status.queue, status.looked_at
     is_running = stream is not None and stream.state == "running"
-    if found.broken:
-        yield wrong("promises_broken", _broken(found.broken))
+    if status.broken:
+        yield wrong("promises_broken", _broken(status.broken))
     if stream is not None and stream.state == "silent":
         yield wrong(
             "stream_silent",
@@ -92,32 +92,34 @@ def _wrong(found: Status) -> Iterator[Finding]:
         yield wrong(
             "stream_failed",
             f"the stream ended with an error ({stream.error}) at {stream.last_sign_at:%Y-%m-%d %H:%M:%S} UTC; "
-            f"{_waits(found)}; its last words say why, and `fruits stream` goes on where it was.",
+            f"{_waits(status)}; its last words say why, and `fruits stream` goes on where it was.",
         )
     elif not is_running and backlog.files:
-        yield wrong("stream_stopped", f"no stream runs and {_waits(found)}; start `fruits stream`.")
-    if stream is not None and is_running and _is_stuck(found):
+        yield wrong("stream_stopped", f"no stream runs and {_waits(status)}; start `fruits stream`.")
+    # Both times are of the stream's own clock.
+    still = stream.last_sign_at - stream.moved_at if stream and is_running and stream.moved_at else timedelta(0)
+    if stream is not None and still > MOVED_WITHIN + timedelta(seconds=stream.trigger_s or 0):
         yield wrong(
             "stream_stuck",
-            f"the stream ({stream.holder}) lives, but nothing moved in it for {duration(now - _moved_at(found))}; "
+            f"the stream ({stream.holder}) lives, but nothing moved in it for {duration(still)}; "
             "end its process and start `fruits stream` again: nothing is lost.",
         )
     if is_running and backlog.oldest_arrived_at and now - backlog.oldest_arrived_at > OLDEST_MAY_WAIT:
         yield wrong(
             "backlog_old",
-            f"{_waits(found)}, which is more than {duration(OLDEST_MAY_WAIT)}; give the stream more cores, or wait if "
+            f"{_waits(status)}, which is more than {duration(OLDEST_MAY_WAIT)}; give the stream more cores, or wait if "
             "the backlog shrinks.",
         )
     if queue is not None and queue.dead_letters:
         yield wrong(
             "dead_letters",
-            f"{counted(queue.dead_letters, 'message')} of S3 could not be settled and lie in the dead-letter queue; "
+            f"{quantity(queue.dead_letters, 'message')} of S3 could not be settled and lie in the dead-letter queue; "
             "read them there, and delete them once their photos have rows: a listing finds these all the same.",
         )
 
 
 def _broken(sentences: Sequence[str]) -> str:
-    more = f" And {counted(len(sentences) - 1, 'more kind')} of broken promises." if sentences[1:] else ""
+    more = f" And {quantity(len(sentences) - 1, 'more kind')} of broken promises." if sentences[1:] else ""
     if "run it again" in sentences[0]:
         # Of an erasure that is not finished, which says itself what to do.
         return f"{sentences[0]}{more}"
@@ -125,87 +127,63 @@ def _broken(sentences: Sequence[str]) -> str:
     return f"{sentences[0]}{more} {mend}"
 
 
-def _moved_at(found: Status) -> datetime:
-    assert found.stream is not None
-    return found.stream.moved_at or found.stream.last_sign_at
-
-
-def _is_stuck(found: Status) -> bool:
-    stream = found.stream
-    if stream is None or stream.moved_at is None:
-        return False
-    # Both times are of the stream's own clock.
-    return stream.last_sign_at - stream.moved_at > MOVED_WITHIN + timedelta(seconds=stream.trigger_s or 0)
-
-
-def _advice(found: Status, min_rows: int) -> Iterator[Finding]:
+def _advice(status: Status, min_rows: int) -> Iterator[Finding]:
     def advice(name: str, sentence: str) -> Finding:
         return Finding(name, "advice", sentence)
 
-    stream, queue, today = found.stream, found.queue, found.today
-    if stream is None and found.last_batch is None:
+    stream, queue, today = status.stream, status.queue, status.today
+    if stream is None and status.last_batch is None:
         yield advice("never_run", "No stream has run here; check --home, or start `fruits stream`.")
-    if found.unfinished_batches and (stream is None or stream.state != "running"):
-        batches = ", ".join(map(str, found.unfinished_batches))
+    if status.unfinished_batches and (stream is None or stream.state != "running"):
+        batches = ", ".join(map(str, status.unfinished_batches))
         yield advice("unfinished_batches", f"Planned and not committed: {batches}; the next start finishes them first.")
     outcomes = today.photos + today.rejects
     if today.rejects >= FEWEST_REJECTS and today.rejects > MANY_REJECTS * outcomes:
         share = today.rejects / outcomes
         yield advice("many_rejects", f"{share:.0%} of today's uploads could not be used; `fruits rejects` says why.")
-    if found.uncleared:
+    if status.uncleared:
         yield advice(
             "uncleared",
-            f"{counted(found.uncleared, 'photo')} could not be cleared away; see that the stream may copy and delete "
+            f"{quantity(status.uncleared, 'photo')} could not be cleared away; see that the stream may copy and delete "
             "in the landing: it tries again every hour.",
         )
     if queue is not None and queue.unknown:
         yield advice(
             "unknown_messages",
-            f"{counted(queue.unknown, 'message')} of the queue had an unknown shape and were left to its redrive "
+            f"{quantity(queue.unknown, 'message')} of the queue had an unknown shape and were left to its redrive "
             "policy; look at what else writes to the queue.",
         )
     if queue is not None and queue.refused:
         yield advice("queue_unseen", f"The queue cannot be seen: {queue.refused}")
-    yield from _advice_on_pca(found, min_rows)
-    if found.compactable_files > MANY_COMPACTABLE_FILES:
-        yield advice(
-            "small_files",
-            f"{found.compactable_files:,} small files could be few large ones; run `fruits maintain`, best every hour.",
-        )
+    yield from _advice_on_pca(status, min_rows)
+    if status.compactable_files > MANY_COMPACTABLE_FILES:
+        files = f"{status.compactable_files:,} small files"
+        yield advice("small_files", f"{files} could be few large ones; run `fruits maintain`, best every hour.")
 
 
-def _advice_on_pca(found: Status, min_rows: int) -> Iterator[Finding]:
-    now = found.looked_at
-    serving = next((model for model in found.models if model.version == found.pca.serving), None)
-    coming = next((model for model in found.models if model.version == found.pca.next), None)
-    rows = next(table.rows for table in found.tables if table.name == "features")
-    newest: ModelStatus | None = coming or serving
+def _advice_on_pca(status: Status, min_rows: int) -> Iterator[Finding]:
+    now = status.looked_at
+    by_version = {model.version: model for model in status.models}
+    coming = by_version.get(status.pca.next) if status.pca.next else None
+    newest = coming or (by_version.get(status.pca.serving) if status.pca.serving else None)
+    rows = next(table.rows for table in status.tables if table.name == "features")
     if rows < min_rows:
         # A refit would be refused.
         return
     if newest is None:
         yield Finding("pca_missing", "advice", f"{rows:,} rows have no PCA yet; run `fruits refit --reproject`.")
-    elif newest.featurizer != found.featurizer:
-        yield Finding(
-            "pca_of_another_featurizer",
-            "advice",
-            f"PCA version {newest.version} is of another featurizer, so new photos get no projection from it; run "
-            "`fruits refit --reproject`.",
-        )
+        return
+    name, age = f"PCA version {newest.version}", duration(now - newest.fitted_at)
+    if newest.featurizer != status.featurizer:
+        sentence = "is of another featurizer, so new photos get no projection from it; run `fruits refit --reproject`."
+        yield Finding("pca_of_another_featurizer", "advice", f"{name} {sentence}")
     elif coming is not None and now - coming.fitted_at > SWITCH_TAKES:
-        yield Finding(
-            "pca_lacking",
-            "advice",
-            f"PCA version {coming.version} has been on its way for {duration(now - coming.fitted_at)} and "
-            f"{counted(found.pca.lacking_batches, 'batch', 'batches')} lack it; run `fruits reproject`.",
-        )
+        lacking = quantity(status.pca.lacking_batches, "batch", "batches")
+        sentence = f"has been on its way for {age} and {lacking} lack it; run `fruits reproject`."
+        yield Finding("pca_lacking", "advice", f"{name} {sentence}")
     elif _is_outgrown(newest, now):
-        yield Finding(
-            "pca_old",
-            "advice",
-            f"PCA version {newest.version} is {duration(now - newest.fitted_at)} old, fitted on {newest.rows:,} rows, "
-            f"and {newest.rows_since:,} came since; run `fruits refit --reproject`.",
-        )
+        sentence = f"{name} is {age} old, fitted on {newest.rows:,} rows, and {newest.rows_since:,} came since"
+        yield Finding("pca_old", "advice", f"{sentence}; run `fruits refit --reproject`.")
 
 
 def _is_outgrown(model: ModelStatus, now: datetime) -> bool:

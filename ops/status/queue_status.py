@@ -1,13 +1,17 @@
-"""What SQS says of the queue that S3 tells of new objects, and of its dead letters."""
+"""What SQS says of the queue with S3's notifications, and of its dead-letter queue."""
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from features.errors import FruitsError
 from store.state.heartbeat import Messages
 from streaming.discovery.sqs import Requests, sqs_client
 
-# Who looks does not wait as long as a stream would.
+if TYPE_CHECKING:
+    from types_boto3_sqs import SQSClient
+
+# A person does not wait as long as a stream does.
 PATIENCE_S = 5.0
 
 
@@ -29,20 +33,20 @@ class QueueStatus:
     refused: str | None = None
 
 
-def look_at_queue(url: str, region: str | None, messages: Messages | None) -> QueueStatus:
-    """How a queue stands now; `messages` are what the running stream said of it. Never fails for SQS's sake."""
+def read_queue_status(url: str, region: str | None, messages: Messages | None) -> QueueStatus:
+    """The status of a queue, with what the running stream said of its `messages`; no answer of SQS is no error."""
     held, unknown = (messages.held, messages.unknown) if messages else (None, None)
     try:
         client = sqs_client(url, region)
-        requests = Requests(client, url)
-        requests.gives_up_at_s = time.monotonic() + PATIENCE_S
-        depth = requests.depth()
-        dead_letter_url = requests.dead_letter_queue()
-        dead_letters = None
-        if dead_letter_url is not None:
-            theirs = Requests(client, dead_letter_url)
-            theirs.gives_up_at_s = time.monotonic() + PATIENCE_S
-            dead_letters = theirs.depth().visible
+        requests = _requests(client, url)
+        depth, dead_letter_url = requests.depth(), requests.dead_letter_queue()
+        dead_letters = _requests(client, dead_letter_url).depth().visible if dead_letter_url is not None else None
     except FruitsError as error:
         return QueueStatus(url, held=held, unknown=unknown, refused=str(error))
     return QueueStatus(url, depth.visible, depth.in_flight, depth.delayed, dead_letters, held, unknown)
+
+
+def _requests(client: "SQSClient", url: str) -> Requests:
+    requests = Requests(client, url)
+    requests.gives_up_at_s = time.monotonic() + PATIENCE_S
+    return requests

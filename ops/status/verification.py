@@ -1,7 +1,8 @@
-"""Whether a home keeps its promises: every planned object has one row, every row what belongs to it."""
+"""The invariants of a home: every planned object has one row, and every row has what belongs to it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -10,20 +11,35 @@ import pyarrow.compute as pc
 from ops.query.query import CURRENT_PROJECTIONS, connect_to, take_snapshot
 from store.errors import StateDamaged
 from store.home import Home
-from store.models.pca_models import Current, describe_model
+from store.models.pca_models import describe_model
 from store.state.erasures import erased_rows, read_erasures
 from store.state.expired import expired_before
-from store.state.plans import Plan, Result, read_plan, read_result
+from store.state.plans import Plan, read_plan, read_result
 from store.tables.handles import committed_batch, open_table
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES
 from streaming.discovery.processed_index import Day, IndexInfo
 
+# What is compared with the tables: the columns of each relation.
+_LONG, _TEXT, _DATE = pa.int64(), pa.string(), pa.date32()
+_RELATIONS = {
+    "planned": {"batch": _LONG, "source": _TEXT, "etag": _TEXT},
+    # The reject rows that the batch `by` took away, because it tried their objects again.
+    "retried": {"by": _LONG, "source": _TEXT, "etag": _TEXT, "batch": _LONG, "ingest_date": _DATE},
+    "counted": {"batch": _LONG, "photos": _LONG, "rejects": _LONG},
+    # What the batches of a day should hold, those after `after` and up to `through`.
+    "days": {"ingest_date": _DATE, "photos": _LONG, "rejects": _LONG, "after": _LONG, "through": _LONG},
+    "erased": {"name": _TEXT, "ingest_date": _DATE, "batch": _LONG, "rows": _LONG},
+    "landings": {"name": _TEXT},
+    # The served model: its featurizer's batches, up to the last committed one, must have its projections.
+    "models": {"pca_version": pa.int32(), "featurizer": _TEXT, "last": _LONG},
+}
 
-def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[Day], facts: IndexInfo) -> list[str]:
-    """One sentence for each kind of promise that is broken; none before the tables are made.
+
+def check_invariants(home: Home, last: int, committed: list[int], days: Iterable[Day], facts: IndexInfo) -> list[str]:
+    """One sentence for each kind of invariant that does not hold; none before the tables are made.
 
     `last` is the last batch that all tables hold, `committed` those up to it whose plans are kept; `days` and `facts`
-    are what the stream's memory says. Raises StateDamaged, StorageUnavailable.
+    are from the index of what was processed. Raises StateDamaged, StorageUnavailable.
     """
     if any(open_table(home, table) is None for table in TABLES):
         return []
@@ -34,125 +50,86 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
             "if none is at work, run it again with the same option."
         ]
     since = expired_before(home)
-    if since != date.min:
-        kept = ((batch, read_plan(home, batch)) for batch in committed)
-        committed = [batch for batch, plan in kept if plan is not None and plan.ingest_date >= since]
-    plans = [plan for plan in (read_plan(home, batch) for batch in committed) if plan is not None]
-    planned, results = _planned_objects(home, plans), [read_result(home, batch) for batch in committed]
+    plans = {batch: plan for batch in committed if (plan := read_plan(home, batch)) and plan.ingest_date >= since}
+    results = {batch: read_result(home, batch) for batch in plans}
     snapshot = take_snapshot(home)
     connection = connect_to(snapshot)
     for name, handle in snapshot.tables.items() if since != date.min else ():
         # The tables lose the rows of expired days one after the other.
         connection.register(name, handle.to_pyarrow_dataset().filter(pc.field("ingest_date") >= since))
-    connection.register("planned", planned)
-    connection.register("days", _days(days, facts).filter(pc.field("ingest_date") >= since))
-    connection.register("erased", _erased(home))
-    connection.register("counted", _counted([result for result in results if result is not None]))
     # A stream goes on meanwhile: what the tables hold beyond `last` may have taken rejects of earlier batches away.
     latest = committed_batch(snapshot.tables[REJECT_ROWS.name])
     later = (read_plan(home, batch) for batch in range(last + 1, latest + 1))
-    connection.register("retried", _retried(home, [*plans, *filter(None, later)]))
-    connection.register(
-        "landings",
-        pa.table(
-            {"name": pa.array(sorted({one.source for one in home.landings} | {one.uri for one in home.landings}))}
+    erased = erased_rows(home, {table.name: open_table(home, table) for table in TABLES})
+    served = [describe_model(home, snapshot.models.serving)] if snapshot.models.serving is not None else []
+    for name, rows in {
+        "planned": _planned_objects(home, plans.values()),
+        "retried": _retried_rows(home, [*plans.values(), *filter(None, later)]),
+        "counted": (
+            (batch, result.counters.photos, sum(result.counters.rejects.values()))
+            for batch, result in results.items()
+            if result is not None
         ),
-    )
-    connection.register("models", _models(home, snapshot.models, last))
+        "days": (
+            (day.ingest_date, day.photos, day.rejects, facts.days_since, facts.through)
+            for day in days
+            if day.ingest_date >= since
+        ),
+        "erased": (
+            (name, day, batch, count)
+            for name, by_day in erased.items()
+            for day, batches in by_day.items()
+            for batch, count in batches.items()
+        ),
+        "landings": ((name,) for name in {name for one in home.landings for name in (one.source, one.uri)}),
+        "models": ((meta.version, meta.featurizer, last) for meta in served),
+    }.items():
+        connection.register(name, _relation(rows, _RELATIONS[name]))
     # What a snapshot covers is deleted, and that may have been just now.
-    missing_results = [
+    missing = [
         batch
-        for batch, result in zip(committed, results, strict=True)
+        for batch, result in results.items()
         if result is None and read_plan(home, batch) is not None and read_result(home, batch) is None
     ]
-    findings = [f"Batch {batch} is committed but has no result." for batch in missing_results]
+    findings = [f"Batch {batch} is committed but has no result." for batch in missing]
     for sql, sentence in _CHECKS:
         try:
-            count = count_of(connection, sql)
+            count = count_rows(connection, sql)
         except duckdb.Error as error:
-            raise StateDamaged(f"A file of the tables cannot be read; restore it. {_first_line(error)}.") from error
+            cause = str(error).partition("\n")[0].rstrip(".")
+            raise StateDamaged(f"A file of the tables cannot be read; restore it. {cause}.") from error
         if count:
             findings.append(sentence.format(count=count))
     return findings
 
 
-def _planned_objects(home: Home, plans: Iterable[Plan]) -> pa.Table:
-    columns: dict[str, list[object]] = {"batch": [], "source": [], "etag": []}
+def _relation(rows: Iterable[tuple[Any, ...]], columns: Mapping[str, pa.DataType]) -> pa.Table:
+    values = zip(*rows, strict=True)
+    arrays = [pa.array(next(values, ()), kind) for kind in columns.values()]
+    return pa.Table.from_arrays(arrays, list(columns))
+
+
+def _planned_objects(home: Home, plans: Iterable[Plan]) -> Iterator[tuple[Any, ...]]:
     for plan in plans:
         landing = home.landing_named(plan.landing)
-        columns["batch"] += [plan.batch] * len(plan.objects)
-        columns["source"] += [landing.source_of(landed.key) for landed in plan.objects]
-        columns["etag"] += [landed.etag for landed in plan.objects]
-    schema = pa.schema([("batch", pa.int64()), ("source", pa.string()), ("etag", pa.string())])
-    return pa.table(columns, schema=schema)
+        for landed in plan.objects:
+            yield plan.batch, landing.source_of(landed.key), landed.etag
 
 
-def _retried(home: Home, plans: Iterable[Plan]) -> pa.Table:
-    """The reject rows that these plans' batches took away; `by` is which."""
-    schema = pa.schema([REJECT_ROWS.schema.field(name) for name in ("source", "etag", "batch", "ingest_date")])
-    rows = []
+def _retried_rows(home: Home, plans: Iterable[Plan]) -> Iterator[tuple[Any, ...]]:
     for plan in plans:
         landing = home.landing_named(plan.landing)
         etags = {landed.key: landed.etag for landed in plan.objects}
         for row in plan.retried:
             # An object that was erased since has no name here, and no row to be compared with.
-            source = None if row.key is None else landing.source_of(row.key)
-            etag = None if row.key is None else etags[row.key]
-            rows.append(
-                {"by": plan.batch, "source": source, "etag": etag}
-                | {"batch": row.batch, "ingest_date": row.ingest_date}
-            )
-    return pa.Table.from_pylist(rows, schema=schema.append(pa.field("by", pa.int64())))
+            source, etag = (None, None) if row.key is None else (landing.source_of(row.key), etags[row.key])
+            yield plan.batch, source, etag, row.batch, row.ingest_date
 
 
-def _models(home: Home, models: Current, last: int) -> pa.Table:
-    """One row for the served model: its featurizer's batches, up to the last committed one, must have it."""
-    served = [] if models.serving is None else [describe_model(home, models.serving)]
-    rows = [{"pca_version": meta.version, "featurizer": meta.featurizer, "last": last} for meta in served]
-    schema = pa.schema([("pca_version", pa.int32()), ("featurizer", pa.string()), ("last", pa.int64())])
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _days(days: Iterable[Day], facts: IndexInfo) -> pa.Table:
-    """What the batches of each day should hold, as far back as that is known."""
-    rows = [
-        {"ingest_date": day.ingest_date, "photos": day.photos, "rejects": day.rejects}
-        | {"after": facts.days_since, "through": facts.through}
-        for day in days
-    ]
-    numbers = [(name, pa.int64()) for name in ("photos", "rejects", "after", "through")]
-    return pa.Table.from_pylist(rows, schema=pa.schema([("ingest_date", pa.date32()), *numbers]))
-
-
-def _erased(home: Home) -> pa.Table:
-    """How many rows of which batch were erased, by table."""
-    handles = {table.name: open_table(home, table) for table in TABLES}
-    rows = [
-        {"name": name, "ingest_date": day, "batch": batch, "rows": count}
-        for name, days in erased_rows(home, handles).items()
-        for day, batches in days.items()
-        for batch, count in batches.items()
-    ]
-    columns = [("name", pa.string()), ("ingest_date", pa.date32()), ("batch", pa.int64()), ("rows", pa.int64())]
-    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
-
-
-def _counted(results: Iterable[Result]) -> pa.Table:
-    rows = [
-        {"batch": r.batch, "photos": r.counters.photos, "rejects": sum(r.counters.rejects.values())} for r in results
-    ]
-    schema = pa.schema([("batch", pa.int64()), ("photos", pa.int64()), ("rejects", pa.int64())])
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def count_of(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
+def count_rows(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
     """How many rows a query gives."""
     found = connection.execute(f"SELECT count(*) FROM ({sql})").fetchone()
     return int(found[0]) if found else 0
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
 
 
 def _erased_where(table: str, which: str) -> str:

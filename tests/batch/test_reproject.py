@@ -20,7 +20,7 @@ from features.errors import InvalidSetting
 from features.pca import Pca, fit, moments_of
 from ops.cli.main import app
 from ops.query.query import connect, run_query
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import AnotherRefit, HomeInUse, UnknownModel
 from store.home import Home
 from store.models.pca_models import (
@@ -109,7 +109,7 @@ def test_every_row_is_projected_as_scikit_learn_does_and_the_version_served(spar
     ours = np.array([row["pca"] for row in projections])
     signs = np.sign((ours * expected).sum(axis=0))
     np.testing.assert_allclose(ours, expected * signs, atol=1e-4 * np.abs(expected).max())
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_a_replay_has_nothing_to_do(spark: SparkSession, home: Home) -> None:
@@ -129,9 +129,9 @@ def test_what_the_served_version_lacks_is_given_to_it(spark: SparkSession, home:
     _publish(home)
     _reproject(spark, home)
     DeltaTable(str(home.projections.directory)).delete("batch = 2")
-    assert look(home, verify=True).broken != []
+    assert read_status(home, verify=True).broken != []
     assert _reproject(spark, home) == Reprojection(version=1, rows=30, days=1)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_only_what_lacks_the_version_is_projected_also_after_compaction(spark: SparkSession, home: Home) -> None:
@@ -147,14 +147,14 @@ def test_only_what_lacks_the_version_is_projected_also_after_compaction(spark: S
     begin_switch(home, 1)
     assert _reproject(spark, home) == Reprojection(version=1, rows=7, days=1)
     assert _counts(home) == {1: 127, 2: 127}
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_rows_of_another_featurizer_stay_without_it(spark: SparkSession, home: Home) -> None:
     commit_features(home, 5, DAYS[1], feature_vectors(9, 5), "another")
     _publish(home)
     assert _reproject(spark, home) == Reprojection(version=1, rows=120, days=3)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_a_version_is_not_served_while_a_plan_lacks_it(spark: SparkSession, home: Home) -> None:
@@ -190,7 +190,7 @@ def test_a_version_that_is_overtaken_is_not_served(spark: SparkSession, home: Ho
         reproject(spark.sparkContext, home, Watcher(lambda _: None, overtake))
     assert current_models(home).next == 2
     assert _reproject(spark, home) == Reprojection(version=2, rows=120, days=3)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_what_a_rival_did_meanwhile_is_not_done_again(spark: SparkSession, home: Home) -> None:
@@ -223,7 +223,7 @@ def test_prune_drops_old_versions_and_they_can_be_projected_again(spark: SparkSe
     assert _counts(home) == {3: 120}
     begin_switch(home, 1)
     assert _reproject(spark, home) == Reprojection(version=1, rows=120, days=3)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_a_prune_that_slept_while_a_version_came_into_use_again_drops_nothing(
@@ -243,7 +243,7 @@ def test_a_prune_that_slept_while_a_version_came_into_use_again_drops_nothing(
     with pytest.raises(HomeInUse, match="was changed meanwhile; nothing was deleted"):
         prune(home, 1, print)
     assert _counts(home) == {1: 120, 2: 120}
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_prune_refuses_a_version_that_a_plan_pins(spark: SparkSession, home: Home) -> None:

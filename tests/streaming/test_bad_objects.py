@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ops.rejects import RejectFilter, select_retries
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import BatchFailed, StorageRefused
 from store.models.registry import current_featurizer
 from store.objects.landing import list_landed
@@ -71,7 +71,7 @@ def _plan_all(settings: Settings) -> None:
 def _reasons(settings: Settings) -> dict[str, tuple[str, str]]:
     found = outcomes(settings)
     assert len({outcome["key"] for outcome in found}) == len(found)
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
     return {one["key"]: (one["reason"], one["detail"]) for one in found if one["reason"]}
 
 
@@ -148,7 +148,7 @@ def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_t
         "pear/3.jpg": ("unreadable", EIO),
     }
     assert {outcome["key"] for outcome in outcomes(settings) if outcome["image_id"]} == set(_some(3))
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
 
 
 def test_a_key_that_s3_always_fails_on_is_rejected_and_many_or_all_of_them_stop_the_stream(

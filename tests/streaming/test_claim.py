@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import AnotherStreamRunning
 from store.models.registry import current_featurizer
 from store.settings import Settings
@@ -83,7 +83,7 @@ def test_a_second_stream_leaves_a_living_one_alone_and_follows_a_killed_one_at_o
             _wait_until(lambda: _photos(settings) == 2, third)
             third.send_signal(signal.SIGTERM)
             assert (third.communicate(timeout=60)[1], third.returncode) == ("", 0)
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
 
 
 @pytest.mark.parametrize(

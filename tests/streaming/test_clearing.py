@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import StorageRefused, StorageUnavailable
 from store.home import Home
 from store.objects.landing import Cleaning, LandedObject, list_landed
@@ -188,7 +188,7 @@ def test_a_stream_goes_on_beside_an_object_that_it_cannot_clear_away_and_says_ho
     # Left by the run that made its row.
     drain(settings)
     assert _keys(home) == [first]
-    assert look(home, verify=True).uncleared == 1
+    assert read_status(home, verify=True).uncleared == 1
 
     # Left by a listing of the next one, which has cleared away nothing before.
     _rules(proxy, r"/archive/kiwi/0\.", 403, DENIED)
@@ -196,7 +196,7 @@ def test_a_stream_goes_on_beside_an_object_that_it_cannot_clear_away_and_says_ho
     drain(settings)
     assert _keys(home) == [first]
     assert {outcome["key"] for outcome in outcomes(settings)} == set(BODIES)
-    status = look(home, verify=True)
+    status = read_status(home, verify=True)
     assert (status.uncleared, status.broken) == (1, [])
     heartbeat = read_heartbeat(home)
     assert heartbeat is not None
@@ -205,4 +205,4 @@ def test_a_stream_goes_on_beside_an_object_that_it_cannot_clear_away_and_says_ho
 
     set_rules(proxy)
     drain(settings)
-    assert (_keys(home), look(home, verify=True).uncleared) == ([], 0)
+    assert (_keys(home), read_status(home, verify=True).uncleared) == ([], 0)

@@ -14,7 +14,7 @@ import pytest
 from bootstrap.weights.weights import CompiledNetwork
 from features.featurizer import Featurizer
 from features.image import decode
-from ops.status.status import look
+from ops.status.status import read_status
 from store.settings import Settings
 from tests.support.feature_rows import serve_a_model
 from tests.support.pictures import encoded, grainy, text_file, truncated_jpeg
@@ -68,7 +68,7 @@ def test_a_stream_on_a_cluster_gets_executors_under_backlog_and_survives_a_lost_
     assert photos_told(output) == PHOTOS
     # Python writes it when it first imports the module, which the driver does elsewhere.
     assert list(python.parents[1].glob("lib/*/site-packages/streaming/__pycache__/task.*.pyc"))
-    status = look(settings.places(), verify=True)
+    status = read_status(settings.places(), verify=True)
     assert (status.unfinished_batches, status.backlog.files, status.broken) == ([], 0, [])
     found = rows(settings, "SELECT source, features FROM features")
     assert sorted(Path(row["source"]).name for row in found) == sorted(bodies)

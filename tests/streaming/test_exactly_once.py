@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from batch.reproject import Watcher, reproject
 from bootstrap.weights.weights import CompiledNetwork
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import AnotherStreamRunning, StateDamaged
 from store.models.registry import publish_featurizer
 from store.objects.operations import delete_all, overwrite, read
@@ -122,7 +122,7 @@ def test_a_home_as_a_kill_leaves_it_ends_with_the_same_rows(
         # Without a result nobody knows the projections of a batch that only `features` holds.
         reproject(spark.sparkContext, killed.places(), SILENT)
 
-    status = look(killed.places(), verify=True)
+    status = read_status(killed.places(), verify=True)
     assert outcomes(killed) == undisturbed
     assert (status.broken, status.backlog.files) == ([], 0)
 
@@ -172,7 +172,7 @@ def test_a_batch_whose_result_came_first_waits_for_the_one_before(landed: Settin
 
     assert [(report.batch, report.replayed) for report in reports] == [(1, False), (2, True)]
     assert outcomes(landed) == undisturbed
-    assert look(landed.places(), verify=True).broken == []
+    assert read_status(landed.places(), verify=True).broken == []
 
 
 def test_a_photo_that_changes_between_attempts_has_one_outcome(landed: Settings, drain: Drain) -> None:
@@ -186,7 +186,7 @@ def test_a_photo_that_changes_between_attempts_has_one_outcome(landed: Settings,
     of_the_key = "SELECT batch, reason FROM rejects WHERE source LIKE '%/kiwi/0.jpg' ORDER BY batch"
     assert rows(landed, of_the_key) == [{"batch": 1, "reason": "replaced"}, {"batch": 2, "reason": "not_an_image"}]
     assert rows(landed, "SELECT * FROM features WHERE source LIKE '%/kiwi/0.jpg'") == []
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 @pytest.mark.processes
@@ -216,7 +216,7 @@ def test_sigkill_at_steps_that_leave_work_half_done_on_s3(
 
     _, undisturbed = finished
     assert outcomes(settings) == undisturbed
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
     left = s3.list_objects_v2(Bucket=bucket, Prefix="home/landing/").get("Contents", [])
     archived = s3.list_objects_v2(Bucket=bucket, Prefix="home/archive/")["Contents"]
     assert (len(left), len(archived)) == (0, len(DROPPED))
@@ -239,7 +239,7 @@ def test_a_write_that_landed_though_its_answer_was_an_error_is_our_own(
 
     assert unused_rules(proxy) == []
     assert len(outcomes(settings)) == len(PHOTOS)
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
     assert read_plan(settings.places(), 2) is None
 
 
@@ -272,7 +272,7 @@ def test_of_two_streams_whose_claim_was_lost_at_least_one_stops_and_nothing_is_l
             _, message = process.communicate(timeout=60)
             # With batches in flight on both, each may lose one to the other.
             assert process.returncode == 0 or "Another stream works on this home" in message
-    assert look(landed.places(), verify=True).broken == []
+    assert read_status(landed.places(), verify=True).broken == []
 
 
 @pytest.mark.processes
@@ -298,7 +298,7 @@ def test_a_driver_paused_while_another_took_over_cannot_commit(
     assert read(settings.places().state, HEARTBEAT_KEY) == theirs
     assert outcomes(settings) == undisturbed
     assert len(undisturbed) == len(DROPPED)
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
 
 
 @pytest.mark.parametrize("claim_is", ["lost", "another's", "another's that ended"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import StorageRefused
 from store.objects.landing import LandedObject
 from store.settings import Settings
@@ -58,7 +58,7 @@ def test_a_storm_leaves_no_trace_in_the_tables(
 
     assert min(came.values()) >= 1, came
     assert outcomes(stormy) == outcomes(calm)
-    assert look(stormy.places(), verify=True).broken == []
+    assert read_status(stormy.places(), verify=True).broken == []
     bucket, prefix = stormy.places().archive.bucket_and_prefix
     assert len(s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["Contents"]) == len(PHOTOS | BAD)
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket, Prefix="home/landing/")

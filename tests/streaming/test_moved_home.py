@@ -17,7 +17,7 @@ from batch.maintain.retention import Retention
 from bootstrap.weights.weights import CompiledNetwork
 from features.errors import InvalidSetting
 from ops.rejects import RejectFilter, find_version, rejects_of, select_retries, source_of
-from ops.status.status import look
+from ops.status.status import read_status
 from store.models.registry import publish_featurizer
 from store.settings import Settings, load_settings
 from store.state.landing_names import UnknownLanding, remember_landing
@@ -107,7 +107,7 @@ def test_a_home_that_was_moved_at_any_step_ends_with_one_row_a_photo(
     drain(moved)
 
     assert sorted(_sources(moved)) == sorted(f"file://{finished}/landing/{key}" for key in (*PHOTOS, NOTES))
-    status = look(moved.places(), verify=True)
+    status = read_status(moved.places(), verify=True)
     assert (status.broken, status.backlog.files) == ([], 0)
 
 
@@ -165,7 +165,7 @@ def test_commits_tell_the_names_to_a_home_that_lost_its_state(
 
     assert drain(moved).reports == []
     assert len(_sources(moved)) == before
-    assert look(moved.places(), verify=True).broken == []
+    assert read_status(moved.places(), verify=True).broken == []
 
 
 def test_a_home_is_the_same_by_way_of_a_link(copied: Path, drain: Drain) -> None:
@@ -236,7 +236,7 @@ def test_a_reject_is_shown_and_tried_again_where_the_home_lies_now(copied: Path,
     assert (reject.batch, find_version(places, reject).place) == (2, "landing")
     today = f"file://{moved.home}/landing/{NOTES}"
     assert reject.source == source_of(places, NOTES) == source_of(places, today)
-    assert look(places, verify=True).broken == []
+    assert read_status(places, verify=True).broken == []
 
 
 def test_what_is_erased_in_a_home_that_has_moved_is_gone_by_todays_uri(copied: Path) -> None:
@@ -248,7 +248,7 @@ def test_what_is_erased_in_a_home_that_has_moved_is_gone_by_todays_uri(copied: P
     assert (certificate.removed["features rows"], certificate.removed["landing"]) == (1, 1)
     assert not (Path(moved.home) / "landing/kiwi/1.jpg").exists()
     assert not any(source.endswith("kiwi/1.jpg") for source in _sources(moved))
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 @pytest.mark.parametrize("names_are_kept", [True, False], ids=["names kept", "made before"])
@@ -288,7 +288,7 @@ def test_photos_that_were_doubled_under_two_names_are_told(copied: Path, drain: 
     drain(settings)
 
     assert "6 photos have rows under two names of a landing: doubled." in (
-        look(settings.places(), verify=True).broken or []
+        read_status(settings.places(), verify=True).broken or []
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bootstrap.weights.weights import CompiledNetwork
-from ops.status.health import judge
-from ops.status.status import look
+from ops.status.health import assess_health
+from ops.status.status import read_status
 from store.models.registry import publish_featurizer
 from store.settings import Settings, load_settings
 from store.state.landing_names import read_record
@@ -38,7 +38,7 @@ def test_photos_with_old_times_wait_since_they_came(local_settings: MakeSettings
     kiwi = settings.places().landing.directory / "kiwi"
     for number in range(3):
         _drop(kiwi, f"{number}.jpg", number)
-    status = look(settings.places(), verify=False)
+    status = read_status(settings.places(), verify=False)
     assert datetime.now(UTC) - (status.backlog.oldest_arrived_at or datetime.min.replace(tzinfo=UTC)) < timedelta(
         minutes=5
     )
@@ -50,7 +50,7 @@ def test_photos_with_old_times_wait_since_they_came(local_settings: MakeSettings
     assert 0 <= waited["s"] < 300
     [old] = rows(settings, "SELECT max(arrived_at) AS at FROM features")
     assert datetime.now(UTC) - old["at"] > timedelta(days=2000)
-    assert "days" not in judge(look(settings.places(), verify=False), 10).verdict
+    assert "days" not in assess_health(read_status(settings.places(), verify=False), 10).verdict
 
 
 def test_a_folder_that_is_moved_in_with_its_old_inodes_waits_since_the_last_listing(

@@ -16,7 +16,7 @@ import pytest
 from bootstrap.weights.weights import CompiledNetwork
 from features.featurizer import Featurizer
 from features.image import decode
-from ops.status.status import look
+from ops.status.status import read_status
 from store.settings import Settings
 from store.tables.files import data_files
 from store.tables.handles import open_table
@@ -120,7 +120,7 @@ def test_photos_that_crash_or_hang_the_decoder_are_rejects_and_their_neighbours_
     }
     found = rows(settings, "SELECT source FROM features ORDER BY source")
     assert [Path(row["source"]).name for row in found] == [f"{number}.jpg" for number in range(6)]
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
 
 
 def test_photos_deleted_before_they_are_fetched_are_missing_on_s3(
@@ -180,7 +180,7 @@ def test_a_running_stream_survives_a_killed_worker_and_finishes_the_batch_in_han
         process.send_signal(signal.SIGINT)
         output, message = process.communicate(timeout=60)
     assert (process.returncode, message) == (0, "")
-    status = look(settings.places(), verify=True)
+    status = read_status(settings.places(), verify=True)
     assert (status.unfinished_batches, status.broken) == ([], [])
     assert status.tables[0].rows == photos_told(output)
     assert rows(settings, "SELECT count(*) - count(DISTINCT source) AS doubled FROM features") == [{"doubled": 0}]

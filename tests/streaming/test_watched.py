@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from features.errors import InvalidSetting
-from ops.status.status import look
+from ops.status.status import read_status
 from store.settings import Settings
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, outcomes, rows
@@ -71,7 +71,7 @@ def test_switching_between_listing_and_queue_loses_and_doubles_nothing(
         ("kiwi/told.jpg", None),
         ("kiwi/told.jpg", None),
     ]
-    status = look(by_listing.places(), verify=True)
+    status = read_status(by_listing.places(), verify=True)
     assert (status.broken, status.backlog.files) == ([], 0)
     assert _messages(sqs, queue_url) == 0
 
@@ -89,7 +89,7 @@ def test_only_new_passes_over_what_is_there_at_a_homes_first_start_for_good(
     os.utime(landing / "new.jpg", (1_000_000_000, 1_000_000_000))
     assert drain(settings).photos == 1
     assert drain(local_settings()).reports == []
-    assert look(settings.places(), verify=True).backlog.files == 0
+    assert read_status(settings.places(), verify=True).backlog.files == 0
 
 
 def test_only_new_is_refused_where_it_comes_too_late(local_settings: MakeSettings, drain: Drain) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pyarrow.compute as pc
 
 from features.image import Limits
 from features.pca import Pca, project
@@ -71,12 +71,12 @@ def serve(home: Home, batch: int, pcas: Sequence[Pca]) -> None:
         publish_model(home, PcaModel(meta, pca))
     served = pcas[-1]
     added = []
-    rows = connect(home).sql("SELECT * FROM features").to_arrow_table().to_pylist()
-    for day in sorted({row["ingest_date"] for row in rows}):
-        some = [row for row in rows if row["ingest_date"] == day]
-        seen = np.array([row["features"] for row in some], np.float32)
-        kept = ("image_id", "source", "label", "subject", "arrived_at", "featurizer", "batch", "ingested_at")
-        columns = {name: [row[name] for row in some] for name in kept}
+    kept = ("image_id", "source", "label", "subject", "arrived_at", "featurizer", "batch", "ingested_at")
+    rows = connect(home).sql("SELECT * FROM features").to_arrow_table().combine_chunks()
+    for day in sorted(set(rows["ingest_date"].to_pylist())):
+        some = rows.filter(pc.field("ingest_date") == day).combine_chunks()
+        seen = some["features"].combine_chunks().flatten().to_numpy().reshape(some.num_rows, -1)
+        columns: dict[str, Any] = {name: some[name].combine_chunks() for name in kept}
         columns["pca"] = vectors_column(project(served.mean, served.components, seen))
         added.append(
             write_file(home, PROJECTION_ROWS, columns, {"pca_version": f"{len(pcas)}", "ingest_date": day.isoformat()})

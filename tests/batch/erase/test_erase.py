@@ -32,7 +32,7 @@ from batch.reproject import Watcher as ReprojectionWatcher
 from batch.reproject import reproject
 from features.errors import InvalidSetting
 from ops.cli.main import app
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import HomeInUse, StateDamaged
 from store.home import Home
 from store.objects.landing import LandedObject, archived_key, archived_name, list_landed
@@ -159,14 +159,14 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     assert certificate.finished_at is not None and read_certificate(home, certificate.id) == certificate
     assert rows(settings, "SELECT * FROM features ORDER BY source") == before
     assert rows(settings, "SELECT * FROM rejects") == rejected
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     # What comes later is no business of the request, and a start finds nothing amiss.
     _drop(settings, {f"{ANNA}/pear/1.jpg": jpeg(32)})
     drain(settings)
     assert [
         row["n"] for row in rows(settings, "SELECT count(*) AS n FROM features GROUP BY subject ORDER BY subject")
     ] == [1, 4]
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     assert _erase(settings, _subject()).removed["features rows"] == 1
 
 
@@ -187,7 +187,7 @@ def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings, dr
     sources = rows(settings, "SELECT split_part(source, '/landing/', 2) AS key FROM features ORDER BY key")
     assert [row["key"] for row in sources] == [f"{BEN}/kiwi/c.jpg", f"{BEN}/lime/other.jpg"]
     assert rows(settings, "SELECT * FROM rejects") == []
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -> None:
@@ -198,7 +198,7 @@ def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -
     assert _erase(on_disk, Asked("source", home.landing.uri_of(f"{BEN}/kiwi/b.jpg"))).removed["rejects rows"] == 1
     assert [path.name for path in home.landing.directory.rglob("*.jpg")] == ["aa.jpg"]
     assert _where(home, f"{BEN}/kiwi/a.jpg", f"{BEN}/kiwi/b.jpg") == set()
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 @pytest.mark.parametrize("name", ["7", "add", "e", "o'neil"])
@@ -215,7 +215,7 @@ def test_a_name_that_the_log_is_full_of_costs_no_log(name: str, settings: Settin
     assert (certificate.looks, certificate.removed["rejects log"]) == (2, 1)
     assert "features log" not in certificate.removed
     assert (_count(settings, "features"), _count(settings, "rejects")) == (2, 1)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     _drop(settings, {f"{BEN}/lime/0.jpg": jpeg(9)})
     drain(settings)
     assert _count(settings, "features") == 3
@@ -242,7 +242,7 @@ def test_a_file_whose_name_is_not_unicode_goes_too(on_disk: Settings, drain: Dra
     drain(on_disk)
     assert _erase(on_disk, _subject()).removed["landing"] == 1
     assert _where(home, ANNA) == set()
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 COMPOSED, DECOMPOSED = "zo\u00e9-4711", "zoe\u0301-4711"
@@ -273,7 +273,7 @@ def test_a_person_is_found_in_whichever_form_the_accents_are_written(
     assert certificate.removed["archive"] == 2
     assert list(list_landed(home.landing)) == []
     assert _count(settings, "features") == 2
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     drain(settings)
     assert _count(settings, "features") == 2
 
@@ -289,7 +289,7 @@ def test_an_object_is_found_in_whichever_form_its_key_is_written(on_disk: Settin
         assert certificate.removed["landing"] == 1
     assert _where(home, "p\u00eache/e", "pe\u0302che/\u00e9", "/no.jpg") == set()
     assert _count(on_disk, "features") == 1
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 @pytest.mark.parametrize("asked", [COMPOSED, DECOMPOSED])
@@ -425,7 +425,7 @@ def test_beside_a_stream_and_uploads_of_the_same_person(on_disk: Settings) -> No
     assert rows(on_disk, "SELECT * FROM rejects") == []
     assert _where(home, *gone) == set()
     assert certificate.looks >= 2
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def _count(settings: Settings, what: str) -> int:
@@ -456,7 +456,7 @@ def test_a_plan_made_from_an_older_look_is_begun_without_what_is_to_be_forgotten
     certificate = _erase(on_disk, _subject())
     assert certificate.id == erasure.id
     assert _where(home, ANNA) == set()
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_a_plan_that_goes_before_what_is_to_be_forgotten_leaves_it_is_not_worked(
@@ -497,7 +497,7 @@ def test_a_plan_of_nothing_but_what_is_to_be_forgotten_is_committed_empty(on_dis
     drain(on_disk)
     _erase(on_disk, _subject())
     assert _where(home, ANNA) == set()
-    status = look(home, verify=True)
+    status = read_status(home, verify=True)
     assert (status.broken, status.unfinished_batches) == ([], [])
 
 
@@ -515,7 +515,7 @@ def test_cut_off_at_any_step_the_same_request_goes_on(
         with pytest.raises(KeyboardInterrupt):
             _erase(on_disk, _subject())
     [unfinished] = read_erasures(home).unfinished
-    [finding] = look(home, verify=True).broken or []
+    [finding] = read_status(home, verify=True).broken or []
     assert "is not finished" in finding
     # What is uploaded meanwhile came after the request.
     _drop(on_disk, {f"{ANNA}/later/0.jpg": jpeg(7)})
@@ -525,9 +525,9 @@ def test_cut_off_at_any_step_the_same_request_goes_on(
     assert (certificate.id, certificate.asked_at) == (unfinished.id, unfinished.before)
     assert _where(home, f"{ANNA}/kiwi") == set()
     assert _count(on_disk, "features") == 3
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     drain(on_disk)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def _cut_off(*_: object) -> None:
@@ -553,7 +553,7 @@ def test_a_reprojection_that_read_before_brings_no_row_back(
     assert _where(home, ANNA) == set()
     reproject(spark.sparkContext, home, ReprojectionWatcher(lambda _: None, lambda _, __: None))
     assert _count(on_disk, "projections") == 1
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_a_refit_that_read_before_leaves_no_sums(on_disk: Settings, drain: Drain, spark: SparkSession) -> None:

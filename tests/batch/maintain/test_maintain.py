@@ -27,7 +27,7 @@ from batch.reproject import Watcher as ReprojectionWatcher
 from batch.reproject import reproject
 from ops.cli.main import app
 from ops.query.query import connect, run_query
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import HomeInUse
 from store.home import Home
 from store.models.pca_models import load_model
@@ -109,7 +109,7 @@ def test_days_long_past_become_one_file_each_with_the_same_rows(home: Home) -> N
     ]
     assert sum(file.size_bytes for file in files) < sum(file.size_bytes for file in was)
     assert _rows(home) == before
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def _day(file: DataFile) -> date:
@@ -407,10 +407,10 @@ def test_old_rows_go_from_all_tables_and_every_promise_holds(
     drain(settings)
     _refit(spark, home)
     reproject(spark.sparkContext, home, ReprojectionWatcher(lambda _: None, lambda _, __: None))
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
     _maintain(home, Retention(rows=timedelta(days=15)))
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     assert [len(rows(settings, f"SELECT * FROM {table.name}")) for table in TABLES] == [3, 3, 1]
     assert drain(settings).photos == 0
     incremental, full = _refit(spark, home), _refit(spark, home, full=True)
@@ -426,13 +426,13 @@ def test_photos_whose_rows_expired_are_not_taken_for_new(local_settings: MakeSet
     in_a_while = datetime.now(UTC) + timedelta(days=40)
     expire_rows(home, FEATURE_ROWS, timedelta(days=15), in_a_while, dry_run=False)
     # Killed between two tables: nobody calls that lost or doubled.
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     assert drain(settings).photos == 0
     for table in TABLES:
         expire_rows(home, table, timedelta(days=15), in_a_while, dry_run=False)
     assert drain(settings).photos == 0
     assert rows(settings, "SELECT * FROM features") == []
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def _land(home: Home, numbers: range) -> None:
@@ -469,13 +469,13 @@ def test_killed_once_there_is_a_sign_of_its_work_it_loses_nothing_and_a_replay_f
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert _rows(on_disk) == before
-    assert look(on_disk, verify=True).broken == []
+    assert read_status(on_disk, verify=True).broken == []
 
     _end_lease(on_disk)
     subprocess.run(command, check=True, capture_output=True)
     assert _rows(on_disk) == before
     assert len(_files(on_disk)) == 2
-    assert look(on_disk, verify=True).broken == []
+    assert read_status(on_disk, verify=True).broken == []
 
 
 def _end_lease(home: Home) -> None:
@@ -504,7 +504,7 @@ def test_beside_a_stream_a_refit_and_a_reprojection(s3_settings: Callable[..., S
         assert process.wait(60) == 0
     _compact(home, datetime.now(UTC) + soon)
     assert len(rows(settings, "SELECT * FROM features")) == 48 + 12
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def _photos(settings: Settings) -> int:

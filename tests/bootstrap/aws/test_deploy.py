@@ -20,7 +20,7 @@ from bootstrap.aws.handover import stop_stream
 from bootstrap.aws.steps import job_steps, submit
 from bootstrap.aws.template import read_template
 from ops.query.query import connect, run_query
-from ops.status.status import look
+from ops.status.status import read_status
 from store.aws import session
 from store.settings import Settings, load_settings
 from store.state.heartbeat import read_heartbeat
@@ -145,7 +145,7 @@ def test_what_the_uploader_puts_becomes_rows_and_goes_to_the_archive(stage: Acco
 
     assert _outcomes(reading)[key] == "photo"
     assert _outcomes(reading)[text] == "not_an_image"
-    assert look(reading.places(), verify=True).broken == []
+    assert read_status(reading.places(), verify=True).broken == []
 
 
 def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_photo(
@@ -159,7 +159,7 @@ def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_ph
     assert "handed over" in done.stdout
     assert [step["Status"]["State"] for step in stage.steps()].count("COMPLETED") == 1
     _wait_for(lambda: _outcomes(reading).keys() >= {before, after}, stage)
-    assert look(reading.places(), verify=True).broken == []
+    assert read_status(reading.places(), verify=True).broken == []
 
 
 def test_deploying_again_changes_nothing(stage: Account) -> None:
@@ -186,7 +186,7 @@ def test_a_stream_whose_step_failed_is_submitted_again_and_goes_on(stage: Accoun
     assert [step["Config"]["Args"] for step in _running(stage)] == [step["Config"]["Args"] for step in before]
     key = _upload(stage, photo(7))
     _wait_for(lambda: key in _outcomes(reading), stage)
-    assert look(reading.places(), verify=True).broken == []
+    assert read_status(reading.places(), verify=True).broken == []
 
 
 def test_a_stream_without_a_sign_of_life_is_ended_with_its_driver(
@@ -220,7 +220,7 @@ def test_jobs_run_as_steps_beside_the_stream_and_their_words_can_be_read(stage: 
     assert "explained variance" in stage.fruits("logs", "refit").stdout
     found = run_query(connect(reading.places()), "SELECT count(*) AS photos FROM current_projections").to_pylist()
     assert found[0]["photos"] >= 3
-    assert look(reading.places(), verify=True).broken == []
+    assert read_status(reading.places(), verify=True).broken == []
 
 
 def test_a_job_that_would_not_be_understood_is_refused_before_the_cluster_is_asked(stage: Account) -> None:

@@ -17,7 +17,7 @@ from threading import Thread
 import pytest
 
 from ops.cli.process.interrupts import ONE_PRESS_S
-from ops.status.status import look
+from ops.status.status import read_status
 from store.settings import Settings
 from tests.support.fault_proxy import Weather, set_weather
 from tests.support.feature_rows import commit_features, feature_vectors
@@ -233,7 +233,7 @@ def test_a_stream_that_starts_ends_at_once_and_tells_its_end(local_settings: Mak
         command.press()
         code, _, said = command.ended()
     assert (code, said) == (130, LINE)
-    stream = look(settings.places(), verify=False).stream
+    stream = read_status(settings.places(), verify=False).stream
     assert stream is not None
     assert (stream.state, stream.error) == ("stopped", None)
 
@@ -247,7 +247,7 @@ def test_a_running_stream_finishes_at_the_first_press_and_ends_at_the_second(loc
         command.press()
         output, said = command.process.communicate(timeout=60)
         assert (command.process.returncode, said) == (0, "")
-    finished = look(settings.places(), verify=True)
+    finished = read_status(settings.places(), verify=True)
     assert (finished.unfinished_batches, finished.broken) == ([], [])
     assert finished.tables[0].rows == photos_told(output)
 
@@ -263,7 +263,7 @@ def test_a_running_stream_finishes_at_the_first_press_and_ends_at_the_second(loc
         command.press()
         code, _, said = command.ended()
     assert (code, said) == (130, LINE)
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
 
 
 @pytest.mark.processes
@@ -274,4 +274,4 @@ def test_a_demo_finishes_what_is_in_flight_and_leaves_nothing_running(local_sett
         command.press()
         code, _, said = command.ended()
     assert (code, said) == (130, LINE)
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import StorageUnavailable
 from store.objects.operations import keys_below, overwrite, read, read_if_exists
 from store.settings import Settings
@@ -69,7 +69,7 @@ def test_a_stream_that_is_asked_finishes_what_it_planned_and_ends_well(local_set
     assert (process.returncode, message) == (0, "")
     assert output
     assert read_if_exists(places.state, STOP_KEY) is None
-    status = look(places, verify=True)
+    status = read_status(places, verify=True)
     assert (status.unfinished_batches, status.broken) == ([], [])
     assert status.stream is not None
     assert status.stream.state == "stopped"
@@ -110,7 +110,7 @@ def test_a_stream_that_cannot_give_signs_of_life_keeps_its_photos_and_says_so(
         drain(settings)
     in_the_way.rmdir()
     drain(settings)
-    status = look(settings.places(), verify=True)
+    status = read_status(settings.places(), verify=True)
     assert (status.tables[0].rows, status.broken) == (3, [])
 
 

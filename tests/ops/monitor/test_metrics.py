@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from bootstrap.aws.template import read_template
 from features.errors import InvalidSetting
 from ops.monitor import metrics
-from ops.monitor.metrics import measured
+from ops.monitor.metrics import with_metrics
 from store.models.pca_models import begin_switch, finish_switch
 from store.settings import Settings, load_settings
 from store.state.plans import BatchCounters
@@ -59,15 +59,16 @@ def namespace() -> str:
 def cloudwatch(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> "CloudWatchClient":
     """A client for what was told; whatever is created from now on tells it there, often."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", s3_server)
-    monkeypatch.setattr(metrics, "EVERY_S", 0.3)
+    monkeypatch.setattr(metrics, "EVERY_S", 0.2)
     return boto3.client("cloudwatch", endpoint_url=s3_server, region_name=REGION)
 
 
-def _told(cloudwatch: "CloudWatchClient", namespace: str) -> dict[str, dict[str, float]]:
-    """The sum, the smallest and the largest value of each metric; a dimension follows its name."""
+def _told(cloudwatch: "CloudWatchClient", namespace: str, *names: str) -> dict[str, dict[str, float]]:
+    """The sum, the smallest and the largest value of each metric, or of some; a dimension follows its name."""
     now = datetime.now(UTC)
     found: dict[str, dict[str, float]] = {}
-    for metric in cloudwatch.list_metrics(Namespace=namespace)["Metrics"]:
+    metrics = cloudwatch.list_metrics(Namespace=namespace)["Metrics"]
+    for metric in (metric for metric in metrics if not names or metric["MetricName"] in names):
         points = cloudwatch.get_metric_statistics(
             Namespace=namespace,
             MetricName=metric["MetricName"],
@@ -89,7 +90,7 @@ def _until(condition: Callable[[], bool]) -> None:
     gives_up_at_s = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < gives_up_at_s, "timed out"
-        time.sleep(0.05)
+        time.sleep(metrics.EVERY_S / 2)
 
 
 def _news(backlog: Backlog = NOTHING_WAITS) -> PlannerReport:
@@ -98,7 +99,7 @@ def _news(backlog: Backlog = NOTHING_WAITS) -> PlannerReport:
 
 def test_without_the_setting_nothing_is_in_between(local_settings: MakeSettings) -> None:
     inner = Run().watcher
-    with measured(local_settings(), inner, print) as watcher:
+    with with_metrics(local_settings(), inner, print) as watcher:
         assert watcher is inner
 
 
@@ -107,11 +108,11 @@ def test_a_minute_is_added_up(local_settings: MakeSettings, cloudwatch: "CloudWa
     finish_switch(settings.places(), begin_switch(settings.places(), 7))
     inner = Run()
     waiting = Backlog(12, 3456, datetime.now(UTC) - timedelta(seconds=90))
-    with measured(settings, inner.watcher, print) as watcher:
+    with with_metrics(settings, inner.watcher, print) as watcher:
         watcher.on_news(_news(waiting))
         watcher.on_batch(REPORT)
         watcher.on_batch(replace(REPORT, photos=10, rejects={"empty": 1}, work_s=4.0))
-        _until(lambda: "PcaVersion" in _told(cloudwatch, namespace))
+        _until(lambda: "PcaVersion" in _told(cloudwatch, namespace, "PcaVersion"))
     told = _told(cloudwatch, namespace)
     assert (told["Photos"]["Sum"], told["Rejects"]["Sum"]) == (40, 4)
     assert (told["Rejects empty"]["Sum"], told["Rejects truncated"]["Sum"]) == (3, 1)
@@ -143,7 +144,7 @@ def _alarmed() -> set[str]:
 def test_when_nothing_waits_the_backlog_has_no_age(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:
-    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
         watcher.on_news(_news())
     told = _told(cloudwatch, namespace)
     assert told["BacklogAgeSeconds"] == {"Sum": 0, "Minimum": 0, "Maximum": 0}
@@ -153,36 +154,36 @@ def test_when_nothing_waits_the_backlog_has_no_age(
 def test_a_stream_that_has_not_begun_or_has_ended_is_not_alive(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:
-    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
-        _until(lambda: "Photos" in _told(cloudwatch, namespace))
-        assert "Alive" not in _told(cloudwatch, namespace)
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+        _until(lambda: "Photos" in _told(cloudwatch, namespace, "Photos"))
+        assert "Alive" not in _told(cloudwatch, namespace, "Alive")
         watcher.on_news(_news())
-        _until(lambda: "Alive" in _told(cloudwatch, namespace))
-    before = _told(cloudwatch, namespace)["Alive"]["Sum"]
+        _until(lambda: "Alive" in _told(cloudwatch, namespace, "Alive"))
+    before = _told(cloudwatch, namespace, "Alive")["Alive"]["Sum"]
     time.sleep(3 * metrics.EVERY_S)
-    assert _told(cloudwatch, namespace)["Alive"]["Sum"] == before
+    assert _told(cloudwatch, namespace, "Alive")["Alive"]["Sum"] == before
 
 
 def test_a_stream_whose_service_went_quiet_is_not_alive(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "HEARD_WITHIN_S", 0.0)
-    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
         watcher.on_news(_news())
-        _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace))
-        assert "Alive" not in _told(cloudwatch, namespace)
+        _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace, "BacklogFiles"))
+        assert "Alive" not in _told(cloudwatch, namespace, "Alive")
 
 
 def test_a_stream_in_which_nothing_moves_is_not_alive_until_a_batch_is_committed(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:
     stale = replace(_news(), told_at=datetime.now(UTC) - metrics.MOVED_WITHIN - timedelta(seconds=1))
-    with measured(local_settings(metrics=namespace), Run().watcher, print) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
         watcher.on_news(stale)
-        _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace))
-        assert "Alive" not in _told(cloudwatch, namespace)
+        _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace, "BacklogFiles"))
+        assert "Alive" not in _told(cloudwatch, namespace, "Alive")
         watcher.on_batch(REPORT)
-        _until(lambda: "Alive" in _told(cloudwatch, namespace))
+        _until(lambda: "Alive" in _told(cloudwatch, namespace, "Alive"))
 
 
 class Gate:
@@ -235,7 +236,7 @@ def test_an_outage_is_said_once_and_what_was_not_taken_comes_later(
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", f"http://127.0.0.1:{gate.server.server_port}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     said: list[str] = []
-    with measured(local_settings(metrics=namespace), Run().watcher, said.append) as watcher:
+    with with_metrics(local_settings(metrics=namespace), Run().watcher, said.append) as watcher:
         gate.is_closed = True
         watcher.on_batch(REPORT)
         _until(lambda: bool(said))
@@ -244,7 +245,7 @@ def test_an_outage_is_said_once_and_what_was_not_taken_comes_later(
         assert len(said) == 1
         assert "CloudWatch takes no metrics, the stream goes on" in said[0]
         gate.is_closed = False
-        _until(lambda: "Photos" in _told(cloudwatch, namespace))
+        _until(lambda: "Photos" in _told(cloudwatch, namespace, "Photos"))
         gate.is_closed = True
         _until(lambda: len(said) == 2)
         gate.is_closed = False
@@ -264,11 +265,11 @@ def test_a_running_stream_is_alive_with_its_counts(
     stop, reports = threading.Event(), list[BatchReport]()
 
     def seen(_: PlannerReport) -> None:
-        told = _told(cloudwatch, namespace)
-        if reports and "Alive" in told and told["Photos"]["Sum"] == 3:
+        told = _told(cloudwatch, namespace, "Alive", "Photos") if reports else {}
+        if "Alive" in told and told["Photos"]["Sum"] == 3:
             stop.set()
 
-    with measured(settings, Watcher(reports.append, seen), print) as watcher:
+    with with_metrics(settings, Watcher(reports.append, seen), print) as watcher:
         stream_in(spark, settings, False, stop, watcher, tmp_path / "scratch")
     told = _told(cloudwatch, namespace)
     assert (told["Photos"]["Sum"], told["Rejects"]["Sum"], told["Rejects not_an_image"]["Sum"]) == (3, 1, 1)
@@ -308,5 +309,5 @@ def test_without_a_region_there_is_nowhere_to_report_to(
 ) -> None:
     monkeypatch.delenv("AWS_REGION")
     settings = local_settings(metrics=namespace)
-    with pytest.raises(InvalidSetting, match="needs a region"), measured(settings, Run().watcher, print):
+    with pytest.raises(InvalidSetting, match="needs a region"), with_metrics(settings, Run().watcher, print):
         pass

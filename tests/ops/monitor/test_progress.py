@@ -22,7 +22,7 @@ from rich.console import Console
 from ops.monitor import progress
 from ops.monitor.plain_lines import PlainLines
 from ops.monitor.progress import LivePanel
-from ops.monitor.tally import Tally
+from ops.monitor.run_stats import RunStats
 from store.home import Home
 from store.models.pca_models import begin_switch, finish_switch
 from store.objects.operations import overwrite
@@ -73,49 +73,49 @@ def test_the_panel_tells_how_many_photos_could_not_be_cleared_away(home: Home) -
 
 
 def test_the_pace_does_not_sink_while_nothing_comes() -> None:
-    tally = Tally()
-    assert tally.photos_per_s is None
-    tally.on_stage(1, "plan", 2.0)
-    tally.on_batch(REPORT)
-    at_its_end = tally.photos_per_s
+    stats = RunStats()
+    assert stats.photos_per_s is None
+    stats.on_stage(1, "plan", 2.0)
+    stats.on_batch(REPORT)
+    at_its_end = stats.photos_per_s
     assert at_its_end == pytest.approx(15, rel=0.05)
     time.sleep(0.5)
-    assert tally.photos_per_s == at_its_end
-    tally.on_stage(2, "plan", 2.0)
-    assert tally.photos_per_s == at_its_end
-    tally.on_batch(replace(REPORT, batch=2, photos=90))
-    assert tally.photos_per_s == pytest.approx(30, rel=0.05)
-    assert tally.totals().photos_per_s == pytest.approx(30, rel=0.05)
+    assert stats.photos_per_s == at_its_end
+    stats.on_stage(2, "plan", 2.0)
+    assert stats.photos_per_s == at_its_end
+    stats.on_batch(replace(REPORT, batch=2, photos=90))
+    assert stats.photos_per_s == pytest.approx(30, rel=0.05)
+    assert stats.totals().photos_per_s == pytest.approx(30, rel=0.05)
 
 
 def test_batches_that_overlap_share_their_time_and_what_a_run_before_worked_has_none() -> None:
-    tally = Tally()
-    tally.on_stage(1, "plan", 4.0)
-    tally.on_stage(2, "plan", 1.0)
-    tally.on_batch(replace(REPORT, photos=40))
-    tally.on_batch(replace(REPORT, batch=2, photos=40))
-    tally.on_stage(3, "plan", 0.0)
-    tally.on_batch(replace(REPORT, batch=3, photos=500, replayed=True))
-    assert tally.photos_per_s == pytest.approx(20, rel=0.05)
-    totals = tally.totals()
+    stats = RunStats()
+    stats.on_stage(1, "plan", 4.0)
+    stats.on_stage(2, "plan", 1.0)
+    stats.on_batch(replace(REPORT, photos=40))
+    stats.on_batch(replace(REPORT, batch=2, photos=40))
+    stats.on_stage(3, "plan", 0.0)
+    stats.on_batch(replace(REPORT, batch=3, photos=500, replayed=True))
+    assert stats.photos_per_s == pytest.approx(20, rel=0.05)
+    totals = stats.totals()
     assert (totals.batches, totals.photos, totals.rejects) == (3, 580, Counter(empty=6))
     assert totals.photos_per_s == pytest.approx(20, rel=0.05)
 
 
 def test_the_pace_is_of_the_last_minute_of_work() -> None:
-    tally = Tally()
+    stats = RunStats()
     for batch in range(1, 5):
-        tally.on_stage(batch, "plan", 40.0)
-        tally.on_batch(replace(REPORT, batch=batch, photos=40 * batch))
-    assert tally.photos_per_s == pytest.approx(3.5, rel=0.01)
-    assert tally.totals().photos_per_s == pytest.approx(2.5, rel=0.01)
+        stats.on_stage(batch, "plan", 40.0)
+        stats.on_batch(replace(REPORT, batch=batch, photos=40 * batch))
+    assert stats.photos_per_s == pytest.approx(3.5, rel=0.01)
+    assert stats.totals().photos_per_s == pytest.approx(2.5, rel=0.01)
 
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_the_panel_shows_idle_the_landing_the_served_version_and_how_far_a_batch_is(
     home: Home, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    monkeypatch.setattr(progress, "SERVED_LOOK_S", 0.05)
+    monkeypatch.setattr(progress, "SERVED_POLL_S", 0.05)
     shown = StringIO()
     panel = LivePanel(Console(file=shown, force_terminal=True, width=width, height=60), "fruits stream", home)
     in_hand: list[BatchInHand] = [BatchInHand(7, 1200, 340, 4.2)]
@@ -155,7 +155,7 @@ def test_the_last_picture_shows_the_version_that_is_served_at_the_end(home: Home
 def test_a_served_version_that_cannot_be_read_is_said_once_and_stops_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "SERVED_LOOK_S", 0.05)
+    monkeypatch.setattr(progress, "SERVED_POLL_S", 0.05)
     overwrite(home.pca_models, "current/CURRENT.json", b"{")
     shown = StringIO()
     with LivePanel(Console(file=shown, force_terminal=True, width=80), "fruits stream", home) as panel:
@@ -178,7 +178,7 @@ def test_how_far_a_batch_is_comes_from_its_tasks_and_a_task_that_runs_again_coun
     settings = local_settings()
     landing = settings.places().landing.directory / "kiwi"
     landing.mkdir(parents=True)
-    photos = 120
+    photos = 40
     for n in range(photos):
         (landing / f"{n}.jpg").write_bytes(jpeg(seed=n, width_px=800, height_px=600))
     (landing / "crash.jpg").write_bytes(jpeg(seed=1) + SEGFAULT)
@@ -190,7 +190,7 @@ def test_how_far_a_batch_is_comes_from_its_tasks_and_a_task_that_runs_again_coun
     def follow() -> None:
         while not over.is_set():
             looks.extend(asked[0]())
-            time.sleep(0.005)
+            time.sleep(0.01)
 
     def on_start(in_hand: Callable[[], tuple[BatchInHand, ...]]) -> None:
         asked.append(in_hand)

@@ -21,7 +21,7 @@ from bootstrap.aws.athena import definitions
 from features.errors import InvalidSetting
 from ops.cli.main import app
 from ops.query.named_queries import NamedQuery, named_queries, named_query, read_query
-from ops.query.query import InvalidQuery, connect, in_duckdb, run_query
+from ops.query.query import InvalidQuery, connect, run_query, to_duckdb
 from store.home import Home
 from store.models.pca_models import begin_switch, finish_switch
 from store.settings import load_settings
@@ -155,7 +155,7 @@ def _reject_rows(rejects: Sequence[tuple[date, str, str]], batch: int) -> dict[s
 def _answer(home: Home, name: str, **given: object) -> list[dict[str, Any]]:
     query = named_query(name)
     values = query.values({parameter: str(value) for parameter, value in given.items()})
-    return list(run_query(connect(home), in_duckdb(query.sql), values).to_pylist())
+    return list(run_query(connect(home), to_duckdb(query.sql), values).to_pylist())
 
 
 @pytest.mark.parametrize("dialect", ["athena", "trino"])

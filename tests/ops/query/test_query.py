@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from ops.query.query import InvalidQuery, connect, in_duckdb, run_query
+from ops.query.query import InvalidQuery, connect, run_query, to_duckdb
 from ops.query.rows import show
-from ops.wording import visible
+from ops.wording import escape_controls
 from store.errors import NothingIngested
 from store.home import Home
 from store.models.pca_models import begin_switch, finish_switch
@@ -222,7 +222,7 @@ def test_a_label_is_no_command_to_the_terminal(hostile: str) -> None:
     show(pa.table({"label": [hostile], hostile: ["x"]}), "table", console)
     written = cast(io.StringIO, console.file).getvalue()
     assert not set(written) & set("\x1b\x07\x9b\u202e")
-    assert written.count(visible(hostile)) == 2
+    assert written.count(escape_controls(hostile)) == 2
     assert "kiwi" not in hostile or hostile in written
 
 
@@ -284,12 +284,12 @@ def test_values_are_bound(home: Home) -> None:
 )
 def test_what_duckdb_cannot_run_as_athena_would_says_so(sql: str) -> None:
     with pytest.raises(InvalidQuery, match="DuckDB cannot run this as Athena would"):
-        in_duckdb(sql)
+        to_duckdb(sql)
 
 
 def test_text_is_composed_as_athena_composes_it(home: Home) -> None:
     sql = "SELECT normalize(normalize('e\u0301'), NFC) = '\u00e9' AND normalize(CAST(NULL AS varchar)) IS NULL AS same"
-    assert run_query(connect(home), in_duckdb(sql)).to_pylist() == [{"same": True}]
+    assert run_query(connect(home), to_duckdb(sql)).to_pylist() == [{"same": True}]
 
 
 @pytest.mark.parametrize(

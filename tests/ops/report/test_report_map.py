@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from features.pca import fit, moments_of
 from ops.query.query import connect
-from ops.report.data import LeftOut, collect
+from ops.report.data import collect
 from ops.report.photo_map import nearest
 from ops.report.written import write_report
 from store.home import Home
@@ -18,7 +17,7 @@ from store.settings import load_settings
 from store.tables.commits import commit
 from store.tables.files import write_file
 from store.tables.schemas import FEATURE_ROWS
-from tests.support.feature_rows import feature_vectors
+from tests.support.feature_rows import feature_vectors, fitted
 from tests.support.report_home import LIMITS, MONDAY, add_day, opened, serve
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = load_settings(home=str(tmp_path_factory.mktemp("map") / "home")).places()
     add_day(home, 1, [label for n, label in enumerate(LABELS) for _ in range(n + 1)], MONDAY, rejects=2)
     add_day(home, 2, ["fruit-00", "fruit-80"], MONDAY + timedelta(days=1))
-    serve(home, 3, [fit(moments_of([feature_vectors(60, 1)], 1280), 6, None)])
+    serve(home, 3, [fitted()])
     return home
 
 
@@ -187,7 +186,7 @@ def test_a_click_shows_the_photos_that_are_nearest_by_all_components(
         page.locator("#map .mark").last.click(force=True)
         key, near = _reading(page)
         assert near == expected(key)
-        assert "Nearest on this map, by all 6 components" in str(page.locator("#map .tip").text_content())
+        assert "Nearest on this map, by all 4 components" in str(page.locator("#map .tip").text_content())
         assert page.locator("#map svg .nth").all_text_contents() == ["1", "2", "3", "4", "5"]
         page.locator("#map .near button").nth(2).click()
         key, again = _reading(page)
@@ -255,8 +254,8 @@ def test_any_of_81_labels_is_found_highlighted_and_told_from_the_others(browser:
 
 def test_since_says_what_lies_before(browser: "Browser", home: Home, tmp_path: Path) -> None:
     tuesday = date(2026, 10, 6)
-    assert collect(home, tuesday).left_out == LeftOut(photos=3321, rejects=2, batches=1, days=1)
-    assert collect(home, date(2026, 10, 5)).left_out == LeftOut(0, 0, 0, 0)
+    assert collect(home, tuesday).left_out == {"photos": 3321, "rejects": 2, "batches": 1, "days": 1}
+    assert collect(home, date(2026, 10, 5)).left_out == {"photos": 0, "rejects": 0, "batches": 0, "days": 0}
     assert collect(home).left_out is None
     with opened(browser, write_report(home, LIMITS, tuesday, False, tmp_path / "tuesday.html", MONDAY).uri) as page:
         assert page.locator("#home .since").text_content() == (
@@ -333,7 +332,7 @@ def test_the_nearest_are_those_that_a_plain_search_finds(photos: int) -> None:
 def test_a_map_of_one_or_two_photos_works(browser: "Browser", tmp_path: Path, photos: int) -> None:
     home = load_settings(home=str(tmp_path / "home")).places()
     add_day(home, 1, ["kiwi"] * photos, MONDAY)
-    serve(home, 2, [fit(moments_of([feature_vectors(60, 1)], 1280), 6, None)])
+    serve(home, 2, [fitted()])
     with opened(browser, write_report(home, LIMITS, None, False, None, MONDAY).uri, viewport=PHONE) as page:
         page.locator("#map .plot > svg").press("ArrowRight")
         assert len(_reading(page)[1]) == photos - 1

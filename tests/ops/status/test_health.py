@@ -8,7 +8,7 @@ import pytest
 
 from bootstrap.aws.template import read_template
 from ops.status import health
-from ops.status.health import judge
+from ops.status.health import assess_health
 from ops.status.queue_status import QueueStatus
 from ops.status.status import LastBatch, ModelStatus, Pace, Status, StreamStatus, Switch, TableStatus, Today
 from store.state.heartbeat import MOVED_WITHIN
@@ -63,7 +63,7 @@ def _waiting(age: timedelta, files: int = 12) -> Backlog:
     ],
 )
 def test_photos_flow_or_nothing_waits(found: Status, verdict: str) -> None:
-    assert (judge(found, MIN_ROWS).healthy, judge(found, MIN_ROWS).verdict) == (True, verdict)
+    assert (assess_health(found, MIN_ROWS).healthy, assess_health(found, MIN_ROWS).verdict) == (True, verdict)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_photos_flow_or_nothing_waits(found: Status, verdict: str) -> None:
     ],
 )
 def test_what_is_wrong_says_what_to_do(found: Status, name: str, does: str) -> None:
-    verdict = judge(found, MIN_ROWS)
+    verdict = assess_health(found, MIN_ROWS)
     assert not verdict.healthy
     assert verdict.verdict.startswith("Not healthy: ")
     assert does in verdict.verdict
@@ -111,11 +111,11 @@ def test_what_is_wrong_says_what_to_do(found: Status, name: str, does: str) -> N
 
 def test_a_stream_that_seldom_looks_is_not_stuck_in_between() -> None:
     seldom = replace(RUNNING, trigger_s=3600.0, moved_at=NOW - timedelta(minutes=50))
-    assert judge(replace(SOUND, stream=seldom), MIN_ROWS).healthy
+    assert assess_health(replace(SOUND, stream=seldom), MIN_ROWS).healthy
 
 
 def test_a_stream_of_an_earlier_version_is_not_taken_for_stuck() -> None:
-    assert judge(replace(SOUND, stream=replace(RUNNING, moved_at=None, trigger_s=None)), MIN_ROWS).healthy
+    assert assess_health(replace(SOUND, stream=replace(RUNNING, moved_at=None, trigger_s=None)), MIN_ROWS).healthy
 
 
 NEXT = replace(MODEL, version=4, fitted_at=NOW - timedelta(minutes=61))
@@ -143,7 +143,7 @@ NEXT = replace(MODEL, version=4, fitted_at=NOW - timedelta(minutes=61))
     ],
 )
 def test_advice_does_not_fail(found: Status, name: str, does: str) -> None:
-    verdict = judge(found, MIN_ROWS)
+    verdict = assess_health(found, MIN_ROWS)
     assert verdict.healthy
     advice = {finding.name: finding.sentence for finding in verdict.findings}
     assert does in advice[name]
@@ -162,7 +162,7 @@ def test_advice_does_not_fail(found: Status, name: str, does: str) -> None:
     ],
 )
 def test_what_is_as_it_should_be_needs_no_advice(found: Status) -> None:
-    assert judge(found, MIN_ROWS).findings == ()
+    assert assess_health(found, MIN_ROWS).findings == ()
 
 
 def _alarm(name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,9 @@ from typer.testing import CliRunner
 
 from bootstrap.weights.weights import CompiledNetwork
 from features.errors import InvalidSetting
-from features.pca import fit, moments_of
 from ops.cli.main import app
-from ops.status.queue_status import QueueStatus, look_at_queue
-from ops.status.status import MANY_SMALL_FILES, Switch, look
+from ops.status.queue_status import QueueStatus, read_queue_status
+from ops.status.status import MANY_SMALL_FILES, Switch, read_status
 from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, publish_model
@@ -37,7 +37,7 @@ from store.tables.files import write_file
 from store.tables.projections import KEPT_COLUMNS, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
 from streaming.discovery.arrivals import Backlog
-from tests.support.feature_rows import commit_features, feature_vectors
+from tests.support.feature_rows import commit_features, feature_vectors, fitted
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, run_here
 
@@ -71,7 +71,7 @@ def drained(finished: Settings, tmp_path: Path) -> Settings:
 
 
 def test_a_sound_home(drained: Settings) -> None:
-    status = look(drained.places(), verify=True)
+    status = read_status(drained.places(), verify=True)
     assert status.broken == []
     assert status.last_batch is not None
     assert (status.last_batch.batch, status.last_batch.photos, status.last_batch.rejects) == (1, 3, 1)
@@ -82,7 +82,7 @@ def test_a_sound_home(drained: Settings) -> None:
 def test_the_backlog_is_what_no_batch_holds(drained: Settings) -> None:
     late = drained.places().landing.directory / "late.jpg"
     late.write_bytes(jpeg(seed=9))
-    backlog = look(drained.places(), verify=False).backlog
+    backlog = read_status(drained.places(), verify=False).backlog
     late_bytes = late.stat().st_size
     late.unlink()
     assert (backlog.files, backlog.bytes) == (1, late_bytes)
@@ -90,14 +90,14 @@ def test_the_backlog_is_what_no_batch_holds(drained: Settings) -> None:
 
 
 def test_a_home_where_nothing_ran_is_not_touched(tmp_path: Path) -> None:
-    status = look(load_settings(home=str(tmp_path / "typo")).places(), verify=True)
+    status = read_status(load_settings(home=str(tmp_path / "typo")).places(), verify=True)
     assert (status.last_batch, status.broken, status.unfinished_batches) == (None, [], [])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_batch_that_not_all_tables_hold_is_unfinished(drained: Settings) -> None:
     shutil.rmtree(drained.places().root.directory / "rejects")
-    status = look(drained.places(), verify=True)
+    status = read_status(drained.places(), verify=True)
     assert (status.unfinished_batches, status.broken) == ([1], [])
 
 
@@ -115,7 +115,7 @@ def test_a_stream_that_ended_left_the_stages_of_its_last_batch(drained: Settings
     standing = read_heartbeat(drained.places())
     assert standing is not None and standing.vitals is not None
     assert standing.vitals.waiting is not None and standing.vitals.waiting.files == 0
-    status = look(drained.places(), verify=False)
+    status = read_status(drained.places(), verify=False)
     assert status.stream is not None and status.stream.state == "stopped"
     assert status.last_batch is not None
     assert set(status.last_batch.stages_s) == {"plan", "work", "commit", "fetch", "decode", "infer", "write"}
@@ -149,11 +149,11 @@ def test_beside_a_running_stream_the_backlog_is_what_it_says_unless_it_is_counte
     told_at = datetime.now(UTC) - timedelta(seconds=8)
     oldest = told_at - timedelta(minutes=4)
     _beat(home, _vitals(home, Waiting(told_at, 7, 7000, oldest, at_least=True)))
-    told = look(home, verify=False)
+    told = read_status(home, verify=False)
     assert (told.backlog, told.backlog_as_of) == (Backlog(7, 7000, oldest, at_least=True), told_at)
     assert told.pace.photos_per_s == 0.5
-    assert look(home, verify=False, count=True).backlog == Backlog(0, 0, None)
-    assert look(home, verify=True).backlog.files == 0
+    assert read_status(home, verify=False, count=True).backlog == Backlog(0, 0, None)
+    assert read_status(home, verify=True).backlog.files == 0
 
 
 def test_what_was_planned_before_the_stream_told_waits_too_and_what_was_planned_since_was_told(
@@ -167,7 +167,7 @@ def test_what_was_planned_before_the_stream_told_waits_too_and_what_was_planned_
         photo = LandedObject(f"{batch}.jpg", 100, "e", arrived_at)
         day = planned_at.date()
         write_plan(home, Plan(batch, "nonce", planned_at, day, home.landing.uri, "", "featurizer", (photo,)))
-    status = look(home, verify=False)
+    status = read_status(home, verify=False)
     assert status.unfinished_batches == [2, 3]
     assert status.backlog == Backlog(2, 110, arrived_at)
 
@@ -177,7 +177,7 @@ def test_a_stream_of_an_earlier_version_says_nothing_of_its_backlog(drained: Set
     at = datetime.now(UTC).isoformat()
     beat = {"nonce": "n", "holder": "h", "started_at": at, "beat_at": at, "ended_at": None, "batch": 1}
     overwrite(home.state, HEARTBEAT_KEY, json.dumps(beat).encode())
-    status = look(home, verify=False)
+    status = read_status(home, verify=False)
     assert status.stream is not None
     assert (status.stream.state, status.stream.moved_at, status.backlog.files) == ("running", None, 0)
 
@@ -185,7 +185,7 @@ def test_a_stream_of_an_earlier_version_says_nothing_of_its_backlog(drained: Set
 def test_a_last_batch_whose_result_is_gone_is_still_named(drained: Settings) -> None:
     for path in (drained.places().root.directory / "state/batches").iterdir():
         path.unlink()
-    last = look(drained.places(), verify=False).last_batch
+    last = read_status(drained.places(), verify=False).last_batch
     assert last is not None
     assert (last.batch, last.finished_at, last.photos) == (1, None, None)
     assert "1, more than a day ago" in _status(drained)[1]
@@ -196,7 +196,7 @@ def test_small_files_are_counted_and_many_of_them_are_looked_at_as_maintenance_w
     days = [datetime(2026, 10, 3, tzinfo=UTC).date(), datetime.now(UTC).date()]
     for batch, (day, files) in enumerate(zip(days, (MANY_SMALL_FILES, 3), strict=True), start=1):
         commit_features(home, batch, day, feature_vectors(files, seed=batch), files=files)
-    status = look(home, verify=False)
+    status = read_status(home, verify=False)
     assert status.tables[0].small_files == MANY_SMALL_FILES + 3
     assert status.compactable_files == MANY_SMALL_FILES
 
@@ -206,14 +206,14 @@ def test_a_queue_tells_its_messages_and_its_dead_letters(sqs: "SQSClient", queue
     arn = sqs.get_queue_attributes(QueueUrl=dead_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     region = arn.split(":")[3]
     sqs.send_message(QueueUrl=queue_url, MessageBody="one")
-    found = look_at_queue(queue_url, region, Messages(4, 1))
+    found = read_queue_status(queue_url, region, Messages(4, 1))
     assert found == QueueStatus(queue_url, 1, 0, 0, dead_letters=None, held=4, unknown=1)
     policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 5})
     sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"RedrivePolicy": policy})
     for _ in range(2):
         sqs.send_message(QueueUrl=dead_url, MessageBody="never settled")
-    assert look_at_queue(queue_url, region, None) == QueueStatus(queue_url, 1, 0, 0, dead_letters=2)
-    gone = look_at_queue(f"{queue_url}-gone", region, None)
+    assert read_queue_status(queue_url, region, None) == QueueStatus(queue_url, 1, 0, 0, dead_letters=2)
+    gone = read_queue_status(f"{queue_url}-gone", region, None)
     assert gone.visible is None
     assert gone.refused is not None and gone.refused.startswith("There is no queue")
 
@@ -234,6 +234,7 @@ def test_the_first_line_and_the_exit_code_say_whether_photos_flow(drained: Setti
     assert "silent since " in killed
 
 
+@pytest.mark.processes
 def test_a_watch_looks_again_until_it_is_interrupted(drained: Settings) -> None:
     home = drained.places()
     command = [
@@ -286,7 +287,7 @@ def test_doubled_rows_are_found(drained: Settings) -> None:
     again = {name: rows[name].combine_chunks() for name in FEATURE_ROWS.file_schema.names}
     added = write_file(home, FEATURE_ROWS, again, {"ingest_date": str(rows["ingest_date"][0])})
     commit(home, FEATURE_ROWS, 2, "a wrong hand", [added])
-    broken = look(drained.places(), verify=True).broken
+    broken = read_status(drained.places(), verify=True).broken
     assert broken == [
         "3 objects have more than one row for one arrival: doubled.",
         "1 batches hold other numbers of rows than their results counted.",
@@ -300,13 +301,13 @@ def test_a_version_with_feature_rows_of_two_batches_is_found(drained: Settings) 
     again["batch"] = [2] * rows.num_rows
     added = write_file(home, FEATURE_ROWS, again, {"ingest_date": str(rows["ingest_date"][0])})
     commit(home, FEATURE_ROWS, 2, "a wrong hand", [added])
-    broken = look(drained.places(), verify=True).broken
+    broken = read_status(drained.places(), verify=True).broken
     assert broken == ["3 versions of photos have feature rows of more than one batch: doubled."]
 
 
 def test_rows_missing_from_a_committed_batch_are_found(drained: Settings) -> None:
     DeltaTable(drained.places().features.uri).delete("width = 320")
-    broken = look(drained.places(), verify=True).broken
+    broken = read_status(drained.places(), verify=True).broken
     assert broken is not None
     assert any("3 planned objects have no row" in sentence for sentence in broken)
 
@@ -321,15 +322,11 @@ def served(drained: Settings) -> Home:
 
 
 def _publish(home: Home, version: int) -> None:
-    pca = fit(moments_of([_vectors(home)], 1280), 2, None)
+    pca = replace(fitted(), components=fitted().components[:2])
     featurizer = DeltaTable(home.features.uri).to_pyarrow_table()["featurizer"][0].as_py()
     meta = PcaMeta(version, featurizer, 3, 2, 1.0, datetime.now(UTC), None, None, "a test")
     publish_model(home, PcaModel(meta, pca))
     finish_switch(home, begin_switch(home, version))
-
-
-def _vectors(home: Home) -> "np.typing.NDArray[np.float32]":
-    return np.array(DeltaTable(home.features.uri).to_pyarrow_table()["features"].to_pylist(), np.float32)
 
 
 def _project(home: Home, version: int, source: str | None = None, value: float = 0.0) -> None:
@@ -345,14 +342,14 @@ def _project(home: Home, version: int, source: str | None = None, value: float =
 
 
 def _broken(home: Home) -> list[str]:
-    broken = look(home, verify=True).broken
+    broken = read_status(home, verify=True).broken
     assert broken is not None
     return broken
 
 
 def test_a_home_whose_rows_have_their_projections_is_sound(served: Home) -> None:
     assert _broken(served) == []
-    assert look(served, verify=False).pca == Switch(1, None, 0)
+    assert read_status(served, verify=False).pca == Switch(1, None, 0)
 
 
 def test_a_served_version_that_rows_lack_is_found(served: Home) -> None:
@@ -388,4 +385,4 @@ def test_a_switch_under_way_says_how_many_batches_lack_the_next_version(served: 
     _publish(served, 2)
     finish_switch(served, begin_switch(served, 1))
     begin_switch(served, 2)
-    assert look(served, verify=False).pca == Switch(1, 2, 1)
+    assert read_status(served, verify=False).pca == Switch(1, 2, 1)

@@ -10,7 +10,7 @@ import pytest
 from batch.maintain.maintain import Watcher, maintain
 from batch.maintain.retention import Retention
 from ops.query.named_queries import named_query
-from ops.query.query import connect, in_duckdb, run_query
+from ops.query.query import connect, run_query, to_duckdb
 from store.home import Home
 from store.settings import Settings
 from store.tables.commits import commit
@@ -51,7 +51,7 @@ def _commit(home: Home, batch: int, table: Table, tables: OpenTables | None = No
 
 def _waits(home: Home) -> list[float]:
     query = named_query("latency")
-    [row] = run_query(connect(home), in_duckdb(query.sql), query.values({"since": "2026-10-01"})).to_pylist()
+    [row] = run_query(connect(home), to_duckdb(query.sql), query.values({"since": "2026-10-01"})).to_pylist()
     return [row["photos"], row["p50_s"], row["longest_s"]]
 
 

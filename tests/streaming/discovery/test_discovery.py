@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ops.status.status import look
+from ops.status.status import read_status
 from store.errors import StorageUnavailable
 from store.objects.location import StorageLocation
 from store.settings import Settings, load_settings
@@ -110,7 +110,7 @@ def test_odd_names_on_disk_become_rows_under_their_own_names(local_settings: Mak
     assert keys == {*ODD_KEYS, "new\nline.jpg", "bell\a.jpg"}
     rejects = rows(settings, "SELECT source, reason FROM rejects")
     assert rejects == [{"source": settings.places().landing.uri_of(r"not-utf8-\udcff.jpg"), "reason": "unreadable"}]
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
     assert drain(settings).reports == []
 
 
@@ -130,7 +130,7 @@ def test_odd_keys_on_s3_become_rows_and_none_stops_the_stream(
     assert {outcome["key"]: outcome["reason"] for outcome in found if outcome["reason"]} == dict.fromkeys(
         DOTTED_KEYS, "unreadable"
     )
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
     assert drain(settings).reports == []
 
 

@@ -19,8 +19,8 @@ from batch.erase.erase import Asked, Watcher, erase
 from bootstrap.weights.weights import CompiledNetwork
 from features.rejects import Reason, Rejected
 from ops.rejects import RejectFilter, select_retries
-from ops.status.status import look
-from ops.status.verification import broken_promises
+from ops.status.status import read_status
+from ops.status.verification import check_invariants
 from store.home import Home
 from store.models.registry import publish_featurizer
 from store.objects.landing import LandedObject, archived_name, fetch
@@ -143,7 +143,7 @@ def test_a_raised_limit_makes_a_photo_of_a_reject_exactly_once(
         {"key": "kiwi/cut.jpg", "reason": "truncated", "batch": 1},
         {"key": "pear/notes.jpg", "reason": "not_an_image", "batch": 2},
     ]
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
     assert requested(settings.places()) == []
 
 
@@ -155,9 +155,9 @@ def test_the_books_hold_from_plans_from_a_snapshot_and_from_the_tables(after: Se
     write_snapshot(home, seen)
     seen.close()
     assert _recalled(home, tmp_path / "from_snapshot.sqlite") == today
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     shutil.rmtree(home.state.directory)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
 
 
 def _recalled(home: Home, file: Path) -> list[Day]:
@@ -171,8 +171,8 @@ def test_a_retry_that_commits_while_promises_are_checked_breaks_none(
     rejected: Settings, retried: tuple[Settings, str], tmp_path: Path
 ) -> None:
     seen = load_processed_index(rejected.places(), tmp_path / "seen.sqlite")
-    assert broken_promises(retried[0].places(), 1, [1], seen.days, seen.facts) == []
-    assert broken_promises(retried[0].places(), 2, [1, 2], seen.days, seen.facts) == []
+    assert check_invariants(retried[0].places(), 1, [1], seen.days, seen.facts) == []
+    assert check_invariants(retried[0].places(), 2, [1, 2], seen.days, seen.facts) == []
     seen.close()
 
 
@@ -184,7 +184,7 @@ def test_a_retried_reject_whose_old_row_is_still_there_is_found(rejected: Settin
     columns = {name: old[name].to_pylist() for name in REJECT_ROWS.file_schema.names}
     added = write_file(home, REJECT_ROWS, columns, {"ingest_date": str(old["ingest_date"][0])})
     commit(home, REJECT_ROWS, 3, "a wrong hand", [added])
-    broken = look(home, verify=True).broken
+    broken = read_status(home, verify=True).broken
     assert broken is not None
     assert "2 rows belong to no object of their batch's plan." in broken
     assert "1 batches hold other numbers of rows than their results counted." in broken
@@ -197,7 +197,7 @@ def test_who_was_tried_again_can_be_erased_and_leaves_no_name_and_right_books(
     ask_to_retry(home, home.landing.uri, _retries(after, "pear/notes.jpg"), 0)
     for key in ("kiwi/big.jpg", "pear/notes.jpg"):
         _erase(home, key)
-    assert look(home, verify=True).broken == []
+    assert read_status(home, verify=True).broken == []
     assert [(row.key, row.batch) for row in _plan(home, 2).retried] == [(None, 1), (None, 1)]
     for state in (home.batches, home.state.child("requests")):
         assert not [path for path in state.directory.iterdir() if b"notes" in path.read_bytes()]
@@ -237,7 +237,7 @@ def test_killed_between_the_result_and_the_rejects_commit_it_is_rolled_forward(
     assert (report.batch, report.replayed) == (2, True)
     assert rows(after, everything) == rows(retried[0], everything)
     assert len(rows(after, "SELECT * FROM features")) == 2
-    assert look(after.places(), verify=True).broken == []
+    assert read_status(after.places(), verify=True).broken == []
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ops.monitor.json_lines import JsonLines
 from ops.monitor.progress import LivePanel
-from ops.status.status import look
+from ops.status.status import read_status
 from store.objects.location import StorageLocation
 from store.settings import Settings, load_settings
 from streaming.cleaning import CleaningRule
@@ -284,7 +284,7 @@ def test_a_drain_rejects_a_file_that_stays_cut_after_it_stood_still(local_settin
     [first, second] = drain(settings).reports
     assert (first.photos, first.rejects) == (1, {})
     assert (second.photos, second.rejects) == (0, {"truncated": 1})
-    assert look(settings.places(), verify=True).broken == []
+    assert read_status(settings.places(), verify=True).broken == []
 
 
 def test_a_drain_that_leaves_a_file_names_it_on_the_terminal_and_tells_the_log_how_many(

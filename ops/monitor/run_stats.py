@@ -1,4 +1,4 @@
-"""What a run of the stream has done so far, and its pace while it was at work."""
+"""What a run of the stream has done so far, and its pace."""
 
 import threading
 import time
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 
-from ops.wording import counted, duration
+from ops.wording import duration, quantity
 from streaming.micro_batch import BatchReport
 
 PACE_WINDOW_S = 60.0
 
 
 @dataclass(frozen=True)
-class Totals:
+class RunTotals:
     """What a run did in `seconds`; its pace is over those in which batches were in hand, None without photos."""
 
     batches: int
@@ -27,20 +27,20 @@ class Totals:
         """`Done: 120 photos and 3 rejects in 4 batches, in 2 min; 31.2 photos/s while at work.`"""
         pace = "" if self.photos_per_s is None else f"; {self.photos_per_s:,.1f} photos/s while at work"
         return (
-            f"Done: {counted(self.photos, 'photo')} and {counted(self.rejects.total(), 'reject')} "
-            f"in {counted(self.batches, 'batch', 'batches')}, in {duration(timedelta(seconds=self.seconds))}{pace}."
+            f"Done: {quantity(self.photos, 'photo')} and {quantity(self.rejects.total(), 'reject')} "
+            f"in {quantity(self.batches, 'batch', 'batches')}, in {duration(timedelta(seconds=self.seconds))}{pace}."
         )
 
 
-class Tally:
-    """Adds up the batches of a run; its work clock stands still while none is in hand. Any thread may tell or ask."""
+class RunStats:
+    """Adds up the batches of a run. Its work clock stands still while no batch is in hand. All methods lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._began_s = time.monotonic()
+        self._started_s = time.monotonic()
         self._batches = 0
         self._photos = 0
-        self._rolled_forward = 0
+        self._replayed_photos = 0
         self._rejects: Counter[str] = Counter()
         self._in_hand: set[int] = set()
         self._worked_s = 0.0
@@ -49,7 +49,7 @@ class Tally:
         self._recent: deque[tuple[float, int]] = deque([(0.0, 0)])
 
     def on_stage(self, batch: int, stage: str, seconds: float) -> None:
-        """A stage of a batch ended; its first one tells when the batch began."""
+        """A stage of a batch ended; the end of its plan says when the batch began."""
         if stage != "plan":
             return
         with self._lock:
@@ -59,13 +59,14 @@ class Tally:
 
     def on_batch(self, report: BatchReport) -> None:
         """A batch is committed."""
+        # The photos of a replayed batch were worked by a run before.
+        replayed = report.photos if report.replayed else 0
         with self._lock:
             self._batches += 1
             self._photos += report.photos
+            self._replayed_photos += replayed
             self._rejects.update(report.rejects)
-            # What is only rolled forward was worked by a run before.
-            self._rolled_forward += report.photos if report.replayed else 0
-            self._recent.append((self._clock_s(), 0 if report.replayed else report.photos))
+            self._recent.append((self._clock_s(), report.photos - replayed))
             while len(self._recent) > 2 and self._recent[-1][0] - self._recent[1][0] >= PACE_WINDOW_S:
                 self._recent.popleft()
             if self._in_hand == {report.batch}:
@@ -74,23 +75,22 @@ class Tally:
 
     @property
     def photos_per_s(self) -> float | None:
-        """The pace of the last minute, or little more, in which batches were in hand; None before the first ended.
+        """The pace over the last minute of work, or little more; None before the first batch ended.
 
-        It runs from the end of one batch to the end of another, so it neither sinks while nothing comes nor jumps when
-        a batch begins.
+        It is measured between the ends of two batches: it neither sinks while nothing comes nor jumps when one begins.
         """
         with self._lock:
             (first_s, _), (last_s, _) = self._recent[0], self._recent[-1]
             photos = sum(photos for _, photos in islice(self._recent, 1, None))
             return photos / (last_s - first_s) if last_s > first_s else None
 
-    def totals(self) -> Totals:
-        """What was done until now."""
+    def totals(self) -> RunTotals:
+        """What the run has done so far."""
         with self._lock:
-            seconds = time.monotonic() - self._began_s
-            worked, worked_s = self._photos - self._rolled_forward, self._clock_s()
+            worked, worked_s = self._photos - self._replayed_photos, self._clock_s()
             pace = worked / worked_s if worked and worked_s else None
-            return Totals(self._batches, self._photos, Counter(self._rejects), seconds, pace)
+            seconds = time.monotonic() - self._started_s
+            return RunTotals(self._batches, self._photos, Counter(self._rejects), seconds, pace)
 
     def _clock_s(self) -> float:
         return self._worked_s + (time.monotonic() - self._working_since_s if self._in_hand else 0.0)
