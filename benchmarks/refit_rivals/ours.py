@@ -14,10 +14,10 @@ from typing import Any
 
 from pyspark import SparkContext
 
-from batch.days import Share, cut, list_days
+from batch.days import ReadTask, list_days, split_into_tasks
 from batch.refit.moments import sum_moments
-from batch.refit.refit import Wanted, refit
-from batch.reproject import Watcher, reproject
+from batch.refit.refit import RefitOptions, refit
+from batch.reproject import reproject
 from benchmarks.refit_rivals.rows import add_days
 from benchmarks.rivals.job import answering, own_peak_mb
 from bootstrap.java import use_java
@@ -87,9 +87,9 @@ def _increment(spark: SparkContext, home: Home, asked: argparse.Namespace) -> di
         add_days(home, [rows // 100])
         turns.append(
             {
-                "increment": _timed(lambda: sums(full=False).rows_read),
-                "nothing": _timed(lambda: sums(full=False).rows_read),
-                "full": _timed(lambda: sums(full=True).rows_read),
+                "increment": _timed(lambda: sum(sums(full=False).rows_read.values())),
+                "nothing": _timed(lambda: sum(sums(full=False).rows_read.values())),
+                "full": _timed(lambda: sum(sums(full=True).rows_read.values())),
             }
         )
     return {"turns": turns}
@@ -108,8 +108,8 @@ def _reproject(spark: SparkContext, home: Home, asked: argparse.Namespace) -> di
     return {"turns": turns}
 
 
-def _wanted(asked: argparse.Namespace) -> Wanted:
-    return Wanted(components=asked.components, variance=None, min_rows=2)
+def _wanted(asked: argparse.Namespace) -> RefitOptions:
+    return RefitOptions(components=asked.components, variance=None, min_rows=2)
 
 
 def _timed(work: Callable[[], int]) -> dict[str, float]:
@@ -119,27 +119,24 @@ def _timed(work: Callable[[], int]) -> dict[str, float]:
 
 
 def _reprojected(spark: SparkContext, home: Home) -> int:
-    done = reproject(spark, home, Watcher(lambda said: print(said, file=sys.stderr), lambda *_: None))
+    done = reproject(spark, home, partial(print, file=sys.stderr), lambda *_: None)
     return done.rows if done else 0
 
 
 def _read(spark: SparkContext, home: Home) -> int:
     """Read what a reprojection reads, a job for each day and as many days at once, and count the rows."""
 
-    def read_day(shares: Sequence[Share]) -> int:
-        return sum(spark.parallelize(shares, len(shares)).mapPartitions(partial(_count, home)).collect())
+    def read_day(tasks: Sequence[ReadTask]) -> int:
+        return sum(spark.parallelize(tasks, len(tasks)).mapPartitions(partial(_count, home)).collect())
 
     with ThreadPoolExecutor(spark.defaultParallelism) as pool:
-        return sum(pool.map(read_day, [cut(day) for day in list_days(home)]))
+        return sum(pool.map(read_day, [split_into_tasks(day) for day in list_days(home)]))
 
 
-def _count(home: Home, shares: Iterable[Share]) -> list[int]:
+def _count(home: Home, tasks: Iterable[ReadTask]) -> list[int]:
     columns = [*KEPT_COLUMNS, "features"]
     return [
-        rows.num_rows
-        for share in shares
-        for path in share.paths
-        for rows in read_file(home, FEATURE_ROWS, path, columns)
+        rows.num_rows for task in tasks for path in task.paths for rows in read_file(home, FEATURE_ROWS, path, columns)
     ]
 
 

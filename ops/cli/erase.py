@@ -25,7 +25,7 @@ from ops.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from batch.erase.erase import Asked, Certificate
+    from batch.erase.erase import Certificate, ErasureRequest
     from store.settings import Settings
     from store.state.erasures import Kind
 
@@ -68,7 +68,7 @@ def erase(
     debug: Debug = False,
 ) -> None:
     """Forget a person, a photo or an object everywhere, as article 17 of the GDPR asks; what arrives later stays."""
-    from batch.erase.erase import Watcher, certificate_key, is_empty, would_erase
+    from batch.erase.erase import certificate_key, count_erasable, is_empty
     from batch.erase.erase import erase as run_erase
     from store.objects.location import StorageLocation
     from store.tables.ingested import nothing_ingested
@@ -90,16 +90,16 @@ def erase(
         # A certificate would be given all the same, also of a slip.
         raise nothing_ingested(places)
     if dry_run:
-        console.print(_counts(would_erase(places, asked), "to be erased"))
+        console.print(_counts(count_erasable(places, asked), "to be erased"))
         console.print("A dry run: nothing was changed.")
         return
     _ask(yes, f"Everything of this {kind} below {places.root.uri} will be gone for good.")
 
-    def on_look(number: int, removed: dict[str, int]) -> None:
+    def on_search(number: int, removed: dict[str, int]) -> None:
         what = ", ".join(f"{name} {count:,}" for name, count in removed.items()) or "nothing"
         console.print(f"Search {number}: {what}.", highlight=False, soft_wrap=True)
 
-    certificate = run_erase(places, asked, Watcher(say, on_look))
+    certificate = run_erase(places, asked, say, on_search)
     _show(certificate, places.reports.uri_of(certificate_key(certificate.id)))
     if refit:
         from ops.cli.pca import refit as run_refit
@@ -129,23 +129,23 @@ def _one_of(**given: str | None) -> tuple["Kind", str]:
     return kind, value
 
 
-def _asked(settings: "Settings", kind: "Kind", value: str, former_landings: list[str]) -> "Asked":
-    from batch.erase.erase import Asked, patterns_of
+def _asked(settings: "Settings", kind: "Kind", value: str, former_landings: list[str]) -> "ErasureRequest":
+    from batch.erase.erase import ErasureRequest, subject_patterns
     from ops.rejects import source_named
 
     places, former = settings.places(), tuple(former_landings)
     if kind == "source":
         # A path is a URI, too; a key may have stood in any landing.
-        return Asked(kind, source_named(places, value) if value.startswith("/") else value, (), former)
+        return ErasureRequest(kind, source_named(places, value) if value.startswith("/") else value, (), former)
     if kind == "image":
-        return Asked(kind, value, (), former)
-    patterns = patterns_of(places, settings.key_pattern)
+        return ErasureRequest(kind, value, (), former)
+    patterns = subject_patterns(places, settings.key_pattern)
     if not patterns:
         raise InvalidSetting(
             "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
             "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
         )
-    return Asked(kind, value, patterns, former)
+    return ErasureRequest(kind, value, patterns, former)
 
 
 def _ask(yes: bool, sentence: str) -> None:

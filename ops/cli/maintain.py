@@ -10,7 +10,7 @@ import typer
 from ops.cli.options import AllowRegion, Debug, Endpoint, HomeUri, Master, Region, checked_settings, console, say
 
 if TYPE_CHECKING:
-    from batch.maintain.maintain import Compacted, Kept, Piece, Shortened, Swept
+    from batch.maintain.maintain import Compaction, Expiry, LogRemoval, MaintenanceStep, OrphanRemoval
     from store.settings import Settings
 
 KeepArchive = Annotated[
@@ -37,7 +37,6 @@ def maintain(
     debug: Debug = False,
 ) -> None:
     """Compact finished hours and days, remove what no table needs since a day, keep the logs short."""
-    from batch.maintain.maintain import Watcher
     from batch.maintain.maintain import maintain as run_maintain
     from batch.maintain.retention import Retention
     from store.tables.ingested import check_ingested
@@ -54,7 +53,7 @@ def maintain(
     )
     saved: Counter[str] = Counter()
 
-    def done(piece: "Piece") -> None:
+    def done(piece: "MaintenanceStep") -> None:
         saved.update(_saved(piece))
         console.print(_sentence(piece, dry_run), highlight=False, soft_wrap=True)
 
@@ -62,7 +61,7 @@ def maintain(
     with as_yarn_expects(settings, "fruits-maintain"):
         places = settings.places()
         check_ingested(places)
-        run_maintain(places, retention, Watcher(say, done), dry_run)
+        run_maintain(places, retention, say, done, dry_run)
     if dry_run:
         console.print("A dry run: nothing was changed.")
     else:
@@ -87,53 +86,53 @@ def as_yarn_expects(settings: "Settings", name: str) -> Iterator[None]:
         yield
 
 
-def _saved(piece: "Piece") -> dict[str, int]:
-    from batch.maintain.maintain import Compacted, Kept, Shortened, Swept
+def _saved(piece: "MaintenanceStep") -> dict[str, int]:
+    from batch.maintain.maintain import Compaction, Expiry, LogRemoval, OrphanRemoval
 
     match piece:
-        case Compacted(group, _):
+        case Compaction(group, _):
             return {"files": len(group.files) - 1, "replaced": group.size_bytes}
-        case Swept(_, removed) | Shortened(_, removed, _):
+        case OrphanRemoval(_, removed) | LogRemoval(_, removed, _):
             return {"freed": max(0, removed.size_bytes)}
-        case Kept("archive" | "reports", expired):
+        case Expiry("archive" | "reports", expired):
             return {"freed": expired.size_bytes}
     return {}
 
 
-def _sentence(piece: "Piece", dry_run: bool) -> str:
-    from batch.maintain.maintain import Compacted, Shortened, Swept
+def _sentence(piece: "MaintenanceStep", dry_run: bool) -> str:
+    from batch.maintain.maintain import Compaction, LogRemoval, OrphanRemoval
 
     match piece:
-        case Compacted():
+        case Compaction():
             return _compacted(piece)
-        case Swept():
+        case OrphanRemoval():
             return _swept(piece, dry_run)
-        case Shortened():
+        case LogRemoval():
             return _shortened(piece)
     return _kept(piece, dry_run)
 
 
-def _compacted(piece: "Compacted") -> str:
+def _compacted(piece: "Compaction") -> str:
     group = piece.group
     when = f"{group.ingest_date}" if group.hour is None else f"{group.ingest_date}, hour {group.hour:%H}"
     after = "one" if piece.size_bytes is None else f"one of {_mb(piece.size_bytes)}"
     return f"{group.table.name} of {when}: {len(group.files):,} files of {_mb(group.size_bytes)} become {after}."
 
 
-def _swept(piece: "Swept", dry_run: bool) -> str:
+def _swept(piece: "OrphanRemoval", dry_run: bool) -> str:
     verb = "would be removed" if dry_run else "removed"
     removed = piece.removed
-    return f"{piece.table}: {removed.files:,} files that nothing names since a day {verb}, {_mb(removed.size_bytes)}."
+    return f"{piece.table}: {removed.count:,} files that nothing names since a day {verb}, {_mb(removed.size_bytes)}."
 
 
-def _shortened(piece: "Shortened") -> str:
+def _shortened(piece: "LogRemoval") -> str:
     return (
-        f"{piece.table}: its log has {piece.left.files:,} files, {_mb(piece.left.size_bytes)}; "
-        f"{max(0, piece.removed.files):,} removed."
+        f"{piece.table}: its log has {piece.left.count:,} files, {_mb(piece.left.size_bytes)}; "
+        f"{max(0, piece.removed.count):,} removed."
     )
 
 
-def _kept(piece: "Kept", dry_run: bool) -> str:
+def _kept(piece: "Expiry", dry_run: bool) -> str:
     what = {"archive": "photos", "reports": "pages"}.get(piece.place, "rows")
     verb = "would be deleted" if dry_run else "deleted"
     expired = piece.expired

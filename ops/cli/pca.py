@@ -68,7 +68,7 @@ def refit(
         raise InvalidSetting("A dry run publishes nothing to reproject with; leave out --dry-run or --reproject.")
     from rich.progress import DownloadColumn
 
-    from batch.refit.refit import Wanted
+    from batch.refit.refit import RefitOptions
     from batch.refit.refit import refit as run_refit
 
     settings = checked_settings(
@@ -83,7 +83,7 @@ def refit(
     )
     places = settings.places()
     kept = settings.components or (None if settings.variance else USUAL_COMPONENTS)
-    wanted = Wanted(kept, settings.variance, settings.min_rows)
+    wanted = RefitOptions(kept, settings.variance, settings.min_rows)
     with _spark(settings, "fruits-refit") as spark:
         with _progress("Reading features", DownloadColumn()) as on_progress:
             done = run_refit(spark, places, wanted, dry_run, full, on_progress)
@@ -174,8 +174,8 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show what is known of one version, and where its scree plot is."""
-    from batch.refit.refit import picture
-    from batch.refit.scree import marks
+    from batch.refit.refit import scree_plot
+    from batch.refit.scree import variance_thresholds
     from store.models.pca_models import current_models, has_scree, load_model, scree_uri, write_copies
 
     places = settings_to_read(
@@ -188,10 +188,10 @@ def show(
     model = load_model(places, version)
     if not has_scree(places, version):
         # A refit that was killed has not come to it.
-        write_copies(places, model.meta, picture(model))
-    found = marks(model.pca.explained_variance_ratio)
+        write_copies(places, model.meta, scree_plot(model))
+    found = variance_thresholds(model.pca.explained_variance_ratio)
     console.print(_table([model.meta], current_models(places), _rows(places)))
-    _say_marks(found)
+    _say_thresholds(found)
     console.print(f"Scree plot: {scree_uri(places, version)}", highlight=False, soft_wrap=True)
 
 
@@ -260,11 +260,10 @@ def prune(
 def _reproject(spark: "Spark", home: "Home") -> None:
     from rich.progress import MofNCompleteColumn
 
-    from batch.reproject import Watcher
     from batch.reproject import reproject as run_reproject
 
     with _progress("Projecting rows", MofNCompleteColumn()) as on_progress:
-        done = run_reproject(spark, home, Watcher(say, on_progress))
+        done = run_reproject(spark, home, say, on_progress)
     if done is None:
         return
     console.print(
@@ -296,7 +295,7 @@ def _progress(what: str, amount: "ProgressColumn") -> Iterator[Callable[[int, in
 def _show_refit(home: "Home", done: "Refit") -> None:
     from store.models.pca_models import scree_uri
 
-    meta, found = done.meta, done.marks
+    meta, found = done.meta, done.thresholds
     shown = Table(header_style="bold")
     for name in ("version", "rows", "components", "explained variance", "drift"):
         shown.add_column(name, justify="right")
@@ -308,7 +307,7 @@ def _show_refit(home: "Home", done: "Refit") -> None:
         _drift(meta, done.angles_rad),
     )
     console.print(shown)
-    _say_marks(found)
+    _say_thresholds(found)
     console.print(
         f"Read {done.rows_read:,} rows; the moments of {done.rows_stored:,} were stored before.", highlight=False
     )
@@ -322,7 +321,7 @@ def _show_refit(home: "Home", done: "Refit") -> None:
         console.print("A dry run: nothing was stored.")
 
 
-def _say_marks(found: "VarianceThresholds") -> None:
+def _say_thresholds(found: "VarianceThresholds") -> None:
     console.print(
         f"80, 90 and 95 % of the variance take {found.at_80}, {found.at_90} and {found.at_95} components; "
         f"{found.above_mean} explain more than the average one.",

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 import duckdb
 import numpy as np
 
-from batch.refit.scree import marks
+from batch.refit.scree import variance_thresholds
 from features.pca import principal_angles_rad
 from ops.query.query import connect
 from ops.report.answers import all_rows, only_row
@@ -308,7 +308,7 @@ def _version(home: Home, model: PcaModel, there: set[int]) -> Version:
     meta, ratios = model.meta, model.pca.explained_variance_ratio
     cumulative = np.cumsum(ratios)
     wanted = np.unique(np.geomspace(1, len(ratios), _SPECTRUM_POINTS).astype(int))
-    found = marks(ratios)
+    found = variance_thresholds(ratios)
     parent = cached_model(home, meta.parent) if meta.parent in there else None
     return Version(
         version=meta.version,

@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from typer.testing import CliRunner
 
 from batch.maintain.prune import prune
-from batch.reproject import Reprojection, Watcher, reproject
+from batch.reproject import Reprojection, reproject
 from features.errors import InvalidSetting
 from features.pca import Pca, fit, moments_of
 from ops.cli.main import app
@@ -41,7 +41,6 @@ from store.tables.schemas import PROJECTION_ROWS
 from tests.support.feature_rows import commit_features, feature_vectors
 
 DAYS = [date(2026, 10, 3), date(2026, 10, 4), date(2026, 10, 6)]
-SILENT = Watcher(lambda _: None, lambda _, __: None)
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def _publish(home: Home) -> None:
 
 
 def _reproject(spark: SparkSession, home: Home, **options: Any) -> Reprojection | None:
-    return reproject(spark.sparkContext, home, SILENT, **options)
+    return reproject(spark.sparkContext, home, print, lambda _, __: None, **options)
 
 
 def _rows(home: Home, sql: str) -> list[dict[str, Any]]:
@@ -187,7 +186,7 @@ def test_a_version_that_is_overtaken_is_not_served(spark: SparkSession, home: Ho
         begin_switch(home, 2)
 
     with pytest.raises(AnotherRefit, match="The switch to version 1 gave way to a later one, to version 2"):
-        reproject(spark.sparkContext, home, Watcher(lambda _: None, overtake))
+        reproject(spark.sparkContext, home, print, overtake)
     assert current_models(home).next == 2
     assert _reproject(spark, home) == Reprojection(version=2, rows=120, days=3)
     assert look(home, verify=True).broken == []
@@ -205,7 +204,7 @@ def test_what_a_rival_did_meanwhile_is_not_done_again(spark: SparkSession, home:
             rivals[0] = _reproject(spark, home)
 
     with suppress(HomeInUse):
-        reproject(spark.sparkContext, home, Watcher(lambda _: None, overtake))
+        reproject(spark.sparkContext, home, print, overtake)
     assert rivals == [Reprojection(version=1, rows=120, days=3)]
     assert _counts(home) == {1: 120}
 
@@ -239,7 +238,7 @@ def test_a_prune_that_slept_while_a_version_came_into_use_again_drops_nothing(
         begin_switch(home, 1)
         _reproject(spark, home)
 
-    monkeypatch.setattr("batch.maintain.prune._refuse_pinned", sleep)
+    monkeypatch.setattr("batch.maintain.prune._check_not_planned", sleep)
     with pytest.raises(HomeInUse, match="was changed meanwhile; nothing was deleted"):
         prune(home, 1, print)
     assert _counts(home) == {1: 120, 2: 120}

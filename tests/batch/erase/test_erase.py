@@ -21,14 +21,12 @@ from typer.testing import CliRunner
 
 import batch.erase.erase as erase_module
 import batch.erase.rows as rows_module
-from batch.erase.erase import Asked, Certificate, Watcher, erase, read_certificate
+from batch.erase.erase import Certificate, ErasureRequest, erase, read_certificate
 from batch.erase.selection import Selection
 from batch.maintain.compaction import compact, groups_to_compact
-from batch.maintain.maintain import Watcher as MaintenanceWatcher
 from batch.maintain.maintain import maintain
 from batch.maintain.retention import Retention
-from batch.refit.refit import Wanted, refit
-from batch.reproject import Watcher as ReprojectionWatcher
+from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
 from features.errors import InvalidSetting
 from ops.cli.main import app
@@ -57,7 +55,6 @@ MakeSettings = Callable[..., Settings]
 
 PATTERN = r"^(?P<subject>[^/]+)/(?P<label>[^/]+)/"
 ANNA, BEN = "anna-4711", "ben-0815"
-SILENT = Watcher(lambda _: None, lambda _, __: None)
 
 
 @pytest.fixture(params=["disk", "S3"])
@@ -84,12 +81,12 @@ def _drop(settings: Settings, keys: dict[str, bytes]) -> None:
         overwrite(settings.places().landing, key, body)
 
 
-def _erase(settings: Settings, asked: Asked, watcher: Watcher = SILENT) -> Certificate:
-    return erase(settings.places(), asked, watcher, copy_s=0)
+def _erase(settings: Settings, request: ErasureRequest) -> Certificate:
+    return erase(settings.places(), request, print, lambda _, __: None, copy_s=0)
 
 
-def _subject(name: str = ANNA) -> Asked:
-    return Asked("subject", name, (PATTERN,))
+def _subject(name: str = ANNA) -> ErasureRequest:
+    return ErasureRequest("subject", name, (PATTERN,))
 
 
 def _everything(home: Home) -> Iterator[tuple[str, bytes]]:
@@ -176,7 +173,7 @@ def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings, dr
     _drop(settings, {f"{BEN}/lime/copy.jpg": jpeg(1), f"{BEN}/lime/other.jpg": jpeg(3)})
     image = rows(settings, f"SELECT image_id FROM features WHERE subject = '{ANNA}'")[0]["image_id"]
 
-    certificate = _erase(settings, Asked("image", image))
+    certificate = _erase(settings, ErasureRequest("image", image))
 
     home = settings.places()
     assert certificate.removed["features rows"] == 2
@@ -194,8 +191,10 @@ def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -
     _drop(on_disk, {f"{BEN}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/aa.jpg": jpeg(2), f"{BEN}/kiwi/b.jpg": text_file()})
     drain(on_disk)
     home = on_disk.places()
-    assert _erase(on_disk, Asked("source", f"{BEN}/kiwi/a.jpg")).removed["features rows"] == 1
-    assert _erase(on_disk, Asked("source", home.landing.uri_of(f"{BEN}/kiwi/b.jpg"))).removed["rejects rows"] == 1
+    assert _erase(on_disk, ErasureRequest("source", f"{BEN}/kiwi/a.jpg")).removed["features rows"] == 1
+    assert (
+        _erase(on_disk, ErasureRequest("source", home.landing.uri_of(f"{BEN}/kiwi/b.jpg"))).removed["rejects rows"] == 1
+    )
     assert [path.name for path in home.landing.directory.rglob("*.jpg")] == ["aa.jpg"]
     assert _where(home, f"{BEN}/kiwi/a.jpg", f"{BEN}/kiwi/b.jpg") == set()
     assert look(home, verify=True).broken == []
@@ -285,7 +284,7 @@ def test_an_object_is_found_in_whichever_form_its_key_is_written(on_disk: Settin
     _drop(on_disk, keys)
     drain(on_disk)
     for key in ("pe\u0302che/\u00e9.jpg", "pe\u0302che/no.jpg"):
-        certificate = _erase(on_disk, Asked("source", home.landing.uri_of(key) if as_uri else key))
+        certificate = _erase(on_disk, ErasureRequest("source", home.landing.uri_of(key) if as_uri else key))
         assert certificate.removed["landing"] == 1
     assert _where(home, "p\u00eache/e", "pe\u0302che/\u00e9", "/no.jpg") == set()
     assert _count(on_disk, "features") == 1
@@ -328,7 +327,7 @@ def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Set
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2), f"{BEN}/{ANNA}/c.jpg": jpeg(3)})
     drain(on_disk)
     _fold_plans(home)
-    today = Asked("subject", ANNA, (r"^nobody/(?P<subject>[^/]+)/",))
+    today = ErasureRequest("subject", ANNA, (r"^nobody/(?P<subject>[^/]+)/",))
     with pytest.MonkeyPatch.context() as cut:
         # Rows are gone then, photos are not.
         cut.setattr(erase_module, "erase_landed", _cut_off)
@@ -520,7 +519,7 @@ def test_cut_off_at_any_step_the_same_request_goes_on(
     # What is uploaded meanwhile came after the request.
     _drop(on_disk, {f"{ANNA}/later/0.jpg": jpeg(7)})
     drain(on_disk)
-    maintain(home, Retention(), MaintenanceWatcher(lambda _: None, lambda _: None))
+    maintain(home, Retention(), print, lambda _: None)
     certificate = _erase(on_disk, _subject())
     assert (certificate.id, certificate.asked_at) == (unfinished.id, unfinished.before)
     assert _where(home, f"{ANNA}/kiwi") == set()
@@ -547,11 +546,11 @@ def test_a_reprojection_that_read_before_brings_no_row_back(
             begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
 
     with pytest.raises(HomeInUse, match="An erasure began meanwhile"):
-        reproject(spark.sparkContext, home, ReprojectionWatcher(lambda _: None, erased_meanwhile))
+        reproject(spark.sparkContext, home, print, erased_meanwhile)
     assert _count(on_disk, "projections") == 0
     _erase(on_disk, _subject())
     assert _where(home, ANNA) == set()
-    reproject(spark.sparkContext, home, ReprojectionWatcher(lambda _: None, lambda _, __: None))
+    reproject(spark.sparkContext, home, print, lambda _, __: None)
     assert _count(on_disk, "projections") == 1
     assert look(home, verify=True).broken == []
 
@@ -560,7 +559,7 @@ def test_a_refit_that_read_before_leaves_no_sums(on_disk: Settings, drain: Drain
     home = on_disk.places()
     _drop(on_disk, {f"{name}/kiwi/{n}.jpg": jpeg(n) for name in (ANNA, BEN) for n in range(3)})
     drain(on_disk)
-    wanted = Wanted(2, None, 2)
+    wanted = RefitOptions(2, None, 2)
 
     def fit(on_progress: Callable[[int, int], None]) -> None:
         refit(spark.sparkContext, home, wanted, dry_run=False, full=False, on_progress=on_progress)
@@ -622,7 +621,7 @@ def test_what_is_passed_over_is_forgotten_when_no_message_can_come_any_more(tmp_
     assert not passed_over(home).covers(home.landing, replace(landed, key=f"{BEN}/kiwi/a.jpg"))
     assert ANNA not in read(home.state, "erasures.json").decode()
     finish_erasure(home, erasure.id, now - timedelta(days=15))
-    maintain(home, Retention(), MaintenanceWatcher(lambda _: None, lambda _: None))
+    maintain(home, Retention(), print, lambda _: None)
     assert read_erasures(home).erasures == ()
 
 

@@ -19,11 +19,10 @@ from typer.testing import CliRunner
 
 from batch.maintain import compaction
 from batch.maintain.compaction import MAINTENANCE, Group, compact, groups_to_compact
-from batch.maintain.maintain import Compacted, Kept, Piece, Shortened, Swept, Watcher, maintain
+from batch.maintain.maintain import Compaction, Expiry, LogRemoval, MaintenanceStep, OrphanRemoval, maintain
 from batch.maintain.retention import Retention, expire_rows
 from batch.maintain.vacuum import vacuum_orphans
-from batch.refit.refit import Wanted, refit
-from batch.reproject import Watcher as ReprojectionWatcher
+from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
 from ops.cli.main import app
 from ops.query.query import connect, run_query
@@ -72,9 +71,9 @@ def _with_rows(home: Home) -> Home:
     return home
 
 
-def _maintain(home: Home, retention: Retention = NOTHING_EXPIRES, dry_run: bool = False) -> list[Piece]:
-    pieces: list[Piece] = []
-    maintain(home, retention, Watcher(lambda _: None, pieces.append), dry_run)
+def _maintain(home: Home, retention: Retention = NOTHING_EXPIRES, dry_run: bool = False) -> list[MaintenanceStep]:
+    pieces: list[MaintenanceStep] = []
+    maintain(home, retention, print, pieces.append, dry_run)
     return pieces
 
 
@@ -100,7 +99,7 @@ def _age(directory: Path, days: float) -> None:
 
 def test_days_long_past_become_one_file_each_with_the_same_rows(home: Home) -> None:
     before, was = _rows(home), _files(home)
-    done = [piece for piece in _maintain(home) if isinstance(piece, Compacted)]
+    done = [piece for piece in _maintain(home) if isinstance(piece, Compaction)]
     assert [(piece.group.ingest_date, len(piece.group.files)) for piece in done] == [(day, 4) for day in DAYS]
     files = _files(home)
     assert [(file.partition["ingest_date"], file.rows, file.batches) for file in sorted(files, key=_day)] == [
@@ -145,7 +144,7 @@ def test_the_log_tells_nobodys_name_and_the_protocol_stays(on_disk: Home) -> Non
 def test_a_second_run_rewrites_nothing(home: Home) -> None:
     _maintain(home)
     files = _files(home)
-    assert [piece for piece in _maintain(home) if isinstance(piece, Compacted)] == []
+    assert [piece for piece in _maintain(home) if isinstance(piece, Compaction)] == []
     assert _files(home) == files
 
 
@@ -253,8 +252,8 @@ def test_what_no_version_names_is_removed_after_a_day_and_nothing_else(on_disk: 
     overwrite(place, "ingest_date=2026-10-03/part-new.zstd.parquet", b"an attempt at work")
     # The files that these replace are old, but were named until now.
     _compact(on_disk, datetime.now(UTC))
-    swept = next(piece for piece in _maintain(on_disk) if isinstance(piece, Swept))
-    assert (swept.removed.files, swept.removed.size_bytes) == (1, len(b"an attempt that died"))
+    swept = next(piece for piece in _maintain(on_disk) if isinstance(piece, OrphanRemoval))
+    assert (swept.removed.count, swept.removed.size_bytes) == (1, len(b"an attempt that died"))
     kept = set(keys_below(place))
     assert "ingest_date=2026-10-03/part-new.zstd.parquet" in kept
     assert "ingest_date=2026-10-03/part-old.zstd.parquet" not in kept
@@ -293,8 +292,8 @@ def test_a_log_keeps_what_a_day_needs_and_who_opened_the_table_before_goes_on(on
         commit(on_disk, FEATURE_ROWS, number, "a test", [])
     log = on_disk.features.directory / "_delta_log"
     _age(log, days=2)
-    shortened = next(piece for piece in _maintain(on_disk) if isinstance(piece, Shortened))
-    assert shortened.removed.files > 90
+    shortened = next(piece for piece in _maintain(on_disk) if isinstance(piece, LogRemoval))
+    assert shortened.removed.count > 90
     assert committed_batch(open_table(on_disk, FEATURE_ROWS)) == 129
     assert stale.to_pyarrow_table().num_rows == 48
 
@@ -348,9 +347,9 @@ def test_a_dry_run_tells_and_changes_nothing(on_disk: Home) -> None:
     pieces = _maintain(on_disk, Retention(timedelta(0), timedelta(days=15)), dry_run=True)
     assert set(keys_below(on_disk.root)) - before <= {"state/lease.json"}
     assert before <= set(keys_below(on_disk.root))
-    assert [piece.removed.files for piece in pieces if isinstance(piece, Swept)] == [1, 0, 0]
-    assert [piece.expired.count for piece in pieces if isinstance(piece, Kept)] == [1, 48, 0, 0]
-    assert len([piece for piece in pieces if isinstance(piece, Compacted)]) == 2
+    assert [piece.removed.count for piece in pieces if isinstance(piece, OrphanRemoval)] == [1, 0, 0]
+    assert [piece.expired.count for piece in pieces if isinstance(piece, Expiry)] == [1, 48, 0, 0]
+    assert len([piece for piece in pieces if isinstance(piece, Compaction)]) == 2
 
 
 def test_the_command_says_what_it_saved_and_refuses_beside_another(on_disk: Home) -> None:
@@ -372,7 +371,7 @@ def test_archived_photos_go_after_their_time_and_others_stay(home: Home) -> None
     _maintain(home, Retention(archive=timedelta(days=1)))
     assert list(keys_below(home.archive)) == ["kiwi/1.e.jpg"]
     pieces = _maintain(home, Retention(archive=timedelta(0)))
-    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Kept)] == [
+    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Expiry)] == [
         ("archive", 1, 7)
     ]
     assert list(keys_below(home.archive)) == []
@@ -385,7 +384,7 @@ def test_old_pages_go_and_certificates_stay(on_disk: Home) -> None:
     _age(on_disk.reports.directory, days=31)
     overwrite(on_disk.reports, "20261101T000000Z.html", b"<html>")
     pieces = _maintain(on_disk, Retention(reports=timedelta(days=30)))
-    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Kept)] == [
+    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Expiry)] == [
         ("reports", 1, 6)
     ]
     assert sorted(keys_below(on_disk.reports)) == ["20261101T000000Z.html", "erasures/1.json"]
@@ -406,7 +405,7 @@ def test_old_rows_go_from_all_tables_and_every_promise_holds(
     _land(home, range(3))
     drain(settings)
     _refit(spark, home)
-    reproject(spark.sparkContext, home, ReprojectionWatcher(lambda _: None, lambda _, __: None))
+    reproject(spark.sparkContext, home, print, lambda _, __: None)
     assert look(home, verify=True).broken == []
 
     _maintain(home, Retention(rows=timedelta(days=15)))
@@ -442,14 +441,14 @@ def _land(home: Home, numbers: range) -> None:
 
 
 def _refit(spark: SparkSession, home: Home, full: bool = False) -> int:
-    done = refit(spark.sparkContext, home, Wanted(2, None, 2), False, full, lambda _, __: None)
+    done = refit(spark.sparkContext, home, RefitOptions(2, None, 2), False, full, lambda _, __: None)
     return done.meta.version
 
 
 def test_stored_moments_hold_after_compaction(spark: SparkSession, on_disk: Home) -> None:
     _refit(spark, on_disk)
     _maintain(on_disk)
-    done = refit(spark.sparkContext, on_disk, Wanted(2, None, 2), False, False, lambda _, __: None)
+    done = refit(spark.sparkContext, on_disk, RefitOptions(2, None, 2), False, False, lambda _, __: None)
     assert (done.rows_read, done.rows_stored) == (0, 48)
 
 
@@ -488,14 +487,13 @@ def test_beside_a_stream_a_refit_and_a_reprojection(s3_settings: Callable[..., S
     settings = s3_settings()
     home = _with_rows(settings.places())
     home.landing.create()
-    silent = ReprojectionWatcher(lambda _: None, lambda _, __: None)
     soon = timedelta(hours=1)
     with stream_process(settings) as process:
         for number in range(12):
             overwrite(home.landing, f"kiwi/{number}.jpg", jpeg(number))
             if number % 4 == 1:
                 _refit(spark, home)
-                reproject(spark.sparkContext, home, silent)
+                reproject(spark.sparkContext, home, print, lambda _, __: None)
             # What came in this hour, too, as if it were the next one.
             _compact(home, datetime.now(UTC) + soon)
             _maintain(home)
@@ -521,6 +519,6 @@ def _wait_for(holds: Callable[[], bool]) -> None:
 
 def test_a_home_without_tables_has_nothing_to_do(tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path / "new")).places()
-    assert [piece for piece in _maintain(home) if isinstance(piece, Compacted)] == []
+    assert [piece for piece in _maintain(home) if isinstance(piece, Compaction)] == []
     create_tables(home)
-    assert [piece.removed.files for piece in _maintain(home) if isinstance(piece, Swept)] == [0, 0, 0]
+    assert [piece.removed.count for piece in _maintain(home) if isinstance(piece, OrphanRemoval)] == [0, 0, 0]
