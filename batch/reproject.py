@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
@@ -126,7 +127,6 @@ class _Backfill:
         self._one_commit = Lock()
         # Batches of a day without a row of this featurizer: they lack nothing.
         self._of_other_featurizers: set[tuple[date, int]] = set()
-        self._batches_of_files: dict[str, frozenset[int]] = {}
         self._erasures = read_erasures(home).begun
 
     def run(self) -> None:
@@ -159,15 +159,8 @@ class _Backfill:
 
     def _batches(self, table: Table, file: DataFile) -> set[tuple[date, int]]:
         """The day of a file with each batch that has rows in it."""
-        key = f"{table.name}/{file.path}"
-        if file.batches is not None and file.batches[0] == file.batches[1]:
-            batches = frozenset({file.batches[0]})
-        elif key in self._batches_of_files:
-            batches = self._batches_of_files[key]
-        else:
-            parts = read_file(self._home, table, file.path, ["batch"])
-            batches = frozenset(batch for part in parts for batch in pc.unique(part["batch"]).to_pylist())
-            self._batches_of_files[key] = batches
+        is_one = file.batches is not None and file.batches[0] == file.batches[1]
+        batches = file.batches if file.batches and is_one else _batches_in(self._home, table, file.path)
         return {(file.partition["ingest_date"], batch) for batch in batches}
 
     def _project_day(self, day: date, files: Sequence[_LackingFile]) -> int:
@@ -201,6 +194,12 @@ class _Backfill:
         self._check()
         metadata = {"fruits.pca_version": str(self._meta.version)}
         return append_once(self._home, PROJECTION_ROWS, SWITCHING, adds, metadata, is_committed)
+
+
+@lru_cache(maxsize=10_000)
+def _batches_in(home: Home, table: Table, path: str) -> frozenset[int]:
+    parts = read_file(home, table, path, ["batch"])
+    return frozenset(batch for part in parts for batch in pc.unique(part["batch"]).to_pylist())
 
 
 def _open(home: Home, table: Table) -> DeltaTable:

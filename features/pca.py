@@ -69,47 +69,40 @@ def moments_of(chunks: Iterable[NDArray[np.floating[Any]]], columns: int) -> Mom
     infinite, and ValueError for chunks of another width. Source: Chan, Golub, LeVeque, "Updating Formulae and a
     Pairwise Algorithm for Computing Sample Variances" (1979).
     """
-    rows, mean, scatter = 0, np.zeros(columns), np.zeros((columns, columns))
-    product = np.empty_like(scatter)
-    for first, block in _blocks(chunks, columns):
-        # From the first row on, the sums are as small as the spread, and exactly 0 where all rows are alike.
-        with np.errstate(invalid="ignore"):
-            from_first = block[:-1].mean(axis=0)
-        if not np.isfinite(from_first).all():
-            raise NotFinite(f"One of {len(block) - 1} rows has a NaN or an infinity; find it and take it out.")
-        block[:-1] -= from_first
-        # The shift between means is one more row of the product: no second (d, d) for it.
-        mean, block[-1] = _merge_means(rows, mean, len(block) - 1, first + from_first)
-        # A matrix times its own transpose is what NumPy hands to syrk, at half the cost.
-        scatter += np.matmul(block.T, block, out=product)
-        rows += len(block) - 1
-    return Moments(rows, mean, np.concatenate([row[place:] for place, row in enumerate(scatter)]))
+    return merge_moments(map(_moments_of_block, _blocks(chunks, columns)), columns)
 
 
-def _blocks(
-    chunks: Iterable[NDArray[np.floating[Any]]], columns: int
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Blocks of rows: the first row, and all rows minus it, with one row to spare at the end.
-
-    The next block overwrites the one before.
-    """
-    block, filled, first = np.empty((BLOCK_ROWS + 1, columns)), 0, np.zeros(columns)
+def _blocks(chunks: Iterable[NDArray[np.floating[Any]]], columns: int) -> Iterator[NDArray[np.float64]]:
+    """Blocks of some thousand rows; the next one overwrites the one before."""
+    block, filled = np.empty((BLOCK_ROWS, columns)), 0
     for chunk in chunks:
         if chunk.ndim != 2 or chunk.shape[1] != columns:
             raise ValueError(f"a chunk of shape {chunk.shape} does not have {columns} columns")
         while len(chunk):
-            if not filled:
-                first = chunk[0].astype(np.float64)
             piece, chunk = np.split(chunk, [BLOCK_ROWS - filled])
-            # An infinity minus an infinity is a NaN, which the caller finds.
-            with np.errstate(invalid="ignore"):
-                np.subtract(piece, first, out=block[filled : filled + len(piece)], dtype=np.float64)
+            block[filled : filled + len(piece)] = piece
             filled += len(piece)
             if filled == BLOCK_ROWS:
-                yield first, block
+                yield block
                 filled = 0
     if filled:
-        yield first, block[: filled + 1]
+        yield block[:filled]
+
+
+def _moments_of_block(block: NDArray[np.float64]) -> Moments:
+    """The moments of some rows, which are centred in place."""
+    first = block[0].copy()
+    # From the first row on, the sums are as small as the spread, and exactly 0 where all rows are alike.
+    with np.errstate(invalid="ignore"):
+        block -= first
+        from_first = block.mean(axis=0)
+    if not np.isfinite(from_first).all():
+        raise NotFinite(f"One of {len(block)} rows has a NaN or an infinity; find it and take it out.")
+    block -= from_first
+    # NumPy hands a matrix times its own transpose to syrk, at half the cost.
+    scatter = block.T @ block
+    triangle = np.concatenate([row[place:] for place, row in enumerate(scatter)])
+    return Moments(len(block), first + from_first, triangle)
 
 
 def merge_moments(parts: Iterable[Moments], columns: int) -> Moments:

@@ -1,8 +1,9 @@
 """The moments of all feature rows of one featurizer, summed by Spark tasks: rows never come to the driver.
 
-Finished days have their sums stored, and so has each month. Months are there because of what happens every night: a
-day is added, and where rows are kept for a while the oldest day goes. A single sum over all days would then have to
-be added up from every day again, 6.6 MB each.
+Finished days have their sums stored, and so has each month, in 6.6 MB each. A refit of two years reads 24 sums of
+months instead of 730 of days: 160 MB instead of 4.8 GB, and 0.25 s of a core instead of 7 s (10 ms each, measured from
+a disk). One sum over all days would not do: every erasure, and every night in which the oldest day expires, would have
+it added up from all days again.
 """
 
 import uuid
@@ -54,7 +55,7 @@ _T = TypeVar("_T")
 # A month ends with few tasks; other months keep the other slots busy.
 MONTHS_AT_ONCE = 4
 # Each sends its sum to the driver, 6.6 MB.
-SUMMING_TASKS = 8
+SUMMING_TASKS = 4
 FILES_COUNTED_PER_TASK = 32
 PROGRESS_INTERVAL_S = 0.2
 

@@ -4,7 +4,7 @@ import io
 import math
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ def scree_png(explained_variance_ratio: NDArray[np.float64], components: int, ti
 
 
 def import_matplotlib() -> None:
-    """Import what drawing needs, which takes over half a second, for whoever has the time before it draws."""
+    """Import what drawing needs, which takes over half a second, before it is needed."""
     import_module("matplotlib.figure")
 
 
@@ -126,11 +126,8 @@ def _lay_out_components(below: "Axes", ratios: NDArray[np.float64]) -> None:
 
 def _draw_ratios(axes: "Axes", ratios: NDArray[np.float64], thresholds: VarianceThresholds) -> None:
     rank, mean = _rank(ratios), 1 / len(ratios)
-    axes.plot(np.arange(1, rank + 1), ratios[:rank], color=SPECTRUM_COLOUR, linewidth=2)
-    singles = min(rank, _MARKED_ONE_BY_ONE)
-    axes.plot(
-        np.arange(1, singles + 1), ratios[:singles], color=SPECTRUM_COLOUR, linestyle="", marker="o", markersize=4
-    )
+    dots: dict[str, Any] = {"marker": "o", "markersize": 4, "markevery": slice(0, _MARKED_ONE_BY_ONE)}
+    axes.plot(np.arange(1, rank + 1), ratios[:rank], color=SPECTRUM_COLOUR, linewidth=2, **dots)
     axes.axhline(mean, color=MEAN_COLOUR, linewidth=1.4, linestyle=(0, (5, 5)), zorder=3)
     if thresholds.above_mean:
         _mark(axes, thresholds.above_mean, float(ratios[thresholds.above_mean - 1]), MEAN_COLOUR)
@@ -172,18 +169,11 @@ def _draw_kept(above: "Axes", below: "Axes", ratios: NDArray[np.float64], compon
         line.set_clip_on(False)
     below.plot(components, 100 * kept, color=KEPT_COLOUR, marker="o", markersize=8, zorder=6, clip_on=False)
     in_left_half = components**2 <= len(ratios)
-    above.annotate(
-        f"k = {components} kept: {_percent_reached(kept)} of the variance",
-        (components, 1.035),
-        xycoords=above.get_xaxis_transform(),
-        xytext=(6 if in_left_half else -6, 0),
-        textcoords="offset points",
-        ha="left" if in_left_half else "right",
-        va="bottom",
-        color=KEPT_COLOUR,
-        fontsize=_FONT_PT + 1,
-        weight="bold",
-    )
+    # Rounded down, so that neither 95 nor 100 % is claimed before it is reached.
+    label = f"k = {components} kept: {math.floor(1000 * (kept + _ROUNDING)) / 10:.1f} % of the variance"
+    beside = components * 1.08 if in_left_half else components / 1.08
+    text = above.text(beside, 1.035, label, color=KEPT_COLOUR, weight="bold", transform=above.get_xaxis_transform())
+    text.set(ha="left" if in_left_half else "right", va="bottom", fontsize=_FONT_PT + 1)
 
 
 def _mark(axes: "Axes", component: int, height: float, colour: str) -> None:
@@ -202,11 +192,6 @@ def _percent_ticks(low: float, high: float) -> list[float]:
     # Counted down from 1, so that a stride never skips the top of a steep spectrum.
     powers = [power for power in range(first, last + 1) if power % stride == 0]
     return [digit * 10.0**power for power in powers for digit in digits if low <= digit * 10.0**power <= min(high, 1)]
-
-
-def _percent_reached(share: float) -> str:
-    """Rounded down, so that neither 95 nor 100 % is claimed before it is reached."""
-    return f"{math.floor(1000 * (share + _ROUNDING)) / 10:.1f} %"
 
 
 def _counted(count: int) -> str:

@@ -11,7 +11,6 @@ and so does an object that is missing or has another hash.
 """
 
 import hashlib
-import re
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -23,14 +22,10 @@ from pydantic import TypeAdapter, ValidationError
 from features.pca import Moments, pack_moments, unpack_moments
 from store.home import Home
 from store.objects.location import StorageLocation
-from store.objects.operations import delete_all, keys_below, overwrite, read_if_exists
+from store.objects.operations import delete_all, keys_below, old_keys, overwrite, read_if_exists
 
 # Longer than a refit takes from its first object to its index.
 UNNAMED_KEPT = timedelta(days=1)
-
-_WRITTEN_AT = "%Y%m%dT%H%M%SZ"
-_SUM_KEY = re.compile(r"(?:days|months)/[\d-]+\.(\d{8}T\d{6}Z)\.[0-9a-f]{32}\.npz")
-_INDEX_KEY = re.compile(r"index/(\d{4}-\d{2})\.json")
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ def read_sum(store: StorageLocation, stored: StoredSum) -> Moments | None:
 
 def write_sum(store: StorageLocation, folder: Literal["days", "months"], name: str, moments: Moments) -> StoredSum:
     """Write the moments of a day or a month under a new key. Replay writes another object; no index names the first."""
-    key = f"{folder}/{name}.{datetime.now(UTC).strftime(_WRITTEN_AT)}.{uuid.uuid4().hex}.npz"
+    key = f"{folder}/{name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{uuid.uuid4().hex}.npz"
     body = pack_moments(moments)
     overwrite(store, key, body)
     return StoredSum(key, hashlib.sha256(body).hexdigest())
@@ -113,17 +108,15 @@ def delete_unused_sums(store: StorageLocation, months: Collection[str]) -> None:
     If another refit has just read an older index, it finds an object missing and computes it again.
     Raises StorageRefused, StorageUnavailable.
     """
+    index_keys = {_index_key(month) for month in months}
     # Listed before the indexes are read: what is named later was written later.
-    keys = list(keys_below(store))
-    indexed = {match[1] for key in keys if (match := _INDEX_KEY.fullmatch(key))}
-    delete_all(store, [_index_key(month) for month in sorted(indexed.difference(months))])
-    named: set[str] = set()
-    for month in indexed.intersection(months):
+    old_sums = {key for key in old_keys(store, UNNAMED_KEPT) if key.endswith(".npz")}
+    unused = [key for key in keys_below(store) if key.startswith("index/") and key not in index_keys]
+    delete_all(store, unused)
+    for month in months if old_sums else ():
         index = read_month(store, month)
-        named |= {stored.key for stored in (index.sum, *(day.sum for day in index.days.values())) if stored}
-    oldest_kept = (datetime.now(UTC) - UNNAMED_KEPT).strftime(_WRITTEN_AT)
-    sums = [match for key in keys if (match := _SUM_KEY.fullmatch(key))]
-    delete_all(store, [match[0] for match in sums if match[0] not in named and match[1] < oldest_kept])
+        old_sums -= {stored.key for stored in (index.sum, *(day.sum for day in index.days.values())) if stored}
+    delete_all(store, old_sums)
 
 
 def forget_moments(home: Home, days: Collection[date] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Reprojection gives every row the next version once, and serves it only then."""
 
 import json
+import shutil
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import cache
@@ -43,14 +44,22 @@ from tests.support.feature_rows import commit_features, feature_vectors
 DAYS = [date(2026, 10, 3), date(2026, 10, 4), date(2026, 10, 6)]
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
+@pytest.fixture(scope="module")
+def home_with_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with three days of features, two batches on the first."""
-    home = load_settings(home=str(tmp_path / "home")).places()
+    folder = tmp_path_factory.mktemp("made") / "home"
+    home = load_settings(home=str(folder)).places()
     publish_featurizer(home, b"a network", "a test", "a test")
     for batch, day in enumerate([DAYS[0], *DAYS], start=1):
         commit_features(home, batch, day, feature_vectors(30, batch), _featurizer(home))
-    return home
+    return folder
+
+
+@pytest.fixture
+def home(home_with_rows: Path, tmp_path: Path) -> Home:
+    """A copy of it."""
+    shutil.copytree(home_with_rows, tmp_path / "home")
+    return load_settings(home=str(tmp_path / "home")).places()
 
 
 def _featurizer(home: Home) -> str:

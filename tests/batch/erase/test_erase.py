@@ -43,6 +43,7 @@ from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.micro_batch import MicroBatches
 from tests.support.feature_rows import serve_a_model
+from tests.support.ingested import ingest
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, forget_names, rows, stream_process
 
@@ -127,9 +128,9 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     serve_a_model(home)
     _drop(settings, {f"{ANNA}/kiwi/{n}.jpg": jpeg(n) for n in range(2)} | {f"{ANNA}/kiwi/notes.jpg": text_file()})
     _drop(settings, {f"{BEN}/kiwi/{n}.jpg": jpeg(n + 10) for n in range(2)} | {f"{BEN}/kiwi/notes.jpg": text_file()})
-    drain(settings)
+    ingest(settings)
     _drop(settings, {f"{ANNA}/lime/0.jpg": jpeg(20), f"{BEN}/lime/0.jpg": jpeg(21)})
-    drain(settings)
+    ingest(settings)
     [hers] = rows(settings, f"SELECT image_id FROM features WHERE source LIKE '%{ANNA}/lime%'")
     before = rows(settings, f"SELECT * FROM features WHERE subject = '{BEN}' ORDER BY source")
     rejected = rows(settings, f"SELECT * FROM rejects WHERE source LIKE '%{BEN}%'")
@@ -169,7 +170,7 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
 
 def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings, drain: Drain) -> None:
     _drop(settings, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(1), f"{BEN}/kiwi/c.jpg": jpeg(2)})
-    drain(settings)
+    ingest(settings)
     _drop(settings, {f"{BEN}/lime/copy.jpg": jpeg(1), f"{BEN}/lime/other.jpg": jpeg(3)})
     image = rows(settings, f"SELECT image_id FROM features WHERE subject = '{ANNA}'")[0]["image_id"]
 
@@ -187,9 +188,9 @@ def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings, dr
     assert look(home, verify=True).broken == []
 
 
-def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -> None:
+def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings) -> None:
     _drop(on_disk, {f"{BEN}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/aa.jpg": jpeg(2), f"{BEN}/kiwi/b.jpg": text_file()})
-    drain(on_disk)
+    ingest(on_disk)
     home = on_disk.places()
     assert _erase(on_disk, ErasureRequest("source", f"{BEN}/kiwi/a.jpg")).removed["features rows"] == 1
     assert (
@@ -200,12 +201,16 @@ def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -
     assert look(home, verify=True).broken == []
 
 
-@pytest.mark.parametrize("name", ["7", "add", "e", "o'neil"])
-def test_a_name_that_the_log_is_full_of_costs_no_log(name: str, settings: Settings, drain: Drain) -> None:
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [("disk", "7"), ("disk", "add"), ("disk", "e"), ("disk", "o'neil"), ("S3", "o'neil")],
+    indirect=["settings"],
+)
+def test_a_name_that_the_log_is_full_of_costs_no_log(name: str, settings: Settings) -> None:
     home = settings.places()
     _drop(settings, {f"{who}/kiwi/{n}.jpg": jpeg(n) for who in (name, BEN) for n in range(2)})
     _drop(settings, {f"{who}/kiwi/no.jpg": text_file() for who in (name, BEN)})
-    drain(settings)
+    ingest(settings)
     append_once(home, REJECT_ROWS, "somebody", (), {"note": f"of {name}"}, lambda _: False)
     handle = open_table(home, REJECT_ROWS)
     assert handle is not None
@@ -216,14 +221,14 @@ def test_a_name_that_the_log_is_full_of_costs_no_log(name: str, settings: Settin
     assert (_count(settings, "features"), _count(settings, "rejects")) == (2, 1)
     assert look(home, verify=True).broken == []
     _drop(settings, {f"{BEN}/lime/0.jpg": jpeg(9)})
-    drain(settings)
+    ingest(settings)
     assert _count(settings, "features") == 3
 
 
-def test_a_deletion_by_hand_leaves_no_name_in_the_log(on_disk: Settings, drain: Drain) -> None:
+def test_a_deletion_by_hand_leaves_no_name_in_the_log(on_disk: Settings) -> None:
     name, home = "o'neil", on_disk.places()
     _drop(on_disk, {f"{name}/kiwi/no.jpg": text_file(), f"{BEN}/kiwi/no.jpg": text_file()})
-    drain(on_disk)
+    ingest(on_disk)
     handle = open_table(home, REJECT_ROWS)
     assert handle is not None
     handle.delete("source LIKE '%o''neil/kiwi/no.jpg'")
@@ -248,15 +253,19 @@ COMPOSED, DECOMPOSED = "zo\u00e9-4711", "zoe\u0301-4711"
 ACCENTS = [COMPOSED, DECOMPOSED, *(json.dumps(text)[1:-1] for text in (COMPOSED, DECOMPOSED))]
 
 
-@pytest.mark.parametrize(("folder", "asked"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+@pytest.mark.parametrize(
+    ("settings", "folder", "asked"),
+    [("disk", COMPOSED, DECOMPOSED), ("disk", DECOMPOSED, COMPOSED), ("S3", COMPOSED, DECOMPOSED)],
+    indirect=["settings"],
+)
 def test_a_person_is_found_in_whichever_form_the_accents_are_written(
-    settings: Settings, drain: Drain, folder: str, asked: str
+    settings: Settings, folder: str, asked: str
 ) -> None:
     home = settings.places()
     serve_a_model(home)
     _drop(settings, {f"{folder}/kiwi/a.jpg": jpeg(1), f"{folder}/kiwi/no.jpg": text_file()})
     _drop(settings, {f"{BEN}/kiwi/b.jpg": jpeg(2), f"{BEN}/zoe-4711/c.jpg": jpeg(3)})
-    drain(settings)
+    ingest(settings)
     # As former releases wrote rows of a decomposed name, and a log that says so.
     for table in (FEATURE_ROWS, PROJECTION_ROWS):
         handle = open_table(home, table)
@@ -273,16 +282,16 @@ def test_a_person_is_found_in_whichever_form_the_accents_are_written(
     assert list(list_landed(home.landing)) == []
     assert _count(settings, "features") == 2
     assert look(home, verify=True).broken == []
-    drain(settings)
+    ingest(settings)
     assert _count(settings, "features") == 2
 
 
 @pytest.mark.parametrize("as_uri", [False, True])
-def test_an_object_is_found_in_whichever_form_its_key_is_written(on_disk: Settings, drain: Drain, as_uri: bool) -> None:
+def test_an_object_is_found_in_whichever_form_its_key_is_written(on_disk: Settings, as_uri: bool) -> None:
     home = on_disk.places()
     keys = {"p\u00eache/e\u0301.jpg": jpeg(1), "p\u00eache/no.jpg": text_file(), "kiwi/a.jpg": jpeg(2)}
     _drop(on_disk, keys)
-    drain(on_disk)
+    ingest(on_disk)
     for key in ("pe\u0302che/\u00e9.jpg", "pe\u0302che/no.jpg"):
         certificate = _erase(on_disk, ErasureRequest("source", home.landing.uri_of(key) if as_uri else key))
         assert certificate.removed["landing"] == 1
@@ -317,15 +326,15 @@ def test_no_row_is_passed_over_for_what_stands_around_a_name(value: str, tmp_pat
         f"<{unicodedata.normalize(form, value)}>{after}" for form in ("NFC", "NFD") for after in ("", "\u0323", "x")
     ]
     sources = pa.array([*(home.landing.uri_of(key) for key in keys), home.landing.uri_of("<ann>x")])
-    found = selection.rows(pa.RecordBatch.from_pydict({"source": sources, "arrived_at": [now] * len(sources)}))
+    found = selection.row_mask(pa.RecordBatch.from_pydict({"source": sources, "arrived_at": [now] * len(sources)}))
     assert found.to_pylist() == [True] * len(keys) + [False]
 
 
 @pytest.mark.processes
-def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Settings, drain: Drain) -> None:
+def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Settings) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2), f"{BEN}/{ANNA}/c.jpg": jpeg(3)})
-    drain(on_disk)
+    ingest(on_disk)
     _fold_plans(home)
     today = ErasureRequest("subject", ANNA, (r"^nobody/(?P<subject>[^/]+)/",))
     with pytest.MonkeyPatch.context() as cut:
@@ -339,15 +348,14 @@ def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Set
 
 
 def test_rows_of_a_landing_that_nothing_tells_of_are_not_erased_without_their_photos(
-    on_disk: Settings, drain: Drain, tmp_path: Path
+    on_disk: Settings, tmp_path: Path
 ) -> None:
     home = on_disk.places()
     moved = on_disk.model_copy(update={"landing": str(tmp_path / "moved")})
     overwrite(moved.places().landing, f"{ANNA}/kiwi/a.jpg", jpeg(1))
-    drain(moved)
+    ingest(moved)
     _fold_plans(home)
     forget_names(home.root.directory)
-    (home.state.directory / "stream.json").unlink()
     with pytest.raises(InvalidSetting, match=r"1 rows are of objects below .*/moved/.*; add --former-landing"):
         _erase(on_disk, _subject())
     assert (_count(on_disk, "features"), read_erasures(home).begun) == (1, 0)
@@ -365,10 +373,10 @@ def _fold_plans(home: Home) -> None:
         path.unlink()
 
 
-def test_an_empty_folder_goes_only_with_the_person_whose_it_is(on_disk: Settings, drain: Drain) -> None:
+def test_an_empty_folder_goes_only_with_the_person_whose_it_is(on_disk: Settings) -> None:
     landing = on_disk.places().landing.directory
     _drop(on_disk, {"a/kiwi/1.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2)})
-    drain(on_disk)
+    ingest(on_disk)
     for folder in ("banana", "carl/a"):
         (landing / folder).mkdir(parents=True)
     _erase(on_disk, _subject("a"))
@@ -381,6 +389,7 @@ def test_an_empty_folder_goes_only_with_the_person_whose_it_is(on_disk: Settings
     ]
 
 
+@pytest.mark.processes
 def test_beside_a_stream_and_uploads_of_the_same_person(on_disk: Settings) -> None:
     home = on_disk.places()
     landed: list[tuple[datetime, str]] = []
@@ -443,7 +452,7 @@ def test_a_plan_made_from_an_older_look_is_begun_without_what_is_to_be_forgotten
 ) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2), f"{ANNA}/kiwi/c.jpg": text_file()})
-    drain(on_disk)
+    ingest(on_disk)
     _drop(on_disk, {f"{ANNA}/lime/d.jpg": jpeg(3), f"{BEN}/lime/e.jpg": jpeg(4)})
     new = tuple(landed for landed in list_landed(home.landing) if "/lime/" in landed.key)
     erasure = begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
@@ -459,11 +468,11 @@ def test_a_plan_made_from_an_older_look_is_begun_without_what_is_to_be_forgotten
 
 
 def test_a_plan_that_goes_before_what_is_to_be_forgotten_leaves_it_is_not_worked(
-    on_disk: Settings, drain: Drain, spark: SparkSession
+    on_disk: Settings, spark: SparkSession
 ) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2)})
-    drain(on_disk)
+    ingest(on_disk)
     _drop(on_disk, {f"{ANNA}/lime/d.jpg": jpeg(3), f"{BEN}/lime/e.jpg": jpeg(4)})
     new = tuple(landed for landed in list_landed(home.landing) if "/lime/" in landed.key)
     begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
@@ -488,7 +497,7 @@ def _plan(home: Home, batch: int) -> Plan:
 def test_a_plan_of_nothing_but_what_is_to_be_forgotten_is_committed_empty(on_disk: Settings, drain: Drain) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{BEN}/kiwi/b.jpg": jpeg(2)})
-    drain(on_disk)
+    ingest(on_disk)
     _drop(on_disk, {f"{ANNA}/lime/d.jpg": jpeg(3)})
     new = tuple(landed for landed in list_landed(home.landing) if "/lime/" in landed.key)
     begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
@@ -508,7 +517,7 @@ def test_cut_off_at_any_step_the_same_request_goes_on(
     home = on_disk.places()
     _drop(on_disk, {f"{name}/kiwi/{n}.jpg": jpeg(n) for name in (ANNA, BEN) for n in range(2)})
     _drop(on_disk, {f"{name}/kiwi/no.jpg": text_file() for name in (ANNA, BEN)})
-    drain(on_disk)
+    ingest(on_disk)
     with monkeypatch.context() as cut:
         cut.setattr(rows_module, step, _cut_off)
         with pytest.raises(KeyboardInterrupt):
@@ -533,12 +542,10 @@ def _cut_off(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_reprojection_that_read_before_brings_no_row_back(
-    on_disk: Settings, drain: Drain, spark: SparkSession
-) -> None:
+def test_a_reprojection_that_read_before_brings_no_row_back(on_disk: Settings, spark: SparkSession) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2)})
-    drain(on_disk)
+    ingest(on_disk)
     serve_a_model(home)
 
     def erased_meanwhile(done: int, _: int) -> None:
@@ -555,10 +562,10 @@ def test_a_reprojection_that_read_before_brings_no_row_back(
     assert look(home, verify=True).broken == []
 
 
-def test_a_refit_that_read_before_leaves_no_sums(on_disk: Settings, drain: Drain, spark: SparkSession) -> None:
+def test_a_refit_that_read_before_leaves_no_sums(on_disk: Settings, spark: SparkSession) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{name}/kiwi/{n}.jpg": jpeg(n) for name in (ANNA, BEN) for n in range(3)})
-    drain(on_disk)
+    ingest(on_disk)
     wanted = RefitOptions(2, None, 2)
 
     def fit(on_progress: Callable[[int, int], None]) -> None:
@@ -632,11 +639,11 @@ def test_an_archived_name_tells_its_key(key: str) -> None:
 
 
 def test_the_command_asks_for_one_thing_and_a_yes(
-    on_disk: Settings, local_settings: Callable[..., Settings], drain: Drain, tmp_path: Path
+    on_disk: Settings, local_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     home = ["--home", on_disk.home]
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1)})
-    drain(on_disk)
+    ingest(on_disk)
 
     def refused(*arguments: str) -> str:
         answer = CliRunner().invoke(app, ["erase", *arguments, *home])

@@ -1,5 +1,6 @@
 """Moments of all rows, whatever was stored of them before, deleted, compacted or damaged since."""
 
+import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -367,6 +368,7 @@ def test_objects_that_nothing_names_are_removed_after_a_day_and_a_month_without_
     old, young = (f"days/2024-03-01.{written}.{uuid.uuid4().hex}.npz" for written in ("20240305T000000Z", now))
     for key in (old, young):
         overwrite(store, key, b"left by a killed refit")
+    os.utime(store.directory / old, (0, 0))
     _delete(home, "batch = 4")
     _assert_near(_sum(spark, home).moments, np.concatenate(rows))
     keys = set(keys_below(store))

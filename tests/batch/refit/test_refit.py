@@ -84,8 +84,8 @@ def test_only_new_days_are_read_and_the_model_is_the_same(spark: SparkSession, h
     assert (incremental.rows_read, incremental.rows_stored) == (9, 40)
     assert (full.rows_read, full.rows_stored) == (49, 0)
     second, third = load_model(home, 2).pca, load_model(home, 3).pca
-    np.testing.assert_array_equal(second.components, third.components)
-    np.testing.assert_array_equal(second.explained_variance, third.explained_variance)
+    np.testing.assert_allclose(second.components, third.components, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(second.explained_variance, third.explained_variance, rtol=0, atol=1e-9)
 
 
 def test_a_share_of_the_variance_takes_as_few_components_as_reach_it(spark: SparkSession, home: Home) -> None:

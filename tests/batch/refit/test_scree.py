@@ -95,9 +95,9 @@ def test_keeping_what_does_not_exist_is_refused(components: int) -> None:
 
 def test_a_picture_is_a_png_of_the_promised_size_and_the_same_each_time() -> None:
     png = scree_png(np.array([0.6, 0.3, 0.1]), 2, "PCA")
-    with Image.open(io.BytesIO(png)) as scree_plot:
-        scree_plot.load()
-        assert (scree_plot.format, scree_plot.size) == ("PNG", (1200, 800))
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.load()
+        assert (picture.format, picture.size) == ("PNG", (1200, 800))
     assert png == scree_png(np.array([0.6, 0.3, 0.1]), 2, "PCA")
 
 
@@ -146,8 +146,8 @@ def test_the_picture_says_how_much_is_kept_and_where_rules_would_cut() -> None:
 
 def _kept_line(png: bytes) -> float:
     """The column, in px, of the line that marks the kept number; it has to run through both panels."""
-    with Image.open(io.BytesIO(png)) as scree_plot:
-        pixels = np.asarray(scree_plot.convert("RGB")).astype(int)
+    with Image.open(io.BytesIO(png)) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
     colour = np.round(np.array(to_rgb(KEPT_COLOUR)) * 255).astype(int)
     near = (np.abs(pixels - colour) <= 8).all(axis=2)
     halves = [near[: HEIGHT_PX // 2].sum(axis=0), near[HEIGHT_PX // 2 :].sum(axis=0)]
