@@ -71,6 +71,7 @@ class MomentsOfDays:
     rows_stored: Mapping[date, int] = field(default_factory=dict)
 
     def plus(self, other: "MomentsOfDays") -> "MomentsOfDays":
+        """Both together; no day may be in both."""
         return MomentsOfDays(
             merge_moments((self.moments, other.moments), FEATURES),
             {**self.rows_read, **other.rows_read},
@@ -211,7 +212,7 @@ def _stored_moments(
     store: StorageLocation, index: StoredMonth, valid: dict[date, StoredDay]
 ) -> tuple[Moments, set[str]]:
     """The moments of the valid days, and the keys of those in the month's sum; days whose sum is gone leave `valid`."""
-    is_valid = index.sum is not None and set(index.summed) <= set(_keys(valid))
+    is_valid = bool(index.summed) and set(index.summed) <= set(_keys(valid))
     of_month = read_sum(store, index.sum) if index.sum and is_valid else None
     moments, summed_keys = (of_month, set(index.summed)) if of_month else (_NO_ROWS, set[str]())
     for day, stored in list(valid.items()):
