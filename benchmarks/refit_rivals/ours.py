@@ -47,10 +47,10 @@ def main() -> None:
         if options.work in ("full", "night"):
             answer(_refit(spark, home, full=options.work == "full"))
         else:
-            turn = _increment if options.work == "increment" else _reproject
-            # Workers have started and know their modules.
-            rows = _read(spark, home)
-            answer({"turns": [turn(spark, home, rows) for _ in range(options.turns)]})
+            turn, warm_up = (_increment, _sum_rows) if options.work == "increment" else (_reproject, _read)
+            # Workers have started then, and know their modules.
+            warm_up(spark, home)
+            answer({"turns": [turn(spark, home) for _ in range(options.turns)]})
 
 
 def _refit(spark: SparkContext, home: Home, full: bool) -> dict[str, Any]:
@@ -75,25 +75,27 @@ def _refit(spark: SparkContext, home: Home, full: bool) -> dict[str, Any]:
     }
 
 
-def _add_one_day(home: Home, share: int = 100) -> None:
+def _add_one_day(home: Home) -> None:
     """Another day of a hundredth of the rows."""
-    add_days(home, [sum(file.rows for day in list_days(home) for file in day.files) // share])
+    add_days(home, [sum(file.rows for day in list_days(home) for file in day.files) // 100])
 
 
-def _increment(spark: SparkContext, home: Home, _: int) -> dict[str, Any]:
+def _increment(spark: SparkContext, home: Home) -> dict[str, Any]:
     """Moments of everything, of one more day, and of nothing new."""
-
-    def sum_rows(full: bool) -> int:
-        featurizer = str(current_featurizer(home))
-        summed = sum_moments(spark, home, featurizer, full=full, keep=True, on_progress=lambda *_: None)
-        return sum(summed.rows_read.values())
-
-    full = _timed(lambda: sum_rows(full=True))
+    full = _timed(lambda: _sum_rows(spark, home))
     _add_one_day(home)
-    return {"full": full, "increment": _timed(lambda: sum_rows(False)), "nothing": _timed(lambda: sum_rows(False))}
+    increment, nothing = (_timed(lambda: _sum_rows(spark, home, full=False)) for _ in range(2))
+    return {"full": full, "increment": increment, "nothing": nothing}
 
 
-def _reproject(spark: SparkContext, home: Home, rows: int) -> dict[str, Any]:
+def _sum_rows(spark: SparkContext, home: Home, full: bool = True) -> int:
+    """Sum up the moments, and say how many rows were read for it."""
+    featurizer = str(current_featurizer(home))
+    summed = sum_moments(spark, home, featurizer, full=full, keep=True, on_progress=lambda *_: None)
+    return sum(summed.rows_read.values())
+
+
+def _reproject(spark: SparkContext, home: Home) -> dict[str, Any]:
     """All rows projected with a new version, and all of them only read."""
     refit(spark, home, RefitOptions(COMPONENTS, None, 2), False, False, lambda *_: None)
 
