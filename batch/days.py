@@ -3,33 +3,35 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from batch.uncommitted import uncommitted_plans
 from features.featurizer import FEATURES
 from features.pca import Moments, NotFinite, moments_of
 from store.errors import StateDamaged
 from store.home import Home
-from store.state.plans import planned_batches, read_plan
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import FEATURE_ROWS, TABLES
+from store.tables.handles import open_table
+from store.tables.schemas import FEATURE_ROWS
 
-# A share's moments are 6.6 MB: little beside what was read for them.
-SHARE_BYTES = 64 * 2**20
-# One task holds the moments of all shares of a day.
-MOST_SHARES = 32
+# A task's moments are 6.6 MB: little beside what it reads for them.
+TASK_BYTES = 64 * 2**20
+TASKS_A_DAY = 32
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Day:
-    """The data files of one ingest date, by path; `finished` when the stream will add nothing to it."""
+    """The data files of one ingest date; `finished` when the stream will add nothing to it."""
 
     date: date
     files: tuple[DataFile, ...]
@@ -45,8 +47,8 @@ class Day:
 
 
 @dataclass(frozen=True)
-class Share:
-    """Neighbouring files of one day that one task reads."""
+class ReadTask:
+    """Files of one day that one Spark task reads."""
 
     date: date
     paths: tuple[str, ...]
@@ -59,11 +61,10 @@ def list_days(home: Home) -> list[Day]:
     A day is finished when it is past (UTC) and no plan that carries it waits to be committed to one of the tables.
     This is a guess that spares work: a batch may be planned or committed between two looks at storage.
     """
-    handles = [open_table(home, table) for table in TABLES]
-    feature_rows = handles[TABLES.index(FEATURE_ROWS)]
+    feature_rows = open_table(home, FEATURE_ROWS)
     if feature_rows is None:
         return []
-    growing = _days_of_plans_after(home, min(map(committed_batch, handles)))
+    growing = {plan.ingest_date for plan in uncommitted_plans(home)}
     today = datetime.now(UTC).date()
     files_of: dict[date, list[DataFile]] = defaultdict(list)
     for file in data_files(feature_rows):
@@ -71,52 +72,58 @@ def list_days(home: Home) -> list[Day]:
     return [Day(day, tuple(files_of[day]), day < today and day not in growing) for day in sorted(files_of)]
 
 
-def _days_of_plans_after(home: Home, committed: int) -> set[date]:
-    plans = (read_plan(home, batch) for batch in planned_batches(home, after=committed))
-    return {plan.ingest_date for plan in plans if plan is not None}
+def split_into_tasks(day: Day) -> list[ReadTask]:
+    """A day's files in tasks of some 64 MB; larger ones where there would be more than about 32."""
+    task_bytes = max(TASK_BYTES, day.size_bytes // TASKS_A_DAY)
+    return [
+        ReadTask(day.date, tuple(file.path for file in files), sum(file.size_bytes for file in files))
+        for files in groups_by_size(day.files, lambda file: file.size_bytes, task_bytes)
+    ]
 
 
-def cut(day: Day) -> list[Share]:
-    """A day as shares of at least 64 MB, at most 32 of them, in the order of paths.
-
-    The cut depends on nothing but the files, so that sums over shares have the same bits on any cluster.
-    """
-    least_bytes = max(SHARE_BYTES, -(-day.size_bytes // MOST_SHARES))
-    shares: list[Share] = []
-    paths: list[str] = []
-    size_bytes = 0
-    for file in day.files:
-        paths.append(file.path)
-        size_bytes += file.size_bytes
-        if size_bytes >= least_bytes or file is day.files[-1]:
-            shares.append(Share(day.date, tuple(paths), size_bytes))
-            paths, size_bytes = [], 0
-    return shares
+def groups_by_size(items: Iterable[_T], size_of: Callable[[_T], int], most_bytes: int) -> Iterator[tuple[_T, ...]]:
+    """The items in their order, in groups of at most so many bytes; a larger item is a group of its own."""
+    group: list[_T] = []
+    group_bytes = 0
+    for item in items:
+        if group and group_bytes + size_of(item) > most_bytes:
+            yield tuple(group)
+            group, group_bytes = [], 0
+        group.append(item)
+        group_bytes += size_of(item)
+    if group:
+        yield tuple(group)
 
 
-def sum_share(home: Home, featurizer: str, share: Share) -> tuple[Moments, Counter[int]]:
-    """The moments of one featurizer's rows in a share, and how many each batch has of them.
+def sum_rows(home: Home, featurizer: str, task: ReadTask) -> tuple[Moments, Counter[int]]:
+    """The moments of one featurizer's rows in a task's files, and how many rows each batch has there.
 
     Raises NotFinite and StateDamaged, which name the day, for features that are no 1280 finite numbers, and
     StorageUnavailable.
     """
     rows_by_batch: Counter[int] = Counter()
+
+    def vectors() -> Iterator[NDArray[np.float32]]:
+        for path in task.paths:
+            for rows in _rows(home, featurizer, path, ["features", "batch"]):
+                rows_by_batch.update(rows["batch"].to_pylist())
+                yield vectors_of(home, task.date, path, rows)
+
     try:
-        return moments_of(_vectors(home, featurizer, share, rows_by_batch), FEATURES), rows_by_batch
+        return moments_of(vectors(), FEATURES), rows_by_batch
     except NotFinite as error:
         raise NotFinite(
-            f"Features of {share.date} hold a NaN or an infinity, in one of {len(share.paths)} files from "
-            f"{home.features.uri_of(share.paths[0])}; nothing was published. Delete those rows and their photos, "
+            f"Features of {task.date} hold a NaN or an infinity, in one of {len(task.paths)} files from "
+            f"{home.features.uri_of(task.paths[0])}; nothing was published. Delete those rows and their photos, "
             "then refit."
         ) from error
 
 
-def count_rows(home: Home, featurizer: str, paths: Sequence[str]) -> Counter[int]:
-    """How many rows of one featurizer each batch has in some files; their features are not fetched."""
+def count_rows(home: Home, featurizer: str, path: str) -> Counter[int]:
+    """How many rows of one featurizer each batch has in a file; their features are not fetched."""
     rows_by_batch: Counter[int] = Counter()
-    for path in paths:
-        for rows in _rows(home, featurizer, path, ["batch"]):
-            rows_by_batch.update(rows["batch"].to_pylist())
+    for rows in _rows(home, featurizer, path, ["batch"]):
+        rows_by_batch.update(rows["batch"].to_pylist())
     return rows_by_batch
 
 
@@ -146,21 +153,13 @@ def digest_of_rows(rows_by_batch: Mapping[int, int]) -> str:
     return hashlib.sha256(json.dumps(sorted(rows_by_batch.items())).encode()).hexdigest()
 
 
-def _vectors(home: Home, featurizer: str, share: Share, rows_by_batch: Counter[int]) -> Iterator[NDArray[np.float32]]:
-    for path in share.paths:
-        for rows in _rows(home, featurizer, path, ["features", "batch"]):
-            rows_by_batch.update(rows["batch"].to_pylist())
-            yield vectors_of(home, share.date, path, rows)
-
-
 def _rows(home: Home, featurizer: str, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     for rows in read_file(home, FEATURE_ROWS, path, (*columns, "featurizer")):
-        is_ours = pc.equal(rows["featurizer"], featurizer)
-        ours = chosen(rows.select(list(columns)), is_ours)
-        if ours.num_rows:
-            yield ours
+        selected = select_rows(rows.select(list(columns)), pc.equal(rows["featurizer"], featurizer))
+        if selected.num_rows:
+            yield selected
 
 
-def chosen(rows: pa.RecordBatch, wanted: pa.BooleanArray) -> pa.RecordBatch:
-    """The wanted rows of a batch. All of them are the usual case, in which nothing is copied."""
-    return rows if wanted.true_count == len(wanted) else rows.filter(wanted)
+def select_rows(rows: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:
+    """The rows that a mask marks. Usually it marks all of them, and then nothing is copied."""
+    return rows if mask.true_count == len(mask) else rows.filter(mask)

@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as Shown
 
-from batch.maintain.maintain import Watcher, maintain
+from batch.maintain.maintain import maintain
 from batch.maintain.retention import Retention
 from features.featurizer import FEATURES
 from ops.query.query import connect, run_query
@@ -153,7 +153,7 @@ def _maintained_a_day_later(home: Home) -> None:
     # The log notes by the clock when a file was replaced.
     unreferenced.UNREFERENCED_KEPT = timedelta(0)
     handles.RETENTION["delta.deletedFileRetentionDuration"] = "interval 0 seconds"
-    maintain(home, Retention(), Watcher(print, lambda _: None))
+    maintain(home, Retention(), print, lambda _: None)
 
 
 def _measured(home: Home, first: date, turns: int) -> Measured:

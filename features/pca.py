@@ -63,56 +63,49 @@ class Pca:
 def moments_of(chunks: Iterable[NDArray[np.floating[Any]]], columns: int) -> Moments:
     """The moments of all rows of all chunks, in one pass.
 
-    Chunks are (n, columns) of any float dtype and any n, also 0; no rows at all give zeros. Products are float64.
-    Rows are centred on their own mean, some thousands at a time, before they are multiplied, so an offset far larger
-    than the spread costs no digits, and columns that never change have a scatter of exactly 0. Raises NotFinite when a
-    value is NaN or infinite, and ValueError for chunks of another width. Source: Chan, Golub, LeVeque, "Updating
-    Formulae and a Pairwise Algorithm for Computing Sample Variances" (1979).
+    Chunks are (n, columns) of any float dtype and any n, also 0; no rows at all give zeros. Products are float64. Each
+    block of rows is centred on its own mean before it is multiplied. So an offset far larger than the spread costs no
+    digits, and a column that never changes has a scatter of exactly 0. Raises NotFinite when a value is NaN or
+    infinite, and ValueError for chunks of another width. Source: Chan, Golub, LeVeque, "Updating Formulae and a
+    Pairwise Algorithm for Computing Sample Variances" (1979).
     """
-    rows, mean, scatter = 0, np.zeros(columns), np.zeros((columns, columns))
-    product = np.empty_like(scatter)
-    for first, block in _blocks(chunks, columns):
-        # From the first row on, the sums are as small as the spread, and exactly 0 where all rows are alike.
-        with np.errstate(invalid="ignore"):
-            from_first = block[:-1].mean(axis=0)
-        if not np.isfinite(from_first).all():
-            raise NotFinite(f"One of {len(block) - 1} rows has a NaN or an infinity; find it and take it out.")
-        block[:-1] -= from_first
-        # The shift between means is one more row of the product: no second (d, d) for it.
-        mean, block[-1] = _met(rows, mean, len(block) - 1, first + from_first)
-        # A matrix times its own transpose is what NumPy hands to syrk, at half the cost.
-        scatter += np.matmul(block.T, block, out=product)
-        rows += len(block) - 1
-    return Moments(rows, mean, np.concatenate([row[place:] for place, row in enumerate(scatter)]))
+    return merge_moments(map(_moments_of_block, _blocks(chunks, columns)), columns)
 
 
-def _blocks(
-    chunks: Iterable[NDArray[np.floating[Any]]], columns: int
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """The first of some thousand rows, and all of them minus it, with one row to spare at the end.
-
-    The next block takes the place of the one before.
-    """
-    block, filled, first = np.empty((BLOCK_ROWS + 1, columns)), 0, np.zeros(columns)
+def _blocks(chunks: Iterable[NDArray[np.floating[Any]]], columns: int) -> Iterator[NDArray[np.float64]]:
+    """Blocks of some thousand rows; the next one overwrites the one before."""
+    block, filled = np.empty((BLOCK_ROWS, columns)), 0
     for chunk in chunks:
         if chunk.ndim != 2 or chunk.shape[1] != columns:
             raise ValueError(f"a chunk of shape {chunk.shape} does not have {columns} columns")
         while len(chunk):
-            if not filled:
-                first = chunk[0].astype(np.float64)
             piece, chunk = np.split(chunk, [BLOCK_ROWS - filled])
-            # An infinity minus an infinity is a NaN, which whoever takes the block looks for.
-            with np.errstate(invalid="ignore"):
-                np.subtract(piece, first, out=block[filled : filled + len(piece)], dtype=np.float64)
+            block[filled : filled + len(piece)] = piece
             filled += len(piece)
             if filled == BLOCK_ROWS:
-                yield first, block
+                yield block
                 filled = 0
     if filled:
-        yield first, block[: filled + 1]
+        yield block[:filled]
 
 
-def merged(parts: Iterable[Moments], columns: int) -> Moments:
+def _moments_of_block(block: NDArray[np.float64]) -> Moments:
+    """The moments of some rows, which are centred in place."""
+    first = block[0].copy()
+    # From the first row on, the sums are as small as the spread, and exactly 0 where all rows are alike.
+    with np.errstate(invalid="ignore"):
+        block -= first
+        from_first = block.mean(axis=0)
+    if not np.isfinite(from_first).all():
+        raise NotFinite(f"One of {len(block)} rows has a NaN or an infinity; find it and take it out.")
+    block -= from_first
+    # NumPy hands a matrix times its own transpose to syrk, at half the cost.
+    scatter = block.T @ block
+    triangle = np.concatenate([row[place:] for place, row in enumerate(scatter)])
+    return Moments(len(block), first + from_first, triangle)
+
+
+def merge_moments(parts: Iterable[Moments], columns: int) -> Moments:
     """The moments of the rows of all parts, in any order and grouping up to rounding; no parts give zeros.
 
     Source: as `moments_of`.
@@ -120,7 +113,7 @@ def merged(parts: Iterable[Moments], columns: int) -> Moments:
     rows, mean, triangle = 0, np.zeros(columns), np.zeros(columns * (columns + 1) // 2)
     for part in parts:
         if part.rows:
-            mean, shift = _met(rows, mean, part.rows, part.mean)
+            mean, shift = _merge_means(rows, mean, part.rows, part.mean)
             triangle += part.triangle
             if rows:
                 for place, row in _rows_of_triangle(triangle, columns):
@@ -134,30 +127,30 @@ def _rows_of_triangle(triangle: NDArray[np.float64], columns: int) -> Iterator[t
     return enumerate(np.split(triangle, np.cumsum(range(columns, 1, -1))))
 
 
-def _met(
+def _merge_means(
     rows: int, mean: NDArray[np.float64], more_rows: int, more_mean: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The mean of both groups of rows, and the vector whose outer square their common scatter has on top."""
-    apart = more_mean - mean
-    both = rows + more_rows
-    return mean + apart * (more_rows / both), apart * math.sqrt(rows * more_rows / both)
+    """The mean of both groups of rows, and the vector whose outer square is added to the sum of their scatters."""
+    difference = more_mean - mean
+    all_rows = rows + more_rows
+    return mean + difference * (more_rows / all_rows), difference * math.sqrt(rows * more_rows / all_rows)
 
 
-def packed(moments: Moments) -> bytes:
-    """Moments as bytes of an npz file: float64, of the scatter only the triangle; the same moments, the same bytes."""
+def pack_moments(moments: Moments) -> bytes:
+    """Moments as bytes of an npz file. The same moments give the same bytes."""
     body = io.BytesIO()
     np.savez(body, rows=np.int64(moments.rows), mean=moments.mean, triangle=moments.triangle)
     return body.getvalue()
 
 
-def unpacked(body: bytes) -> Moments:
-    """What `packed` was given, to the last bit. Raises ValueError for other bytes."""
+def unpack_moments(body: bytes) -> Moments:
+    """The moments that `pack_moments` was given, to the last bit. Raises ValueError for other bytes."""
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
             rows, mean, triangle = int(archive["rows"]), archive["mean"], archive["triangle"]
         if triangle.shape != (len(mean) * (len(mean) + 1) // 2,):
             raise ValueError(f"a triangle of {triangle.shape} for {len(mean)} columns")
-    # Depending on where bytes are damaged, NumPy and zipfile raise a dozen unrelated kinds.
+    # NumPy and zipfile raise a dozen unrelated kinds of errors for damaged bytes.
     except Exception as error:
         raise ValueError(f"these {len(body)} bytes are not packed moments: {error}") from error
     return Moments(rows, mean, triangle)
@@ -166,11 +159,11 @@ def unpacked(body: bytes) -> Moments:
 def fit(
     moments: Moments, components: int | None, variance: float | None, parent: NDArray[np.float64] | None = None
 ) -> Pca:
-    """The PCA of the rows behind the moments, with signs as `aligned` to the parent's components (k', d) gives them.
+    """The PCA of the rows behind the moments; `align_signs` chooses the signs by the parent's components (k', d).
 
-    Exactly one is given: `components`, how many; or `variance`, the share in (0, 1] that as few components as possible
-    are to explain. Done again on the same machine, the result is the same. Raises InvalidSetting when neither or both
-    are given or they are out of range, and TooFewRows when there are not more rows than components or all are alike.
+    Give either `components`, how many, or `variance`, the share in (0, 1] that as few components as possible explain.
+    The same moments on the same machine give the same result. Raises InvalidSetting when neither or both are given or
+    they are out of range, and TooFewRows when there are not more rows than components or all are alike.
     """
     columns = len(moments.mean)
     if (components is None) == (variance is None):
@@ -179,10 +172,10 @@ def fit(
         raise InvalidSetting(f"{components} components are impossible; choose from 1 to {columns}.")
     if variance is not None and not 0 < variance <= 1:
         raise InvalidSetting(f"A share of {variance} of the variance is impossible; choose above 0 and up to 1.")
-    least = components or 1
-    if moments.rows <= least:
+    fewest = components or 1
+    if moments.rows <= fewest:
         raise TooFewRows(
-            f"{least} components need at least {least + 1} rows, there are {moments.rows}; "
+            f"{fewest} components need at least {fewest + 1} rows, there are {moments.rows}; "
             "fit again when there are more, or ask for fewer components."
         )
     ascending, vectors = np.linalg.eigh(moments.scatter / (moments.rows - 1))
@@ -190,30 +183,30 @@ def fit(
     if not explained.any():
         raise TooFewRows(f"All {moments.rows} rows are alike; fit again when there are others.")
     ratio = explained / explained.sum()
-    kept = components if variance is None else _fewest(ratio, variance, moments.rows)
-    return Pca(moments.rows, moments.mean, aligned(vectors.T[::-1][:kept], parent), explained, ratio)
+    kept = components if variance is None else _fewest_components(ratio, variance, moments.rows)
+    return Pca(moments.rows, moments.mean, align_signs(vectors.T[::-1][:kept], parent), explained, ratio)
 
 
-def _fewest(ratio: NDArray[np.float64], variance: float, rows: int) -> int:
-    # Without it, 1.0 would be reached late or never: directions without variance have rounding for eigenvalues.
+def _fewest_components(ratio: NDArray[np.float64], variance: float, rows: int) -> int:
+    # Directions without variance have rounding errors for eigenvalues, so 1.0 would be reached late or never.
     rounding = len(ratio) * np.finfo(np.float64).eps
     return min(int(np.searchsorted(np.cumsum(ratio), variance - rounding)) + 1, rows - 1)
 
 
-def aligned(components: NDArray[np.float64], parent: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """The components (k, d), each turned or not, so that a refit does not mirror what analysts look at.
+def align_signs(components: NDArray[np.float64], parent: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """The components (k, d) with signs chosen so that a refit does not mirror what analysts look at.
 
-    An eigenvector has no sign of its own. Its dot product with the one of the parent's components (k', d) that it
-    resembles most, by absolute dot product, becomes positive; where there is no parent, or nothing in it resembles it
-    at all, its coordinate of largest magnitude does, the first such.
+    An eigenvector has no sign of its own. It gets the direction of the parent's component (k', d) that it resembles
+    most, by absolute dot product. Without a parent, or where all dot products are 0, its first coordinate of largest
+    magnitude becomes positive.
     """
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
-    turned = np.where(largest < 0, -components, components)
+    signed = np.where(largest < 0, -components, components)
     if parent is None:
-        return turned
-    dots = turned @ parent.T
+        return signed
+    dots = signed @ parent.T
     closest = np.take_along_axis(dots, np.abs(dots).argmax(axis=1, keepdims=True), axis=1)
-    return np.where(closest < 0, -turned, turned)
+    return np.where(closest < 0, -signed, signed)
 
 
 def project(

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from batch.refit.refit import Wanted, refit
-from batch.reproject import Reprojection, Watcher, reproject
+from batch.refit.refit import RefitOptions, refit
+from batch.reproject import Reprojection, reproject
 from ops.query.query import connect_to, run_query, take_snapshot
 from ops.status.status import read_status
 from store.home import Home
@@ -104,7 +104,7 @@ class Looks:
 
 
 def _refit(spark: SparkSession, home: Home, components: int) -> int:
-    done = refit(spark.sparkContext, home, Wanted(components, None, 2), False, False, lambda _, __: None)
+    done = refit(spark.sparkContext, home, RefitOptions(components, None, 2), False, False, lambda _, __: None)
     return done.meta.version
 
 
@@ -118,14 +118,13 @@ def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are
     featurizer = str(current_featurizer(home))
     for batch, day in enumerate(OLD_DAYS, start=1):
         commit_features(home, batch, day, feature_vectors(ROWS_A_DAY, batch), featurizer)
-    silent = Watcher(lambda _: None, lambda _, __: None)
 
     arrivals, looks = Arrivals(home.landing.directory), Looks(home)
     with _again_and_again(arrivals.land, 0.4), _again_and_again(looks.look, 1.5):
         looks.wait_for(None)
         with stream_process(settings) as stream:
             assert _refit(spark, home, 3) == 1
-            reproject(spark.sparkContext, home, silent)
+            reproject(spark.sparkContext, home, print, lambda _, __: None)
             assert current_models(home) == Current(1)
             _wait_for_photos(settings, more=1)
 
@@ -136,7 +135,7 @@ def test_a_query_sees_one_complete_version_while_photos_arrive_and_processes_are
         assert current_models(home).versions == (1, 2)
         _let_the_lease_end(home)
         drain(settings)
-        done = reproject(spark.sparkContext, home, silent)
+        done = reproject(spark.sparkContext, home, print, lambda _, __: None)
         assert done is not None
         assert 0 < done.days <= len(OLD_DAYS)
         assert current_models(home) == Current(2)
@@ -199,8 +198,7 @@ def test_a_batch_planned_before_a_switch_began_is_projected_with_the_next_versio
     # The planner looks at the pointer, sleeps while a refit and a reprojection run to their end, and then plans.
     monkeypatch.setattr("streaming.source.versions_to_project", lambda *_: ())
     _refit(spark, home, 3)
-    silent = Watcher(lambda _: None, lambda _, __: None)
-    assert reproject(spark.sparkContext, home, silent) == Reprojection(1, ROWS_A_DAY, 1)
+    assert reproject(spark.sparkContext, home, print, lambda _, __: None) == Reprojection(1, ROWS_A_DAY, 1)
 
     [report] = drain(settings).reports
 

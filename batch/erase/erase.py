@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pydantic import TypeAdapter
 
 from batch.erase.objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
-from batch.erase.rows import count_rows, erase_rows, handles_of, strange_sources
+from batch.erase.rows import count_rows, erase_rows, note_objects, open_all_tables
 from batch.erase.selection import Selection, landings_of
 from batch.refit.stored_moments import all_moments, forget_moments
+from batch.uncommitted import last_committed_batch
 from features.errors import InvalidSetting
 from store.errors import HomeInUse
 from store.home import Home
@@ -34,23 +35,23 @@ from store.state.lease import hold_lease
 from store.state.plans import Plan, drop_from_plan, drop_from_result, planned_batches, read_plan
 from store.state.retries import drop_from_requests
 from store.tables.commits import append_once
-from store.tables.handles import committed_batch
+from store.tables.handles import open_table
 from store.tables.projections import SWITCHING
 from store.tables.schemas import PROJECTION_ROWS, TABLES
 
-# How long a stream that lives may take for a batch before it counts as stuck.
+# A living stream that takes longer for a batch counts as stuck.
 PATIENCE_S = 300.0
-LOOK_S = 1.0
+POLL_INTERVAL_S = 1.0
 # A copy to the archive that had begun when its photo was deleted from the landing has ended by then.
 COPY_S = 60.0
-MOST_LOOKS = 20
+MOST_SEARCHES = 20
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Who or what is to be forgotten; `key_patterns` are those by which a key may tell its subject.
+class ErasureRequest:
+    """Who or what is to be erased; `key_patterns` are those by which a key may name its subject.
 
-    `former_landings` are URIs of places where photos landed that nothing else tells of any more.
+    `former_landings` are URIs of places where photos landed and that no state of the home names any more.
     """
 
     kind: Kind
@@ -64,7 +65,7 @@ class Certificate:
     """What was removed, in numbers and times; it names nobody. `finished_at` is None while it is not done.
 
     `removed` counts rows by table, files by table, and objects by place; work that a kill cut off in between may be
-    missing from it. `looks` is how often everything was searched; the last look found nothing.
+    missing from it. `looks` is how often everything was searched; the last search found nothing.
     """
 
     id: str
@@ -75,222 +76,86 @@ class Certificate:
     removed: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Watcher:
-    """Who follows the work: told in words of waits, and of what each look removed."""
+def erase(
+    home: Home,
+    request: ErasureRequest,
+    say: Callable[[str], None],
+    on_search: Callable[[int, dict[str, int]], None],
+    copy_s: float = COPY_S,
+) -> Certificate:
+    """Erase what a request covers and arrived before this moment: rows, objects, and all that names them.
 
-    say: Callable[[str], None]
-    on_look: Callable[[int, dict[str, int]], None]
-
-
-def erase(home: Home, asked: Asked, watcher: Watcher, copy_s: float = COPY_S) -> Certificate:
-    """Remove what is asked for and arrived before this moment from the tables, the objects and all that tells of it.
-
-    From its beginning the stream plans nothing of it; batches in flight are waited for, and photos that arrive later
-    stay. Everything is searched again until a search finds nothing. Killed at any point, the same request goes on
-    where it was, with its own time. Files that hold a row are deleted at once, so a query that began before may fail.
-    Raises HomeInUse when other work is under way, or a batch is planned that no stream finishes; StateDamaged,
-    StorageRefused, StorageUnavailable.
+    The stream plans nothing of it from now on. Batches in flight are waited for; photos that arrive later stay. `say`
+    gets waits in words, `on_search` what each search removed; everything is searched again until a search finds
+    nothing. Killed at any point, the same request goes on where it was, with its own time. Files that hold a row are
+    deleted at once, so a query that began before may fail. Raises HomeInUse when other work is under way, or a batch is
+    planned that no stream finishes; StateDamaged, StorageRefused, StorageUnavailable.
     """
-    asked = _by_source(home, asked)
-    with hold_lease(home, "fruits erase", watcher.say) as check:
-        settle_erased_rows(home, handles_of(home))
-        _refuse_unknown_landings(home, asked)
-        erasure = begin_erasure(home, asked.kind, asked.value, asked.key_patterns, datetime.now(UTC))
-        certificate = _standing(home, erasure)
-        if handles_of(home)[PROJECTION_ROWS.name] is not None:
-            # What a paused reprojection read before is refused from here on.
+    request = _with_source(home, request)
+    with hold_lease(home, "fruits erase", say) as check:
+        settle_erased_rows(home, open_all_tables(home))
+        _check_landings_are_known(home, request)
+        erasure = begin_erasure(home, request.kind, request.value, request.key_patterns, datetime.now(UTC))
+        certificate = _resume_certificate(home, erasure)
+        if open_table(home, PROJECTION_ROWS) is not None:
+            # From here on, the table refuses what a paused reprojection read before.
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
-        _wait_for_batches(home, watcher, check, lambda _: True)
-        selection = _selection(home, asked, erasure)
+        _wait_for_batches(home, set(planned_batches(home, after=last_committed_batch(home))), say, check)
+        selection = _selection(home, request, erasure)
         # Before their rows go: a request that is cut off then still knows which objects they were of.
-        strange_sources(home, selection)
+        note_objects(home, selection)
         pass_over_versions(home, erasure.id, selection.versions)
-        for _ in range(MOST_LOOKS):
-            removed = _look(home, erasure, selection, watcher, check)
-            certificate = _counted(home, certificate, removed)
-            watcher.on_look(certificate.looks, dict(removed))
+        for _ in range(MOST_SEARCHES):
+            removed = _search_once(home, erasure, selection, say, check)
+            certificate = _add_to_certificate(home, certificate, removed)
+            on_search(certificate.looks, dict(removed))
             if not removed:
                 break
             if removed["landing"] and not home.archive.is_local and _is_running(home):
-                watcher.say(f"Waiting {copy_s:.0f} s for copies to the archive that had begun …")
+                say(f"Waiting {copy_s:.0f} s for copies to the archive that had begun …")
                 _wait(copy_s, check)
         else:
             raise HomeInUse(
-                f"Each of {MOST_LOOKS} searches found something new; look who brings it, and run this again."
+                f"Each of {MOST_SEARCHES} searches found something new; look who brings it, and run this again."
             )
-        _remove_copies(home)
+        for place in (home.features, home.projections, home.rejects, home.state, home.reports, all_moments(home)):
+            erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
-        _write(home, certificate)
+        _write_certificate(home, certificate)
         finish_erasure(home, erasure.id, finished_at)
     return certificate
 
 
-def would_erase(home: Home, asked: Asked) -> dict[str, int]:
+def count_erasable(home: Home, request: ErasureRequest) -> dict[str, int]:
     """How many rows of each table, and how many objects of the landing and the archive, a request covers now."""
-    asked = _by_source(home, asked)
-    selection = _selection(home, asked, Erasure("", asked.kind, (), datetime.now(UTC), asked.key_patterns))
+    request = _with_source(home, request)
+    selection = _selection(home, request)
     counts = {table.name: count_rows(home, selection, table) for table in TABLES}
-    if asked.kind == "image":
+    if request.kind == "image":
         find_photo(home, selection)
     return {**counts, **count_objects(home, selection)}
-
-
-def _by_source(home: Home, asked: Asked) -> Asked:
-    # By today's URI of an object that the tables may call by another.
-    return replace(asked, value=home.source_at(asked.value)) if asked.kind == "source" else asked
 
 
 def is_empty(home: Home) -> bool:
     """Whether nothing is below a home: no table, no state, no photo. Raises StorageRefused, StorageUnavailable."""
     below = (place for place in (home.landing, home.archive) if place.uri.startswith(f"{home.root.uri}/"))
     return (
-        all(handle is None for handle in handles_of(home).values())
+        all(handle is None for handle in open_all_tables(home).values())
         and next(keys_below(home.state), None) is None
         and not any(next(list_versions(place), None) for place in below)
     )
 
 
-def patterns_of(home: Home, own: str) -> tuple[str, ...]:
-    """The key patterns that tell a subject: our own, and those of the plans that stand. Raises StorageUnavailable."""
-    plans = (read_plan(home, batch) for batch in planned_batches(home))
-    patterns = {own, *(plan.key_pattern for plan in plans if plan)}
+def subject_patterns(home: Home, own: str) -> tuple[str, ...]:
+    """The key patterns that name a subject: our own, and those of the stored plans. Raises StorageUnavailable."""
+    patterns = {own, *(plan.key_pattern for plan in _plans(home))}
     return tuple(sorted(pattern for pattern in patterns if "subject" in re.compile(pattern).groupindex))
 
 
 def certificate_key(id: str) -> str:
-    """Where a certificate stands below the reports."""
+    """The key of a certificate below the reports."""
     return f"erasures/{id}.json"
-
-
-def _refuse_unknown_landings(home: Home, asked: Asked) -> None:
-    selection = _selection(home, asked, Erasure("", asked.kind, (), datetime.now(UTC), asked.key_patterns))
-    strange = strange_sources(home, selection)
-    if strange:
-        raise InvalidSetting(
-            f"{len(strange):,} rows are of objects below {common_folder(strange)}, which is no landing that is known, "
-            "so their photos would stay; add --former-landing with the place where they landed. Nothing was erased."
-        )
-
-
-def _look(
-    home: Home, erasure: Erasure, selection: Selection, watcher: Watcher, check: Callable[[], None]
-) -> Counter[str]:
-    removed: Counter[str] = Counter()
-    kept: set[tuple[str, str]] = set()
-    for table in TABLES:
-        watcher.say(f"Searching {table.name} …")
-        found = erase_rows(home, selection, table, check)
-        kept |= found.kept
-        removed += Counter({f"{table.name} rows": found.rows, f"{table.name} files": found.rewritten_files})
-        removed += Counter({f"{table.name} files": found.unreferenced_files, f"{table.name} log": found.log_files})
-    watcher.say("Searching the landing and the archive …")
-    if selection.kind == "image":
-        find_photo(home, selection)
-        pass_over_versions(home, erasure.id, selection.versions)
-    for landing in selection.landings:
-        check()
-        removed["landing"] += erase_landed(landing, selection)
-    removed["archive"] += erase_archived(home, selection, kept)
-    check()
-    removed += _drop_from_plans(home, selection, watcher, check)
-    removed["requests"] += drop_from_requests(home, selection.planned)
-    removed["report pages"] += _delete_pages(home)
-    return +removed
-
-
-def _selection(home: Home, asked: Asked, erasure: Erasure) -> Selection:
-    plans = [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
-    return Selection(
-        asked.kind,
-        asked.value,
-        erasure.before,
-        erasure.key_patterns or asked.key_patterns,
-        landings_of(home, plans, asked.former_landings),
-        passed_over(home),
-        avoid=home.own_places,
-    )
-
-
-def _drop_from_plans(home: Home, selection: Selection, watcher: Watcher, check: Callable[[], None]) -> Counter[str]:
-    def goes(plan: Plan, landed: LandedObject) -> bool:
-        return selection.planned(home.landing_named(plan.landing), landed)
-
-    removed: Counter[str] = Counter()
-    late: set[int] = set()
-    committed = _committed(home)
-    for batch in planned_batches(home):
-        plan = read_plan(home, batch)
-        keys = {landed.key for landed in plan.objects if goes(plan, landed)} if plan else set()
-        if not keys:
-            continue
-        removed["plans"] += 1
-        if batch <= committed:
-            # The plan last: it tells a replay what to look for.
-            drop_from_result(home, batch, keys)
-            drop_from_plan(home, batch, goes, committed=True)
-        else:
-            # In flight: the stream drops them when it begins it, or its rows are found by the next look.
-            late.add(batch)
-    if late:
-        _wait_for_batches(home, watcher, check, lambda batch: batch in late)
-    return removed
-
-
-def _wait_for_batches(home: Home, watcher: Watcher, check: Callable[[], None], which: Callable[[int], bool]) -> None:
-    """Return when these of the batches that are planned now are committed to all tables."""
-    waited_for = {batch for batch in planned_batches(home, after=_committed(home)) if which(batch)}
-    before: set[int] | None = None
-    deadline_s = 0.0
-    while waited_for := {batch for batch in waited_for if batch > _committed(home)}:
-        if waited_for != before:
-            # As long as the stream gets on, it is waited for.
-            before, deadline_s = waited_for, time.monotonic() + PATIENCE_S
-            watcher.say(f"Waiting for batch {min(waited_for)}, which is in flight …")
-        if not _is_running(home) or time.monotonic() > deadline_s:
-            raise HomeInUse(
-                f"Batch {min(waited_for)} is planned and not committed; run `fruits stream --drain` to finish it, "
-                "then run this again: it goes on where it was."
-            )
-        _wait(LOOK_S, check)
-
-
-def _wait(seconds: float, check: Callable[[], None]) -> None:
-    gives_up_at_s = time.monotonic() + seconds
-    while (left_s := gives_up_at_s - time.monotonic()) > 0:
-        check()
-        time.sleep(min(LOOK_S, left_s))
-
-
-def _is_running(home: Home) -> bool:
-    heartbeat = read_heartbeat(home)
-    return heartbeat is not None and is_alive(heartbeat, datetime.now(UTC))
-
-
-def _committed(home: Home) -> int:
-    return min(committed_batch(handle) for handle in handles_of(home).values())
-
-
-def _delete_pages(home: Home) -> int:
-    """Pages of reports show keys and perhaps thumbnails; they are made anew by `fruits report`."""
-    return delete_all(home.reports, [key for key in keys_below(home.reports) if key.endswith(".html")])
-
-
-def _remove_copies(home: Home) -> None:
-    """What a bucket keeps of objects that were replaced or deleted, wherever a row or a key can have stood."""
-    places = (home.features, home.projections, home.rejects, home.state, home.reports, all_moments(home))
-    for place in places:
-        erase_old_versions(place)
-
-
-def _standing(home: Home, erasure: Erasure) -> Certificate:
-    standing = read_certificate(home, erasure.id)
-    if standing is None:
-        return Certificate(erasure.id, erasure.kind, erasure.before)
-    # What the cut off one had stored of these days, nobody knows any more.
-    forget_moments(home)
-    return standing
 
 
 def read_certificate(home: Home, id: str) -> Certificate | None:
@@ -299,14 +164,137 @@ def read_certificate(home: Home, id: str) -> Certificate | None:
     return None if body is None else _CERTIFICATE.validate_json(body)
 
 
-def _counted(home: Home, certificate: Certificate, removed: Counter[str]) -> Certificate:
+def _with_source(home: Home, request: ErasureRequest) -> ErasureRequest:
+    # The tables may call an object by another URI than today's.
+    return replace(request, value=home.source_at(request.value)) if request.kind == "source" else request
+
+
+def _check_landings_are_known(home: Home, request: ErasureRequest) -> None:
+    unknown = note_objects(home, _selection(home, request))
+    if unknown:
+        raise InvalidSetting(
+            f"{len(unknown):,} rows are of objects below {common_folder(unknown)}, which is no landing that is known, "
+            "so their photos would stay; add --former-landing with the place where they landed. Nothing was erased."
+        )
+
+
+def _search_once(
+    home: Home, erasure: Erasure, selection: Selection, say: Callable[[str], None], check: Callable[[], None]
+) -> Counter[str]:
+    """Search everything once, and say how much of what was removed."""
+    removed: Counter[str] = Counter()
+    newer: set[tuple[str, str]] = set()
+    for table in TABLES:
+        say(f"Searching {table.name} …")
+        erased = erase_rows(home, selection, table, check)
+        newer |= erased.newer_versions
+        removed[f"{table.name} rows"] += erased.rows
+        removed[f"{table.name} files"] += erased.rewritten_files + erased.unreferenced_files
+        removed[f"{table.name} log"] += erased.log_files
+    say("Searching the landing and the archive …")
+    if selection.kind == "image":
+        find_photo(home, selection)
+        pass_over_versions(home, erasure.id, selection.versions)
+    for landing in selection.landings:
+        check()
+        removed["landing"] += erase_landed(landing, selection)
+    removed["archive"] += erase_archived(home, selection, newer)
+    check()
+    removed["plans"] += _drop_from_plans(home, selection, say, check)
+    removed["requests"] += drop_from_requests(home, selection.covers_planned)
+    # Pages of reports show keys and perhaps thumbnails; `fruits report` makes them anew.
+    pages = [key for key in keys_below(home.reports) if key.endswith(".html")]
+    removed["report pages"] += delete_all(home.reports, pages)
+    return +removed
+
+
+def _selection(home: Home, request: ErasureRequest, erasure: Erasure | None = None) -> Selection:
+    return Selection(
+        request.kind,
+        request.value,
+        erasure.before if erasure else datetime.now(UTC),
+        (erasure.key_patterns if erasure else ()) or request.key_patterns,
+        landings_of(home, _plans(home), request.former_landings),
+        passed_over(home),
+        avoid=home.own_places,
+    )
+
+
+def _plans(home: Home) -> list[Plan]:
+    return [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
+
+
+def _drop_from_plans(home: Home, selection: Selection, say: Callable[[str], None], check: Callable[[], None]) -> int:
+    """Take covered objects out of plans and results, or wait for the batch; says how many plans had some."""
+
+    def is_covered(plan: Plan, landed: LandedObject) -> bool:
+        return selection.covers_planned(home.landing_named(plan.landing), landed)
+
+    plans = 0
+    in_flight: set[int] = set()
+    committed = last_committed_batch(home)
+    for plan in _plans(home):
+        keys = {landed.key for landed in plan.objects if is_covered(plan, landed)}
+        if not keys:
+            continue
+        plans += 1
+        if plan.batch <= committed:
+            # The plan last: it tells a replay what to look for.
+            drop_from_result(home, plan.batch, keys)
+            drop_from_plan(home, plan.batch, is_covered, committed=True)
+        else:
+            # The stream drops them when it begins the batch, or the next search finds its rows.
+            in_flight.add(plan.batch)
+    _wait_for_batches(home, in_flight, say, check)
+    return plans
+
+
+def _wait_for_batches(home: Home, batches: set[int], say: Callable[[str], None], check: Callable[[], None]) -> None:
+    """Return when all tables hold these batches."""
+    waited_for: set[int] = set()
+    deadline_s = 0.0
+    while batches and (missing := {batch for batch in batches if batch > last_committed_batch(home)}):
+        if missing != waited_for:
+            # The wait begins again whenever the stream has committed a batch.
+            waited_for, deadline_s = missing, time.monotonic() + PATIENCE_S
+            say(f"Waiting for batch {min(missing)}, which is in flight …")
+        if not _is_running(home) or time.monotonic() > deadline_s:
+            raise HomeInUse(
+                f"Batch {min(missing)} is planned and not committed; run `fruits stream --drain` to finish it, "
+                "then run this again: it goes on where it was."
+            )
+        _wait(POLL_INTERVAL_S, check)
+
+
+def _wait(seconds: float, check: Callable[[], None]) -> None:
+    ends_at_s = time.monotonic() + seconds
+    while (left_s := ends_at_s - time.monotonic()) > 0:
+        check()
+        time.sleep(min(POLL_INTERVAL_S, left_s))
+
+
+def _is_running(home: Home) -> bool:
+    heartbeat = read_heartbeat(home)
+    return heartbeat is not None and is_alive(heartbeat, datetime.now(UTC))
+
+
+def _resume_certificate(home: Home, erasure: Erasure) -> Certificate:
+    certificate = read_certificate(home, erasure.id)
+    if certificate is None:
+        return Certificate(erasure.id, erasure.kind, erasure.before)
+    # The request was cut off; which days' sums were stored before that, nobody knows.
+    forget_moments(home)
+    return certificate
+
+
+def _add_to_certificate(home: Home, certificate: Certificate, removed: Counter[str]) -> Certificate:
     total = dict(Counter(certificate.removed) + removed)
-    counted = replace(certificate, looks=certificate.looks + 1, removed=total)
-    _write(home, counted)
-    return counted
+    updated = replace(certificate, looks=certificate.looks + 1, removed=total)
+    _write_certificate(home, updated)
+    return updated
 
 
-def _write(home: Home, certificate: Certificate) -> None:
+def _write_certificate(home: Home, certificate: Certificate) -> None:
     overwrite(home.reports, certificate_key(certificate.id), _CERTIFICATE.dump_json(certificate, indent=1))
 
 

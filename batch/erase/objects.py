@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, compress
 
 from batch.erase.selection import Selection
 from store.home import Home
@@ -15,7 +16,7 @@ _READ_AT_ONCE = 8
 
 
 def find_photo(home: Home, selection: Selection) -> None:
-    """Learn which versions of landed and archived objects hold a photo that is asked for by its image id.
+    """Note in the selection which versions of landed and archived objects hold a photo, given by its image id.
 
     Objects of its size are read, or all, when no row tells the size. Raises StorageRefused, StorageUnavailable.
     """
@@ -34,34 +35,36 @@ def count_objects(home: Home, selection: Selection) -> dict[str, int]:
     for landing in selection.landings:
         by_place[landing.uri].append(landing)
     landed = (
-        not version.is_mark and any(selection.landed(landing, version) for landing in same)
+        not version.is_mark and any(selection.covers_landed(landing, version) for landing in same)
         for same in by_place.values()
         for version in list_versions(same[0], selection.avoid)
     )
-    archived = (not version.is_mark and selection.archived(version, ()) for version in list_versions(home.archive))
+    archived = (
+        not version.is_mark and selection.covers_archived(version, ()) for version in list_versions(home.archive)
+    )
     return {"landing": sum(landed), "archive": sum(archived)}
 
 
 def erase_landed(landing: StorageLocation, selection: Selection) -> int:
     """Delete for good what a landing holds of a selection, and say how many versions that were.
 
-    Of a key whose newest version goes, older ones go too, because one of them would take its place.
+    If the newest version of a key goes, older ones go too, because one of them would take its place.
     Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
     """
-    deleted = _erase(landing, lambda version: selection.landed(landing, version), selection.avoid)
+    deleted = _erase(landing, lambda version: selection.covers_landed(landing, version), selection.avoid)
     _remove_folders(landing, selection)
     return deleted
 
 
-def erase_archived(home: Home, selection: Selection, kept: Collection[tuple[str, str]]) -> int:
-    """The same of the archive; `kept` are versions of objects with rows that came after the request."""
-    deleted = _erase(home.archive, lambda version: selection.archived(version, kept))
+def erase_archived(home: Home, selection: Selection, newer_versions: Collection[tuple[str, str]]) -> int:
+    """The same of the archive; `newer_versions` (source, etag) of objects have rows that came after the request."""
+    deleted = _erase(home.archive, lambda version: selection.covers_archived(version, newer_versions))
     _remove_folders(home.archive, selection)
     return deleted
 
 
 def erase_old_versions(place: StorageLocation) -> int:
-    """Delete for good every version below a place that is not the current one, and say how many.
+    """Delete for good what a bucket keeps of replaced and deleted objects below a place, and say how many versions.
 
     Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
     """
@@ -77,42 +80,39 @@ def _same_bytes(place: StorageLocation, selection: Selection) -> Iterator[Versio
         if not version.is_mark and (not selection.sizes_bytes or version.landed.size_bytes in selection.sizes_bytes)
     ]
 
-    def holds_it(version: Version) -> bool:
+    def is_photo(version: Version) -> bool:
         body = read_version(place, version)
         return body is not None and hashlib.sha256(body).hexdigest() == selection.value
 
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="hash") as pool:
-        for version, same in zip(candidates, pool.map(holds_it, candidates), strict=True):
-            if same:
-                yield version
+        yield from compress(candidates, pool.map(is_photo, candidates))
 
 
-def _erase(place: StorageLocation, goes: Callable[[Version], bool], avoid: Sequence[StorageLocation] = ()) -> int:
-    wanted = {version.key for version in list_versions(place, avoid) if not version.is_mark and goes(version)}
-    if not wanted:
+def _erase(place: StorageLocation, is_covered: Callable[[Version], bool], avoid: Sequence[StorageLocation] = ()) -> int:
+    # Memory holds the versions of covered keys only, so everything is listed twice.
+    keys = {version.key for version in list_versions(place, avoid) if not version.is_mark and is_covered(version)}
+    if not keys:
         return 0
     by_key: dict[str, list[Version]] = defaultdict(list)
     for version in list_versions(place, avoid):
-        if version.key in wanted:
+        if version.key in keys:
             by_key[version.key].append(version)
-    return delete_versions(place, [version for versions in by_key.values() for version in _to_delete(versions, goes)])
+    return delete_versions(place, chain.from_iterable(_to_delete(some, is_covered) for some in by_key.values()))
 
 
 def _remove_folders(place: StorageLocation, selection: Selection) -> None:
     # A folder's name tells as much as a file's.
     if selection.kind == "subject":
-        remove_empty_folders(place, selection.is_folder_of_theirs, selection.avoid)
+        remove_empty_folders(place, selection.is_subjects_folder, selection.avoid)
 
 
-def _to_delete(versions: list[Version], goes: Callable[[Version], bool]) -> list[Version]:
+def _to_delete(versions: list[Version], is_covered: Callable[[Version], bool]) -> list[Version]:
     # A listing gives the newest first; its times have whole seconds.
     real = [version for version in versions if not version.is_mark]
-    newest = next((number for number, version in enumerate(real) if goes(version)), None)
+    newest = next((number for number, version in enumerate(real) if is_covered(version)), None)
     if newest is None:
         return []
-    gone = real[newest:]
+    covered = real[newest:]
     marks = [version for version in versions if version.is_mark]
-    # A mark that stays would name what is gone; one that goes too early would bring back what is not.
-    return gone + (
-        marks if len(gone) == len(real) else [mark for mark in marks if mark.visible_at <= gone[0].visible_at]
-    )
+    # A mark that stays would name what was deleted. A mark that goes too early would bring an older version back.
+    return covered + [mark for mark in marks if len(covered) == len(real) or mark.visible_at <= covered[0].visible_at]

@@ -1,12 +1,18 @@
-"""Rows taken out of the tables and out of the bytes of every file below them, also those that no table names."""
+"""Rows erased from the tables and from every file below them, also from files that no table names.
+
+Deleting rows from a Delta table leaves their bytes in older files, in files of lost attempts, and in predicates of the
+log, where anybody with access to the storage can read them. So every data file below a table is searched for the rows,
+and every file of its log for the names. tests/batch/erase/test_erase.py searches all bytes of a home afterwards.
+"""
 
 import io
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import compress
 from typing import Any
 
 import pyarrow as pa
@@ -32,31 +38,26 @@ from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TAB
 ERASURE = "fruits-erase"
 
 _READ_AT_ONCE = 8
-_LOG = "_delta_log/"
-# Of what a commit says of itself: what programs write, in which no person can be named.
-_SAYS_NOTHING = {
+# Fields of a commit that programs fill, in which no person can be named.
+_NAMES_NOBODY = {
     *("timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion"),
     *("readVersion", "isolationLevel", "isBlindAppend", "txnId", "fruits.batch", "fruits.nonce", LANDINGS_SAID),
 }
 
 
 @dataclass
-class Found:
-    """What was taken away of one table, and the versions (source, etag) of objects with rows that came later."""
+class ErasedRows:
+    """What was erased from one table, and the versions (source, etag) of objects with rows that came later."""
 
     rows: int = 0
     rewritten_files: int = 0
     unreferenced_files: int = 0
     log_files: int = 0
-    kept: set[tuple[str, str]] = field(default_factory=set)
-
-    @property
-    def anything(self) -> bool:
-        return bool(self.rows or self.unreferenced_files or self.log_files)
+    newer_versions: set[tuple[str, str]] = field(default_factory=set)
 
 
-def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[], None]) -> Found:
-    """Take a selection's rows out of a table in one transaction, and delete every file that holds one, at once.
+def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[], None]) -> ErasedRows:
+    """Remove a selection's rows from a table in one transaction, and delete every file that holds one, at once.
 
     For whoever holds the lease, once every batch that was planned before is committed. The transaction names files,
     days and batches, and nobody. What others append meanwhile stays. Killed at any point, a replay does the rest; the
@@ -65,52 +66,53 @@ def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[
     """
     handle = open_table(home, table)
     if handle is None:
-        return Found()
-    found = Found()
-    scans = list(_scanned(home, table, selection, data_files(handle)))
-    hits = [(file, scan) for file, scan in scans if scan.batches]
-    for _, scan in scans:
-        found.kept |= scan.kept
+        return ErasedRows()
+    erased = ErasedRows()
+    scans = _scan_files(home, table, selection, data_files(handle))
+    hits = [scan for scan in scans if scan.batches]
+    for scan in scans:
+        erased.newer_versions |= scan.newer_versions
     if hits:
-        days = _by_day(hits)
+        days: dict[date, Counter[int]] = defaultdict(Counter)
+        for scan in hits:
+            days[scan.file.partition["ingest_date"]].update(scan.batches)
         if table is FEATURE_ROWS:
-            # Sums over a day with few rows tell of each.
+            # The sum of a day with few rows tells much of each row.
             forget_moments(home, days)
-        rewritten = [(file, _without(home, table, selection, file, scan)) for file, scan in hits]
+        rewritten = [(scan.file, _rewrite_without(home, table, selection, scan)) for scan in hits]
         check()
         _commit(home, table, handle, rewritten, days)
-        found.rows = sum(scan.rows for _, scan in hits)
-        found.rewritten_files = len(hits)
+        erased.rows = sum(scan.rows for scan in hits)
+        erased.rewritten_files = len(hits)
         if table is FEATURE_ROWS:
             forget_moments(home, days)
-    found.unreferenced_files = _delete_unreferenced(home, table, selection)
-    found.log_files = _clean_log(home, table, selection.texts())
-    return found
+    erased.unreferenced_files = _delete_unreferenced(home, table, selection)
+    erased.log_files = _delete_log_files(home, table, selection.names())
+    return erased
 
 
 def count_rows(home: Home, selection: Selection, table: Table) -> int:
     """How many rows of a table a selection covers now. Raises StateDamaged, StorageUnavailable."""
     handle = open_table(home, table)
-    files = data_files(handle) if handle else []
-    return sum(scan.rows for _, scan in _scanned(home, table, selection, files))
+    return sum(scan.rows for scan in _scan_files(home, table, selection, data_files(handle) if handle else []))
 
 
-def strange_sources(home: Home, selection: Selection) -> list[str]:
-    """Sources of rows below no landing that is known, so that nobody would search there; and learn what goes with rows.
+def note_objects(home: Home, selection: Selection) -> list[str]:
+    """Note in the selection which objects its rows are of; returns sources of rows below no landing that is known.
 
-    Raises StateDamaged, StorageUnavailable.
+    Nobody would search for their photos. Raises StateDamaged, StorageUnavailable.
     """
-    strange: list[str] = []
+    unknown: list[str] = []
     for table in (FEATURE_ROWS, REJECT_ROWS):
         handle = open_table(home, table)
         for file in data_files(handle) if handle else ():
             for rows in read_file(home, table, file.path, selection.columns_of(table)):
-                strange += selection.strangers(rows["source"].to_pylist())
-                selection.learn(rows.filter(selection.rows(rows)))
-    return strange
+                unknown += selection.unknown_sources(rows["source"].to_pylist())
+                selection.note_objects(rows.filter(selection.row_mask(rows)))
+    return unknown
 
 
-def handles_of(home: Home) -> dict[str, DeltaTable | None]:
+def open_all_tables(home: Home) -> dict[str, DeltaTable | None]:
     """The tables as they stand now, by name."""
     return {table.name: open_table(home, table) for table in TABLES}
 
@@ -119,51 +121,42 @@ def handles_of(home: Home) -> dict[str, DeltaTable | None]:
 class _Scan:
     """What one file holds of a selection: rows by batch, and versions of objects that came later."""
 
+    file: DataFile
     batches: Counter[int]
-    kept: frozenset[tuple[str, str]]
+    newer_versions: set[tuple[str, str]]
 
     @property
     def rows(self) -> int:
         return self.batches.total()
 
 
-def _scanned(
-    home: Home, table: Table, selection: Selection, files: Sequence[DataFile]
-) -> Iterator[tuple[DataFile, _Scan]]:
+def _scan_files(home: Home, table: Table, selection: Selection, files: Sequence[DataFile]) -> list[_Scan]:
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="scan") as pool:
-        yield from zip(files, pool.map(lambda file: _scan(home, table, selection, file.path), files), strict=True)
+        scans = pool.map(lambda file: _scan(home, table, selection, file.path), files)
+        return [_Scan(file, *scan) for file, scan in zip(files, scans, strict=True)]
 
 
-def _scan(home: Home, table: Table, selection: Selection, path: str) -> _Scan:
+def _scan(home: Home, table: Table, selection: Selection, path: str) -> tuple[Counter[int], set[tuple[str, str]]]:
     batches: Counter[int] = Counter()
-    kept: set[tuple[str, str]] = set()
+    newer_versions: set[tuple[str, str]] = set()
     for rows in read_file(home, table, path, selection.columns_of(table)):
-        wanted = selection.rows(rows)
-        if wanted.true_count:
-            hits = rows.filter(wanted)
-            selection.learn(hits)
-            batches.update(hits["batch"].to_pylist())
-        later = selection.later(rows)
-        if later.true_count and "etag" in rows.schema.names:
-            some = rows.filter(later)
-            kept.update(zip(some["source"].to_pylist(), some["etag"].to_pylist(), strict=True))
-    return _Scan(batches, frozenset(kept))
+        covered = rows.filter(selection.row_mask(rows))
+        selection.note_objects(covered)
+        batches.update(covered["batch"].to_pylist())
+        if "etag" in rows.schema.names:
+            newer = rows.filter(selection.newer_row_mask(rows))
+            newer_versions.update(zip(newer["source"].to_pylist(), newer["etag"].to_pylist(), strict=True))
+    return batches, newer_versions
 
 
-def _by_day(hits: Sequence[tuple[DataFile, _Scan]]) -> dict[date, Counter[int]]:
-    days: dict[date, Counter[int]] = {}
-    for file, scan in hits:
-        days.setdefault(file.partition["ingest_date"], Counter()).update(scan.batches)
-    return days
-
-
-def _without(home: Home, table: Table, selection: Selection, file: DataFile, scan: _Scan) -> AddedFile | None:
+def _rewrite_without(home: Home, table: Table, selection: Selection, scan: _Scan) -> AddedFile | None:
+    file = scan.file
     if scan.rows == file.rows:
         return None
 
     def others() -> Iterator[pa.RecordBatch]:
         for rows in read_file(home, table, file.path, table.file_schema.names):
-            kept = rows.filter(pc.invert(selection.rows(rows)))
+            kept = rows.filter(pc.invert(selection.row_mask(rows)))
             if kept.num_rows:
                 yield kept
 
@@ -182,14 +175,14 @@ def _commit(
     table: Table,
     handle: DeltaTable,
     rewritten: Sequence[tuple[DataFile, AddedFile | None]],
-    days: dict[date, Counter[int]],
+    days: Mapping[date, Counter[int]],
 ) -> None:
     if table is not PROJECTION_ROWS:
         about_to_erase(home, Pending(table.name, ERASURE, next_transaction(handle, ERASURE), days))
     try:
         commit_rewritten(home, table, handle, rewritten, (MAINTENANCE, ERASURE))
     finally:
-        settle_erased_rows(home, handles_of(home))
+        settle_erased_rows(home, open_all_tables(home))
     delete_all(home.root.child(table.name), [file.path for file, _ in rewritten])
 
 
@@ -198,15 +191,16 @@ def _delete_unreferenced(home: Home, table: Table, selection: Selection) -> int:
     place = home.root.child(table.name)
     # Listed before the table is opened: what is committed in between is named by it.
     age = datetime.now(UTC) - selection.before
-    paths, old = [path for path in keys_below(place) if not path.startswith(_LOG)], set(old_keys(place, age))
+    paths, old = [path for path in keys_below(place) if not path.startswith("_delta_log/")], set(old_keys(place, age))
     handle = open_table(home, table)
     named = {file.path for file in data_files(handle)} if handle else set()
 
-    def is_to_go(path: str) -> bool:
+    def has_rows(path: str) -> bool:
         try:
-            return bool(_scan(home, table, selection, path).batches)
+            batches, _ = _scan(home, table, selection, path)
+            return bool(batches)
         except StateDamaged:
-            # Half a file; what was begun after the request holds nothing of it.
+            # Half a file. If it was begun after the request, it holds none of the rows.
             return path in old
         except StorageUnavailable as error:
             if isinstance(error.__cause__, FileNotFoundError):
@@ -215,42 +209,38 @@ def _delete_unreferenced(home: Home, table: Table, selection: Selection) -> int:
 
     unnamed = [path for path in paths if path not in named]
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="scan") as pool:
-        gone = [path for path, goes in zip(unnamed, pool.map(is_to_go, unnamed), strict=True) if goes]
-    return delete_all(place, gone)
+        return delete_all(place, list(compress(unnamed, pool.map(has_rows, unnamed))))
 
 
-def _clean_log(home: Home, table: Table, texts: Collection[str]) -> int:
-    """Log files that hold one of the texts: the predicate of a deletion by hand, or what another program wrote."""
+def _delete_log_files(home: Home, table: Table, names: Collection[str]) -> int:
+    """Delete log files that hold a name: in the predicate of a deletion by hand, or in what another program wrote."""
     place = home.root.child(f"{table.name}/_delta_log")
     # As it is, as SQL has it between quotes, and as a string in JSON.
-    wanted = {form for text in texts for form in (text, text.replace("'", "''"), json.dumps(text)[1:-1])}
+    forms = {form for name in names for form in (name, name.replace("'", "''"), json.dumps(name)[1:-1])}
 
-    def holds(key: str) -> bool:
-        said = "\0".join(_said_in(table, key, read_if_exists(place, key) or b""))
-        return any(form in words for words in (said, to_nfc(said)) for form in wanted)
+    def has_name(key: str) -> bool:
+        text = "\0".join(_texts_of_log_file(table, key, read_if_exists(place, key) or b""))
+        return any(form in some for some in (text, to_nfc(text)) for form in forms)
 
-    def found() -> list[str]:
-        keys = [key for key in keys_below(place) if key.endswith((".json", ".parquet"))]
-        with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="log") as pool:
-            return [key for key, hit in zip(keys, pool.map(holds, keys), strict=True) if hit]
-
-    telling = found()
-    handle = open_table(home, table) if telling else None
+    keys = [key for key in keys_below(place) if key.endswith((".json", ".parquet"))]
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="log") as pool:
+        keys = list(compress(keys, pool.map(has_name, keys)))
+    handle = open_table(home, table) if keys else None
     if handle is None:
         return 0
-    # One more entry, which says nothing: what is older is then needed by nobody, who writes next included.
+    # After one more entry, which names nobody, no reader or writer needs the older ones.
     commit_rewritten(home, table, handle, (), (MAINTENANCE,))
     handle = open_table(home, table) or handle
     retry_storage(f"write a checkpoint of {place.uri}", handle.create_checkpoint)
     newest = f"{handle.version():020d}."
-    return delete_all(place, [key for key in telling if key < newest])
+    return delete_all(place, [key for key in keys if key < newest])
 
 
-def _said_in(table: Table, key: str, body: bytes) -> Iterator[str]:
-    """What a log file says in words of rows; numbers, names of files and the schema would look like anybody's name."""
+def _texts_of_log_file(table: Table, key: str, body: bytes) -> Iterator[str]:
+    """The words about rows in a log file; numbers, names of files and the schema would look like anybody's name."""
     if key.endswith(".parquet"):
         for row in pq.read_table(io.BytesIO(body)).to_pylist():
-            yield from _said(table, row)
+            yield from _texts_of_action(table, row)
         return
     for line in body.splitlines():
         try:
@@ -258,19 +248,19 @@ def _said_in(table: Table, key: str, body: bytes) -> Iterator[str]:
         except ValueError:
             action = None
         if isinstance(action, dict):
-            yield from _said(table, action)
+            yield from _texts_of_action(table, action)
         else:
             yield line.decode("utf-8", "replace")
 
 
-def _said(table: Table, action: Mapping[str, Any]) -> Iterator[str]:
-    words = {column.name for column in table.file_schema if pa.types.is_string(column.type)}
+def _texts_of_action(table: Table, action: Mapping[str, Any]) -> Iterator[str]:
+    text_columns = {column.name for column in table.file_schema if pa.types.is_string(column.type)}
     info, add = action.get("commitInfo") or {}, action.get("add") or {}
     statistics = json.loads(add.get("stats") or "{}")
     extremes = (statistics.get("minValues") or {}, statistics.get("maxValues") or {})
-    yield from _as_text(value for name, value in info.items() if name not in _SAYS_NOTHING)
+    yield from _as_text(value for name, value in info.items() if name not in _NAMES_NOBODY)
     yield from _as_text([(info.get("operationParameters") or {}).get("predicate"), add.get("tags")])
-    yield from _as_text(value for columns in extremes for name, value in columns.items() if name in words)
+    yield from _as_text(value for columns in extremes for name, value in columns.items() if name in text_columns)
 
 
 def _as_text(values: Iterable[Any]) -> Iterator[str]:

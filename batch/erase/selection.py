@@ -1,7 +1,7 @@
-"""What is to be forgotten, as rows of the tables and as objects: by person, by object, or by photo."""
+"""What an erasure covers, as rows of the tables and as objects: by person, by object, or by photo."""
 
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -20,7 +20,7 @@ from store.tables.schemas import Table
 
 @dataclass
 class Selection:
-    """What arrived `before` and matches; which versions of which objects hold a photo is learnt on the way.
+    """What arrived `before` and matches; which versions of which objects hold a photo is noted on the way.
 
     `value` is a subject, an image id, or a key below the landing or its whole URI. Its accents may be composed with
     their letters (NFC) or not: that tells systems apart, not people. `landings` are the places whose keys the tables
@@ -38,22 +38,22 @@ class Selection:
     avoid: tuple[StorageLocation, ...] = ()
 
     def columns_of(self, table: Table) -> list[str]:
-        """The columns that `rows` needs of a table."""
-        wanted = ("image_id", "subject", "source", "etag", "arrived_at", "batch", "bytes")
-        return [name for name in wanted if name in table.file_schema.names]
+        """The columns of a table that `row_mask` needs."""
+        columns = ("image_id", "subject", "source", "etag", "arrived_at", "batch", "bytes")
+        return [name for name in columns if name in table.file_schema.names]
 
-    def rows(self, rows: pa.RecordBatch) -> pa.BooleanArray:
-        """Which rows are to be forgotten."""
+    def row_mask(self, rows: pa.RecordBatch) -> pa.BooleanArray:
+        """Which rows are covered."""
         return pc.and_(self._matches(rows), pc.less(rows["arrived_at"], self._before(rows)))
 
-    def later(self, rows: pa.RecordBatch) -> pa.BooleanArray:
+    def newer_row_mask(self, rows: pa.RecordBatch) -> pa.BooleanArray:
         """Which rows match, but came after the request."""
         return pc.and_(self._matches(rows), pc.greater_equal(rows["arrived_at"], self._before(rows)))
 
-    def learn(self, rows: pa.RecordBatch) -> None:
-        """Take in, from feature rows to be forgotten, which versions of objects go with them, and a photo's size.
+    def note_objects(self, rows: pa.RecordBatch) -> None:
+        """Note which versions of objects covered feature rows are of, and how large a photo is.
 
-        Of a subject's those whose keys do not tell so by today's key patterns.
+        A subject's objects are noted only if today's key patterns do not find the subject in their keys.
         """
         if not {"image_id", "etag"} <= set(rows.schema.names):
             return
@@ -62,87 +62,86 @@ class Selection:
             self.versions.update(pairs)
             self.sizes_bytes.update(rows["bytes"].to_pylist())
         elif self.kind == "subject":
-            told = {s for s in rows["source"].to_pylist() if any(self._is_theirs(key) for _, key in self._keys(s))}
-            self.versions.update(pair for pair in pairs if pair[0] not in told)
+            self.versions.update(
+                (source, etag) for source, etag in pairs if not any(map(self._names_subject, self._keys(source)))
+            )
 
-    def strangers(self, sources: Iterable[str]) -> list[str]:
+    def unknown_sources(self, sources: Iterable[str]) -> list[str]:
         """Those of some rows' sources that lie below no landing that is known."""
-        return [source for source in sources if not any(self._keys(source))]
+        return [source for source in sources if not any(True for _ in self._keys(source))]
 
-    def landed(self, landing: StorageLocation, version: Version) -> bool:
-        """Whether a version of an object of a landing is to be forgotten."""
-        return version.visible_at < self.before and self._names(landing, version.key, version.landed.etag)
+    def covers_landed(self, landing: StorageLocation, version: Version) -> bool:
+        """Whether a version of an object of a landing is covered."""
+        return version.visible_at < self.before and self._covers(landing, version.key, version.landed.etag)
 
-    def archived(self, version: Version, kept: Collection[tuple[str, str]]) -> bool:
-        """The same of the archive. What came there later is new only if a row of it is kept."""
+    def covers_archived(self, version: Version, newer_versions: Collection[tuple[str, str]]) -> bool:
+        """The same of the archive. A later copy counts as newer only if its object has a newer row."""
         key, etag = archived_key(version.key)
-        if not any(self._names(landing, key, etag) for landing in self.landings):
+        if not any(self._covers(landing, key, etag) for landing in self.landings):
             return False
-        is_kept = any((landing.source_of(key), etag) in kept for landing in self.landings)
-        return version.visible_at < self.before or not is_kept
+        is_newer = any((landing.source_of(key), etag) in newer_versions for landing in self.landings)
+        return version.visible_at < self.before or not is_newer
 
-    def planned(self, landing: StorageLocation, landed: LandedObject) -> bool:
-        """Whether an object of a plan is to be forgotten."""
-        return landed.arrived_at < self.before and self._names(landing, landed.key, landed.etag)
+    def covers_planned(self, landing: StorageLocation, landed: LandedObject) -> bool:
+        """Whether an object of a plan is covered."""
+        return landed.arrived_at < self.before and self._covers(landing, landed.key, landed.etag)
 
-    def texts(self) -> list[str]:
-        """What no file may hold any more, composed or not."""
-        texts = (self.value, *(source for source, _ in self.versions))
-        return [form for text in texts for form in {text, to_nfc(text), _decomposed(text)}]
+    def names(self) -> list[str]:
+        """The names that no file may hold any more, with composed and with decomposed accents."""
+        names = (self.value, *(source for source, _ in self.versions))
+        return [form for name in names for form in {name, to_nfc(name), _decomposed(name)}]
 
-    def _names(self, landing: StorageLocation, key: str, etag: str) -> bool:
-        if self.kind == "subject" and self._is_theirs(key):
+    def is_subjects_folder(self, folder: str) -> bool:
+        """Whether the name of a folder names the subject of keys below it."""
+        return self.kind == "subject" and any(
+            self._names_subject(f"{folder}{rest}") for rest in ("/-", "/-/-", "/-/-/-")
+        )
+
+    def _covers(self, landing: StorageLocation, key: str, etag: str) -> bool:
+        if self.kind == "subject" and self._names_subject(key):
             return True
         if self.kind == "source":
             return to_nfc(self.value) in (to_nfc(key), to_nfc(landing.source_of(key)))
         source = landing.source_of(key)
         return (source, etag) in self.versions or self.passed_over.covers_version(source, etag, self.before)
 
-    def _is_theirs(self, key: str) -> bool:
-        wanted = to_nfc(self.value)
+    def _names_subject(self, key: str) -> bool:
+        subject = to_nfc(self.value)
         return any(
-            to_nfc(name) == wanted for pattern in self.key_patterns for name in key_groups(pattern, key, "subject")
+            to_nfc(name) == subject for pattern in self.key_patterns for name in key_groups(pattern, key, "subject")
         )
-
-    def is_folder_of_theirs(self, folder: str) -> bool:
-        """Whether keys below a folder tell the subject by its name."""
-        return self.kind == "subject" and any(self._is_theirs(f"{folder}{rest}") for rest in ("/-", "/-/-", "/-/-/-"))
 
     def _before(self, rows: pa.RecordBatch) -> pa.Scalar:
         return pa.scalar(self.before, rows["arrived_at"].type)
 
     def _matches(self, rows: pa.RecordBatch) -> pa.BooleanArray:
         if self.kind == "source":
-            return _same_text(rows["source"], self._sources())
+            return _is_any_of(rows["source"], [self.value, *(place.source_of(self.value) for place in self.landings)])
         if self.kind == "subject":
             by_key = self._by_key(rows["source"])
             if "subject" not in rows.schema.names:
                 return by_key
-            return pc.or_(_same_text(rows["subject"], [self.value]), by_key)
+            return pc.or_(_is_any_of(rows["subject"], [self.value]), by_key)
         if "image_id" in rows.schema.names:
             return pc.equal(rows["image_id"], self.value)
         pairs = zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True)
         return pa.array([pair in self.versions for pair in pairs], pa.bool_())
 
-    def _sources(self) -> list[str]:
-        return [self.value, *(landing.source_of(self.value) for landing in self.landings)]
-
     def _by_key(self, sources: pa.StringArray) -> pa.BooleanArray:
-        # Of most rows the text alone says that they are others'.
-        told = _longest_without_marks(self.value)
+        # Most rows are others', which a search for part of the text shows without matching patterns.
+        part = _longest_without_marks(self.value)
         return pa.array(
             [
-                told in _decomposed(source)
-                and any(self._names(landing, key, "") for landing, key in self._keys(source))
+                part in _decomposed(source) and any(map(self._names_subject, self._keys(source)))
                 for source in sources.to_pylist()
             ],
             pa.bool_(),
         )
 
-    def _keys(self, source: str) -> Iterable[tuple[StorageLocation, str]]:
-        for landing in self.landings:
-            if source.startswith(landing.source_of("")):
-                yield landing, source.removeprefix(landing.source_of(""))
+    def _keys(self, source: str) -> Iterator[str]:
+        """The key of a source below each landing that it lies in."""
+        prefixes = (landing.source_of("") for landing in self.landings)
+        return (source.removeprefix(prefix) for prefix in prefixes if source.startswith(prefix))
 
 
 def landings_of(home: Home, plans: Iterable[Plan], former: Iterable[str] = ()) -> tuple[StorageLocation, ...]:
@@ -156,8 +155,8 @@ def landings_of(home: Home, plans: Iterable[Plan], former: Iterable[str] = ()) -
     return tuple(by_name[name] for name in sorted(by_name))
 
 
-def _same_text(column: pa.StringArray, wanted: Iterable[str]) -> pa.BooleanArray:
-    forms = {to_nfc(text) for text in wanted}
+def _is_any_of(column: pa.StringArray, texts: Iterable[str]) -> pa.BooleanArray:
+    forms = {to_nfc(text) for text in texts}
     same = [text for text in column.unique().to_pylist() if text is not None and to_nfc(text) in forms]
     return pc.is_in(column, value_set=pa.array(same, column.type))
 

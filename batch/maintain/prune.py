@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from deltalake import DeltaTable
 
+from batch.uncommitted import uncommitted_plans
 from store.errors import HomeInUse
 from store.home import Home
 from store.models.pca_models import current_models
 from store.state.lease import hold_lease
-from store.state.plans import planned_batches, read_plan
 from store.tables.commits import delete_rows
 from store.tables.files import data_files
-from store.tables.handles import committed_batch, open_table
+from store.tables.handles import open_table
 from store.tables.projections import SWITCHING
-from store.tables.schemas import PROJECTION_ROWS, TABLES
+from store.tables.schemas import PROJECTION_ROWS
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def prune(home: Home, keep: int, say: Callable[[str], None]) -> Pruned:
         # Opened before the pointer is read: a reprojection that has begun since makes the deletion fail.
         handle = open_table(home, PROJECTION_ROWS)
         rows = _rows_by_version(handle)
-        stay = {*sorted(rows)[-keep:], *current_models(home).versions}
-        dropped = tuple(version for version in rows if version not in stay)
-        _refuse_pinned(home, dropped)
+        kept = {*sorted(rows)[-keep:], *current_models(home).versions}
+        dropped = tuple(version for version in rows if version not in kept)
+        _check_not_planned(home, dropped)
         if handle is not None and dropped:
-            chosen = f"pca_version IN ({', '.join(map(str, dropped))})"
-            delete_rows(home, PROJECTION_ROWS, handle, chosen, SWITCHING)
+            predicate = f"pca_version IN ({', '.join(map(str, dropped))})"
+            delete_rows(home, PROJECTION_ROWS, handle, predicate, SWITCHING)
     return Pruned(dropped, sum(rows[version] for version in dropped))
 
 
@@ -58,13 +58,11 @@ def _rows_by_version(handle: DeltaTable | None) -> dict[int, int]:
     return dict(sorted(rows.items()))
 
 
-def _refuse_pinned(home: Home, dropped: tuple[int, ...]) -> None:
-    committed = min(committed_batch(open_table(home, table)) for table in TABLES)
-    for batch in planned_batches(home, after=committed):
-        plan = read_plan(home, batch)
-        pinned = set(dropped) & set(plan.pca_versions if plan else ())
-        if pinned:
+def _check_not_planned(home: Home, versions: tuple[int, ...]) -> None:
+    for plan in uncommitted_plans(home):
+        planned = set(versions) & set(plan.pca_versions)
+        if planned:
             raise HomeInUse(
-                f"Batch {batch} is planned with version {min(pinned)} and not committed yet; "
+                f"Batch {plan.batch} is planned with version {min(planned)} and not committed yet; "
                 "let `fruits stream` finish it, and run this again."
             )

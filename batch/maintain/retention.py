@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
+from batch.maintain.vacuum import ObjectCount
 from store.home import Home
-from store.objects.landing import LandedObject, archive_or_delete, list_pages
+from store.objects.landing import archive_or_delete, list_pages
 from store.objects.operations import delete_all, old_keys, sizes_below
 from store.state.expired import expire_before
 from store.tables.commits import MAINTENANCE, delete_rows
@@ -14,7 +15,7 @@ from store.tables.files import data_files
 from store.tables.handles import open_table
 from store.tables.schemas import Table
 
-_CLEARED_AT_ONCE = 16
+_DELETED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,7 @@ class Retention:
     reports: timedelta | None = None
 
 
-@dataclass(frozen=True)
-class Expired:
-    """What was removed: photos, rows or pages, and their bytes."""
-
-    count: int
-    size_bytes: int
-
-
-def expire_archive(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> Expired:
+def expire_archive(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> ObjectCount:
     """Delete archived photos that came to the archive longer ago than `keep`; says how many.
 
     Each only if its etag is still the one that was listed. Killed at any point, a replay deletes the rest.
@@ -42,20 +35,16 @@ def expire_archive(home: Home, keep: timedelta, now: datetime, dry_run: bool) ->
     """
     count = size_bytes = 0
     delete = partial(archive_or_delete, home.archive, home.archive, cleaning="delete")
-
-    def is_old(landed: LandedObject) -> bool:
-        return landed.visible_at < now - keep
-
-    with ThreadPoolExecutor(_CLEARED_AT_ONCE, thread_name_prefix="expire") as pool:
+    with ThreadPoolExecutor(_DELETED_AT_ONCE, thread_name_prefix="expire") as pool:
         for page in list_pages(home.archive):
-            old = [landed for landed in page if is_old(landed)]
+            old = [landed for landed in page if landed.visible_at < now - keep]
             deleted = [True] * len(old) if dry_run else list(pool.map(delete, old))
             count += sum(deleted)
-            size_bytes += sum(landed.size_bytes for landed, done in zip(old, deleted, strict=True) if done)
-    return Expired(count, size_bytes)
+            size_bytes += sum(landed.size_bytes for landed, is_gone in zip(old, deleted, strict=True) if is_gone)
+    return ObjectCount(count, size_bytes)
 
 
-def expire_reports(home: Home, keep: timedelta, dry_run: bool) -> Expired:
+def expire_reports(home: Home, keep: timedelta, dry_run: bool) -> ObjectCount:
     """Delete pages of reports that were made longer ago than `keep`; says how many. Certificates of erasures stay.
 
     Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
@@ -64,13 +53,13 @@ def expire_reports(home: Home, keep: timedelta, dry_run: bool) -> Expired:
     sizes = sizes_below(home.reports) if old else {}
     if not dry_run:
         delete_all(home.reports, old)
-    return Expired(len(old), sum(sizes.get(key, 0) for key in old))
+    return ObjectCount(len(old), sum(sizes.get(key, 0) for key in old))
 
 
-def expire_rows(home: Home, table: Table, keep: timedelta, now: datetime, dry_run: bool) -> Expired:
+def expire_rows(home: Home, table: Table, keep: timedelta, now: datetime, dry_run: bool) -> ObjectCount:
     """Delete a table's rows of days (`ingest_date`) that ended longer ago than `keep`; says how many.
 
-    That days up to there have no rows is written down first, for all tables, so that nobody misses them. Only whole
+    Before that it records, for all tables, that days up to there have no rows, so that nobody misses them. Only whole
     partitions go; their files stay for a day. Killed at any point, a replay deletes the rest.
     Raises HomeInUse, StorageRefused, StorageUnavailable.
     """
@@ -81,4 +70,4 @@ def expire_rows(home: Home, table: Table, keep: timedelta, now: datetime, dry_ru
     old = [file for file in data_files(handle) if file.partition["ingest_date"] < before] if handle else []
     if handle is not None and old and not dry_run:
         delete_rows(home, table, handle, f"ingest_date < '{before}'", MAINTENANCE)
-    return Expired(sum(file.rows for file in old), sum(file.size_bytes for file in old))
+    return ObjectCount(sum(file.rows for file in old), sum(file.size_bytes for file in old))

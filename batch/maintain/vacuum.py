@@ -2,59 +2,53 @@
 
 from dataclasses import dataclass
 
+from batch.uncommitted import last_committed_batch
 from store.home import Home
 from store.objects.operations import delete_all, sizes_below
 from store.state.plans import planned_batches, read_result
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import TABLES, Table
+from store.tables.schemas import Table
 from store.tables.unreferenced import shorten_log, unreferenced_files
-
-_LOG = "_delta_log"
 
 
 @dataclass(frozen=True)
-class Stored:
-    """So many objects, and their bytes."""
+class ObjectCount:
+    """So many objects or rows, and their bytes."""
 
-    files: int
+    count: int
     size_bytes: int
 
 
-def vacuum_orphans(home: Home, table: Table, dry_run: bool) -> Stored:
-    """Remove what lies below a table and was not named by it for a day; says what that was.
+def vacuum_orphans(home: Home, table: Table, dry_run: bool) -> ObjectCount:
+    """Remove the files below a table that it has not named for a day; says how many.
 
     A batch that has its result keeps its files however old they are: a stream that was stopped commits them at its
     next start. Attempts without a result end within twelve hours. Killed at any point, a replay removes the rest.
     Raises StorageRefused, StorageUnavailable.
     """
     # Before the table is looked at: what is committed in between is named by it, and a later result's files are young.
-    promised = _promised(home, table)
+    uncommitted = planned_batches(home, after=last_committed_batch(home))
+    results = [result for batch in uncommitted if (result := read_result(home, batch))]
+    promised = {added.path for result in results for added in result.adds.get(table.name, ())}
     paths = [path for path in unreferenced_files(home, table) if path not in promised]
     place = home.root.child(table.name)
     sizes = sizes_below(place) if paths else {}
     if not dry_run:
         delete_all(place, paths)
-    return Stored(len(paths), sum(sizes.get(path, 0) for path in paths))
+    return ObjectCount(len(paths), sum(sizes.get(path, 0) for path in paths))
 
 
-def log_of(home: Home, table: Table) -> Stored:
+def log_size(home: Home, table: Table) -> ObjectCount:
     """How large a table's log is."""
-    sizes = sizes_below(home.root.child(f"{table.name}/{_LOG}"))
-    return Stored(len(sizes), sum(sizes.values()))
+    sizes = sizes_below(home.root.child(f"{table.name}/_delta_log"))
+    return ObjectCount(len(sizes), sum(sizes.values()))
 
 
-def sweep_log(home: Home, table: Table) -> Stored:
-    """Remove what a table's log holds of versions older than a day; says how much less it is.
+def vacuum_log(home: Home, table: Table) -> ObjectCount:
+    """Remove what a table's log holds of versions older than a day; says how much smaller it is.
 
     Raises StorageRefused, StorageUnavailable.
     """
-    before = log_of(home, table)
+    before = log_size(home, table)
     shorten_log(home, table)
-    after = log_of(home, table)
-    return Stored(before.files - after.files, before.size_bytes - after.size_bytes)
-
-
-def _promised(home: Home, table: Table) -> set[str]:
-    committed = min(committed_batch(open_table(home, each)) for each in TABLES)
-    results = (read_result(home, batch) for batch in planned_batches(home, after=committed))
-    return {added.path for result in results if result for added in result.adds.get(table.name, ())}
+    after = log_size(home, table)
+    return ObjectCount(before.count - after.count, before.size_bytes - after.size_bytes)

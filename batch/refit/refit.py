@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyspark import SparkContext
 
 from batch.refit.moments import sum_moments
-from batch.refit.scree import VarianceThresholds, marks, prepare, scree_png
+from batch.refit.scree import VarianceThresholds, import_matplotlib, scree_png, variance_thresholds
 from batch.refit.stored_moments import forget_moments
 from features.pca import Pca, TooFewRows, fit, principal_angles_rad
 from store.errors import HomeInUse, NothingIngested, StateDamaged, StorageUnavailable
@@ -38,7 +38,7 @@ class NothingToFit(NothingIngested):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RefitOptions:
     """How many components to keep: that many, or as few as explain a share of the variance; and from how many rows."""
 
     components: int | None
@@ -50,7 +50,7 @@ class Wanted:
 class Refit:
     """A new model, what it was fitted on, and how far its subspace turned from the parent's (ascending, radians).
 
-    `next` is the version that is on its way to be served now: this one, unless a newer one is.
+    `next` is the version that will be served next: this one, unless there is a newer one.
     """
 
     meta: PcaMeta
@@ -59,42 +59,42 @@ class Refit:
     rows_read: int
     rows_stored: int
     angles_rad: tuple[float, ...]
-    marks: VarianceThresholds
+    thresholds: VarianceThresholds
 
 
 def refit(
     spark: SparkContext,
     home: Home,
-    wanted: Wanted,
+    options: RefitOptions,
     dry_run: bool,
     full: bool,
     on_progress: Callable[[int, int], None],
 ) -> Refit:
-    """Fit on the exact second moments of all rows and have the new version follow the served one.
+    """Fit on the exact second moments of all rows, and make the new version the next one to be served.
 
-    Only new and changed days are read; `full` reads all of them. A dry run stores nothing. Replay fits another
-    version. Raises NothingToFit, TooFewRows, NotFinite, InvalidSetting, AnotherRefit when another refit published
+    Only new and changed days are read; `full` reads all days. A dry run stores nothing. Replay fits another version.
+    Raises NothingToFit, TooFewRows, NotFinite, InvalidSetting, AnotherRefit when another refit published
     first, JobFailed, StorageUnavailable; nothing is published then, unless the message names the version that was.
     """
     featurizer = current_featurizer(home)
     if featurizer is None:
         raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
     if not dry_run:
-        # While tasks run, there is time for it.
-        threading.Thread(target=prepare, name="scree", daemon=True).start()
+        # The import takes half a second, and Spark's tasks take longer.
+        threading.Thread(target=import_matplotlib, name="scree", daemon=True).start()
     version, parent = next_version(home), _parent(home, featurizer)
     erasures = check_no_erasure_unfinished(home)
     summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
-    _refuse_if_rows_were_erased(home, erasures)
+    _check_no_rows_were_erased(home, erasures)
     rows = summed.moments.rows
     if rows == 0:
         raise NothingToFit(
             f"{home.root.uri} has no feature rows of featurizer {featurizer} yet, so nothing to fit on; "
             "run `fruits stream`."
         )
-    if rows < wanted.min_rows:
-        raise TooFewRows(f"There are {rows:,} rows and {wanted.min_rows:,} are asked for; wait, or lower --min-rows.")
-    pca = fit(summed.moments, wanted.components, wanted.variance, parent.pca.components if parent else None)
+    if rows < options.min_rows:
+        raise TooFewRows(f"There are {rows:,} rows and {options.min_rows:,} are asked for; wait, or lower --min-rows.")
+    pca = fit(summed.moments, options.components, options.variance, parent.pca.components if parent else None)
     angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
     meta = _meta(version, featurizer, pca, parent, angles_rad)
     if not dry_run:
@@ -103,25 +103,25 @@ def refit(
         meta=meta,
         published=not dry_run,
         next=current_models(home).next,
-        rows_read=summed.rows_read,
-        rows_stored=summed.rows_stored,
+        rows_read=sum(summed.rows_read.values()),
+        rows_stored=sum(summed.rows_stored.values()),
         angles_rad=tuple(map(float, angles_rad)),
-        marks=marks(pca.explained_variance_ratio),
+        thresholds=variance_thresholds(pca.explained_variance_ratio),
     )
 
 
-def picture(model: PcaModel) -> bytes:
+def scree_plot(model: PcaModel) -> bytes:
     """The scree plot of a model, a PNG."""
     meta = model.meta
     title = f"PCA version {meta.version}: {meta.rows:,} rows of featurizer {meta.featurizer}, {meta.fitted_at:%Y-%m-%d}"
     return scree_png(model.pca.explained_variance_ratio, meta.components, title)
 
 
-def _refuse_if_rows_were_erased(home: Home, begun: int) -> None:
+def _check_no_rows_were_erased(home: Home, begun: int) -> None:
     try:
         check_no_erasure_started(home, begun)
     except HomeInUse:
-        # What was stored just now may hold their rows.
+        # The sums that were stored just now may hold their rows.
         forget_moments(home)
         raise
 
@@ -130,7 +130,7 @@ def _publish(home: Home, model: PcaModel) -> None:
     publish_model(home, model)
     try:
         begin_switch(home, model.meta.version, newer_only=True)
-        write_copies(home, model.meta, picture(model))
+        write_copies(home, model.meta, scree_plot(model))
     except StorageUnavailable as error:
         version = model.meta.version
         raise StorageUnavailable(f"Version {version} is published, see `fruits models`, but: {error}") from error
@@ -143,7 +143,7 @@ def _parent(home: Home, featurizer: str) -> PcaModel | None:
             if describe_model(home, version).featurizer == featurizer:
                 return load_model(home, version)
         except StateDamaged:
-            # A damaged version is nobody's parent; whoever asks for itself is told.
+            # A damaged version is nobody's parent; a command that names it says that it is damaged.
             continue
     return None
 

@@ -4,7 +4,7 @@ import io
 import math
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class VarianceThresholds:
     above_mean: int
 
 
-def marks(explained_variance_ratio: NDArray[np.float64]) -> VarianceThresholds:
+def variance_thresholds(explained_variance_ratio: NDArray[np.float64]) -> VarianceThresholds:
     """The numbers of components that usual rules would keep.
 
     `explained_variance_ratio`: (d,) float64, descending, sums to 1. A share counts as reached, and a ratio as equal to
@@ -67,21 +67,21 @@ def scree_png(explained_variance_ratio: NDArray[np.float64], components: int, ti
     Raises InvalidSetting for ratios that are none and for `components` out of range.
     """
     png = io.BytesIO()
-    _drawn(explained_variance_ratio, components, title).savefig(png, format="png", dpi=_DPI, backend="agg")
+    _draw(explained_variance_ratio, components, title).savefig(png, format="png", dpi=_DPI, backend="agg")
     return png.getvalue()
 
 
-def prepare() -> None:
-    """Import what drawing needs, which takes over half a second, for whoever has the time before it draws."""
+def import_matplotlib() -> None:
+    """Import what drawing needs, which takes over half a second, before it is needed."""
     import_module("matplotlib.figure")
 
 
-def _drawn(ratios: NDArray[np.float64], components: int, title: str) -> "Figure":
+def _draw(ratios: NDArray[np.float64], components: int, title: str) -> "Figure":
     """Labels have places of their own, outside the axes, so that no spectrum can push them onto each other."""
-    # Here, because importing it takes over half a second, which those who only want the marks need not wait for.
+    # Here, because importing it takes over half a second, which those who only want the thresholds need not wait for.
     from matplotlib.figure import Figure
 
-    found = marks(ratios)
+    thresholds = variance_thresholds(ratios)
     if not 1 <= components <= len(ratios):
         raise InvalidSetting(f"Keep between 1 and {len(ratios)} components, not {components}.")
     figure = Figure(figsize=(WIDTH_PX / _DPI, HEIGHT_PX / _DPI), dpi=_DPI, facecolor="white")
@@ -89,8 +89,8 @@ def _drawn(ratios: NDArray[np.float64], components: int, title: str) -> "Figure"
     figure.subplots_adjust(_LEFT_PX / WIDTH_PX, 0.085, _RIGHT_PX / WIDTH_PX, 0.875, hspace=0.07)
     _title(figure, title)
     _lay_out_components(below, ratios)
-    _draw_ratios(above, ratios, found)
-    _draw_cumulative(below, ratios, found)
+    _draw_ratios(above, ratios, thresholds)
+    _draw_cumulative(below, ratios, thresholds)
     _draw_kept(above, below, ratios, components)
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
@@ -124,35 +124,36 @@ def _lay_out_components(below: "Axes", ratios: NDArray[np.float64]) -> None:
     below.set_xlabel(f"Component (log scale{note})", fontsize=_FONT_PT, color=INK, labelpad=6)
 
 
-def _draw_ratios(axes: "Axes", ratios: NDArray[np.float64], found: VarianceThresholds) -> None:
+def _draw_ratios(axes: "Axes", ratios: NDArray[np.float64], thresholds: VarianceThresholds) -> None:
     rank, mean = _rank(ratios), 1 / len(ratios)
-    axes.plot(np.arange(1, rank + 1), ratios[:rank], color=SPECTRUM_COLOUR, linewidth=2)
-    singles = min(rank, _MARKED_ONE_BY_ONE)
-    axes.plot(
-        np.arange(1, singles + 1), ratios[:singles], color=SPECTRUM_COLOUR, linestyle="", marker="o", markersize=4
-    )
+    dots: dict[str, Any] = {"marker": "o", "markersize": 4, "markevery": slice(0, _MARKED_ONE_BY_ONE)}
+    axes.plot(np.arange(1, rank + 1), ratios[:rank], color=SPECTRUM_COLOUR, linewidth=2, **dots)
     axes.axhline(mean, color=MEAN_COLOUR, linewidth=1.4, linestyle=(0, (5, 5)), zorder=3)
-    if found.above_mean:
-        _mark(axes, found.above_mean, float(ratios[found.above_mean - 1]), MEAN_COLOUR)
+    if thresholds.above_mean:
+        _mark(axes, thresholds.above_mean, float(ratios[thresholds.above_mean - 1]), MEAN_COLOUR)
     low, high = min(float(ratios[rank - 1]), mean) / 2, float(ratios[0]) * 2
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     ticks = _percent_ticks(low, high)
     axes.set_yticks(ticks, labels=[f"{100 * tick:g} %" for tick in ticks])
     axes.set_ylabel("Variance explained (log scale)", fontsize=_FONT_PT, color=INK)
-    label = f"Kaiser's rule: {_counted(found.above_mean)}\nabove the mean, 1/{len(ratios)}"
+    label = f"Kaiser's rule: {_counted(thresholds.above_mean)}\nabove the mean, 1/{len(ratios)}"
     height = math.log(mean / low) / math.log(high / low)
     # Two lines of text, and all of them beside the panel.
     _label_right(axes, min(max(height, 0.07), 0.93), label, MEAN_COLOUR)
 
 
-def _draw_cumulative(axes: "Axes", ratios: NDArray[np.float64], found: VarianceThresholds) -> None:
+def _draw_cumulative(axes: "Axes", ratios: NDArray[np.float64], thresholds: VarianceThresholds) -> None:
     last, top = len(ratios), 104.0
     percents = 100 * np.cumsum(ratios)
     # From 0 upwards at the first component, so that every share has a place where the curve passes it.
     axes.step([1, *range(1, last + 1)], [0, *percents], where="post", color=SPECTRUM_COLOUR, linewidth=2)
     # Apart by more than the height of a label, which 90 and 95 are not.
-    for percent, count, label_percent in ((80, found.at_80, 80), (90, found.at_90, 89), (95, found.at_95, 96)):
+    for percent, count, label_percent in (
+        (80, thresholds.at_80, 80),
+        (90, thresholds.at_90, 89),
+        (95, thresholds.at_95, 96),
+    ):
         axes.hlines(percent, count, last * 1.11, color=INK, linewidth=1, linestyle=(0, (1, 2)))
         _mark(axes, count, percent, INK)
         _label_right(axes, label_percent / top, f"{percent} % with {_counted(count)}", INK)
@@ -168,18 +169,11 @@ def _draw_kept(above: "Axes", below: "Axes", ratios: NDArray[np.float64], compon
         line.set_clip_on(False)
     below.plot(components, 100 * kept, color=KEPT_COLOUR, marker="o", markersize=8, zorder=6, clip_on=False)
     in_left_half = components**2 <= len(ratios)
-    above.annotate(
-        f"k = {components} kept: {_percent_reached(kept)} of the variance",
-        (components, 1.035),
-        xycoords=above.get_xaxis_transform(),
-        xytext=(6 if in_left_half else -6, 0),
-        textcoords="offset points",
-        ha="left" if in_left_half else "right",
-        va="bottom",
-        color=KEPT_COLOUR,
-        fontsize=_FONT_PT + 1,
-        weight="bold",
-    )
+    # Rounded down, so that neither 95 nor 100 % is claimed before it is reached.
+    label = f"k = {components} kept: {math.floor(1000 * (kept + _ROUNDING)) / 10:.1f} % of the variance"
+    beside = components * 1.08 if in_left_half else components / 1.08
+    text = above.text(beside, 1.035, label, color=KEPT_COLOUR, weight="bold", transform=above.get_xaxis_transform())
+    text.set(ha="left" if in_left_half else "right", va="bottom", fontsize=_FONT_PT + 1)
 
 
 def _mark(axes: "Axes", component: int, height: float, colour: str) -> None:
@@ -198,11 +192,6 @@ def _percent_ticks(low: float, high: float) -> list[float]:
     # Counted down from 1, so that a stride never skips the top of a steep spectrum.
     powers = [power for power in range(first, last + 1) if power % stride == 0]
     return [digit * 10.0**power for power in powers for digit in digits if low <= digit * 10.0**power <= min(high, 1)]
-
-
-def _percent_reached(share: float) -> str:
-    """Rounded down, so that neither 95 nor 100 % is claimed before it is reached."""
-    return f"{math.floor(1000 * (share + _ROUNDING)) / 10:.1f} %"
 
 
 def _counted(count: int) -> str:

@@ -3,15 +3,14 @@
 Below `models/pca/moments/<featurizer>/` there are immutable objects under names never used twice, each with packed
 moments: `days/<day>.<written at>.<nonce>.npz`, and `months/...` for the sum of a month's days. One small object per
 month, `index/<month>.json`, is written after them. It names the objects, their hashes, and the rows each one sums up,
-so a reader never takes one version's rows for another's sum: a killed refit leaves objects nobody names, and of two
-refits at once one index stands whole. What the other had computed is then lost, which costs work and nothing else.
+so a reader never takes a sum for one of other rows. A killed refit leaves objects that no index names. If two refits
+run at once, one index stands whole; the work of the other is lost, and nothing else.
 
-The tables are the truth, and all of this can be computed again. An index that cannot be read, and an object that is
-missing or has another hash, are therefore treated as never written.
+The tables are the truth, and all of this can be computed again. An index that cannot be read counts as never written,
+and so does an object that is missing or has another hash.
 """
 
 import hashlib
-import re
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -20,16 +19,13 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from features.pca import Moments, pack_moments, unpack_moments
 from store.home import Home
 from store.objects.location import StorageLocation
-from store.objects.operations import delete_all, keys_below, overwrite, read_if_exists
+from store.objects.operations import delete_all, keys_below, old_keys, overwrite, read_if_exists
 
 # Longer than a refit takes from its first object to its index.
 UNNAMED_KEPT = timedelta(days=1)
-
-_WRITTEN_AT = "%Y%m%dT%H%M%SZ"
-_OBJECT_KEY = re.compile(r"(?:days|months)/[\d-]+\.(\d{8}T\d{6}Z)\.[0-9a-f]{32}\.npz")
-_INDEX_KEY = re.compile(r"index/(\d{4}-\d{2})\.json")
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,7 @@ class StoredDay:
 
 @dataclass(frozen=True)
 class StoredMonth:
-    """The finished days of one month, and their sum; `summed` are the keys of the days' objects in it, in order.
-
-    A running month has a sum too: the rule is the same for all months, and the objects of its days are read again
-    only after another of them was finished.
-    """
+    """The finished days of one month, and their sum; `summed` are the keys of the days' objects in it."""
 
     days: Mapping[date, StoredDay] = field(default_factory=dict)
     sum: StoredSum | None = None
@@ -91,68 +83,52 @@ def read_month(store: StorageLocation, month: str) -> StoredMonth:
         return StoredMonth()
 
 
-def write_month(store: StorageLocation, month: str, stored: StoredMonth) -> None:
-    """Replace what is known of a month; the objects it names must be there."""
-    overwrite(store, _index_key(month), _MONTH.dump_json(stored))
+def write_month(store: StorageLocation, month: str, index: StoredMonth) -> None:
+    """Replace a month's index; the objects it names must be there."""
+    overwrite(store, _index_key(month), _MONTH.dump_json(index))
 
 
-def read_sum(store: StorageLocation, stored: StoredSum) -> bytes | None:
-    """The packed moments of an object, or None when it is missing or its bytes are not those that were written."""
+def read_sum(store: StorageLocation, stored: StoredSum) -> Moments | None:
+    """The moments of an object, or None when it is missing or its bytes are not those that were written."""
     body = read_if_exists(store, stored.key)
-    return body if body is not None and hashlib.sha256(body).hexdigest() == stored.sha256 else None
+    return unpack_moments(body) if body is not None and hashlib.sha256(body).hexdigest() == stored.sha256 else None
 
 
-def write_day_sum(store: StorageLocation, day: date, body: bytes) -> StoredSum:
-    """Write a day's packed moments under a new name. Replay writes another object, and one of them is never named."""
-    return _write_sum(store, f"days/{day}", body)
-
-
-def write_month_sum(store: StorageLocation, month: str, body: bytes) -> StoredSum:
-    """Write the packed moments of a month's finished days, as `write_day_sum` does for a day."""
-    return _write_sum(store, f"months/{month}", body)
+def write_sum(store: StorageLocation, folder: Literal["days", "months"], name: str, moments: Moments) -> StoredSum:
+    """Write the moments of a day or a month under a new key. Replay writes another object; no index names the first."""
+    key = f"{folder}/{name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{uuid.uuid4().hex}.npz"
+    body = pack_moments(moments)
+    overwrite(store, key, body)
+    return StoredSum(key, hashlib.sha256(body).hexdigest())
 
 
 def delete_unused_sums(store: StorageLocation, months: Collection[str]) -> None:
-    """Remove the indexes of all other months, and the objects older than a day that no index names.
+    """Delete the indexes of all other months, and the objects older than a day that no index names.
 
-    A refit at the same time may just have read an older index; it finds an object missing and computes it again.
+    If another refit has just read an older index, it finds an object missing and computes it again.
     Raises StorageRefused, StorageUnavailable.
     """
+    index_keys = {_index_key(month) for month in months}
     # Listed before the indexes are read: what is named later was written later.
-    keys = list(keys_below(store))
-    indexed = {match[1] for key in keys if (match := _INDEX_KEY.fullmatch(key))}
-    delete_all(store, [_index_key(month) for month in sorted(indexed.difference(months))])
-    named = {key for month in indexed.intersection(months) for key in _named(read_month(store, month))}
-    eldest = (datetime.now(UTC) - UNNAMED_KEPT).strftime(_WRITTEN_AT)
-    objects = [match for key in keys if (match := _OBJECT_KEY.fullmatch(key))]
-    delete_all(store, [match[0] for match in objects if match[0] not in named and match[1] < eldest])
+    old_sums = {key for key in old_keys(store, UNNAMED_KEPT) if key.endswith(".npz")}
+    unused = [key for key in keys_below(store) if key.startswith("index/") and key not in index_keys]
+    delete_all(store, unused)
+    for month in months if old_sums else ():
+        index = read_month(store, month)
+        old_sums -= {stored.key for stored in (index.sum, *(day.sum for day in index.days.values())) if stored}
+    delete_all(store, old_sums)
 
 
 def forget_moments(home: Home, days: Collection[date] | None = None) -> int:
-    """Remove what is stored of some days and their months, or of all, for every featurizer; says how many objects.
+    """Delete what is stored of some days and their months, or of all, for every featurizer; says how many objects.
 
-    A refit computes them again. Replay removes nothing more. Raises StorageUnavailable.
+    A refit computes them again. Replay deletes nothing more. Raises StorageUnavailable.
     """
     store = all_moments(home)
-    wanted = None if days is None else {f"{day}" for day in days} | {f"{day:%Y-%m}" for day in days}
-    keys = [key for key in keys_below(store) if wanted is None or _dated(key) in wanted]
-    return delete_all(store, keys) if keys else 0
-
-
-def _dated(key: str) -> str:
-    return key.rpartition("/")[2].partition(".")[0]
-
-
-def _named(month: StoredMonth) -> set[str]:
-    sums = [month.sum, *(day.sum for day in month.days.values())]
-    return {stored.key for stored in sums if stored is not None}
+    names = None if days is None else {f"{day}" for day in days} | {f"{day:%Y-%m}" for day in days}
+    keys = [key for key in keys_below(store) if names is None or key.rpartition("/")[2].partition(".")[0] in names]
+    return delete_all(store, keys)
 
 
 def _index_key(month: str) -> str:
     return f"index/{month}.json"
-
-
-def _write_sum(store: StorageLocation, name: str, body: bytes) -> StoredSum:
-    key = f"{name}.{datetime.now(UTC).strftime(_WRITTEN_AT)}.{uuid.uuid4().hex}.npz"
-    overwrite(store, key, body)
-    return StoredSum(key, hashlib.sha256(body).hexdigest())

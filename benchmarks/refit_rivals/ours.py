@@ -1,6 +1,6 @@
 """This project's refit and reprojection under the clock, in a process of its own; prints one JSON line.
 
-python -m benchmarks.refit_rivals.ours --home DIR --work full|night|increment|reproject [--turns 3] [--components 64]
+python -m benchmarks.refit_rivals.ours --home DIR --work full|night|increment|reproject [--turns 3]
 """
 
 import argparse
@@ -14,14 +14,13 @@ from typing import Any
 
 from pyspark import SparkContext
 
-from batch.days import Share, cut, list_days
+from batch.days import ReadTask, list_days, split_into_tasks
 from batch.refit.moments import sum_moments
-from batch.refit.refit import Wanted, refit
-from batch.reproject import Watcher, reproject
+from batch.refit.refit import RefitOptions, refit
+from batch.reproject import reproject
 from benchmarks.refit_rivals.rows import add_days
 from benchmarks.rivals.job import answering, own_peak_mb
 from bootstrap.programs import use_java
-from store.errors import StateDamaged
 from store.home import Home
 from store.models.registry import current_featurizer
 from store.settings import load_settings
@@ -30,86 +29,81 @@ from store.tables.projections import KEPT_COLUMNS
 from store.tables.schemas import FEATURE_ROWS
 from streaming.session import spark_session
 
+COMPONENTS = 64
+
 
 def main() -> None:
     """Do the work that the command line asks for; a session is there before the clock starts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", required=True)
-    parser.add_argument("--work", choices=tuple(_WORK), required=True)
+    parser.add_argument("--work", choices=("full", "night", "increment", "reproject"), required=True)
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--components", type=int, default=64)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     use_java()
-    settings = load_settings(home=asked.home)
+    settings = load_settings(home=options.home)
+    home = settings.places()
     with answering() as answer, spark_session(settings.master, "benchmark") as (session, _):
-        answer(_WORK[asked.work](session.sparkContext, settings.places(), asked))
+        spark = session.sparkContext
+        if options.work in ("full", "night"):
+            answer(_refit(spark, home, full=options.work == "full"))
+        else:
+            turn, warm_up = (_increment, _sum_rows) if options.work == "increment" else (_reproject, _read)
+            # Workers have started then, and know their modules.
+            warm_up(spark, home)
+            answer({"turns": [turn(spark, home) for _ in range(options.turns)]})
 
 
-def _full(spark: SparkContext, home: Home, asked: argparse.Namespace) -> dict[str, Any]:
-    """One whole refit that trusts nothing stored, and the most memory that its driver had, Python's and Java's."""
-    return _refit(spark, home, asked, full=True)
-
-
-def _night(spark: SparkContext, home: Home, asked: argparse.Namespace) -> dict[str, Any]:
-    """One whole refit after another day of a hundredth of the rows, as it is run every night."""
-    rows = sum(file.rows for day in list_days(home) for file in day.files)
-    add_days(home, [rows // 100])
-    return _refit(spark, home, asked, full=False)
-
-
-def _refit(spark: SparkContext, home: Home, asked: argparse.Namespace, full: bool) -> dict[str, Any]:
-    told_s: list[float] = []
+def _refit(spark: SparkContext, home: Home, full: bool) -> dict[str, Any]:
+    """One whole refit that uses nothing stored, or one after another day, and the most memory that its driver had."""
+    if not full:
+        _add_one_day(home)
+    progress_s: list[float] = []
     started_s = time.perf_counter()
-    done = refit(spark, home, _wanted(asked), False, full, lambda *_: told_s.append(time.perf_counter()))
+    done = refit(
+        spark, home, RefitOptions(COMPONENTS, None, 2), False, full, lambda *_: progress_s.append(time.perf_counter())
+    )
     ended_s = time.perf_counter()
     return {
         "rows": done.rows_read,
         "rows_stored": done.rows_stored,
         "version": done.meta.version,
         "seconds": ended_s - started_s,
-        # The last word on progress comes when the sums are complete.
-        "moments_s": told_s[-1] - started_s,
+        # Progress is reported for the last time when the sums are complete.
+        "moments_s": progress_s[-1] - started_s,
         "python_mb": own_peak_mb(),
         "java_mb": _java_peak_mb(spark),
     }
 
 
-def _increment(spark: SparkContext, home: Home, asked: argparse.Namespace) -> dict[str, Any]:
-    """Moments of everything, of one more day of a hundredth of the rows, and of nothing new, by turns."""
-    featurizer = current_featurizer(home)
-    if featurizer is None:
-        raise StateDamaged(f"{home.root.uri} has no featurizer; publish one first.")
-    sums = partial(sum_moments, spark, home, featurizer, keep=True, on_progress=lambda *_: None)
-    # Workers have started and know their modules.
-    rows = sums(full=True).moments.rows
-    turns = []
-    for _ in range(asked.turns):
-        add_days(home, [rows // 100])
-        turns.append(
-            {
-                "increment": _timed(lambda: sums(full=False).rows_read),
-                "nothing": _timed(lambda: sums(full=False).rows_read),
-                "full": _timed(lambda: sums(full=True).rows_read),
-            }
-        )
-    return {"turns": turns}
+def _add_one_day(home: Home) -> None:
+    """Another day of a hundredth of the rows."""
+    add_days(home, [sum(file.rows for day in list_days(home) for file in day.files) // 100])
 
 
-def _reproject(spark: SparkContext, home: Home, asked: argparse.Namespace) -> dict[str, Any]:
-    """All rows projected with a new version, and all of them only read, by turns."""
-    # Workers have started and know their modules.
-    _read(spark, home)
-    turns = []
-    for _ in range(asked.turns):
-        refit(spark, home, _wanted(asked), False, False, lambda *_: None)
-        turns.append(
-            {"reproject": _timed(lambda: _reprojected(spark, home)), "read": _timed(lambda: _read(spark, home))}
-        )
-    return {"turns": turns}
+def _increment(spark: SparkContext, home: Home) -> dict[str, Any]:
+    """Moments of everything, of one more day, and of nothing new."""
+    full = _timed(lambda: _sum_rows(spark, home))
+    _add_one_day(home)
+    increment, nothing = (_timed(lambda: _sum_rows(spark, home, full=False)) for _ in range(2))
+    return {"full": full, "increment": increment, "nothing": nothing}
 
 
-def _wanted(asked: argparse.Namespace) -> Wanted:
-    return Wanted(components=asked.components, variance=None, min_rows=2)
+def _sum_rows(spark: SparkContext, home: Home, full: bool = True) -> int:
+    """Sum up the moments, and say how many rows were read for it."""
+    featurizer = str(current_featurizer(home))
+    summed = sum_moments(spark, home, featurizer, full=full, keep=True, on_progress=lambda *_: None)
+    return sum(summed.rows_read.values())
+
+
+def _reproject(spark: SparkContext, home: Home) -> dict[str, Any]:
+    """All rows projected with a new version, and all of them only read."""
+    refit(spark, home, RefitOptions(COMPONENTS, None, 2), False, False, lambda *_: None)
+
+    def project_rows() -> int:
+        done = reproject(spark, home, partial(print, file=sys.stderr), lambda *_: None)
+        return done.rows if done else 0
+
+    return {"reproject": _timed(project_rows), "read": _timed(lambda: _read(spark, home))}
 
 
 def _timed(work: Callable[[], int]) -> dict[str, float]:
@@ -118,29 +112,20 @@ def _timed(work: Callable[[], int]) -> dict[str, float]:
     return {"rows": rows, "seconds": time.perf_counter() - started_s}
 
 
-def _reprojected(spark: SparkContext, home: Home) -> int:
-    done = reproject(spark, home, Watcher(lambda said: print(said, file=sys.stderr), lambda *_: None))
-    return done.rows if done else 0
-
-
 def _read(spark: SparkContext, home: Home) -> int:
     """Read what a reprojection reads, a job for each day and as many days at once, and count the rows."""
 
-    def read_day(shares: Sequence[Share]) -> int:
-        return sum(spark.parallelize(shares, len(shares)).mapPartitions(partial(_count, home)).collect())
+    def read_day(tasks: Sequence[ReadTask]) -> int:
+        return sum(spark.parallelize(tasks, len(tasks)).mapPartitions(partial(_count, home)).collect())
 
     with ThreadPoolExecutor(spark.defaultParallelism) as pool:
-        return sum(pool.map(read_day, [cut(day) for day in list_days(home)]))
+        return sum(pool.map(read_day, map(split_into_tasks, list_days(home))))
 
 
-def _count(home: Home, shares: Iterable[Share]) -> list[int]:
+def _count(home: Home, tasks: Iterable[ReadTask]) -> list[int]:
+    paths = [path for task in tasks for path in task.paths]
     columns = [*KEPT_COLUMNS, "features"]
-    return [
-        rows.num_rows
-        for share in shares
-        for path in share.paths
-        for rows in read_file(home, FEATURE_ROWS, path, columns)
-    ]
+    return [rows.num_rows for path in paths for rows in read_file(home, FEATURE_ROWS, path, columns)]
 
 
 def _java_peak_mb(spark: SparkContext) -> float:
@@ -151,9 +136,6 @@ def _java_peak_mb(spark: SparkContext) -> float:
         return float("nan")
     kilobytes = next(row.split()[1] for row in status.read_text().splitlines() if row.startswith("VmHWM"))
     return int(kilobytes) * 1024 / 1e6
-
-
-_WORK = {"full": _full, "night": _night, "increment": _increment, "reproject": _reproject}
 
 
 if __name__ == "__main__":

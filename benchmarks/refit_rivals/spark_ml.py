@@ -1,6 +1,6 @@
 """Spark ML's PCA on the same rows, read by Spark from the same files; prints one JSON line.
 
-python -m benchmarks.refit_rivals.spark_ml --home DIR --out FILE.npy [--components 64] [--memory 8g]
+python -m benchmarks.refit_rivals.spark_ml --home DIR --out FILE.npy
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as sql
 
+from benchmarks.refit_rivals.ours import COMPONENTS
 from benchmarks.rivals.job import answering
 from bootstrap.programs import use_java
 
@@ -25,9 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--components", type=int, default=64)
-    parser.add_argument("--memory", default="8g")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     use_java()
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     with answering() as answer:
@@ -35,19 +34,19 @@ def main() -> None:
             SparkSession.builder.master("local[*]")
             .appName("spark-ml")
             .config("spark.driver.host", "127.0.0.1")
-            .config("spark.driver.memory", asked.memory)
+            .config("spark.driver.memory", "8g")
             .config("spark.driver.maxResultSize", "0")
             .config("spark.ui.enabled", "false")
             .config("spark.ui.showConsoleProgress", "false")
             .getOrCreate()
         )
         started_s = time.perf_counter()
-        features = session.read.parquet(f"{asked.home}/features").select(
+        features = session.read.parquet(f"{options.home}/features").select(
             array_to_vector(sql.col("features")).alias("features")
         )
-        model = PCA(k=asked.components, inputCol="features").fit(features)
+        model = PCA(k=COMPONENTS, inputCol="features").fit(features)
         seconds = time.perf_counter() - started_s
-        np.save(asked.out, model.pc.toArray().T)
+        np.save(options.out, model.pc.toArray().T)
         java: Any = session._jvm
         blas = java.dev.ludovic.netlib.blas.BLAS.getInstance().getClass().getSimpleName()
         answer({"rows": features.count(), "seconds": seconds, "blas": blas})

@@ -49,7 +49,7 @@ def erase(
     former_landing: FormerLanding = None,
 ) -> None:
     """Forget a person, a photo or an object everywhere, as article 17 of the GDPR asks; what arrives later stays."""
-    from batch.erase.erase import Asked, Watcher, certificate_key, is_empty, would_erase
+    from batch.erase.erase import ErasureRequest, certificate_key, count_erasable, is_empty
     from batch.erase.erase import erase as run_erase
     from ops.rejects import source_of
     from store.objects.location import StorageLocation
@@ -58,7 +58,7 @@ def erase(
     kind, value = _one_of(subject=subject, image=image, source=source)
     settings = flags.open_to_change()
     home = settings.places()
-    request = Asked(
+    request = ErasureRequest(
         kind,
         # A path is a URI, too; a key may have stood in any landing.
         source_of(home, value) if kind == "source" and value.startswith("/") else value,
@@ -69,16 +69,16 @@ def erase(
         # A certificate would be given all the same, also of a slip.
         raise nothing_ingested(home)
     if dry_run:
-        console.print(_counts(would_erase(home, request), "to be erased"))
+        console.print(_counts(count_erasable(home, request), "to be erased"))
         echo("A dry run: nothing was changed.")
         return
     if not yes:
         _confirm(f"Everything of this {kind} below {home.root.uri} will be gone for good.")
 
-    def on_look(number: int, removed: dict[str, int]) -> None:
+    def on_search(number: int, removed: dict[str, int]) -> None:
         echo(f"Search {number}: {', '.join(f'{name} {count:,}' for name, count in removed.items()) or 'nothing'}.")
 
-    certificate = run_erase(home, request, Watcher(notify, on_look))
+    certificate = run_erase(home, request, notify, on_search)
     _show(certificate, home.reports.uri_of(certificate_key(certificate.id)))
     if refit:
         from ops.cli.refit import fit
@@ -102,9 +102,9 @@ def _one_of(**values: str | None) -> tuple["Kind", str]:
 
 
 def _key_patterns(home: "Home", key_pattern: str) -> tuple[str, ...]:
-    from batch.erase.erase import patterns_of
+    from batch.erase.erase import subject_patterns
 
-    if patterns := patterns_of(home, key_pattern):
+    if patterns := subject_patterns(home, key_pattern):
         return patterns
     raise InvalidSetting(
         "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "

@@ -10,7 +10,7 @@ from ops.cli.console import echo, notify
 from ops.cli.spark_job import as_yarn_expects
 
 if TYPE_CHECKING:
-    from batch.maintain.maintain import Piece
+    from batch.maintain.maintain import MaintenanceStep
 
 
 @takes_settings(*HOME, "keep_archive", "keep_reports", "keep_rows", "master")
@@ -19,7 +19,6 @@ def maintain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
 ) -> None:
     """Compact finished hours and days, remove what no table needs since a day, keep the logs short."""
-    from batch.maintain.maintain import Watcher
     from batch.maintain.maintain import maintain as run_maintain
     from batch.maintain.retention import Retention
     from store.tables.ingested import check_ingested
@@ -27,7 +26,7 @@ def maintain(
     settings = flags.open_to_change()
     saved: Counter[str] = Counter()
 
-    def done(piece: "Piece") -> None:
+    def done(piece: "MaintenanceStep") -> None:
         sentence, more = _describe(piece, dry_run)
         saved.update(more)
         echo(sentence)
@@ -36,7 +35,7 @@ def maintain(
     with as_yarn_expects(settings, "fruits-maintain"):
         home = settings.places()
         check_ingested(home)
-        run_maintain(home, retention, Watcher(notify, done), dry_run)
+        run_maintain(home, retention, notify, done, dry_run)
     if dry_run:
         echo("A dry run: nothing was changed.")
     else:
@@ -46,24 +45,24 @@ def maintain(
         )
 
 
-def _describe(piece: "Piece", dry_run: bool) -> tuple[str, dict[str, int]]:
+def _describe(piece: "MaintenanceStep", dry_run: bool) -> tuple[str, dict[str, int]]:
     """A sentence about what was done or would be done, and what that saves: files, and bytes now and after a day."""
-    from batch.maintain.maintain import Compacted, Shortened, Swept
+    from batch.maintain.maintain import Compaction, LogRemoval, OrphanRemoval
 
     match piece:
-        case Compacted(group, size_bytes):
+        case Compaction(group, size_bytes):
             hour = "" if group.hour is None else f", hour {group.hour:%H}"
             after = "one" if size_bytes is None else f"one of {_mb(size_bytes)}"
             before = f"{len(group.files):,} files of {_mb(group.size_bytes)}"
             sentence = f"{group.table.name} of {group.ingest_date}{hour}: {before} become {after}."
             return sentence, {"files": len(group.files) - 1, "replaced": group.size_bytes}
-        case Swept(table, removed):
+        case OrphanRemoval(table, removed):
             verb = "would be removed" if dry_run else "removed"
-            count = f"{removed.files:,} files that nothing names since a day"
+            count = f"{removed.count:,} files that nothing names since a day"
             return f"{table}: {count} {verb}, {_mb(removed.size_bytes)}.", {"freed": max(0, removed.size_bytes)}
-        case Shortened(table, removed, left):
-            log = f"{left.files:,} files, {_mb(left.size_bytes)}"
-            sentence = f"{table}: its log has {log}; {max(0, removed.files):,} removed."
+        case LogRemoval(table, removed, left):
+            log = f"{left.count:,} files, {_mb(left.size_bytes)}"
+            sentence = f"{table}: its log has {log}; {max(0, removed.count):,} removed."
             return sentence, {"freed": max(0, removed.size_bytes)}
     expired, kind = piece.expired, {"archive": "photos", "reports": "pages"}.get(piece.place, "rows")
     verb = "would be deleted" if dry_run else "deleted"

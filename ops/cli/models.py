@@ -42,16 +42,16 @@ def list_models(flags: Flags) -> None:
 @takes_settings(*READING)
 def show(flags: Flags, version: Annotated[int, typer.Argument(help="A version that `fruits models` lists.")]) -> None:
     """Show what is known of one version, and where its scree plot is."""
-    from batch.refit.refit import picture
-    from batch.refit.scree import marks
+    from batch.refit.refit import scree_plot
+    from batch.refit.scree import variance_thresholds
     from store.models.pca_models import has_scree, load_model, scree_uri, write_copies
 
     home = flags.open_to_read().places()
     model = load_model(home, version)
     if not has_scree(home, version):
         # A refit that was killed did not come to it.
-        write_copies(home, model.meta, picture(model))
-    thresholds = marks(model.pca.explained_variance_ratio)
+        write_copies(home, model.meta, scree_plot(model))
+    thresholds = variance_thresholds(model.pca.explained_variance_ratio)
     console.print(_table(home, [model.meta]))
     echo_variance(thresholds)
     echo(f"Scree plot: {scree_uri(home, version)}")

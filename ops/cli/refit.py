@@ -39,14 +39,14 @@ def fit(settings: "Settings", *, dry_run: bool = False, full: bool = False, then
     """Refit the PCA of the settings' home, show the outcome and, if asked for, reproject all rows with it."""
     from rich.progress import DownloadColumn
 
-    from batch.refit.refit import Wanted
+    from batch.refit.refit import RefitOptions
     from batch.refit.refit import refit as run_refit
 
     home = settings.places()
     components = settings.components or (None if settings.variance else USUAL_COMPONENTS)
     with spark_job(settings, "fruits-refit") as spark:
         with progress_bar("Reading features", DownloadColumn()) as on_progress:
-            options = Wanted(components, settings.variance, settings.min_rows)
+            options = RefitOptions(components, settings.variance, settings.min_rows)
             done = run_refit(spark, home, options, dry_run, full, on_progress)
         _show(home, done)
         if then_reproject and done.next == done.meta.version:
@@ -64,7 +64,7 @@ def _show(home: "Home", done: "Refit") -> None:
     drift = _drift(meta, done.angles_rad)
     table.add_row(version, f"{meta.rows:,}", f"{meta.components}", f"{meta.explained:.2%}", drift)
     console.print(table)
-    echo_variance(done.marks)
+    echo_variance(done.thresholds)
     echo(f"Read {done.rows_read:,} rows; the moments of {done.rows_stored:,} were stored before.")
     if not done.published:
         echo("A dry run: nothing was stored.")

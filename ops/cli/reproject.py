@@ -33,10 +33,9 @@ def project_rows(spark: "Spark", home: "Home") -> None:
     """Reproject the home and say what was done."""
     from rich.progress import MofNCompleteColumn
 
-    from batch.reproject import Watcher
     from batch.reproject import reproject as run_reproject
 
     with progress_bar("Projecting rows", MofNCompleteColumn()) as on_progress:
-        done = run_reproject(spark, home, Watcher(notify, on_progress))
+        done = run_reproject(spark, home, notify, on_progress)
     if done is not None:
         echo(f"Version {done.version} is served. Projected {done.rows:,} rows of {quantity(done.days, 'day')}.")

@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from batch.refit.scree import marks
+from batch.refit.scree import variance_thresholds
 from features.pca import principal_angles_rad
 from ops.query.query import connect
 from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, Row, photo_map, query_rows
@@ -196,7 +196,7 @@ def _version(home: Home, model: PcaModel, existing: set[int]) -> Row:
     meta, ratios = model.meta, model.pca.explained_variance_ratio
     cumulative = np.cumsum(ratios)
     drawn = np.unique(np.geomspace(1, len(ratios), _SPECTRUM_POINTS).astype(int))
-    thresholds = marks(ratios)
+    thresholds = variance_thresholds(ratios)
     parent = cached_model(home, meta.parent) if meta.parent in existing else None
     angles_rad = np.array([])
     if parent and parent.meta.featurizer == meta.featurizer:

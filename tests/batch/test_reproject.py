@@ -1,6 +1,7 @@
 """Reprojection gives every row the next version once, and serves it only then."""
 
 import json
+import shutil
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import cache
@@ -15,7 +16,7 @@ from sklearn.decomposition import PCA
 from typer.testing import CliRunner
 
 from batch.maintain.prune import prune
-from batch.reproject import Reprojection, Watcher, reproject
+from batch.reproject import Reprojection, reproject
 from features.errors import InvalidSetting
 from features.pca import Pca, fit, moments_of
 from ops.cli.main import app
@@ -41,17 +42,24 @@ from store.tables.schemas import PROJECTION_ROWS
 from tests.support.feature_rows import commit_features, feature_vectors
 
 DAYS = [date(2026, 10, 3), date(2026, 10, 4), date(2026, 10, 6)]
-SILENT = Watcher(lambda _: None, lambda _, __: None)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
+@pytest.fixture(scope="module")
+def home_with_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with three days of features, two batches on the first."""
-    home = load_settings(home=str(tmp_path / "home")).places()
+    folder = tmp_path_factory.mktemp("made") / "home"
+    home = load_settings(home=str(folder)).places()
     publish_featurizer(home, b"a network", "a test", "a test")
     for batch, day in enumerate([DAYS[0], *DAYS], start=1):
         commit_features(home, batch, day, feature_vectors(30, batch), _featurizer(home))
-    return home
+    return folder
+
+
+@pytest.fixture
+def home(home_with_rows: Path, tmp_path: Path) -> Home:
+    """A copy of it."""
+    shutil.copytree(home_with_rows, tmp_path / "home")
+    return load_settings(home=str(tmp_path / "home")).places()
 
 
 def _featurizer(home: Home) -> str:
@@ -72,7 +80,7 @@ def _publish(home: Home) -> None:
 
 
 def _reproject(spark: SparkSession, home: Home, **options: Any) -> Reprojection | None:
-    return reproject(spark.sparkContext, home, SILENT, **options)
+    return reproject(spark.sparkContext, home, print, lambda _, __: None, **options)
 
 
 def _rows(home: Home, sql: str) -> list[dict[str, Any]]:
@@ -187,7 +195,7 @@ def test_a_version_that_is_overtaken_is_not_served(spark: SparkSession, home: Ho
         begin_switch(home, 2)
 
     with pytest.raises(AnotherRefit, match="The switch to version 1 gave way to a later one, to version 2"):
-        reproject(spark.sparkContext, home, Watcher(lambda _: None, overtake))
+        reproject(spark.sparkContext, home, print, overtake)
     assert current_models(home).next == 2
     assert _reproject(spark, home) == Reprojection(version=2, rows=120, days=3)
     assert read_status(home, verify=True).broken == []
@@ -205,7 +213,7 @@ def test_what_a_rival_did_meanwhile_is_not_done_again(spark: SparkSession, home:
             rivals[0] = _reproject(spark, home)
 
     with suppress(HomeInUse):
-        reproject(spark.sparkContext, home, Watcher(lambda _: None, overtake))
+        reproject(spark.sparkContext, home, print, overtake)
     assert rivals == [Reprojection(version=1, rows=120, days=3)]
     assert _counts(home) == {1: 120}
 
@@ -239,7 +247,7 @@ def test_a_prune_that_slept_while_a_version_came_into_use_again_drops_nothing(
         begin_switch(home, 1)
         _reproject(spark, home)
 
-    monkeypatch.setattr("batch.maintain.prune._refuse_pinned", sleep)
+    monkeypatch.setattr("batch.maintain.prune._check_not_planned", sleep)
     with pytest.raises(HomeInUse, match="was changed meanwhile; nothing was deleted"):
         prune(home, 1, print)
     assert _counts(home) == {1: 120, 2: 120}

@@ -23,14 +23,14 @@ from features.pca import (
     NotFinite,
     Pca,
     TooFewRows,
-    aligned,
+    align_signs,
     fit,
-    merged,
+    merge_moments,
     moments_of,
-    packed,
+    pack_moments,
     principal_angles_rad,
     project,
-    unpacked,
+    unpack_moments,
 )
 
 Rows = NDArray[np.floating[Any]]
@@ -58,7 +58,7 @@ def fitted() -> Fitted:
     rows = np.maximum(driven + random.normal(size=1280), 0).astype(np.float32)
     # On few cores the threads of two BLAS, NumPy's and SciPy's, get in each other's way, and all takes far longer.
     with threadpool_limits(1):
-        moments = merged([moments_of(np.array_split(part, 2), 1280) for part in np.array_split(rows, 2)], 1280)
+        moments = merge_moments([moments_of(np.array_split(part, 2), 1280) for part in np.array_split(rows, 2)], 1280)
         oracle = PCA(svd_solver="full").fit(rows.astype(np.float64))
         return Fitted(rows, fit(moments, 1280, None), oracle)
 
@@ -96,7 +96,7 @@ def test_the_first_k_components_span_what_those_of_scikit_learn_span(fitted: Fit
 def test_projections_are_those_of_scikit_learn_up_to_the_sign(fitted: Fitted) -> None:
     components = fitted.ours.components[:64]
     projected = project(fitted.ours.mean, components, fitted.rows)
-    turned = aligned(fitted.oracle.components_[:64], components)
+    turned = align_signs(fitted.oracle.components_[:64], components)
     expected = (fitted.rows - fitted.oracle.mean_) @ turned.T
     assert projected.dtype == np.float32
     assert (np.abs(projected - expected).max(axis=0) < 1e-4 * expected.std(axis=0)).all()
@@ -148,7 +148,7 @@ def _moments(rows: int, mean: NDArray[np.float64], scatter: NDArray[np.float64])
 def test_any_split_and_order_of_rows_gives_the_same_moments(data: st.DataObject, rows: Rows) -> None:
     columns = rows.shape[1]
     parts = [moments_of(chunks, columns) for chunks in data.draw(tasks(rows))]
-    _assert_same_moments(merged(parts, columns), _two_passes(rows), rows)
+    _assert_same_moments(merge_moments(parts, columns), _two_passes(rows), rows)
 
 
 @pytest.mark.parametrize("cuts", [[], [1, 5000], [BLOCK_ROWS, 2 * BLOCK_ROWS], list(range(0, 9000, 7))])
@@ -177,9 +177,9 @@ def test_a_value_that_is_no_number_is_refused_wherever_it_stands() -> None:
 def test_merging_is_associative_and_commutative(data: st.DataObject, rows: Rows) -> None:
     columns = rows.shape[1]
     a, b, c = (moments_of(chunks, columns) for chunks in data.draw(tasks(rows)))
-    left = merged([merged([a, b], columns), c], columns)
-    _assert_same_moments(left, merged([a, merged([b, c], columns)], columns), rows)
-    _assert_same_moments(left, merged([c, b, a], columns), rows)
+    left = merge_moments([merge_moments([a, b], columns), c], columns)
+    _assert_same_moments(left, merge_moments([a, merge_moments([b, c], columns)], columns), rows)
+    _assert_same_moments(left, merge_moments([c, b, a], columns), rows)
 
 
 @settings(deadline=None)
@@ -188,7 +188,7 @@ def test_merging_with_nothing_changes_no_bit(rows: Rows) -> None:
     columns = rows.shape[1]
     some, none = moments_of([rows], columns), moments_of([], columns)
     for parts in ([some], [none, some], [some, none]):
-        _assert_equal(merged(parts, columns), some)
+        _assert_equal(merge_moments(parts, columns), some)
 
 
 def _assert_equal(left: Moments, right: Moments) -> None:
@@ -201,14 +201,14 @@ def _assert_equal(left: Moments, right: Moments) -> None:
 def test_no_rows_have_zero_moments(chunks: list[Rows]) -> None:
     zero = _moments(0, np.zeros(3), np.zeros((3, 3)))
     _assert_equal(moments_of(chunks, 3), zero)
-    _assert_equal(merged([], 3), zero)
+    _assert_equal(merge_moments([], 3), zero)
 
 
 def test_merging_leaves_its_parts_alone() -> None:
     rows = np.random.default_rng(0).normal(size=(20, 3))
     parts = [moments_of([rows[:10]], 3), moments_of([rows[10:]], 3)]
-    before = [unpacked(packed(part)) for part in parts]
-    merged(parts, 3)
+    before = [unpack_moments(pack_moments(part)) for part in parts]
+    merge_moments(parts, 3)
     for part, copy in zip(parts, before, strict=True):
         _assert_equal(part, copy)
 
@@ -236,12 +236,12 @@ def test_rows_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
 @given(tables())
 def test_packed_moments_come_back_to_the_last_bit(rows: Rows) -> None:
     moments = moments_of([rows], rows.shape[1])
-    _assert_equal(unpacked(packed(moments)), moments)
-    assert packed(moments) == packed(moments)
+    _assert_equal(unpack_moments(pack_moments(moments)), moments)
+    assert pack_moments(moments) == pack_moments(moments)
 
 
 def test_packed_moments_have_one_triangle_of_the_scatter() -> None:
-    assert len(packed(moments_of([], 200))) < 0.52 * 200 * 200 * 8
+    assert len(pack_moments(moments_of([], 200))) < 0.52 * 200 * 200 * 8
 
 
 def _npz(**members: Any) -> bytes:
@@ -255,8 +255,8 @@ def _npz(**members: Any) -> bytes:
     [
         b"",
         b"anything",
-        packed(moments_of([], 3))[:-30],
-        packed(moments_of([], 3)).replace(bytes(24), bytes(23) + b"\x01", 1),
+        pack_moments(moments_of([], 3))[:-30],
+        pack_moments(moments_of([], 3)).replace(bytes(24), bytes(23) + b"\x01", 1),
         _npz(mean=np.zeros(3)),
         _npz(rows=1, mean=np.zeros(3), triangle=np.zeros(5)),
         _npz(rows=1, mean=np.array([None] * 3), triangle=np.zeros(6)),
@@ -265,7 +265,7 @@ def _npz(**members: Any) -> bytes:
 )
 def test_bytes_that_are_no_packed_moments_are_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match="not packed moments"):
-        unpacked(body)
+        unpack_moments(body)
 
 
 def _fit(rows: Rows, components: int | None = None, variance: float | None = None) -> Pca:
@@ -323,7 +323,7 @@ def test_a_mean_that_drifts_between_chunks_and_tasks_counts_as_variance() -> Non
     chunks = [_spread_rows(100, [3, 2, 1]) + drift * np.array([1, 0, -1]) for drift in (0, 1e3, 1e5, 1e6, 1e6 + 1)]
     parts = [moments_of(chunks[:2], 3), moments_of(chunks[2:], 3)]
     rows = np.concatenate(chunks)
-    _assert_same_moments(merged(parts, 3), _two_passes(rows), rows)
+    _assert_same_moments(merge_moments(parts, 3), _two_passes(rows), rows)
 
 
 def test_constant_columns_take_no_part() -> None:
@@ -373,7 +373,7 @@ def test_without_two_rows_there_is_no_variance_to_share(rows: int) -> None:
 def test_rows_that_are_all_alike_are_refused(value: float) -> None:
     parts = [moments_of([np.full((7, 3), value)] * 3, 3), moments_of([np.full((1, 3), value)], 3)]
     with pytest.raises(TooFewRows, match="All 22 rows are alike"):
-        fit(merged(parts, 3), 2, None)
+        fit(merge_moments(parts, 3), 2, None)
 
 
 @pytest.mark.parametrize(
@@ -415,12 +415,12 @@ def test_all_of_the_variance_of_few_rows_takes_one_component_less_than_rows() ->
 def test_without_a_parent_the_largest_coordinate_is_positive() -> None:
     components = np.array([[0.6, -0.8, 0.0], [-0.8, -0.6, 0.0], [0.0, 0.0, 1.0]])
     expected = np.array([[-0.6, 0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]])
-    np.testing.assert_array_equal(aligned(components, None), expected)
+    np.testing.assert_array_equal(align_signs(components, None), expected)
 
 
 def test_of_coordinates_equally_large_the_first_is_positive() -> None:
     components = np.array([[-0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, 0.5]])
-    np.testing.assert_array_equal(aligned(components, None), [-components[0], components[1]])
+    np.testing.assert_array_equal(align_signs(components, None), [-components[0], components[1]])
 
 
 @settings(deadline=None)
@@ -444,7 +444,7 @@ def test_components_point_where_those_of_the_parent_point_in_whatever_order(
 
 def test_a_component_like_none_of_the_parents_keeps_its_own_sign() -> None:
     components = np.array([[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-    np.testing.assert_array_equal(aligned(components, np.array([[-1.0, 0, 0]])), [[-1, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(align_signs(components, np.array([[-1.0, 0, 0]])), [[-1, 0, 0], [0, 1, 0]])
 
 
 @pytest.mark.parametrize(("a_rows", "b_rows"), [(1, 1), (3, 3), (2, 5), (5, 2), (7, 7)])

@@ -15,7 +15,7 @@ import pytest
 from pydantic import TypeAdapter
 from pyspark.sql import SparkSession
 
-from batch.reproject import Watcher, reproject
+from batch.reproject import reproject
 from bootstrap.weights.weights import CompiledNetwork
 from ops.status.status import read_status
 from store.errors import AnotherStreamRunning, StateDamaged
@@ -36,7 +36,6 @@ from tests.support.stream_run import Run, outcomes, rows, run_here, stream_proce
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-SILENT = Watcher(lambda _: None, lambda _, __: None)
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
 
@@ -120,7 +119,7 @@ def test_a_home_as_a_kill_leaves_it_ends_with_the_same_rows(
     drain(killed)
     if state_is_lost:
         # Without a result nobody knows the projections of a batch that only `features` holds.
-        reproject(spark.sparkContext, killed.places(), SILENT)
+        reproject(spark.sparkContext, killed.places(), print, lambda _, __: None)
 
     status = read_status(killed.places(), verify=True)
     assert outcomes(killed) == undisturbed
@@ -141,7 +140,7 @@ def test_a_result_that_is_gone_while_a_table_holds_its_batch_stops_the_stream_an
         drain(damaged)
     (state / "000000000001.plan.json").unlink()
     drain(damaged)
-    reproject(spark.sparkContext, damaged.places(), SILENT)
+    reproject(spark.sparkContext, damaged.places(), print, lambda _, __: None)
 
     assert outcomes(damaged) == undisturbed
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from batch.erase.erase import Asked, Watcher, erase
-from batch.maintain.maintain import Watcher as MaintainWatcher
+from batch.erase.erase import ErasureRequest, erase
 from batch.maintain.maintain import maintain
 from batch.maintain.retention import Retention
 from bootstrap.weights.weights import CompiledNetwork
@@ -35,7 +34,6 @@ PHOTOS = {
     f"{label}/{number}.jpg": jpeg(seed=10 * len(label) + number) for number in range(3) for label in ("kiwi", "pear")
 }
 NOTES = "kiwi/notes.jpg"
-SILENT = Watcher(lambda _: None, lambda _, __: None)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +155,7 @@ def test_commits_tell_the_names_to_a_home_that_lost_its_state(
         (copied / "landing/kiwi/late.jpg").write_bytes(jpeg(seed=77))
         drain(settings)
         monkeypatch.setitem(handles.RETENTION, "delta.logRetentionDuration", "interval 0 days")
-        maintain(settings.places(), Retention(), MaintainWatcher(lambda _: None, lambda _: None), False)
+        maintain(settings.places(), Retention(), print, lambda _: None)
         assert len(list((copied / "features/_delta_log").glob("*.json"))) < 3
     shutil.rmtree(copied / "state")
     moved = _moved(copied)
@@ -243,7 +241,9 @@ def test_what_is_erased_in_a_home_that_has_moved_is_gone_by_todays_uri(copied: P
     moved = _moved(copied)
     home = moved.places()
 
-    certificate = erase(home, Asked("source", f"file://{moved.home}/landing/kiwi/1.jpg"), SILENT, copy_s=0)
+    certificate = erase(
+        home, ErasureRequest("source", f"file://{moved.home}/landing/kiwi/1.jpg"), print, lambda _, __: None, copy_s=0
+    )
 
     assert (certificate.removed["features rows"], certificate.removed["landing"]) == (1, 1)
     assert not (Path(moved.home) / "landing/kiwi/1.jpg").exists()
@@ -262,8 +262,14 @@ def test_work_on_a_copy_leaves_the_original_equal_to_the_byte(
     settings = _at(copied, clean="delete", key_pattern=r"^(?P<subject>[^/]+)/")
 
     drain(settings)
-    erase(settings.places(), Asked("subject", "kiwi", (settings.key_pattern,)), SILENT, copy_s=0)
-    erase(settings.places(), Asked("source", "pear/1.jpg"), SILENT, copy_s=0)
+    erase(
+        settings.places(),
+        ErasureRequest("subject", "kiwi", (settings.key_pattern,)),
+        print,
+        lambda _, __: None,
+        copy_s=0,
+    )
+    erase(settings.places(), ErasureRequest("source", "pear/1.jpg"), print, lambda _, __: None, copy_s=0)
 
     assert not (copied / "landing/pear/0.jpg").exists()
     assert len(_sources(settings)) == 2

@@ -21,14 +21,12 @@ from typer.testing import CliRunner
 
 import batch.erase.erase as erase_module
 import batch.erase.rows as rows_module
-from batch.erase.erase import Asked, Certificate, Watcher, erase, read_certificate
+from batch.erase.erase import Certificate, ErasureRequest, erase, read_certificate
 from batch.erase.selection import Selection
 from batch.maintain.compaction import compact, groups_to_compact
-from batch.maintain.maintain import Watcher as MaintenanceWatcher
 from batch.maintain.maintain import maintain
 from batch.maintain.retention import Retention
-from batch.refit.refit import Wanted, refit
-from batch.reproject import Watcher as ReprojectionWatcher
+from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
 from features.errors import InvalidSetting
 from ops.cli.main import app
@@ -45,6 +43,7 @@ from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.micro_batch import MicroBatches
 from tests.support.feature_rows import serve_a_model
+from tests.support.ingested import ingest
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, forget_names, rows, stream_process
 
@@ -57,7 +56,6 @@ MakeSettings = Callable[..., Settings]
 
 PATTERN = r"^(?P<subject>[^/]+)/(?P<label>[^/]+)/"
 ANNA, BEN = "anna-4711", "ben-0815"
-SILENT = Watcher(lambda _: None, lambda _, __: None)
 
 
 @pytest.fixture(params=["disk", "S3"])
@@ -84,12 +82,12 @@ def _drop(settings: Settings, keys: dict[str, bytes]) -> None:
         overwrite(settings.places().landing, key, body)
 
 
-def _erase(settings: Settings, asked: Asked, watcher: Watcher = SILENT) -> Certificate:
-    return erase(settings.places(), asked, watcher, copy_s=0)
+def _erase(settings: Settings, request: ErasureRequest) -> Certificate:
+    return erase(settings.places(), request, print, lambda _, __: None, copy_s=0)
 
 
-def _subject(name: str = ANNA) -> Asked:
-    return Asked("subject", name, (PATTERN,))
+def _subject(name: str = ANNA) -> ErasureRequest:
+    return ErasureRequest("subject", name, (PATTERN,))
 
 
 def _everything(home: Home) -> Iterator[tuple[str, bytes]]:
@@ -130,9 +128,9 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     serve_a_model(home)
     _drop(settings, {f"{ANNA}/kiwi/{n}.jpg": jpeg(n) for n in range(2)} | {f"{ANNA}/kiwi/notes.jpg": text_file()})
     _drop(settings, {f"{BEN}/kiwi/{n}.jpg": jpeg(n + 10) for n in range(2)} | {f"{BEN}/kiwi/notes.jpg": text_file()})
-    drain(settings)
+    ingest(settings)
     _drop(settings, {f"{ANNA}/lime/0.jpg": jpeg(20), f"{BEN}/lime/0.jpg": jpeg(21)})
-    drain(settings)
+    ingest(settings)
     [hers] = rows(settings, f"SELECT image_id FROM features WHERE source LIKE '%{ANNA}/lime%'")
     before = rows(settings, f"SELECT * FROM features WHERE subject = '{BEN}' ORDER BY source")
     rejected = rows(settings, f"SELECT * FROM rejects WHERE source LIKE '%{BEN}%'")
@@ -172,11 +170,11 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
 
 def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings, drain: Drain) -> None:
     _drop(settings, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(1), f"{BEN}/kiwi/c.jpg": jpeg(2)})
-    drain(settings)
+    ingest(settings)
     _drop(settings, {f"{BEN}/lime/copy.jpg": jpeg(1), f"{BEN}/lime/other.jpg": jpeg(3)})
     image = rows(settings, f"SELECT image_id FROM features WHERE subject = '{ANNA}'")[0]["image_id"]
 
-    certificate = _erase(settings, Asked("image", image))
+    certificate = _erase(settings, ErasureRequest("image", image))
 
     home = settings.places()
     assert certificate.removed["features rows"] == 2
@@ -190,23 +188,29 @@ def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings, dr
     assert read_status(home, verify=True).broken == []
 
 
-def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings, drain: Drain) -> None:
+def test_an_object_goes_by_its_key_or_its_uri(on_disk: Settings) -> None:
     _drop(on_disk, {f"{BEN}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/aa.jpg": jpeg(2), f"{BEN}/kiwi/b.jpg": text_file()})
-    drain(on_disk)
+    ingest(on_disk)
     home = on_disk.places()
-    assert _erase(on_disk, Asked("source", f"{BEN}/kiwi/a.jpg")).removed["features rows"] == 1
-    assert _erase(on_disk, Asked("source", home.landing.uri_of(f"{BEN}/kiwi/b.jpg"))).removed["rejects rows"] == 1
+    assert _erase(on_disk, ErasureRequest("source", f"{BEN}/kiwi/a.jpg")).removed["features rows"] == 1
+    assert (
+        _erase(on_disk, ErasureRequest("source", home.landing.uri_of(f"{BEN}/kiwi/b.jpg"))).removed["rejects rows"] == 1
+    )
     assert [path.name for path in home.landing.directory.rglob("*.jpg")] == ["aa.jpg"]
     assert _where(home, f"{BEN}/kiwi/a.jpg", f"{BEN}/kiwi/b.jpg") == set()
     assert read_status(home, verify=True).broken == []
 
 
-@pytest.mark.parametrize("name", ["7", "add", "e", "o'neil"])
-def test_a_name_that_the_log_is_full_of_costs_no_log(name: str, settings: Settings, drain: Drain) -> None:
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [("disk", "7"), ("disk", "add"), ("disk", "e"), ("disk", "o'neil"), ("S3", "o'neil")],
+    indirect=["settings"],
+)
+def test_a_name_that_the_log_is_full_of_costs_no_log(name: str, settings: Settings) -> None:
     home = settings.places()
     _drop(settings, {f"{who}/kiwi/{n}.jpg": jpeg(n) for who in (name, BEN) for n in range(2)})
     _drop(settings, {f"{who}/kiwi/no.jpg": text_file() for who in (name, BEN)})
-    drain(settings)
+    ingest(settings)
     append_once(home, REJECT_ROWS, "somebody", (), {"note": f"of {name}"}, lambda _: False)
     handle = open_table(home, REJECT_ROWS)
     assert handle is not None
@@ -217,14 +221,14 @@ def test_a_name_that_the_log_is_full_of_costs_no_log(name: str, settings: Settin
     assert (_count(settings, "features"), _count(settings, "rejects")) == (2, 1)
     assert read_status(home, verify=True).broken == []
     _drop(settings, {f"{BEN}/lime/0.jpg": jpeg(9)})
-    drain(settings)
+    ingest(settings)
     assert _count(settings, "features") == 3
 
 
-def test_a_deletion_by_hand_leaves_no_name_in_the_log(on_disk: Settings, drain: Drain) -> None:
+def test_a_deletion_by_hand_leaves_no_name_in_the_log(on_disk: Settings) -> None:
     name, home = "o'neil", on_disk.places()
     _drop(on_disk, {f"{name}/kiwi/no.jpg": text_file(), f"{BEN}/kiwi/no.jpg": text_file()})
-    drain(on_disk)
+    ingest(on_disk)
     handle = open_table(home, REJECT_ROWS)
     assert handle is not None
     handle.delete("source LIKE '%o''neil/kiwi/no.jpg'")
@@ -249,15 +253,19 @@ COMPOSED, DECOMPOSED = "zo\u00e9-4711", "zoe\u0301-4711"
 ACCENTS = [COMPOSED, DECOMPOSED, *(json.dumps(text)[1:-1] for text in (COMPOSED, DECOMPOSED))]
 
 
-@pytest.mark.parametrize(("folder", "asked"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+@pytest.mark.parametrize(
+    ("settings", "folder", "asked"),
+    [("disk", COMPOSED, DECOMPOSED), ("disk", DECOMPOSED, COMPOSED), ("S3", COMPOSED, DECOMPOSED)],
+    indirect=["settings"],
+)
 def test_a_person_is_found_in_whichever_form_the_accents_are_written(
-    settings: Settings, drain: Drain, folder: str, asked: str
+    settings: Settings, folder: str, asked: str
 ) -> None:
     home = settings.places()
     serve_a_model(home)
     _drop(settings, {f"{folder}/kiwi/a.jpg": jpeg(1), f"{folder}/kiwi/no.jpg": text_file()})
     _drop(settings, {f"{BEN}/kiwi/b.jpg": jpeg(2), f"{BEN}/zoe-4711/c.jpg": jpeg(3)})
-    drain(settings)
+    ingest(settings)
     # As former releases wrote rows of a decomposed name, and a log that says so.
     for table in (FEATURE_ROWS, PROJECTION_ROWS):
         handle = open_table(home, table)
@@ -274,18 +282,18 @@ def test_a_person_is_found_in_whichever_form_the_accents_are_written(
     assert list(list_landed(home.landing)) == []
     assert _count(settings, "features") == 2
     assert read_status(home, verify=True).broken == []
-    drain(settings)
+    ingest(settings)
     assert _count(settings, "features") == 2
 
 
 @pytest.mark.parametrize("as_uri", [False, True])
-def test_an_object_is_found_in_whichever_form_its_key_is_written(on_disk: Settings, drain: Drain, as_uri: bool) -> None:
+def test_an_object_is_found_in_whichever_form_its_key_is_written(on_disk: Settings, as_uri: bool) -> None:
     home = on_disk.places()
     keys = {"p\u00eache/e\u0301.jpg": jpeg(1), "p\u00eache/no.jpg": text_file(), "kiwi/a.jpg": jpeg(2)}
     _drop(on_disk, keys)
-    drain(on_disk)
+    ingest(on_disk)
     for key in ("pe\u0302che/\u00e9.jpg", "pe\u0302che/no.jpg"):
-        certificate = _erase(on_disk, Asked("source", home.landing.uri_of(key) if as_uri else key))
+        certificate = _erase(on_disk, ErasureRequest("source", home.landing.uri_of(key) if as_uri else key))
         assert certificate.removed["landing"] == 1
     assert _where(home, "p\u00eache/e", "pe\u0302che/\u00e9", "/no.jpg") == set()
     assert _count(on_disk, "features") == 1
@@ -318,17 +326,17 @@ def test_no_row_is_passed_over_for_what_stands_around_a_name(value: str, tmp_pat
         f"<{unicodedata.normalize(form, value)}>{after}" for form in ("NFC", "NFD") for after in ("", "\u0323", "x")
     ]
     sources = pa.array([*(home.landing.uri_of(key) for key in keys), home.landing.uri_of("<ann>x")])
-    found = selection.rows(pa.RecordBatch.from_pydict({"source": sources, "arrived_at": [now] * len(sources)}))
+    found = selection.row_mask(pa.RecordBatch.from_pydict({"source": sources, "arrived_at": [now] * len(sources)}))
     assert found.to_pylist() == [True] * len(keys) + [False]
 
 
 @pytest.mark.processes
-def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Settings, drain: Drain) -> None:
+def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Settings) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2), f"{BEN}/{ANNA}/c.jpg": jpeg(3)})
-    drain(on_disk)
+    ingest(on_disk)
     _fold_plans(home)
-    today = Asked("subject", ANNA, (r"^nobody/(?P<subject>[^/]+)/",))
+    today = ErasureRequest("subject", ANNA, (r"^nobody/(?P<subject>[^/]+)/",))
     with pytest.MonkeyPatch.context() as cut:
         # Rows are gone then, photos are not.
         cut.setattr(erase_module, "erase_landed", _cut_off)
@@ -340,15 +348,14 @@ def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Set
 
 
 def test_rows_of_a_landing_that_nothing_tells_of_are_not_erased_without_their_photos(
-    on_disk: Settings, drain: Drain, tmp_path: Path
+    on_disk: Settings, tmp_path: Path
 ) -> None:
     home = on_disk.places()
     moved = on_disk.model_copy(update={"landing": str(tmp_path / "moved")})
     overwrite(moved.places().landing, f"{ANNA}/kiwi/a.jpg", jpeg(1))
-    drain(moved)
+    ingest(moved)
     _fold_plans(home)
     forget_names(home.root.directory)
-    (home.state.directory / "stream.json").unlink()
     with pytest.raises(InvalidSetting, match=r"1 rows are of objects below .*/moved/.*; add --former-landing"):
         _erase(on_disk, _subject())
     assert (_count(on_disk, "features"), read_erasures(home).begun) == (1, 0)
@@ -366,10 +373,10 @@ def _fold_plans(home: Home) -> None:
         path.unlink()
 
 
-def test_an_empty_folder_goes_only_with_the_person_whose_it_is(on_disk: Settings, drain: Drain) -> None:
+def test_an_empty_folder_goes_only_with_the_person_whose_it_is(on_disk: Settings) -> None:
     landing = on_disk.places().landing.directory
     _drop(on_disk, {"a/kiwi/1.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2)})
-    drain(on_disk)
+    ingest(on_disk)
     for folder in ("banana", "carl/a"):
         (landing / folder).mkdir(parents=True)
     _erase(on_disk, _subject("a"))
@@ -382,6 +389,7 @@ def test_an_empty_folder_goes_only_with_the_person_whose_it_is(on_disk: Settings
     ]
 
 
+@pytest.mark.processes
 def test_beside_a_stream_and_uploads_of_the_same_person(on_disk: Settings) -> None:
     home = on_disk.places()
     landed: list[tuple[datetime, str]] = []
@@ -444,7 +452,7 @@ def test_a_plan_made_from_an_older_look_is_begun_without_what_is_to_be_forgotten
 ) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2), f"{ANNA}/kiwi/c.jpg": text_file()})
-    drain(on_disk)
+    ingest(on_disk)
     _drop(on_disk, {f"{ANNA}/lime/d.jpg": jpeg(3), f"{BEN}/lime/e.jpg": jpeg(4)})
     new = tuple(landed for landed in list_landed(home.landing) if "/lime/" in landed.key)
     erasure = begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
@@ -460,11 +468,11 @@ def test_a_plan_made_from_an_older_look_is_begun_without_what_is_to_be_forgotten
 
 
 def test_a_plan_that_goes_before_what_is_to_be_forgotten_leaves_it_is_not_worked(
-    on_disk: Settings, drain: Drain, spark: SparkSession
+    on_disk: Settings, spark: SparkSession
 ) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2)})
-    drain(on_disk)
+    ingest(on_disk)
     _drop(on_disk, {f"{ANNA}/lime/d.jpg": jpeg(3), f"{BEN}/lime/e.jpg": jpeg(4)})
     new = tuple(landed for landed in list_landed(home.landing) if "/lime/" in landed.key)
     begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
@@ -489,7 +497,7 @@ def _plan(home: Home, batch: int) -> Plan:
 def test_a_plan_of_nothing_but_what_is_to_be_forgotten_is_committed_empty(on_disk: Settings, drain: Drain) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{BEN}/kiwi/b.jpg": jpeg(2)})
-    drain(on_disk)
+    ingest(on_disk)
     _drop(on_disk, {f"{ANNA}/lime/d.jpg": jpeg(3)})
     new = tuple(landed for landed in list_landed(home.landing) if "/lime/" in landed.key)
     begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
@@ -509,7 +517,7 @@ def test_cut_off_at_any_step_the_same_request_goes_on(
     home = on_disk.places()
     _drop(on_disk, {f"{name}/kiwi/{n}.jpg": jpeg(n) for name in (ANNA, BEN) for n in range(2)})
     _drop(on_disk, {f"{name}/kiwi/no.jpg": text_file() for name in (ANNA, BEN)})
-    drain(on_disk)
+    ingest(on_disk)
     with monkeypatch.context() as cut:
         cut.setattr(rows_module, step, _cut_off)
         with pytest.raises(KeyboardInterrupt):
@@ -520,7 +528,7 @@ def test_cut_off_at_any_step_the_same_request_goes_on(
     # What is uploaded meanwhile came after the request.
     _drop(on_disk, {f"{ANNA}/later/0.jpg": jpeg(7)})
     drain(on_disk)
-    maintain(home, Retention(), MaintenanceWatcher(lambda _: None, lambda _: None))
+    maintain(home, Retention(), print, lambda _: None)
     certificate = _erase(on_disk, _subject())
     assert (certificate.id, certificate.asked_at) == (unfinished.id, unfinished.before)
     assert _where(home, f"{ANNA}/kiwi") == set()
@@ -534,12 +542,10 @@ def _cut_off(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_reprojection_that_read_before_brings_no_row_back(
-    on_disk: Settings, drain: Drain, spark: SparkSession
-) -> None:
+def test_a_reprojection_that_read_before_brings_no_row_back(on_disk: Settings, spark: SparkSession) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2)})
-    drain(on_disk)
+    ingest(on_disk)
     serve_a_model(home)
 
     def erased_meanwhile(done: int, _: int) -> None:
@@ -547,20 +553,20 @@ def test_a_reprojection_that_read_before_brings_no_row_back(
             begin_erasure(home, "subject", ANNA, [PATTERN], datetime.now(UTC))
 
     with pytest.raises(HomeInUse, match="An erasure began meanwhile"):
-        reproject(spark.sparkContext, home, ReprojectionWatcher(lambda _: None, erased_meanwhile))
+        reproject(spark.sparkContext, home, print, erased_meanwhile)
     assert _count(on_disk, "projections") == 0
     _erase(on_disk, _subject())
     assert _where(home, ANNA) == set()
-    reproject(spark.sparkContext, home, ReprojectionWatcher(lambda _: None, lambda _, __: None))
+    reproject(spark.sparkContext, home, print, lambda _, __: None)
     assert _count(on_disk, "projections") == 1
     assert read_status(home, verify=True).broken == []
 
 
-def test_a_refit_that_read_before_leaves_no_sums(on_disk: Settings, drain: Drain, spark: SparkSession) -> None:
+def test_a_refit_that_read_before_leaves_no_sums(on_disk: Settings, spark: SparkSession) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{name}/kiwi/{n}.jpg": jpeg(n) for name in (ANNA, BEN) for n in range(3)})
-    drain(on_disk)
-    wanted = Wanted(2, None, 2)
+    ingest(on_disk)
+    wanted = RefitOptions(2, None, 2)
 
     def fit(on_progress: Callable[[int, int], None]) -> None:
         refit(spark.sparkContext, home, wanted, dry_run=False, full=False, on_progress=on_progress)
@@ -622,7 +628,7 @@ def test_what_is_passed_over_is_forgotten_when_no_message_can_come_any_more(tmp_
     assert not passed_over(home).covers(home.landing, replace(landed, key=f"{BEN}/kiwi/a.jpg"))
     assert ANNA not in read(home.state, "erasures.json").decode()
     finish_erasure(home, erasure.id, now - timedelta(days=15))
-    maintain(home, Retention(), MaintenanceWatcher(lambda _: None, lambda _: None))
+    maintain(home, Retention(), print, lambda _: None)
     assert read_erasures(home).erasures == ()
 
 
@@ -633,11 +639,11 @@ def test_an_archived_name_tells_its_key(key: str) -> None:
 
 
 def test_the_command_asks_for_one_thing_and_a_yes(
-    on_disk: Settings, local_settings: Callable[..., Settings], drain: Drain, tmp_path: Path
+    on_disk: Settings, local_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     home = ["--home", on_disk.home]
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1)})
-    drain(on_disk)
+    ingest(on_disk)
 
     def refused(*arguments: str) -> str:
         answer = CliRunner().invoke(app, ["erase", *arguments, *home])

@@ -1,6 +1,7 @@
 """Maintenance leaves the rows what they are, whoever else is at work and whenever it is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,22 +9,21 @@ import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, Transaction
 from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
 from batch.maintain import compaction
 from batch.maintain.compaction import MAINTENANCE, Group, compact, groups_to_compact
-from batch.maintain.maintain import Compacted, Kept, Piece, Shortened, Swept, Watcher, maintain
+from batch.maintain.maintain import Compaction, Expiry, LogRemoval, MaintenanceStep, OrphanRemoval, maintain
 from batch.maintain.retention import Retention, expire_rows
 from batch.maintain.vacuum import vacuum_orphans
-from batch.refit.refit import Wanted, refit
-from batch.reproject import Watcher as ReprojectionWatcher
+from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
 from ops.cli.main import app
 from ops.query.query import connect, run_query
@@ -31,7 +31,7 @@ from ops.status.status import read_status
 from store.errors import HomeInUse
 from store.home import Home
 from store.models.pca_models import load_model
-from store.models.registry import current_featurizer
+from store.models.registry import current_featurizer, publish_featurizer
 from store.objects.operations import keys_below, overwrite
 from store.settings import Settings, load_settings
 from store.state.lease import hold_lease
@@ -42,9 +42,14 @@ from store.tables.files import DataFile, data_files, read_file, write_large_file
 from store.tables.handles import OpenTables, committed_batch, create_tables, open_table
 from store.tables.schemas import FEATURE_ROWS, TABLES, Table
 from store.tables.unreferenced import shorten_log
+from tests.conftest import REGION
 from tests.support.feature_rows import commit_features, feature_vectors
+from tests.support.ingested import ingest
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, rows, stream_process
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
@@ -53,28 +58,47 @@ DAYS = [date(2026, 10, 3), date(2026, 10, 4)]
 NOTHING_EXPIRES = Retention()
 
 
-@pytest.fixture(params=["disk", "S3"])
-def home(request: pytest.FixtureRequest) -> Home:
+@pytest.fixture(scope="module")
+def home_with_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with eight batches on two days long past."""
-    made: Home = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")().places()
-    return _with_rows(made)
+    folder = tmp_path_factory.mktemp("made") / "home"
+    _with_rows(load_settings(home=str(folder)).places())
+    return folder
 
 
 @pytest.fixture
-def on_disk(local_settings: MakeSettings) -> Home:
-    """The same, whose files a test can lay hands on."""
-    return _with_rows(local_settings().places())
+def on_disk(home_with_rows: Path, tmp_path: Path) -> Home:
+    """A copy of it, whose files a test can lay hands on."""
+    shutil.copytree(home_with_rows, tmp_path / "home")
+    return load_settings(home=str(tmp_path / "home")).places()
+
+
+@pytest.fixture
+def on_s3(home_with_rows: Path, bucket: str, s3_server: str, s3: "S3Client") -> Home:
+    """A copy of it in a bucket."""
+    for path in home_with_rows.rglob("*"):
+        if path.is_file():
+            s3.upload_file(str(path), bucket, f"home/{path.relative_to(home_with_rows)}")
+    return load_settings(home=f"s3://{bucket}/home", s3_endpoint=s3_server, s3_region=REGION).places()
+
+
+@pytest.fixture(params=["disk", "S3"])
+def home(request: pytest.FixtureRequest) -> Home:
+    made: Home = request.getfixturevalue("on_disk" if request.param == "disk" else "on_s3")
+    return made
 
 
 def _with_rows(home: Home) -> Home:
+    if current_featurizer(home) is None:
+        publish_featurizer(home, b"a network", "a test", "a test")
     for number in range(1, 9):
         commit_features(home, number, DAYS[number % 2], feature_vectors(6, number), str(current_featurizer(home)))
     return home
 
 
-def _maintain(home: Home, retention: Retention = NOTHING_EXPIRES, dry_run: bool = False) -> list[Piece]:
-    pieces: list[Piece] = []
-    maintain(home, retention, Watcher(lambda _: None, pieces.append), dry_run)
+def _maintain(home: Home, retention: Retention = NOTHING_EXPIRES, dry_run: bool = False) -> list[MaintenanceStep]:
+    pieces: list[MaintenanceStep] = []
+    maintain(home, retention, print, pieces.append, dry_run)
     return pieces
 
 
@@ -100,7 +124,7 @@ def _age(directory: Path, days: float) -> None:
 
 def test_days_long_past_become_one_file_each_with_the_same_rows(home: Home) -> None:
     before, was = _rows(home), _files(home)
-    done = [piece for piece in _maintain(home) if isinstance(piece, Compacted)]
+    done = [piece for piece in _maintain(home) if isinstance(piece, Compaction)]
     assert [(piece.group.ingest_date, len(piece.group.files)) for piece in done] == [(day, 4) for day in DAYS]
     files = _files(home)
     assert [(file.partition["ingest_date"], file.rows, file.batches) for file in sorted(files, key=_day)] == [
@@ -145,7 +169,7 @@ def test_the_log_tells_nobodys_name_and_the_protocol_stays(on_disk: Home) -> Non
 def test_a_second_run_rewrites_nothing(home: Home) -> None:
     _maintain(home)
     files = _files(home)
-    assert [piece for piece in _maintain(home) if isinstance(piece, Compacted)] == []
+    assert [piece for piece in _maintain(home) if isinstance(piece, Compaction)] == []
     assert _files(home) == files
 
 
@@ -206,6 +230,14 @@ def test_of_two_that_replace_the_same_files_one_is_refused(home: Home) -> None:
     assert sum(file.rows for file in _files(home)) == 48
 
 
+def test_the_librarys_own_compaction_would_leave_rows_twice(on_disk: Home) -> None:
+    properties = CommitProperties(app_transactions=[Transaction(MAINTENANCE, 1)])
+    for handle in [open_table(on_disk, FEATURE_ROWS) for _ in range(2)]:
+        assert handle is not None
+        handle.optimize.compact(commit_properties=properties)
+    assert sum(file.rows for file in _files(on_disk)) == 2 * 48
+
+
 def test_rows_deleted_meanwhile_do_not_come_back(on_disk: Home) -> None:
     handle, deleting = open_table(on_disk, FEATURE_ROWS), open_table(on_disk, FEATURE_ROWS)
     assert handle is not None
@@ -253,23 +285,23 @@ def test_what_no_version_names_is_removed_after_a_day_and_nothing_else(on_disk: 
     overwrite(place, "ingest_date=2026-10-03/part-new.zstd.parquet", b"an attempt at work")
     # The files that these replace are old, but were named until now.
     _compact(on_disk, datetime.now(UTC))
-    swept = next(piece for piece in _maintain(on_disk) if isinstance(piece, Swept))
-    assert (swept.removed.files, swept.removed.size_bytes) == (1, len(b"an attempt that died"))
+    swept = next(piece for piece in _maintain(on_disk) if isinstance(piece, OrphanRemoval))
+    assert (swept.removed.count, swept.removed.size_bytes) == (1, len(b"an attempt that died"))
     kept = set(keys_below(place))
     assert "ingest_date=2026-10-03/part-new.zstd.parquet" in kept
     assert "ingest_date=2026-10-03/part-old.zstd.parquet" not in kept
     assert len([key for key in kept if not key.startswith("_delta_log")]) == 1 + 8 + 2
 
 
-def test_on_s3_too_what_no_version_names_is_removed(s3_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = _with_rows(s3_settings().places())
+def test_on_s3_too_what_no_version_names_is_removed(on_s3: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = on_s3
     overwrite(home.features, "ingest_date=2026-10-03/part-x.zstd.parquet", b"an attempt that died")
-    assert vacuum_orphans(home, FEATURE_ROWS, dry_run=False).files == 0
+    assert vacuum_orphans(home, FEATURE_ROWS, dry_run=False).count == 0
     # Nobody can make objects of S3 older than they are.
     monkeypatch.setattr(unreferenced, "UNREFERENCED_KEPT", timedelta(0))
-    assert vacuum_orphans(home, FEATURE_ROWS, dry_run=True).files == 1
+    assert vacuum_orphans(home, FEATURE_ROWS, dry_run=True).count == 1
     assert vacuum_orphans(home, FEATURE_ROWS, dry_run=False).size_bytes == len(b"an attempt that died")
-    assert vacuum_orphans(home, FEATURE_ROWS, dry_run=False).files == 0
+    assert vacuum_orphans(home, FEATURE_ROWS, dry_run=False).count == 0
     assert len(_rows(home)) == 48
 
 
@@ -293,8 +325,8 @@ def test_a_log_keeps_what_a_day_needs_and_who_opened_the_table_before_goes_on(on
         commit(on_disk, FEATURE_ROWS, number, "a test", [])
     log = on_disk.features.directory / "_delta_log"
     _age(log, days=2)
-    shortened = next(piece for piece in _maintain(on_disk) if isinstance(piece, Shortened))
-    assert shortened.removed.files > 90
+    shortened = next(piece for piece in _maintain(on_disk) if isinstance(piece, LogRemoval))
+    assert shortened.removed.count > 90
     assert committed_batch(open_table(on_disk, FEATURE_ROWS)) == 129
     assert stale.to_pyarrow_table().num_rows == 48
 
@@ -328,8 +360,8 @@ def test_tables_made_before_forget_as_new_ones_do_and_a_stream_goes_on(on_disk: 
     assert "batch" in configuration["delta.dataSkippingStatsColumns"]
 
 
-def test_on_s3_too_a_log_is_shortened(s3_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = _with_rows(s3_settings().places())
+def test_on_s3_too_a_log_is_shortened(on_s3: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = on_s3
     for number in range(9, 21):
         commit(home, FEATURE_ROWS, number, "a test", [])
     monkeypatch.setitem(handles.RETENTION, "delta.logRetentionDuration", "interval 0 seconds")
@@ -348,9 +380,9 @@ def test_a_dry_run_tells_and_changes_nothing(on_disk: Home) -> None:
     pieces = _maintain(on_disk, Retention(timedelta(0), timedelta(days=15)), dry_run=True)
     assert set(keys_below(on_disk.root)) - before <= {"state/lease.json"}
     assert before <= set(keys_below(on_disk.root))
-    assert [piece.removed.files for piece in pieces if isinstance(piece, Swept)] == [1, 0, 0]
-    assert [piece.expired.count for piece in pieces if isinstance(piece, Kept)] == [1, 48, 0, 0]
-    assert len([piece for piece in pieces if isinstance(piece, Compacted)]) == 2
+    assert [piece.removed.count for piece in pieces if isinstance(piece, OrphanRemoval)] == [1, 0, 0]
+    assert [piece.expired.count for piece in pieces if isinstance(piece, Expiry)] == [1, 48, 0, 0]
+    assert len([piece for piece in pieces if isinstance(piece, Compaction)]) == 2
 
 
 def test_the_command_says_what_it_saved_and_refuses_beside_another(on_disk: Home) -> None:
@@ -372,7 +404,7 @@ def test_archived_photos_go_after_their_time_and_others_stay(home: Home) -> None
     _maintain(home, Retention(archive=timedelta(days=1)))
     assert list(keys_below(home.archive)) == ["kiwi/1.e.jpg"]
     pieces = _maintain(home, Retention(archive=timedelta(0)))
-    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Kept)] == [
+    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Expiry)] == [
         ("archive", 1, 7)
     ]
     assert list(keys_below(home.archive)) == []
@@ -385,7 +417,7 @@ def test_old_pages_go_and_certificates_stay(on_disk: Home) -> None:
     _age(on_disk.reports.directory, days=31)
     overwrite(on_disk.reports, "20261101T000000Z.html", b"<html>")
     pieces = _maintain(on_disk, Retention(reports=timedelta(days=30)))
-    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Kept)] == [
+    assert [(p.place, p.expired.count, p.expired.size_bytes) for p in pieces if isinstance(p, Expiry)] == [
         ("reports", 1, 6)
     ]
     assert sorted(keys_below(on_disk.reports)) == ["20261101T000000Z.html", "erasures/1.json"]
@@ -398,31 +430,28 @@ def test_a_photo_that_was_old_when_it_was_archived_is_kept_as_long(on_disk: Home
     assert list(keys_below(on_disk.archive)) == ["kiwi/1.e.jpg"]
 
 
-def test_old_rows_go_from_all_tables_and_every_promise_holds(
-    spark: SparkSession, local_settings: MakeSettings, drain: Drain
-) -> None:
+def test_old_rows_go_from_all_tables_and_every_promise_holds(spark: SparkSession, local_settings: MakeSettings) -> None:
     settings = local_settings()
     home = _with_rows(settings.places())
     _land(home, range(3))
-    drain(settings)
+    ingest(settings)
     _refit(spark, home)
-    reproject(spark.sparkContext, home, ReprojectionWatcher(lambda _: None, lambda _, __: None))
+    reproject(spark.sparkContext, home, print, lambda _, __: None)
     assert read_status(home, verify=True).broken == []
 
     _maintain(home, Retention(rows=timedelta(days=15)))
     assert read_status(home, verify=True).broken == []
     assert [len(rows(settings, f"SELECT * FROM {table.name}")) for table in TABLES] == [3, 3, 1]
-    assert drain(settings).photos == 0
-    incremental, full = _refit(spark, home), _refit(spark, home, full=True)
-    np.testing.assert_array_equal(load_model(home, incremental).pca.components, load_model(home, full).pca.components)
-    assert load_model(home, full).meta.rows == 3
+    incremental, full = (load_model(home, _refit(spark, home, full=full)) for full in (False, True))
+    np.testing.assert_allclose(incremental.pca.components, full.pca.components, rtol=0, atol=1e-9)
+    assert full.meta.rows == 3
 
 
 def test_photos_whose_rows_expired_are_not_taken_for_new(local_settings: MakeSettings, drain: Drain) -> None:
     settings = local_settings()
     home = settings.places()
     _land(home, range(3))
-    drain(settings)
+    ingest(settings)
     in_a_while = datetime.now(UTC) + timedelta(days=40)
     expire_rows(home, FEATURE_ROWS, timedelta(days=15), in_a_while, dry_run=False)
     # Killed between two tables: nobody calls that lost or doubled.
@@ -442,14 +471,14 @@ def _land(home: Home, numbers: range) -> None:
 
 
 def _refit(spark: SparkSession, home: Home, full: bool = False) -> int:
-    done = refit(spark.sparkContext, home, Wanted(2, None, 2), False, full, lambda _, __: None)
+    done = refit(spark.sparkContext, home, RefitOptions(2, None, 2), False, full, lambda _, __: None)
     return done.meta.version
 
 
 def test_stored_moments_hold_after_compaction(spark: SparkSession, on_disk: Home) -> None:
     _refit(spark, on_disk)
     _maintain(on_disk)
-    done = refit(spark.sparkContext, on_disk, Wanted(2, None, 2), False, False, lambda _, __: None)
+    done = refit(spark.sparkContext, on_disk, RefitOptions(2, None, 2), False, False, lambda _, __: None)
     assert (done.rows_read, done.rows_stored) == (0, 48)
 
 
@@ -488,14 +517,13 @@ def test_beside_a_stream_a_refit_and_a_reprojection(s3_settings: Callable[..., S
     settings = s3_settings()
     home = _with_rows(settings.places())
     home.landing.create()
-    silent = ReprojectionWatcher(lambda _: None, lambda _, __: None)
     soon = timedelta(hours=1)
     with stream_process(settings) as process:
         for number in range(12):
             overwrite(home.landing, f"kiwi/{number}.jpg", jpeg(number))
             if number % 4 == 1:
                 _refit(spark, home)
-                reproject(spark.sparkContext, home, silent)
+                reproject(spark.sparkContext, home, print, lambda _, __: None)
             # What came in this hour, too, as if it were the next one.
             _compact(home, datetime.now(UTC) + soon)
             _maintain(home)
@@ -521,6 +549,6 @@ def _wait_for(holds: Callable[[], bool]) -> None:
 
 def test_a_home_without_tables_has_nothing_to_do(tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path / "new")).places()
-    assert [piece for piece in _maintain(home) if isinstance(piece, Compacted)] == []
+    assert [piece for piece in _maintain(home) if isinstance(piece, Compaction)] == []
     create_tables(home)
-    assert [piece.removed.files for piece in _maintain(home) if isinstance(piece, Swept)] == [0, 0, 0]
+    assert [piece.removed.count for piece in _maintain(home) if isinstance(piece, OrphanRemoval)] == [0, 0, 0]

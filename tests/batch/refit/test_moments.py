@@ -1,7 +1,8 @@
 """Moments of all rows, whatever was stored of them before, deleted, compacted or damaged since."""
 
+import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -13,9 +14,8 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from batch import days
-from batch.days import Day, cut, digest_of_paths, list_days, sum_share
-from batch.refit import moments
-from batch.refit.moments import Summed, sum_moments
+from batch.days import Day, digest_of_paths, list_days, split_into_tasks, sum_rows
+from batch.refit.moments import MomentsOfDays, sum_moments
 from batch.refit.stored_moments import delete_unused_sums, read_month, store_of
 from features.featurizer import FEATURES
 from features.pca import Moments, NotFinite, moments_of
@@ -72,8 +72,18 @@ def _write(
         commit(home, table, batch, "a run", adds if table is FEATURE_ROWS else [])
 
 
-def _sum(spark: SparkSession, home: Home, featurizer: str = OURS, full: bool = False, keep: bool = True) -> Summed:
+def _sum(
+    spark: SparkSession, home: Home, featurizer: str = OURS, full: bool = False, keep: bool = True
+) -> MomentsOfDays:
     return sum_moments(spark.sparkContext, home, featurizer, full=full, keep=keep, on_progress=lambda done, total: None)
+
+
+def _days(rows_by_day: Mapping[date, int]) -> tuple[date, ...]:
+    return tuple(sorted(rows_by_day))
+
+
+def _rows(rows_by_day: Mapping[date, int]) -> int:
+    return sum(rows_by_day.values())
 
 
 def _telling(told: list[tuple[int, int]]) -> Callable[[int, int], None]:
@@ -113,10 +123,10 @@ def _assert_near(moments: Moments, rows: NDArray[np.float32]) -> None:
     )
 
 
-def _assert_same_bits(one: Moments, other: Moments) -> None:
+def _assert_equal(one: Moments, other: Moments) -> None:
     assert one.rows == other.rows
-    assert one.mean.tobytes() == other.mean.tobytes()
-    assert one.scatter.tobytes() == other.scatter.tobytes()
+    np.testing.assert_allclose(one.mean, other.mean, rtol=1e-12)
+    np.testing.assert_allclose(one.triangle, other.triangle, rtol=0, atol=1e-12 * np.abs(other.triangle).max())
 
 
 def _filled(home: Home) -> list[NDArray[np.float32]]:
@@ -135,15 +145,25 @@ def test_the_second_time_no_finished_day_is_read_and_the_moments_are_those_of_al
     first = sum_moments(spark.sparkContext, home, OURS, full=False, keep=True, on_progress=tell)
     again = _sum(spark, home)
     _assert_near(first.moments, np.concatenate(rows))
-    _assert_same_bits(first.moments, again.moments)
-    assert (first.rows_read, first.days_read, first.rows_stored, first.days_stored) == (3 * ROWS, DAYS, 0, ())
-    assert (again.rows_read, again.days_read, again.rows_stored, again.days_stored) == (0, (), 3 * ROWS, DAYS)
+    _assert_equal(first.moments, again.moments)
+    assert (_rows(first.rows_read), _days(first.rows_read), _rows(first.rows_stored), _days(first.rows_stored)) == (
+        3 * ROWS,
+        DAYS,
+        0,
+        (),
+    )
+    assert (_rows(again.rows_read), _days(again.rows_read), _rows(again.rows_stored), _days(again.rows_stored)) == (
+        0,
+        (),
+        3 * ROWS,
+        DAYS,
+    )
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert len({total for _, total in told}) == 1
     assert told[-1][0] == told[-1][1] > 0
 
 
-def test_a_new_day_or_a_late_batch_is_all_that_is_read_and_a_full_run_gives_the_same_bits(
+def test_a_new_day_or_a_late_batch_is_all_that_is_read_and_a_full_run_gives_the_same(
     spark: SparkSession, home: Home
 ) -> None:
     rows = _filled(home)
@@ -151,13 +171,17 @@ def test_a_new_day_or_a_late_batch_is_all_that_is_read_and_a_full_run_gives_the_
     _write(home, 4, MONTH_BEFORE)
     _write(home, 5, DAYS[0])
     late = _sum(spark, home)
-    assert (late.days_read, late.rows_read, late.rows_stored) == ((MONTH_BEFORE, DAYS[0]), 3 * ROWS, 2 * ROWS)
+    assert (_days(late.rows_read), _rows(late.rows_read), _rows(late.rows_stored)) == (
+        (MONTH_BEFORE, DAYS[0]),
+        3 * ROWS,
+        2 * ROWS,
+    )
     _assert_near(late.moments, np.concatenate([*rows, _vectors(4), _vectors(5)]))
     before = _stored_bytes(home)
     dry = _sum(spark, home, full=True, keep=False)
-    assert (dry.days_read, dry.rows_stored) == ((MONTH_BEFORE, *DAYS), 0)
+    assert (_days(dry.rows_read), _rows(dry.rows_stored)) == ((MONTH_BEFORE, *DAYS), 0)
     assert _stored_bytes(home) == before
-    _assert_same_bits(dry.moments, late.moments)
+    _assert_equal(dry.moments, late.moments)
 
 
 def test_deleted_rows_make_exactly_their_days_be_read_again(spark: SparkSession, home: Home) -> None:
@@ -166,10 +190,10 @@ def test_deleted_rows_make_exactly_their_days_be_read_again(spark: SparkSession,
     _write(home, 4, DAYS[1])
     _sum(spark, home)
     _delete(home, "batch = 2")
-    assert _sum(spark, home).days_read == DAYS[1:2]
+    assert _days(_sum(spark, home).rows_read) == DAYS[1:2]
     _delete(home, "image_id in ('1-0', '3-0')")
     after = _sum(spark, home)
-    assert (after.days_read, after.days_stored) == ((DAYS[0], DAYS[2]), DAYS[1:2])
+    assert (_days(after.rows_read), _days(after.rows_stored)) == ((DAYS[0], DAYS[2]), DAYS[1:2])
     _assert_near(after.moments, np.concatenate([rows[0][1:], _vectors(4), rows[2][1:]]))
 
 
@@ -178,12 +202,11 @@ def test_compaction_makes_nothing_be_read_and_its_files_are_remembered(spark: Sp
     before = _sum(spark, home)
     _compact(home)
     after = _sum(spark, home)
-    assert (after.days_read, after.rows_stored) == ((), 3 * ROWS)
-    _assert_same_bits(after.moments, before.moments)
+    assert (_days(after.rows_read), _rows(after.rows_stored)) == ((), 3 * ROWS)
+    _assert_equal(after.moments, before.moments)
     paths_digests = {day.date: digest_of_paths(day.paths) for day in list_days(home)}
     assert _stored_paths_digests(home) == paths_digests
-    full = _sum(spark, home, full=True, keep=False).moments
-    np.testing.assert_allclose(full.scatter, before.moments.scatter, atol=1e-12 * np.abs(full.scatter).max())
+    _assert_equal(_sum(spark, home, full=True, keep=False).moments, before.moments)
 
 
 def test_rows_of_another_featurizer_on_the_same_days_change_nothing(spark: SparkSession, home: Home) -> None:
@@ -191,7 +214,7 @@ def test_rows_of_another_featurizer_on_the_same_days_change_nothing(spark: Spark
     _write(home, 2, DAYS[0], featurizer="theirs")
     _assert_near(_sum(spark, home).moments, _vectors(1))
     _write(home, 3, DAYS[0], featurizer="theirs")
-    assert _sum(spark, home).days_read == ()
+    assert _days(_sum(spark, home).rows_read) == ()
     _assert_near(_sum(spark, home, "theirs").moments, np.concatenate([_vectors(2), _vectors(3)]))
     assert _sum(spark, home, "nobody's", keep=False).moments.rows == 0
 
@@ -210,8 +233,8 @@ def test_today_and_a_day_that_a_plan_waits_for_are_read_but_not_stored(spark: Sp
     _write(home, 4, today)
     write_plan(home, Plan(5, "nonce", datetime.now(UTC), DAYS[0], "file:///landing", "", OURS, ()))
     first, again = _sum(spark, home), _sum(spark, home)
-    assert (again.days_read, again.days_stored) == ((DAYS[0], today), DAYS[1:])
-    _assert_same_bits(first.moments, again.moments)
+    assert (_days(again.rows_read), _days(again.rows_stored)) == ((DAYS[0], today), DAYS[1:])
+    _assert_equal(first.moments, again.moments)
     assert sorted(_stored_paths_digests(home)) == list(DAYS[1:])
     _write(home, 5, DAYS[0])
     _sum(spark, home)
@@ -234,8 +257,8 @@ def test_what_is_damaged_or_gone_is_computed_again(spark: SparkSession, home: Ho
             else:
                 overwrite(store, key, read(store, key)[:-9])
         again = _sum(spark, home)
-        assert again.days_read == reread
-        _assert_same_bits(again.moments, first.moments)
+        assert _days(again.rows_read) == reread
+        _assert_equal(again.moments, first.moments)
 
 
 @pytest.mark.parametrize("sum_is_damaged", [False, True])
@@ -252,8 +275,8 @@ def test_a_new_last_day_is_added_to_the_sum_of_its_month(spark: SparkSession, ho
     new_day = DAYS[-1] + timedelta(days=1)
     _write(home, 4, new_day)
     new = _sum(spark, home)
-    assert new.days_read == (new_day,)
-    _assert_same_bits(new.moments, _sum(spark, home, full=True, keep=False).moments)
+    assert _days(new.rows_read) == (new_day,)
+    _assert_equal(new.moments, _sum(spark, home, full=True, keep=False).moments)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +294,7 @@ def test_features_that_are_no_1280_numbers_are_refused_by_day(
 ) -> None:
     _write(home, 1, DAYS[0], vectors=[[1.0] * FEATURES, wrong])
     with pytest.raises(error, match=r"2024-03-01.*; nothing was published\. Delete .*(refit|try again)\.$"):
-        sum_share(home, OURS, cut(list_days(home)[0])[0])
+        sum_rows(home, OURS, split_into_tasks(list_days(home)[0])[0])
 
 
 def test_of_a_day_that_is_refused_nothing_is_stored_and_the_days_beside_it_are_not_lost(
@@ -284,7 +307,7 @@ def test_of_a_day_that_is_refused_nothing_is_stored_and_the_days_beside_it_are_n
     assert DAYS[1] not in _stored_paths_digests(home)
     _delete(home, "batch = 4")
     after = _sum(spark, home)
-    assert (after.days_read, after.days_stored) == (DAYS[1:2], (DAYS[0], DAYS[2]))
+    assert (_days(after.rows_read), _days(after.rows_stored)) == (DAYS[1:2], (DAYS[0], DAYS[2]))
     _assert_near(after.moments, np.concatenate(rows))
 
 
@@ -300,44 +323,39 @@ def test_of_two_runs_at_once_both_are_right_and_so_is_what_they_store(spark: Spa
     _filled(home)
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda full: _sum(spark, home, full=full), (True, False))
-    _assert_same_bits(one.moments, other.moments)
+    _assert_equal(one.moments, other.moments)
     after = _sum(spark, home)
-    assert after.days_read == ()
-    _assert_same_bits(after.moments, one.moments)
+    assert _days(after.rows_read) == ()
+    _assert_equal(after.moments, one.moments)
 
 
-def test_many_tasks_give_the_bits_that_one_gives(
+def test_days_in_many_tasks_have_the_moments_of_all_of_them(
     spark: SparkSession, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for batch, day in enumerate(DAYS, 1):
-        _write(home, batch, day, files=1)
-    alone = _sum(spark, home, keep=False)
-    monkeypatch.setattr(moments, "SHARE_BYTES", 1)
-    _assert_same_bits(_sum(spark, home, keep=False).moments, alone.moments)
-
-
-def test_a_day_in_many_shares_has_the_moments_of_all_of_them(
-    spark: SparkSession, home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (days, moments):
-        monkeypatch.setattr(module, "SHARE_BYTES", 1)
+    monkeypatch.setattr(days, "TASK_BYTES", 1)
     _write(home, 1, DAYS[0], files=5)
     _write(home, 2, DAYS[1], files=2)
-    assert [len(cut(day)) for day in list_days(home)] == [5, 2]
-    _assert_near(_sum(spark, home).moments, np.concatenate([_vectors(1), _vectors(2)]))
+    _write(home, 3, datetime.now(UTC).date(), files=2)
+    assert [len(split_into_tasks(day)) for day in list_days(home)] == [5, 2, 2]
+    first, again = _sum(spark, home), _sum(spark, home)
+    assert _days(again.rows_stored) == DAYS[:2]
+    _assert_near(first.moments, np.concatenate([_vectors(1), _vectors(2), _vectors(3)]))
+    _assert_equal(again.moments, first.moments)
 
 
 @pytest.mark.parametrize("sizes_mb", [[1] * 10_000, [200, 1, 1], [1] * 70, [5000] * 3, [0, 0]])
-def test_shares_are_neighbouring_files_of_64_mb_or_more_and_at_most_32(sizes_mb: list[int]) -> None:
+def test_a_task_reads_neighbouring_files_of_some_64_mb_or_a_part_of_a_large_day(sizes_mb: list[int]) -> None:
     files = tuple(
         DataFile(f"{number:05}", size_mb * 2**20, 1, {}, (1, 1), datetime.now(UTC))
         for number, size_mb in enumerate(sizes_mb)
     )
-    shares = cut(Day(DAYS[0], files, finished=True))
-    assert [path for share in shares for path in share.paths] == [file.path for file in files]
-    assert sum(share.size_bytes for share in shares) == sum(sizes_mb) * 2**20
-    assert all(share.size_bytes >= 64 * 2**20 for share in shares[:-1])
-    assert len(shares) <= 32
+    tasks = split_into_tasks(Day(DAYS[0], files, finished=True))
+    assert [path for task in tasks for path in task.paths] == [file.path for file in files]
+    assert sum(task.size_bytes for task in tasks) == sum(sizes_mb) * 2**20
+    most_mb = max(64, sum(sizes_mb) / 32)
+    assert all(task.size_bytes <= most_mb * 2**20 or len(task.paths) == 1 for task in tasks)
+    # Any two neighbours together are larger than that.
+    assert len(tasks) <= 64
 
 
 def test_objects_that_nothing_names_are_removed_after_a_day_and_a_month_without_rows_at_once(
@@ -350,6 +368,7 @@ def test_objects_that_nothing_names_are_removed_after_a_day_and_a_month_without_
     old, young = (f"days/2024-03-01.{written}.{uuid.uuid4().hex}.npz" for written in ("20240305T000000Z", now))
     for key in (old, young):
         overwrite(store, key, b"left by a killed refit")
+    os.utime(store.directory / old, (0, 0))
     _delete(home, "batch = 4")
     _assert_near(_sum(spark, home).moments, np.concatenate(rows))
     keys = set(keys_below(store))
@@ -364,7 +383,7 @@ def test_a_home_on_s3_stores_moments_too(spark: SparkSession, bucket: str, s3_se
     _sum(spark, home)
     _delete(home, "image_id = '2-0'")
     again = _sum(spark, home)
-    assert (again.days_read, again.days_stored) == (DAYS[1:2], (DAYS[0], DAYS[2]))
+    assert (_days(again.rows_read), _days(again.rows_stored)) == (DAYS[1:2], (DAYS[0], DAYS[2]))
     _assert_near(again.moments, np.concatenate([rows[0], rows[1][1:], rows[2]]))
 
 

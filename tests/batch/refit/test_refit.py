@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 from sklearn.decomposition import PCA
 
-from batch.refit.refit import NothingToFit, Refit, Wanted, refit
+from batch.refit.refit import NothingToFit, Refit, RefitOptions, refit
 from features.errors import InvalidSetting
 from features.pca import NotFinite, TooFewRows
 from store.errors import AnotherRefit
@@ -37,9 +37,9 @@ def _commit(home: Home, batch: int, rows: int = 40) -> None:
     commit_features(home, batch, DAYS[batch % 2], feature_vectors(rows, batch), str(current_featurizer(home)))
 
 
-def _refit(spark: SparkSession, home: Home, wanted: Wanted | None = None, **how: Any) -> Refit:
+def _refit(spark: SparkSession, home: Home, wanted: RefitOptions | None = None, **how: Any) -> Refit:
     options = {"dry_run": False, "full": False, "on_progress": lambda _, __: None}
-    return refit(spark.sparkContext, home, wanted or Wanted(6, None, 2), **(options | how))
+    return refit(spark.sparkContext, home, wanted or RefitOptions(6, None, 2), **(options | how))
 
 
 def test_the_model_is_scikit_learns_and_its_meta_says_where_it_comes_from(spark: SparkSession, home: Home) -> None:
@@ -62,7 +62,7 @@ def test_the_model_is_scikit_learns_and_its_meta_says_where_it_comes_from(spark:
 
 
 def test_a_version_knows_its_parent_and_points_the_same_way(spark: SparkSession, home: Home) -> None:
-    all_directions = Wanted(10, None, 2)
+    all_directions = RefitOptions(10, None, 2)
     _commit(home, 1)
     _refit(spark, home, all_directions)
     _commit(home, 2)
@@ -84,15 +84,15 @@ def test_only_new_days_are_read_and_the_model_is_the_same(spark: SparkSession, h
     assert (incremental.rows_read, incremental.rows_stored) == (9, 40)
     assert (full.rows_read, full.rows_stored) == (49, 0)
     second, third = load_model(home, 2).pca, load_model(home, 3).pca
-    np.testing.assert_array_equal(second.components, third.components)
-    np.testing.assert_array_equal(second.explained_variance, third.explained_variance)
+    np.testing.assert_allclose(second.components, third.components, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(second.explained_variance, third.explained_variance, rtol=0, atol=1e-9)
 
 
 def test_a_share_of_the_variance_takes_as_few_components_as_reach_it(spark: SparkSession, home: Home) -> None:
     _commit(home, 1)
-    done = _refit(spark, home, Wanted(None, 0.9, 2), dry_run=True)
+    done = _refit(spark, home, RefitOptions(None, 0.9, 2), dry_run=True)
     assert done.meta.explained >= 0.9
-    assert done.meta.components == done.marks.at_90
+    assert done.meta.components == done.thresholds.at_90
 
 
 def test_a_dry_run_stores_nothing(spark: SparkSession, home: Home) -> None:
@@ -109,11 +109,11 @@ def test_rows_that_do_not_do_are_refused_in_a_sentence_and_nothing_is_published(
         _refit(spark, home)
     _commit(home, 1)
     with pytest.raises(TooFewRows, match="There are 40 rows and 1,000 are asked for"):
-        _refit(spark, home, Wanted(6, None, 1000))
+        _refit(spark, home, RefitOptions(6, None, 1000))
     with pytest.raises(TooFewRows, match="64 components need at least 65 rows"):
-        _refit(spark, home, Wanted(64, None, 2))
+        _refit(spark, home, RefitOptions(64, None, 2))
     with pytest.raises(InvalidSetting):
-        _refit(spark, home, Wanted(2000, None, 2))
+        _refit(spark, home, RefitOptions(2000, None, 2))
     spoiled = feature_vectors(5, 9)
     spoiled[3, 7] = np.nan
     commit_features(home, 2, DAYS[0], spoiled, str(current_featurizer(home)))

@@ -11,7 +11,15 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from batch.refit.scree import HEIGHT_PX, KEPT_COLOUR, WIDTH_PX, VarianceThresholds, _drawn, marks, scree_png
+from batch.refit.scree import (
+    HEIGHT_PX,
+    KEPT_COLOUR,
+    WIDTH_PX,
+    VarianceThresholds,
+    _draw,
+    scree_png,
+    variance_thresholds,
+)
 from features.errors import InvalidSetting
 from features.featurizer import FEATURES
 
@@ -56,27 +64,27 @@ SPECTRA = {
         ([1.0, 0.0, 0.0], VarianceThresholds(at_80=1, at_90=1, at_95=1, above_mean=1)),
     ],
 )
-def test_marks_are_those_counted_by_hand(ratios: list[float], expected: VarianceThresholds) -> None:
-    assert marks(np.array(ratios)) == expected
+def test_thresholds_are_those_counted_by_hand(ratios: list[float], expected: VarianceThresholds) -> None:
+    assert variance_thresholds(np.array(ratios)) == expected
 
 
 def test_a_share_reached_exactly_counts_whatever_the_rounding() -> None:
     tenths = np.full(10, 0.1)
     assert np.cumsum(tenths)[7] < 0.8
-    assert marks(tenths) == VarianceThresholds(at_80=8, at_90=9, at_95=10, above_mean=0)
-    assert marks(FLAT) == VarianceThresholds(at_80=1024, at_90=1152, at_95=1216, above_mean=0)
+    assert variance_thresholds(tenths) == VarianceThresholds(at_80=8, at_90=9, at_95=10, above_mean=0)
+    assert variance_thresholds(FLAT) == VarianceThresholds(at_80=1024, at_90=1152, at_95=1216, above_mean=0)
 
 
 def test_no_ratio_of_a_flat_spectrum_exceeds_the_mean_by_rounding() -> None:
     shaken = np.sort(FLAT * (1 + 1e-13 * np.random.default_rng(0).standard_normal(FEATURES)))[::-1]
     assert (shaken > 1 / FEATURES).any()
-    assert marks(shaken).above_mean == 0
+    assert variance_thresholds(shaken).above_mean == 0
 
 
 @pytest.mark.parametrize("ratios", [[], [0.5, 0.4], [0.4, 0.6], [1.5, -0.5], [float("nan"), 0.5], [[0.6, 0.4]]])
 def test_what_is_no_spectrum_is_refused(ratios: list[float]) -> None:
     with pytest.raises(InvalidSetting, match="descending"):
-        marks(np.array(ratios))
+        variance_thresholds(np.array(ratios))
 
 
 @pytest.mark.parametrize("components", [-1, 0, FEATURES + 1])
@@ -109,7 +117,7 @@ def test_the_kept_number_is_a_line_through_both_panels_at_its_place() -> None:
     ],
 )
 def test_labels_are_inside_the_picture_and_apart(ratios: Ratios, components: int) -> None:
-    figure = _drawn(ratios, components, "A title that is too long " * 8)
+    figure = _draw(ratios, components, "A title that is too long " * 8)
     figure.draw_without_rendering()
     above, below = figure.axes
     # Not the numbers of the upper panel's components: it shares, and hides, them.
@@ -130,7 +138,7 @@ def test_spectra_without_a_logarithm_are_drawn_without_a_warning(name: str) -> N
 
 
 def test_the_picture_says_how_much_is_kept_and_where_rules_would_cut() -> None:
-    figure = _drawn(np.array([0.6, 0.3, 0.1]), 2, "PCA")
+    figure = _draw(np.array([0.6, 0.3, 0.1]), 2, "PCA")
     said = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
     for part in ("k = 2", "90.0 %", "80 % with 2 components", "95 % with 3 components", "1 component\nabove the mean"):
         assert part in said

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from batch.erase.erase import Asked, Watcher, erase
+from batch.erase.erase import ErasureRequest, erase
 from features.errors import InvalidSetting
 from features.rejects import Reason
 from ops.cli.main import app
@@ -323,7 +323,7 @@ def test_a_paused_retry_keeps_no_key_that_was_erased_meanwhile(
     really_write, written = write_once, []
 
     def forget() -> None:
-        erase(home, Asked("source", key), Watcher(lambda _: None, lambda _, __: None), copy_s=0)
+        erase(home, ErasureRequest("source", key), print, lambda _, __: None, copy_s=0)
 
     def pause_and_write(place: StorageLocation, name: str, body: bytes) -> bytes:
         forget()

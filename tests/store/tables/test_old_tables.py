@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from batch.maintain.maintain import Watcher, maintain
+from batch.maintain.maintain import maintain
 from batch.maintain.retention import Retention
 from ops.query.named_queries import named_query
 from ops.query.query import connect, run_query, to_duckdb
@@ -77,7 +77,7 @@ def test_a_stream_of_before_goes_on_beside_and_its_files_are_compacted_with_the_
     _commit(home, 2, _as_before(FEATURE_ROWS), before)
     _commit(home, 3, FEATURE_ROWS)
 
-    maintain(home, Retention(), Watcher(lambda _: None, lambda _: None))
+    maintain(home, Retention(), print, lambda _: None)
 
     handle = open_table(home, FEATURE_ROWS)
     assert handle is not None

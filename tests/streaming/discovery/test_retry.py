@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pyspark.sql import SparkSession
 
-from batch.erase.erase import Asked, Watcher, erase
+from batch.erase.erase import ErasureRequest, erase
 from bootstrap.weights.weights import CompiledNetwork
 from features.rejects import Reason, Rejected
 from ops.rejects import RejectFilter, select_retries
@@ -222,7 +222,7 @@ def _with_an_archive_of_its_own(settings: Settings, folder: Path) -> Home:
 
 
 def _erase(home: Home, key: str) -> None:
-    erase(home, Asked("source", home.landing.uri_of(key)), Watcher(lambda _: None, lambda _, __: None), copy_s=0)
+    erase(home, ErasureRequest("source", home.landing.uri_of(key)), print, lambda _, __: None, copy_s=0)
 
 
 def test_killed_between_the_result_and_the_rejects_commit_it_is_rolled_forward(

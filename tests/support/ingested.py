@@ -1,0 +1,113 @@
+"""Landed objects brought into the tables as the stream does it, without Spark and without a network."""
+
+import hashlib
+from datetime import UTC, datetime
+
+import numpy as np
+
+from store.home import Home
+from store.models.pca_models import current_models, describe_model, load_model
+from store.models.registry import current_featurizer
+from store.objects.landing import LandedObject, archive_or_delete, key_group, list_landed
+from store.objects.operations import read
+from store.settings import Settings
+from store.state.erasures import passed_over
+from store.state.landing_names import remember_landing
+from store.state.plans import (
+    AddedFile,
+    BatchCounters,
+    Plan,
+    Result,
+    planned_batches,
+    read_plan,
+    write_plan,
+    write_result,
+)
+from store.tables.commits import commit
+from store.tables.files import vectors_column, write_file
+from store.tables.handles import committed_batch, create_tables, open_table
+from store.tables.projections import write_projections
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES
+from tests.support.feature_rows import feature_vectors
+
+NONCE = "a stream"
+
+
+def ingest(settings: Settings) -> None:
+    """Make one batch of what landed and was not planned: JPEGs become feature rows, all else becomes rejects."""
+    home = remember_landing(settings.locations())
+    home.landing.create()
+    create_tables(home)
+    plans = [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
+    planned = {(landed.key, landed.etag) for plan in plans for landed in plan.objects}
+    erased = passed_over(home)
+    objects = tuple(
+        landed
+        for landed in list_landed(home.landing)
+        if (landed.key, landed.etag) not in planned and not erased.covers(home.landing, landed)
+    )
+    batch, now = 1 + committed_batch(open_table(home, FEATURE_ROWS)), datetime.now(UTC)
+    plan = Plan(
+        batch=batch,
+        nonce=NONCE,
+        planned_at=now,
+        ingest_date=now.date(),
+        landing=home.landing.source,
+        key_pattern=settings.key_pattern,
+        featurizer=str(current_featurizer(home)),
+        objects=objects,
+        pca_versions=current_models(home).versions,
+    )
+    write_plan(home, plan)
+    bodies = {landed.key: read(home.landing, landed.key) for landed in objects}
+    photos = [landed for landed in objects if bodies[landed.key].startswith(b"\xff\xd8")]
+    rejects = [landed for landed in objects if landed not in photos]
+    adds = _write_photos(home, plan, photos, bodies) if photos else {}
+    if rejects:
+        reasons = {"reason": ["not_an_image"] * len(rejects), "detail": ["no picture"] * len(rejects)}
+        rows = _common_columns(home, plan, rejects) | reasons
+        adds[REJECT_ROWS.name] = (write_file(home, REJECT_ROWS, rows, {"ingest_date": f"{plan.ingest_date}"}),)
+    counters = BatchCounters(photos=len(photos), rejects={"not_an_image": len(rejects)} if rejects else {})
+    write_result(home, Result(batch, NONCE, now, adds, tuple(landed.key for landed in rejects), counters))
+    for table in TABLES:
+        commit(home, table, batch, NONCE, adds.get(table.name, ()))
+    for landed in objects:
+        archive_or_delete(home.landing, home.archive, landed, settings.clean)
+
+
+def _write_photos(
+    home: Home, plan: Plan, photos: list[LandedObject], bodies: dict[str, bytes]
+) -> dict[str, tuple[AddedFile, ...]]:
+    count = len(photos)
+    vectors = feature_vectors(count, plan.batch)
+    rows = _common_columns(home, plan, photos) | {
+        "image_id": [hashlib.sha256(bodies[landed.key]).hexdigest() for landed in photos],
+        "label": [key_group(plan.key_pattern, landed.key, "label") for landed in photos],
+        "subject": [key_group(plan.key_pattern, landed.key, "subject") for landed in photos],
+        "format": ["JPEG"] * count,
+        "width": [320] * count,
+        "height": [240] * count,
+        "featurizer": [plan.featurizer] * count,
+    }
+    features = rows | {"features": vectors_column(vectors)}
+    adds = {FEATURE_ROWS.name: (write_file(home, FEATURE_ROWS, features, {"ingest_date": f"{plan.ingest_date}"}),)}
+    models = [(describe_model(home, version), load_model(home, version).pca) for version in plan.pca_versions]
+    adds[PROJECTION_ROWS.name] = tuple(
+        write_projections(
+            home, meta, rows, ((vectors - pca.mean) @ pca.components.T).astype(np.float32), plan.ingest_date
+        )
+        for meta, pca in models
+    )
+    return adds
+
+
+def _common_columns(home: Home, plan: Plan, objects: list[LandedObject]) -> dict[str, list[object]]:
+    return {
+        "source": [home.landing.source_of(landed.key) for landed in objects],
+        "etag": [landed.etag for landed in objects],
+        "bytes": [landed.size_bytes for landed in objects],
+        "arrived_at": [landed.arrived_at for landed in objects],
+        "first_visible_at": [landed.visible_at for landed in objects],
+        "batch": [plan.batch] * len(objects),
+        "ingested_at": [plan.planned_at] * len(objects),
+    }
