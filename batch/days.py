@@ -16,10 +16,10 @@ from features.featurizer import FEATURES
 from features.pca import Moments, NotFinite, moments_of
 from store.errors import StateDamaged
 from store.home import Home
-from store.state.plans import planned_batches, read_plan
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import FEATURE_ROWS, TABLES
+from store.tables.handles import open_tables
+from store.tables.schemas import FEATURE_ROWS
+from store.tables.unsettled import unsettled_plans
 
 # A share's moments are 6.6 MB: little beside what was read for them.
 SHARE_BYTES = 64 * 2**20
@@ -59,21 +59,13 @@ def list_days(home: Home) -> list[Day]:
     A day is finished when it is past (UTC) and no plan that carries it waits to be committed to one of the tables.
     This is a guess that spares work: a batch may be planned or committed between two looks at storage.
     """
-    handles = [open_table(home, table) for table in TABLES]
-    feature_rows = handles[TABLES.index(FEATURE_ROWS)]
-    if feature_rows is None:
-        return []
-    growing = _days_of_plans_after(home, min(map(committed_batch, handles)))
+    tables = open_tables(home)
+    growing = {plan.ingest_date for plan in unsettled_plans(home, tables)}
     today = datetime.now(UTC).date()
     files_of: dict[date, list[DataFile]] = defaultdict(list)
-    for file in data_files(feature_rows):
+    for file in data_files(tables[FEATURE_ROWS]):
         files_of[file.partition["ingest_date"]].append(file)
     return [Day(day, tuple(files_of[day]), day < today and day not in growing) for day in sorted(files_of)]
-
-
-def _days_of_plans_after(home: Home, committed: int) -> set[date]:
-    plans = (read_plan(home, batch) for batch in planned_batches(home, after=committed))
-    return {plan.ingest_date for plan in plans if plan is not None}
 
 
 def cut(day: Day) -> list[Share]:

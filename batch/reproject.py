@@ -33,12 +33,13 @@ from store.models.pca_models import (
 )
 from store.state.erasures import check_no_erasure_started, read_erasures
 from store.state.lease import hold_lease
-from store.state.plans import AddedFile, planned_batches, read_plan
+from store.state.plans import AddedFile
 from store.tables.commits import append_once
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import committed_batch, open_table
+from store.tables.handles import TableHandles, open_tables
 from store.tables.projections import KEPT_COLUMNS, SWITCHING, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table
+from store.tables.unsettled import unsettled_plans
 
 TASK_BYTES = 64 * 2**20
 # How long a batch that was planned without the version may take to be committed.
@@ -145,17 +146,15 @@ class _Filling:
                     self._watcher.on_progress(done, total)
 
     def _lacking(self) -> list[_Day]:
-        handles = {table.name: _opened(self._home, table) for table in reversed(TABLES)}
+        tables = _open_tables(self._home)
         # A batch is in `features` for a moment before its projections are: that one does not lack anything yet.
-        last = min(map(committed_batch, handles.values()))
+        last = tables.committed_to_all
         projections = [
-            file
-            for file in data_files(handles[PROJECTION_ROWS.name])
-            if file.partition["pca_version"] == self.meta.version
+            file for file in data_files(tables[PROJECTION_ROWS]) if file.partition["pca_version"] == self.meta.version
         ]
         projected = {pair for file in projections for pair in self._pairs(PROJECTION_ROWS, file)}
         lacking: dict[date, list[tuple[DataFile, frozenset[int]]]] = {}
-        for file in data_files(handles[FEATURE_ROWS.name]):
+        for file in data_files(tables[FEATURE_ROWS]):
             pairs = self._pairs(FEATURE_ROWS, file) - projected - self._others
             batches = frozenset(batch for _, batch in pairs if batch <= last)
             if batches:
@@ -211,11 +210,12 @@ class _Filling:
         return append_once(self._home, PROJECTION_ROWS, SWITCHING, adds, metadata, there_already)
 
 
-def _opened(home: Home, table: Table) -> DeltaTable:
-    handle = open_table(home, table)
-    if handle is None:
-        raise StateDamaged(f"{home.root.uri} has no table {table.name}; run `fruits stream` once.")
-    return handle
+def _open_tables(home: Home) -> TableHandles:
+    tables = open_tables(home)
+    for table in TABLES:
+        if tables[table] is None:
+            raise StateDamaged(f"{home.root.uri} has no table {table.name}; run `fruits stream` once.")
+    return tables
 
 
 def _wait_for_plans(home: Home, meta: PcaMeta, watcher: Watcher, patience_s: float, check: Callable[[], None]) -> None:
@@ -236,12 +236,10 @@ def _wait_for_plans(home: Home, meta: PcaMeta, watcher: Watcher, patience_s: flo
 
 
 def _planned_without(home: Home, meta: PcaMeta) -> list[int]:
-    committed = min(committed_batch(_opened(home, table)) for table in TABLES)
-    plans = (read_plan(home, batch) for batch in planned_batches(home, after=committed))
     return [
         plan.batch
-        for plan in plans
-        if plan is not None and plan.featurizer == meta.featurizer and meta.version not in plan.pca_versions
+        for plan in unsettled_plans(home, _open_tables(home))
+        if plan.featurizer == meta.featurizer and meta.version not in plan.pca_versions
     ]
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from store.errors import StreamDoesNotStop
 from store.home import Home
-from store.state.heartbeat import ask_to_stop, is_alive, read_heartbeat, wait_until_stopped
+from store.state.heartbeat import is_alive, read_heartbeat, request_stop, wait_until_stopped
 
 # Batches are some 20 s long, but caps, a slow cluster and two minutes of patience with storage can make them longer.
 WAIT_S = 15 * 60.0
@@ -21,7 +21,7 @@ def stop_running(home: Home, wait: bool, say: Callable[[str], None]) -> None:
         say(f"No stream is running on {home.root.uri}.")
         return
     # One that is silent may be paused, and then finds the request when it goes on.
-    ask_to_stop(home, heartbeat.nonce)
+    request_stop(home, heartbeat.nonce)
     whose = f"the stream on {home.root.uri} ({heartbeat.holder})"
     if not is_alive(heartbeat, datetime.now(UTC)):
         say(

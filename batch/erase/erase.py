@@ -7,36 +7,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from pydantic import TypeAdapter
-
 from batch.erase.objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
-from batch.erase.rows import count_rows, erase_rows, handles_of, strange_sources
+from batch.erase.rows import count_rows, erase_rows, strange_sources
 from batch.erase.selection import Selection, landings_of
 from batch.refit.stored_moments import all_moments, forget_moments
 from features.errors import InvalidSetting
 from store.errors import HomeInUse
 from store.home import Home
+from store.objects.document import Document
 from store.objects.landing import LandedObject
-from store.objects.operations import delete_all, keys_below, overwrite, read_if_exists
+from store.objects.operations import delete_all, keys_below
 from store.objects.versions import list_versions
 from store.state.erasures import (
     Erasure,
     Kind,
+    add_erased_versions,
     begin_erasure,
+    erasure_filter,
     finish_erasure,
-    pass_over_versions,
-    passed_over,
     settle_erased_rows,
 )
 from store.state.heartbeat import is_alive, read_heartbeat
 from store.state.landing_names import common_folder
 from store.state.lease import hold_lease
-from store.state.plans import Plan, drop_from_plan, drop_from_result, planned_batches, read_plan
-from store.state.retries import drop_from_requests
+from store.state.plans import Plan, delete_from_plan, delete_from_result, planned_batches, read_plan, read_plans
+from store.state.retries import delete_from_requests
 from store.tables.commits import append_once
-from store.tables.handles import committed_batch
+from store.tables.handles import open_tables
 from store.tables.projections import SWITCHING
 from store.tables.schemas import PROJECTION_ROWS, TABLES
+from store.tables.unsettled import unsettled_batches
 
 # How long a stream that lives may take for a batch before it counts as stuck.
 PATIENCE_S = 300.0
@@ -75,6 +75,9 @@ class Certificate:
     removed: dict[str, int] = field(default_factory=dict)
 
 
+_CERTIFICATE = Document(Certificate, "erasures/{}.json", remedy="restore it or delete it")
+
+
 @dataclass(frozen=True)
 class Watcher:
     """Who follows the work: told in words of waits, and of what each look removed."""
@@ -94,18 +97,18 @@ def erase(home: Home, asked: Asked, watcher: Watcher, copy_s: float = COPY_S) ->
     """
     asked = _by_source(home, asked)
     with hold_lease(home, "fruits erase", watcher.say) as check:
-        settle_erased_rows(home, handles_of(home))
+        settle_erased_rows(home, open_tables(home))
         _refuse_unknown_landings(home, asked)
         erasure = begin_erasure(home, asked.kind, asked.value, asked.key_patterns, datetime.now(UTC))
         certificate = _standing(home, erasure)
-        if handles_of(home)[PROJECTION_ROWS.name] is not None:
+        if open_tables(home)[PROJECTION_ROWS] is not None:
             # What a paused reprojection read before is refused from here on.
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
         _wait_for_batches(home, watcher, check, lambda _: True)
         selection = _selection(home, asked, erasure)
         # Before their rows go: a request that is cut off then still knows which objects they were of.
         strange_sources(home, selection)
-        pass_over_versions(home, erasure.id, selection.versions)
+        add_erased_versions(home, erasure.id, selection.versions)
         for _ in range(MOST_LOOKS):
             removed = _look(home, erasure, selection, watcher, check)
             certificate = _counted(home, certificate, removed)
@@ -122,7 +125,7 @@ def erase(home: Home, asked: Asked, watcher: Watcher, copy_s: float = COPY_S) ->
         _remove_copies(home)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
-        _write(home, certificate)
+        _CERTIFICATE.write(home.reports, certificate, certificate.id)
         finish_erasure(home, erasure.id, finished_at)
     return certificate
 
@@ -146,7 +149,7 @@ def is_empty(home: Home) -> bool:
     """Whether nothing is below a home: no table, no state, no photo. Raises StorageRefused, StorageUnavailable."""
     below = (place for place in (home.landing, home.archive) if place.uri.startswith(f"{home.root.uri}/"))
     return (
-        all(handle is None for handle in handles_of(home).values())
+        all(handle is None for handle in open_tables(home).handles.values())
         and next(keys_below(home.state), None) is None
         and not any(next(list_versions(place), None) for place in below)
     )
@@ -154,14 +157,13 @@ def is_empty(home: Home) -> bool:
 
 def patterns_of(home: Home, own: str) -> tuple[str, ...]:
     """The key patterns that tell a subject: our own, and those of the plans that stand. Raises StorageUnavailable."""
-    plans = (read_plan(home, batch) for batch in planned_batches(home))
-    patterns = {own, *(plan.key_pattern for plan in plans if plan)}
+    patterns = {own, *(plan.key_pattern for plan in read_plans(home))}
     return tuple(sorted(pattern for pattern in patterns if "subject" in re.compile(pattern).groupindex))
 
 
 def certificate_key(id: str) -> str:
     """Where a certificate stands below the reports."""
-    return f"erasures/{id}.json"
+    return _CERTIFICATE.key(id)
 
 
 def _refuse_unknown_landings(home: Home, asked: Asked) -> None:
@@ -188,28 +190,27 @@ def _look(
     watcher.say("Searching the landing and the archive …")
     if selection.kind == "image":
         find_photo(home, selection)
-        pass_over_versions(home, erasure.id, selection.versions)
+        add_erased_versions(home, erasure.id, selection.versions)
     for landing in selection.landings:
         check()
         removed["landing"] += erase_landed(landing, selection)
     removed["archive"] += erase_archived(home, selection, kept)
     check()
     removed += _drop_from_plans(home, selection, watcher, check)
-    removed["requests"] += drop_from_requests(home, selection.planned)
+    removed["requests"] += delete_from_requests(home, selection.planned)
     removed["report pages"] += _delete_pages(home)
     return +removed
 
 
 def _selection(home: Home, asked: Asked, erasure: Erasure) -> Selection:
-    plans = [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
     return Selection(
         asked.kind,
         asked.value,
         erasure.before,
         erasure.key_patterns or asked.key_patterns,
-        landings_of(home, plans, asked.former_landings),
-        passed_over(home),
-        avoid=home.own_places,
+        landings_of(home, list(read_plans(home)), asked.former_landings),
+        erasure_filter(home),
+        avoid=home.own_locations,
     )
 
 
@@ -219,7 +220,7 @@ def _drop_from_plans(home: Home, selection: Selection, watcher: Watcher, check: 
 
     removed: Counter[str] = Counter()
     late: set[int] = set()
-    committed = _committed(home)
+    committed = open_tables(home).committed_to_all
     for batch in planned_batches(home):
         plan = read_plan(home, batch)
         keys = {landed.key for landed in plan.objects if goes(plan, landed)} if plan else set()
@@ -228,8 +229,8 @@ def _drop_from_plans(home: Home, selection: Selection, watcher: Watcher, check: 
         removed["plans"] += 1
         if batch <= committed:
             # The plan last: it tells a replay what to look for.
-            drop_from_result(home, batch, keys)
-            drop_from_plan(home, batch, goes, committed=True)
+            delete_from_result(home, batch, keys)
+            delete_from_plan(home, batch, goes, committed=True)
         else:
             # In flight: the stream drops them when it begins it, or its rows are found by the next look.
             late.add(batch)
@@ -240,10 +241,10 @@ def _drop_from_plans(home: Home, selection: Selection, watcher: Watcher, check: 
 
 def _wait_for_batches(home: Home, watcher: Watcher, check: Callable[[], None], which: Callable[[int], bool]) -> None:
     """Return when these of the batches that are planned now are committed to all tables."""
-    waited_for = {batch for batch in planned_batches(home, after=_committed(home)) if which(batch)}
+    waited_for = set(filter(which, unsettled_batches(home)))
     before: set[int] | None = None
     deadline_s = 0.0
-    while waited_for := {batch for batch in waited_for if batch > _committed(home)}:
+    while waited_for := _not_committed(home, waited_for):
         if waited_for != before:
             # As long as the stream gets on, it is waited for.
             before, deadline_s = waited_for, time.monotonic() + PATIENCE_S
@@ -256,6 +257,11 @@ def _wait_for_batches(home: Home, watcher: Watcher, check: Callable[[], None], w
         _wait(LOOK_S, check)
 
 
+def _not_committed(home: Home, batches: set[int]) -> set[int]:
+    committed = open_tables(home).committed_to_all
+    return {batch for batch in batches if batch > committed}
+
+
 def _wait(seconds: float, check: Callable[[], None]) -> None:
     gives_up_at_s = time.monotonic() + seconds
     while (left_s := gives_up_at_s - time.monotonic()) > 0:
@@ -266,10 +272,6 @@ def _wait(seconds: float, check: Callable[[], None]) -> None:
 def _is_running(home: Home) -> bool:
     heartbeat = read_heartbeat(home)
     return heartbeat is not None and is_alive(heartbeat, datetime.now(UTC))
-
-
-def _committed(home: Home) -> int:
-    return min(committed_batch(handle) for handle in handles_of(home).values())
 
 
 def _delete_pages(home: Home) -> int:
@@ -295,19 +297,11 @@ def _standing(home: Home, erasure: Erasure) -> Certificate:
 
 def read_certificate(home: Home, id: str) -> Certificate | None:
     """A certificate, or None when there is none."""
-    body = read_if_exists(home.reports, certificate_key(id))
-    return None if body is None else _CERTIFICATE.validate_json(body)
+    return _CERTIFICATE.read(home.reports, id)
 
 
 def _counted(home: Home, certificate: Certificate, removed: Counter[str]) -> Certificate:
     total = dict(Counter(certificate.removed) + removed)
     counted = replace(certificate, looks=certificate.looks + 1, removed=total)
-    _write(home, counted)
+    _CERTIFICATE.write(home.reports, counted, counted.id)
     return counted
-
-
-def _write(home: Home, certificate: Certificate) -> None:
-    overwrite(home.reports, certificate_key(certificate.id), _CERTIFICATE.dump_json(certificate, indent=1))
-
-
-_CERTIFICATE = TypeAdapter(Certificate)

@@ -21,12 +21,12 @@ from store.home import Home
 from store.objects.faults import retry_storage
 from store.objects.location import to_nfc
 from store.objects.operations import delete_all, keys_below, old_keys, read_if_exists
-from store.state.erasures import Pending, about_to_erase, settle_erased_rows
+from store.state.erasures import Pending, record_pending_erasure, settle_erased_rows
 from store.state.plans import AddedFile
-from store.tables.commits import MAINTENANCE, commit_rewritten, next_transaction
+from store.tables.commits import MAINTENANCE, commit_replacements, next_number
 from store.tables.files import DataFile, data_files, read_file, write_large_file
-from store.tables.handles import LANDINGS_SAID, open_table
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table
+from store.tables.handles import LANDINGS_METADATA, open_table, open_tables
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table
 
 # Its transactions tell whether a removal came about.
 ERASURE = "fruits-erase"
@@ -36,7 +36,7 @@ _LOG = "_delta_log/"
 # Of what a commit says of itself: what programs write, in which no person can be named.
 _SAYS_NOTHING = {
     *("timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion"),
-    *("readVersion", "isolationLevel", "isBlindAppend", "txnId", "fruits.batch", "fruits.nonce", LANDINGS_SAID),
+    *("readVersion", "isolationLevel", "isBlindAppend", "txnId", "fruits.batch", "fruits.nonce", LANDINGS_METADATA),
 }
 
 
@@ -90,8 +90,7 @@ def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[
 
 def count_rows(home: Home, selection: Selection, table: Table) -> int:
     """How many rows of a table a selection covers now. Raises StateDamaged, StorageUnavailable."""
-    handle = open_table(home, table)
-    files = data_files(handle) if handle else []
+    files = data_files(open_table(home, table))
     return sum(scan.rows for _, scan in _scanned(home, table, selection, files))
 
 
@@ -102,17 +101,11 @@ def strange_sources(home: Home, selection: Selection) -> list[str]:
     """
     strange: list[str] = []
     for table in (FEATURE_ROWS, REJECT_ROWS):
-        handle = open_table(home, table)
-        for file in data_files(handle) if handle else ():
+        for file in data_files(open_table(home, table)):
             for rows in read_file(home, table, file.path, selection.columns_of(table)):
                 strange += selection.strangers(rows["source"].to_pylist())
                 selection.learn(rows.filter(selection.rows(rows)))
     return strange
-
-
-def handles_of(home: Home) -> dict[str, DeltaTable | None]:
-    """The tables as they stand now, by name."""
-    return {table.name: open_table(home, table) for table in TABLES}
 
 
 @dataclass(frozen=True)
@@ -185,11 +178,11 @@ def _commit(
     days: dict[date, Counter[int]],
 ) -> None:
     if table is not PROJECTION_ROWS:
-        about_to_erase(home, Pending(table.name, ERASURE, next_transaction(handle, ERASURE), days))
+        record_pending_erasure(home, Pending(table.name, ERASURE, next_number(handle, ERASURE), days))
     try:
-        commit_rewritten(home, table, handle, rewritten, (MAINTENANCE, ERASURE))
+        commit_replacements(home, table, handle, rewritten, (MAINTENANCE, ERASURE))
     finally:
-        settle_erased_rows(home, handles_of(home))
+        settle_erased_rows(home, open_tables(home))
     delete_all(home.root.child(table.name), [file.path for file, _ in rewritten])
 
 
@@ -199,8 +192,7 @@ def _delete_unreferenced(home: Home, table: Table, selection: Selection) -> int:
     # Listed before the table is opened: what is committed in between is named by it.
     age = datetime.now(UTC) - selection.before
     paths, old = [path for path in keys_below(place) if not path.startswith(_LOG)], set(old_keys(place, age))
-    handle = open_table(home, table)
-    named = {file.path for file in data_files(handle)} if handle else set()
+    named = {file.path for file in data_files(open_table(home, table))}
 
     def is_to_go(path: str) -> bool:
         try:
@@ -239,7 +231,7 @@ def _clean_log(home: Home, table: Table, texts: Collection[str]) -> int:
     if handle is None:
         return 0
     # One more entry, which says nothing: what is older is then needed by nobody, who writes next included.
-    commit_rewritten(home, table, handle, (), (MAINTENANCE,))
+    commit_replacements(home, table, handle, (), (MAINTENANCE,))
     handle = open_table(home, table) or handle
     retry_storage(f"write a checkpoint of {place.uri}", handle.create_checkpoint)
     newest = f"{handle.version():020d}."

@@ -8,9 +8,9 @@ from batch.maintain.compaction import Group, compact, groups_to_compact
 from batch.maintain.retention import Expired, Retention, expire_archive, expire_reports, expire_rows
 from batch.maintain.vacuum import Stored, log_of, sweep_log, vacuum_orphans
 from store.home import Home
-from store.state.erasures import forget_old_erasures, settle_erased_rows
+from store.state.erasures import delete_old_erasures, settle_erased_rows
 from store.state.lease import hold_lease
-from store.tables.handles import open_table
+from store.tables.handles import open_tables
 from store.tables.schemas import TABLES
 
 
@@ -68,8 +68,8 @@ def maintain(home: Home, retention: Retention, watcher: Watcher, dry_run: bool =
     with hold_lease(home, "fruits maintain", watcher.say) as check:
         now = datetime.now(UTC)
         if not dry_run:
-            settle_erased_rows(home, {table.name: open_table(home, table) for table in TABLES})
-            forget_old_erasures(home, now)
+            settle_erased_rows(home, open_tables(home))
+            delete_old_erasures(home, now)
         _expire(home, retention, watcher, now, dry_run, check)
         groups = groups_to_compact(home, now)
         if dry_run:

@@ -10,12 +10,12 @@ from store.errors import HomeInUse
 from store.home import Home
 from store.models.pca_models import current_models
 from store.state.lease import hold_lease
-from store.state.plans import planned_batches, read_plan
 from store.tables.commits import delete_rows
 from store.tables.files import data_files
-from store.tables.handles import committed_batch, open_table
+from store.tables.handles import open_table
 from store.tables.projections import SWITCHING
-from store.tables.schemas import PROJECTION_ROWS, TABLES
+from store.tables.schemas import PROJECTION_ROWS
+from store.tables.unsettled import unsettled_plans
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,16 @@ def prune(home: Home, keep: int, say: Callable[[str], None]) -> Pruned:
 
 def _rows_by_version(handle: DeltaTable | None) -> dict[int, int]:
     rows: Counter[int] = Counter()
-    for file in data_files(handle) if handle else []:
+    for file in data_files(handle):
         rows[file.partition["pca_version"]] += file.rows
     return dict(sorted(rows.items()))
 
 
 def _refuse_pinned(home: Home, dropped: tuple[int, ...]) -> None:
-    committed = min(committed_batch(open_table(home, table)) for table in TABLES)
-    for batch in planned_batches(home, after=committed):
-        plan = read_plan(home, batch)
-        pinned = set(dropped) & set(plan.pca_versions if plan else ())
+    for plan in unsettled_plans(home):
+        pinned = set(dropped) & set(plan.pca_versions)
         if pinned:
             raise HomeInUse(
-                f"Batch {batch} is planned with version {min(pinned)} and not committed yet; "
+                f"Batch {plan.batch} is planned with version {min(pinned)} and not committed yet; "
                 "let `fruits stream` finish it, and run this again."
             )

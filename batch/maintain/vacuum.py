@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from store.home import Home
 from store.objects.operations import delete_all, sizes_below
-from store.state.plans import planned_batches, read_result
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import TABLES, Table
+from store.state.plans import read_results
+from store.tables.handles import open_tables
+from store.tables.schemas import Table
 from store.tables.unreferenced import shorten_log, unreferenced_files
 
 _LOG = "_delta_log"
@@ -55,6 +55,5 @@ def sweep_log(home: Home, table: Table) -> Stored:
 
 
 def _promised(home: Home, table: Table) -> set[str]:
-    committed = min(committed_batch(open_table(home, each)) for each in TABLES)
-    results = (read_result(home, batch) for batch in planned_batches(home, after=committed))
-    return {added.path for result in results if result for added in result.adds.get(table.name, ())}
+    results = read_results(home, after=open_tables(home).committed_to_all)
+    return {added.path for result in results for added in result.adds.get(table.name, ())}

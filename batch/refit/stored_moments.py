@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from store.home import Home
+from store.objects.document import Document
 from store.objects.location import StorageLocation
 from store.objects.operations import delete_all, keys_below, overwrite, read_if_exists
 
@@ -69,7 +68,7 @@ class StoredMonth:
     format: Literal[1] = 1
 
 
-_MONTH = TypeAdapter(StoredMonth)
+_MONTH = Document(StoredMonth, "index/{}.json", remedy="delete it", indent=None)
 
 
 def all_moments(home: Home) -> StorageLocation:
@@ -84,16 +83,12 @@ def store_of(home: Home, featurizer: str) -> StorageLocation:
 
 def read_month(store: StorageLocation, month: str) -> StoredMonth:
     """What is stored for a month (`2026-10`); an empty one when there is nothing, or nothing that can be read."""
-    body = read_if_exists(store, _index_key(month))
-    try:
-        return StoredMonth() if body is None else _MONTH.validate_json(body)
-    except ValidationError:
-        return StoredMonth()
+    return _MONTH.read(store, month, unreadable_as_missing=True) or StoredMonth()
 
 
 def write_month(store: StorageLocation, month: str, stored: StoredMonth) -> None:
     """Replace what is known of a month; the objects it names must be there."""
-    overwrite(store, _index_key(month), _MONTH.dump_json(stored))
+    _MONTH.write(store, stored, month)
 
 
 def read_sum(store: StorageLocation, stored: StoredSum) -> bytes | None:
@@ -121,7 +116,7 @@ def delete_unused_sums(store: StorageLocation, months: Collection[str]) -> None:
     # Listed before the indexes are read: what is named later was written later.
     keys = list(keys_below(store))
     indexed = {match[1] for key in keys if (match := _INDEX_KEY.fullmatch(key))}
-    delete_all(store, [_index_key(month) for month in sorted(indexed.difference(months))])
+    delete_all(store, [_MONTH.key(month) for month in sorted(indexed.difference(months))])
     named = {key for month in indexed.intersection(months) for key in _named(read_month(store, month))}
     eldest = (datetime.now(UTC) - UNNAMED_KEPT).strftime(_WRITTEN_AT)
     objects = [match for key in keys if (match := _OBJECT_KEY.fullmatch(key))]
@@ -146,10 +141,6 @@ def _dated(key: str) -> str:
 def _named(month: StoredMonth) -> set[str]:
     sums = [month.sum, *(day.sum for day in month.days.values())]
     return {stored.key for stored in sums if stored is not None}
-
-
-def _index_key(month: str) -> str:
-    return f"index/{month}.json"
 
 
 def _write_sum(store: StorageLocation, name: str, body: bytes) -> StoredSum:

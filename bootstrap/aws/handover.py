@@ -8,7 +8,7 @@ from typing import Literal
 from bootstrap.aws.cloud import Cloud, CloudRefused
 from bootstrap.aws.steps import Step, all_steps, cancel, step_name, steps, submit
 from store.home import Home
-from store.state.heartbeat import ask_to_stop, is_alive, read_heartbeat, wait_until_stopped
+from store.state.heartbeat import is_alive, read_heartbeat, request_stop, wait_until_stopped
 
 # A batch under backlog takes some 20 s, and two may be in flight.
 STOPS_WITHIN_S = 300.0
@@ -47,7 +47,7 @@ def stop(cloud: Cloud, cluster: str, home: Home, say: Callable[[str], None]) -> 
     stopped = False
     if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
         say("Asking the stream to finish what it has in hand …")
-        ask_to_stop(home, heartbeat.nonce)
+        request_stop(home, heartbeat.nonce)
         stopped = wait_until_stopped(home, heartbeat.nonce, STOPS_WITHIN_S)
         silent = not stopped and not is_alive(read_heartbeat(home) or heartbeat, datetime.now(UTC))
         if not unfinished and not stopped and not silent:
@@ -70,7 +70,7 @@ def _wait_for_the_end(cloud: Cloud, cluster: str, home: Home, ids: set[str]) -> 
         # A step that waited for the home has it now, and nobody has asked its stream yet.
         heartbeat = read_heartbeat(home)
         if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
-            ask_to_stop(home, heartbeat.nonce)
+            request_stop(home, heartbeat.nonce)
         if time.monotonic() > deadline_s:
             raise StreamKeepsRunning(
                 f"The step {', '.join(sorted(ids))} has not ended; cancel it in EMR's console, then run this again."

@@ -167,7 +167,7 @@ def retry(
 ) -> None:
     """Ask the stream to try rejects once more; one that becomes a photo is a reject no longer."""
     from ops.rejects import Choice, reason_named, retryable, source_named
-    from store.state.retries import ask_to_retry
+    from store.state.retries import request_retries
 
     if not (reason or source or since):
         raise InvalidSetting("Choose what to try again: --reason too_many_pixels, --source KEY or --since DATE.")
@@ -189,7 +189,7 @@ def retry(
         raise RejectsStillWait(
             f"No stream runs on {places.root.uri}; start one, or leave out --wait: the next one finds the request."
         )
-    ask_to_retry(places, places.landing.source, wanted.retries, wanted.erasures_begun)
+    request_retries(places, places.landing.source, wanted.retries, wanted.erasures_begun)
     _say_what(wanted, "will be")
     if stream is None:
         _print(f"No stream is running. The next one plans them: fruits stream --home {places.root.uri}")

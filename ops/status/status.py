@@ -23,7 +23,7 @@ from store.objects.faults import reason, retry_storage
 from store.objects.landing import LandedObject, list_pages
 from store.objects.landing_files import PassedOver
 from store.state.heartbeat import FinishedBatch, Heartbeat, Waiting, is_alive, read_heartbeat
-from store.state.plans import Plan, planned_batches, read_plan, read_result
+from store.state.plans import Plan, planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_table
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table
@@ -174,7 +174,7 @@ def look(
     views = {table.name: _view(home, tables or OpenTables(home), table) for table in TABLES}
     committed = min(view.last_batch for view in views.values())
     unfinished = planned_batches(home, after=committed)
-    plans = [plan for plan in (read_plan(home, batch) for batch in unfinished) if plan is not None]
+    plans = list(read_plans(home, after=committed))
 
     is_running = stream is not None and stream.state == "running"
     told = vitals.waiting if vitals and is_running and not (verify or count) else None
@@ -264,7 +264,7 @@ class _View:
 def _view(home: Home, tables: OpenTables, table: Table) -> _View:
     def seen() -> _View:
         with tables.latest(table) as handle:
-            return _View(handle, data_files(handle) if handle else [], tables.batch_of(table, handle))
+            return _View(handle, data_files(handle), tables.batch_of(table, handle))
 
     uri = home.root.child(table.name).uri
     try:
@@ -378,7 +378,7 @@ def _summed(parts: Iterable[Backlog]) -> Backlog:
 
 def _never_planned(home: Home, seen: ProcessedIndex, passed_over: PassedOver) -> Iterator[list[LandedObject]]:
     since, bound = only_new_since(home), not_seen_at(home)
-    for page in list_pages(home.landing, home.own_places, passed_over):
+    for page in list_pages(home.landing, home.own_locations, passed_over):
         known = seen.known([identity(home.landing, landed) for landed in page])
         yield [
             first_seen(landed, bound)

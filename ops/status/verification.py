@@ -12,10 +12,10 @@ from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import Current, describe_model
 from store.state.erasures import erased_rows, read_erasures
-from store.state.expired import expired_before
+from store.state.expired import first_kept_day
 from store.state.plans import Plan, Result, read_plan, read_result
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES
+from store.tables.handles import committed_batch, open_tables
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.discovery.processed_index import Day, IndexInfo
 
 
@@ -25,7 +25,7 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
     `last` is the last batch that all tables hold, `committed` those up to it whose plans are kept; `days` and `facts`
     are what the stream's memory says. Raises StateDamaged, StorageUnavailable.
     """
-    if any(open_table(home, table) is None for table in TABLES):
+    if None in open_tables(home).handles.values():
         return []
     if unfinished := read_erasures(home).unfinished:
         began_at = min(erasure.before for erasure in unfinished)
@@ -33,7 +33,7 @@ def broken_promises(home: Home, last: int, committed: list[int], days: Iterable[
             f"The erasure asked for at {began_at:%Y-%m-%d %H:%M} UTC is not finished, so nothing else was checked; "
             "if none is at work, run it again with the same option."
         ]
-    since = expired_before(home)
+    since = first_kept_day(home)
     if since != date.min:
         kept = ((batch, read_plan(home, batch)) for batch in committed)
         committed = [batch for batch, plan in kept if plan is not None and plan.ingest_date >= since]
@@ -126,10 +126,9 @@ def _days(days: Iterable[Day], facts: IndexInfo) -> pa.Table:
 
 def _erased(home: Home) -> pa.Table:
     """How many rows of which batch were erased, by table."""
-    handles = {table.name: open_table(home, table) for table in TABLES}
     rows = [
         {"name": name, "ingest_date": day, "batch": batch, "rows": count}
-        for name, days in erased_rows(home, handles).items()
+        for name, days in erased_rows(home, open_tables(home)).items()
         for day, batches in days.items()
         for batch, count in batches.items()
     ]

@@ -53,7 +53,7 @@ class Listing:
         settling: Settling,
     ) -> None:
         self._landing = home.landing
-        self._avoid = home.own_places
+        self._avoid = home.own_locations
         self._not_seen_at = not_seen_at(home)
         self._seen = seen
         self._arrivals = arrivals

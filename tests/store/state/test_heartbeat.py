@@ -26,10 +26,10 @@ from store.state.heartbeat import (
     StreamSettings,
     Vitals,
     Waiting,
-    ask_to_stop,
     check_claim,
     is_alive,
     read_heartbeat,
+    request_stop,
     wait_until_stopped,
 )
 from store.state.holder import this_process
@@ -105,8 +105,8 @@ def test_a_stream_is_taken_for_dead_after_a_minute_of_silence(age_s: int, alive:
 
 def test_a_request_reaches_the_stream_that_is_meant_and_is_taken_away_at_its_end(home: Home) -> None:
     with _heart(home) as heart:
-        ask_to_stop(home, "ours")
-        _until(lambda: heart.is_asked_to_stop)
+        request_stop(home, "ours")
+        _until(lambda: heart.is_stop_requested)
     assert read_if_exists(home.state, STOP_KEY) is None
 
 
@@ -117,7 +117,7 @@ def test_another_request_stops_nothing_and_stays(home: Home, request_body: bytes
         _until(lambda: read_heartbeat(home) is not None)
         first = _standing(home)
         _until(lambda: _standing(home).beat_at > first.beat_at)
-        assert not heart.is_asked_to_stop
+        assert not heart.is_stop_requested
         assert heart.failure is None
     assert read_if_exists(home.state, STOP_KEY) == request_body
 

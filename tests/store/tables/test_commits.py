@@ -16,7 +16,7 @@ from store.errors import AnotherStreamRunning, StateDamaged
 from store.home import Home
 from store.settings import Settings, load_settings
 from store.state.plans import AddedFile, BatchCounters, Plan, Result, write_plan, write_result
-from store.tables.commits import _append, append_once, commit
+from store.tables.commits import _additions, _write, append_once, commit
 from store.tables.files import write_file
 from store.tables.handles import APPLICATION, committed_batch, create_tables, open_table
 from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS
@@ -89,7 +89,7 @@ def test_a_handle_from_before_a_rivals_commit_is_refused(home: Home) -> None:
     assert handle is not None
     commit(home, REJECT_ROWS, 1, "a rival", [_file(home, "the rival's")])
     with pytest.raises(CommitFailedError):
-        _append(home, handle, REJECT_ROWS, Transaction(APPLICATION, 1), {}, [_file(home, "ours")])
+        _write(home, REJECT_ROWS, handle, _additions([_file(home, "ours")]), [Transaction(APPLICATION, 1)])
     assert _details(home) == ["the rival's"]
 
 

@@ -15,7 +15,7 @@ from store.home import Home
 from store.settings import Settings
 from store.tables.commits import commit
 from store.tables.files import data_files, read_file, write_file
-from store.tables.handles import OpenTables, create_tables, created_table, open_table, table_location
+from store.tables.handles import OpenTables, create_table, create_tables, open_table
 from store.tables.schemas import FEATURE_ROWS, FIRST_VISIBLE, REJECT_ROWS, TABLES, Table
 
 DAY = date(2026, 10, 3)
@@ -33,7 +33,7 @@ def home(request: pytest.FixtureRequest) -> Home:
     )
     home = make().places()
     for table in TABLES:
-        created_table(table_location(home, table), _as_before(table))
+        create_table(home, _as_before(table))
     _commit(home, 1, _as_before(FEATURE_ROWS))
     return home
 
