@@ -6,6 +6,18 @@ from pathlib import Path
 from store.errors import StateDamaged
 from store.objects.location import StorageLocation
 
+FEATURIZERS = "models/featurizer"
+
+
+class _Below:
+    """A location below a home's root."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __get__(self, home: "Home", _: "type[Home] | None" = None) -> StorageLocation:
+        return home.root.child(self._path)
+
 
 @dataclass(frozen=True)
 class Home:
@@ -20,41 +32,15 @@ class Home:
     archive: StorageLocation
     other_landings: tuple[StorageLocation, ...] = ()
 
-    @property
-    def features(self) -> StorageLocation:
-        return self.root.child("features")
-
-    @property
-    def projections(self) -> StorageLocation:
-        return self.root.child("projections")
-
-    @property
-    def rejects(self) -> StorageLocation:
-        return self.root.child("rejects")
-
-    @property
-    def featurizers(self) -> StorageLocation:
-        return self.root.child(FEATURIZERS)
-
-    @property
-    def pca_models(self) -> StorageLocation:
-        return self.root.child("models/pca")
-
-    @property
-    def state(self) -> StorageLocation:
-        return self.root.child("state")
-
-    @property
-    def batches(self) -> StorageLocation:
-        return self.root.child("state/batches")
-
-    @property
-    def snapshots(self) -> StorageLocation:
-        return self.root.child("state/snapshots")
-
-    @property
-    def reports(self) -> StorageLocation:
-        return self.root.child("reports")
+    features = _Below("features")
+    projections = _Below("projections")
+    rejects = _Below("rejects")
+    featurizers = _Below(FEATURIZERS)
+    pca_models = _Below("models/pca")
+    state = _Below("state")
+    batches = _Below("state/batches")
+    snapshots = _Below("state/snapshots")
+    reports = _Below("reports")
 
     @property
     def own_locations(self) -> tuple[StorageLocation, ...]:
@@ -121,6 +107,3 @@ def home_around(location: StorageLocation, root: StorageLocation) -> str | None:
 def is_home(directory: Path) -> bool:
     """Whether a directory on disk is a home: each has a featurizer before anything else."""
     return (directory / FEATURIZERS).is_dir()
-
-
-FEATURIZERS = "models/featurizer"

@@ -24,7 +24,7 @@ from store.objects.operations import delete_all, keys_below, old_keys, read_if_e
 from store.state.erasures import Pending, record_pending_erasure, settle_erased_rows
 from store.state.plans import AddedFile
 from store.tables.commits import MAINTENANCE, commit_replacements, next_number
-from store.tables.files import DataFile, data_files, read_file, write_large_file
+from store.tables.files import DataFile, data_files, read_file, rewrite_file
 from store.tables.handles import LANDINGS_METADATA, open_table, open_tables
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table
 
@@ -153,15 +153,7 @@ def _by_day(hits: Sequence[tuple[DataFile, _Scan]]) -> dict[date, Counter[int]]:
 def _without(home: Home, table: Table, selection: Selection, file: DataFile, scan: _Scan) -> AddedFile | None:
     if scan.rows == file.rows:
         return None
-
-    def others() -> Iterator[pa.RecordBatch]:
-        for rows in read_file(home, table, file.path, table.file_schema.names):
-            kept = rows.filter(pc.invert(selection.rows(rows)))
-            if kept.num_rows:
-                yield kept
-
-    partition = {column: str(file.partition[column]) for column in table.partitioned_by}
-    added = write_large_file(home, table, others, partition)
+    added = rewrite_file(home, table, file, lambda rows: pc.invert(selection.rows(rows)))
     if added.rows != file.rows - scan.rows:
         raise StateDamaged(
             f"{file.path} in {table.name} holds {added.rows + scan.rows} rows instead of {file.rows}; "

@@ -85,8 +85,8 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
         retry_storage(f"open the table {group.table.name}", handle.update_incremental)
         if not has_files(handle, group.files):
             continue
-        partition = {column: str(group.files[0].partition[column]) for column in group.table.partitioned_by}
-        added = write_large_file(home, group.table, partial(_rows, home, group.table, group.files), partition)
+        rows = partial(_rows, home, group.table, group.files)
+        added = write_large_file(home, group.table, rows, group.files[0].partition_folders)
         expected = sum(file.rows for file in group.files)
         if added.rows != expected:
             raise StateDamaged(

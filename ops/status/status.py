@@ -21,7 +21,7 @@ from store.models.pca_models import Current, current_models, describe_model
 from store.models.registry import current_featurizer, describe_featurizer
 from store.objects.faults import reason, retry_storage
 from store.objects.landing import LandedObject, list_pages
-from store.objects.landing_files import PassedOver
+from store.objects.landing_files import SkippedFiles
 from store.state.heartbeat import FinishedBatch, Heartbeat, Waiting, is_alive, read_heartbeat
 from store.state.plans import Plan, planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
@@ -179,7 +179,7 @@ def look(
     is_running = stream is not None and stream.state == "running"
     told = vitals.waiting if vitals and is_running and not (verify or count) else None
     broken: list[str] | None = None
-    passed_over = PassedOver()
+    passed_over = SkippedFiles()
     if told is not None:
         backlog = _as_told(told, plans)
         passed_over.counts.update(vitals.passed_over if vitals else {})
@@ -354,7 +354,7 @@ def _as_told(told: Waiting, plans: Iterable[Plan]) -> Backlog:
     return _summed([Backlog(told.files, told.bytes, told.oldest_arrived_at, told.at_least), *map(_backlog_of, planned)])
 
 
-def _counted(home: Home, seen: ProcessedIndex, plans: Iterable[Plan], passed_over: PassedOver) -> Backlog:
+def _counted(home: Home, seen: ProcessedIndex, plans: Iterable[Plan], passed_over: SkippedFiles) -> Backlog:
     planned = (plan.objects for plan in plans)
     return _summed(map(_backlog_of, (*planned, *_never_planned(home, seen, passed_over))))
 
@@ -376,7 +376,7 @@ def _summed(parts: Iterable[Backlog]) -> Backlog:
     return Backlog(files, size_bytes, oldest, at_least)
 
 
-def _never_planned(home: Home, seen: ProcessedIndex, passed_over: PassedOver) -> Iterator[list[LandedObject]]:
+def _never_planned(home: Home, seen: ProcessedIndex, passed_over: SkippedFiles) -> Iterator[list[LandedObject]]:
     since, bound = only_new_since(home), not_seen_at(home)
     for page in list_pages(home.landing, home.own_locations, passed_over):
         known = seen.known([identity(home.landing, landed) for landed in page])

@@ -182,8 +182,7 @@ def _additions(adds: Sequence[AddedFile]) -> list[AddAction | RemoveAction]:
 def _replacing(replacements: Sequence[Replacement]) -> list[AddAction | RemoveAction]:
     actions: list[AddAction | RemoveAction] = []
     for file, added in replacements:
-        partition: dict[str, str | None] = {column: str(value) for column, value in file.partition.items()}
-        actions.append(RemoveAction(file.path, True, _now_ms(), file.size_bytes, partition))
+        actions.append(RemoveAction(file.path, True, _now_ms(), file.size_bytes, {**file.partition_folders}))
         if added is not None:
             # Compaction goes by the time at which the rows came.
             came_ms = _committed_at_ms(file)

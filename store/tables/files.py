@@ -49,6 +49,11 @@ class DataFile:
     batches: tuple[int, int] | None
     committed_at: datetime
 
+    @property
+    def partition_folders(self) -> dict[str, str]:
+        """The partition's values as the names of its folders have them."""
+        return {column: str(value) for column, value in self.partition.items()}
+
 
 # A file, and the file with fewer rows that replaces it; None when no row is left.
 Replacement = tuple[DataFile, AddedFile | None]
@@ -127,7 +132,7 @@ def _rows_of(location: StorageLocation, table: Table, path: str, columns: Sequen
 @lru_cache(maxsize=8)
 def _file_system(location: StorageLocation) -> pyarrow.fs.FileSystem:
     """One connection for all files of a table that this process reads."""
-    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.table_location, location.table_options()))
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.deltalake_uri, location.table_options()))
 
 
 def write_file(
@@ -164,6 +169,18 @@ def write_large_file(
         size_bytes = file.stat().st_size
         upload(location, path, file)
     return AddedFile(path, size_bytes, numbers.num_rows, dict(partition), _statistics(table, numbers))
+
+
+def rewrite_file(
+    home: Home, table: Table, file: DataFile, keep: Callable[[pa.RecordBatch], pa.BooleanArray]
+) -> AddedFile:
+    """Write a file of a table again with the rows that `keep` marks. Raises as `write_large_file`."""
+
+    def kept() -> Iterator[pa.RecordBatch]:
+        for rows in read_file(home, table, file.path, table.file_schema.names):
+            yield rows.filter(keep(rows))
+
+    return write_large_file(home, table, kept, file.partition_folders)
 
 
 def _write_locally(file: Path, table: Table, parts: Iterable[pa.RecordBatch]) -> pa.Table:

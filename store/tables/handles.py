@@ -162,7 +162,7 @@ def load_table(home: Home, table: Table) -> DeltaTable | None:
     """As `open_table`, with one try; what storage fails of is raised as the library raised it."""
     location = table_location(home, table)
     try:
-        return DeltaTable(location.table_location, storage_options=location.table_options())
+        return DeltaTable(location.deltalake_uri, storage_options=location.table_options())
     except TableNotFoundError:
         return None
     except DeltaError as error:
@@ -174,7 +174,7 @@ def create_table(home: Home, table: Table) -> DeltaTable:
     """Create a table unless it exists, with one try."""
     location = table_location(home, table)
     return DeltaTable.create(
-        location.table_location,
+        location.deltalake_uri,
         schema=table.schema,
         mode="ignore",
         partition_by=list(table.partitioned_by),

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from store.errors import StorageUnavailable
 from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, retry_storage
-from store.tables.files import DataFile, Replacement, data_files, read_file, write_large_file
+from store.tables.files import DataFile, Replacement, data_files, read_file, rewrite_file
 from store.tables.handles import load_table
 from store.tables.schemas import REJECT_ROWS, table_location
 
@@ -58,9 +58,8 @@ def rewrite_without(home: Home, handle: DeltaTable, deleted: Collection[RejectRo
             if count == file.rows:
                 replacements.append((file, None))
             elif count:
-                partition = {"ingest_date": file.partition["ingest_date"].isoformat()}
-                others = partial(_others, home, file, deleted)
-                replacements.append((file, write_large_file(home, REJECT_ROWS, others, partition)))
+                keep = partial(_are_kept, file, deleted)
+                replacements.append((file, rewrite_file(home, REJECT_ROWS, file, keep)))
     return replacements
 
 
@@ -94,9 +93,8 @@ def _rejects_in(home: Home, file: DataFile) -> Iterator[RejectRow]:
         yield from _reject_rows(rows, file)
 
 
-def _others(home: Home, file: DataFile, deleted: Collection[RejectRow]) -> Iterator[pa.RecordBatch]:
-    for rows in read_file(home, REJECT_ROWS, file.path, REJECT_ROWS.file_schema.names):
-        yield rows.filter(pa.array([row not in deleted for row in _reject_rows(rows, file)], pa.bool_()))
+def _are_kept(file: DataFile, deleted: Collection[RejectRow], rows: pa.RecordBatch) -> pa.BooleanArray:
+    return pa.array([row not in deleted for row in _reject_rows(rows, file)], pa.bool_())
 
 
 def _reject_rows(rows: pa.RecordBatch, file: DataFile) -> Iterator[RejectRow]:

@@ -28,13 +28,11 @@ MakeSettings = Callable[..., Settings]
 SILENCE_S = 0.6
 
 
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Home:
-    make: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "TAKEN_OVER_AFTER_S", SILENCE_S)
     monkeypatch.setattr(claim, "LOOK_S", 0.05)
     monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
-    return make().places()
 
 
 def _left(home: Home, process: Process | None = None, age: timedelta = timedelta(0), has_ended: bool = False) -> None:

@@ -38,12 +38,10 @@ MakeSettings = Callable[..., Settings]
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Home:
-    make: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(heartbeat, "WAIT_LOOK_S", 0.05)
-    return make().places()
 
 
 def _heart(home: Home, nonce: str = "ours", batch: int | None = None) -> HeartbeatWriter:

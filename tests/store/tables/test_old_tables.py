@@ -1,6 +1,5 @@
 """Tables that were made before they had all of today's columns are read as they are, and get what they lack."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -12,7 +11,6 @@ from batch.maintain.retention import Retention
 from ops.query.named_queries import named_query
 from ops.query.query import connect, in_duckdb, run_query
 from store.home import Home
-from store.settings import Settings
 from store.tables.commits import commit
 from store.tables.files import data_files, read_file, write_file
 from store.tables.handles import OpenTables, create_table, create_tables, open_table
@@ -26,12 +24,9 @@ def _as_before(table: Table) -> Table:
     return replace(table, schema=pa.schema([column for column in table.schema if column.name != FIRST_VISIBLE]))
 
 
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest) -> Home:
-    make: Callable[..., Settings] = request.getfixturevalue(
-        "local_settings" if request.param == "disk" else "s3_settings"
-    )
-    home = make().places()
+@pytest.fixture
+def home(home: Home) -> Home:
+    """A home with old tables."""
     for table in TABLES:
         create_table(home, _as_before(table))
     _commit(home, 1, _as_before(FEATURE_ROWS))
