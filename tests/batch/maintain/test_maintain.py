@@ -312,7 +312,9 @@ def test_a_commit_below_what_a_log_still_has_is_refused(on_disk: Home) -> None:
     _age(on_disk.features.directory / "_delta_log", days=2)
     shorten_log(on_disk, FEATURE_ROWS)
     with pytest.raises(Exception, match=r"Invalid table version|concurrent transaction"):
-        commits._append(on_disk, stale, FEATURE_ROWS, Transaction("fruits", 9), {}, [_written(on_disk, 9)])
+        commits._write(
+            on_disk, FEATURE_ROWS, stale, commits._additions([_written(on_disk, 9)]), [Transaction("fruits", 9)]
+        )
     assert len(_rows(on_disk)) == 48
 
 

@@ -19,12 +19,12 @@ from ops.cli.main import app
 from ops.rejects import WHAT_TO_DO, Choice, rejects, rejects_of, retryable, source_named, standing
 from store.errors import HomeInUse, RejectsStillWait, StateDamaged
 from store.home import Home
+from store.objects import operations
 from store.objects.landing import archived_name, list_landed
 from store.objects.location import StorageLocation
 from store.objects.operations import overwrite, write_once
 from store.objects.versions import list_versions
 from store.settings import Settings, load_settings
-from store.state import retries
 from store.state.erasures import begin_erasure
 from store.state.heartbeat import HeartbeatWriter, read_heartbeat
 from store.state.retries import MOST_IN_A_REQUEST, delete_requests, list_requests, read_request, request_retries
@@ -327,7 +327,7 @@ def test_a_paused_retry_keeps_no_key_that_was_erased_meanwhile(
         with pytest.raises(HomeInUse, match="An erasure began meanwhile"):
             request_retries(home, home.landing.uri, wanted.retries, wanted.erasures_begun)
     else:
-        monkeypatch.setattr(retries, "write_once", pause_and_write)
+        monkeypatch.setattr(operations, "write_once", pause_and_write)
         answer = CliRunner().invoke(app, ["rejects", "retry", "--source", key, *flags])
         assert isinstance(answer.exception, HomeInUse)
         assert "An erasure began meanwhile" in str(answer.exception)

@@ -350,14 +350,14 @@ def test_who_compacts_at_the_same_moment_neither_brings_rows_back_nor_doubles_th
     create_tables(home)
     for batch in (1, 2):
         commit(home, REJECT_ROWS, batch, "a test", [_rejects(home, batch, range(3))])
-    really_write, compactions = reject_rows.write_large_file, []
+    really_write, compactions = reject_rows.rewrite_file, []
 
     def write_after_a_compaction(*arguments: object) -> AddedFile:
         if not compactions:
             compactions.append(_compact(home))
         return really_write(*arguments)
 
-    monkeypatch.setattr(reject_rows, "write_large_file", write_after_a_compaction)
+    monkeypatch.setattr(reject_rows, "rewrite_file", write_after_a_compaction)
     gone = {_row(home, 1, 0), _row(home, 2, 2)}
     commit(home, REJECT_ROWS, 3, "a test", [_rejects(home, 3, range(1))], deleted=gone)
 
