@@ -233,7 +233,8 @@ class MicroBatches:
 
     def _refuse_half_committed(self, plan: Plan) -> None:
         for table in TABLES:
-            if self._tables.committed_batch(table) >= plan.batch:
+            _, committed = self._tables.look(table)
+            if committed >= plan.batch:
                 raise StateDamaged(
                     f"The table {table.name} holds batch {plan.batch}, but the batch's result is gone. "
                     f"Delete {self._home.batches.uri_of(plan_key(plan.batch))} and start again: "

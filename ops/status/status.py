@@ -15,17 +15,16 @@ from batch.maintain.compaction import BIG_ENOUGH_BYTES, groups_to_compact
 from ops.query.query import connect
 from ops.status.queue_status import QueueStatus, look_at_queue
 from ops.status.verification import broken_promises, count_of
-from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import Current, current_models, describe_model
 from store.models.registry import current_featurizer, describe_featurizer
-from store.objects.faults import reason, retry_storage
+from store.objects.faults import retry_storage
 from store.objects.landing import LandedObject, list_pages
 from store.objects.landing_files import SkippedFiles
 from store.state.heartbeat import FinishedBatch, Heartbeat, Waiting, is_alive, read_heartbeat
 from store.state.plans import Plan, planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
-from store.tables.handles import OpenTables, open_table
+from store.tables.handles import OpenTables, open_tables
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
@@ -171,7 +170,8 @@ def look(
     heartbeat = read_heartbeat(home)
     stream = _stream(heartbeat, looked_at)
     vitals = heartbeat.vitals if heartbeat else None
-    views = {table.name: _view(home, tables or OpenTables(home), table) for table in TABLES}
+    tables = tables or OpenTables(home)
+    views = {table.name: _view(tables, table) for table in TABLES}
     committed = min(view.last_batch for view in views.values())
     unfinished = planned_batches(home, after=committed)
     plans = list(read_plans(home, after=committed))
@@ -261,16 +261,9 @@ class _View:
     last_batch: int
 
 
-def _view(home: Home, tables: OpenTables, table: Table) -> _View:
-    def seen() -> _View:
-        with tables.latest(table) as handle:
-            return _View(handle, data_files(handle), tables.batch_of(table, handle))
-
-    uri = home.root.child(table.name).uri
-    try:
-        return retry_storage(f"open the table {uri}", seen)
-    except FileNotFoundError as error:
-        raise StateDamaged(f"The table {uri} lacks a file of its log; restore it. {reason(error)}.") from error
+def _view(tables: OpenTables, table: Table) -> _View:
+    handle, last_batch = tables.look(table)
+    return _View(handle, data_files(handle), last_batch)
 
 
 def _table_status(name: str, view: _View) -> TableStatus:
@@ -321,7 +314,7 @@ def _model_status(home: Home, version: int, feature_files: Iterable[DataFile]) -
 
 def _switch(home: Home, models: Current, committed: int) -> Switch:
     lacking = 0
-    if models.next is not None and all(open_table(home, table) is not None for table in TABLES):
+    if models.next is not None and None not in open_tables(home).handles.values():
         lacking = count_of(connect(home), _lacking(home, models.next, committed))
     return Switch(models.serving, models.next, lacking)
 

@@ -28,16 +28,16 @@ def read(location: StorageLocation, key: str) -> bytes:
 
     Raises FileNotFoundError when it is not there, StorageRefused, StorageUnavailable when storage does not answer.
     """
-    try:
-        return retry_storage(f"read {location.uri_of(key)}", lambda: bytes(obstore.get(location.store, key).bytes()))
-    except FileNotFoundError:
-        raise FileNotFoundError(location.uri_of(key)) from None
+    body = read_if_exists(location, key)
+    if body is None:
+        raise FileNotFoundError(location.uri_of(key))
+    return body
 
 
 def read_if_exists(location: StorageLocation, key: str) -> bytes | None:
     """The bytes of one object, or None when it does not exist."""
     try:
-        return read(location, key)
+        return retry_storage(f"read {location.uri_of(key)}", lambda: bytes(obstore.get(location.store, key).bytes()))
     except FileNotFoundError:
         return None
 

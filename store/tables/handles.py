@@ -2,10 +2,11 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
@@ -27,6 +28,8 @@ RETENTION = {
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
 POST_COMMIT = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+
+_T = TypeVar("_T")
 
 
 def create_tables(home: Home) -> None:
@@ -51,11 +54,7 @@ def open_table(home: Home, table: Table) -> DeltaTable | None:
 
     Raises StateDamaged when its log cannot be read, StorageRefused, StorageUnavailable.
     """
-    uri = table_location(home, table).uri
-    try:
-        return retry_storage(f"open the table {uri}", partial(load_table, home, table))
-    except FileNotFoundError as error:
-        raise StateDamaged(f"The table {uri} lacks a file of its log; restore it. {reason(error)}.") from error
+    return _retry_opening(home, table, partial(load_table, home, table))
 
 
 @dataclass(frozen=True)
@@ -118,17 +117,17 @@ class OpenTables:
             if handle is not None:
                 self._handles[table.name] = handle
 
-    def committed_batch(self, table: Table) -> int:
-        """The number of the last batch committed to a table. Raises StorageRefused, StorageUnavailable."""
+    def look(self, table: Table) -> tuple[DeltaTable | None, int]:
+        """A table as it is now, and the number of the last batch committed to it. Raises as `open_table`."""
 
-        def last_batch() -> int:
+        def latest() -> tuple[DeltaTable | None, int]:
             with self.latest(table) as handle:
-                return self.batch_of(table, handle)
+                return handle, self.batch_of(table, handle)
 
-        return retry_storage(f"open the table {table_location(self._home, table).uri}", last_batch)
+        return _retry_opening(self._home, table, latest)
 
     def batch_of(self, table: Table, handle: DeltaTable | None) -> int:
-        """The same of a handle that `latest` gave."""
+        """The number of the last batch in a handle that `latest` gave."""
         if handle is None:
             return 0
         version, batch = self._batches.get(table.name, (-1, 0))
@@ -182,6 +181,14 @@ def create_table(home: Home, table: Table) -> DeltaTable:
         configuration={"delta.dataSkippingStatsColumns": ",".join(table.statistics_columns)} | RETENTION,
         storage_options=location.table_options(),
     )
+
+
+def _retry_opening(home: Home, table: Table, work: Callable[[], _T]) -> _T:
+    uri = table_location(home, table).uri
+    try:
+        return retry_storage(f"open the table {uri}", work)
+    except FileNotFoundError as error:
+        raise StateDamaged(f"The table {uri} lacks a file of its log; restore it. {reason(error)}.") from error
 
 
 def _add_columns(home: Home, table: Table) -> None:

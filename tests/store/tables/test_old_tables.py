@@ -67,7 +67,7 @@ def test_an_old_home_is_queried_as_it_is_and_gets_the_column_with_the_next_strea
 def test_a_stream_of_before_goes_on_beside_and_its_files_are_compacted_with_the_others(home: Home) -> None:
     # It opened the tables before they got their column.
     before = OpenTables(home)
-    assert before.committed_batch(FEATURE_ROWS) == 1
+    assert before.look(FEATURE_ROWS)[1] == 1
     create_tables(home)
     _commit(home, 2, _as_before(FEATURE_ROWS), before)
     _commit(home, 3, FEATURE_ROWS)
