@@ -42,15 +42,13 @@ def hold_claim(
 
 def _claim(home: Home, heart: HeartbeatWriter, stop: threading.Event, say: Callable[[str], None], waits: bool) -> bool:
     signs = SignsOfLife(TAKEN_OVER_AFTER_S)
-    dead: tuple[object, ...] | None = None
     say_at_s = time.monotonic()
     lives = False
     while True:
-        stored = heart.claim(partial(_is_free, dead))
+        stored = heart.claim(partial(_is_free, signs.dead))
         if stored.nonce == heart.nonce:
             return True
-        life = signs.judge(_sign(stored))
-        lives = lives or life == "alive"
+        lives = signs.is_changed(_sign(stored)) or lives
         if lives and not waits:
             raise AnotherStreamRunning(
                 f"A stream runs on {home.root.uri} already ({stored.holder}, since "
@@ -61,7 +59,6 @@ def _claim(home: Home, heart: HeartbeatWriter, stop: threading.Event, say: Calla
             say_at_s = time.monotonic() + SAID_AGAIN_AFTER_S
             until = "it ends" if lives else f"it gives a sign of life, or none for {TAKEN_OVER_AFTER_S:.0f} s"
             say(f"Another stream holds {home.root.uri} ({stored.holder}); waiting until {until} …")
-        dead = _sign(stored) if life == "dead" else None
         if stop.wait(LOOK_S):
             return False
 
@@ -70,7 +67,7 @@ def _sign(heartbeat: Heartbeat) -> tuple[object, ...]:
     return heartbeat.nonce, heartbeat.beat_at
 
 
-def _is_free(dead: tuple[object, ...] | None, other: Heartbeat) -> bool:
+def _is_free(dead: object, other: Heartbeat) -> bool:
     if other.ended_at is not None or _sign(other) == dead:
         return True
     if other.process is None:

@@ -56,26 +56,23 @@ def _acquire(home: Home, work: str, say: Callable[[str], None]) -> Lease:
     signs = SignsOfLife((LASTS + CLOCK_SKEW).total_seconds())
     now = datetime.now(UTC)
     ours = Lease(work, str(this_process()), uuid.uuid4().hex, now, now)
-    dead: Lease | None = None
     is_wait_reported = False
     while True:
-        stored = _LEASE.change(home.state, partial(_ours_if_free, ours, dead))
+        stored = _LEASE.change(home.state, partial(_ours_if_free, ours, signs.dead))
         if stored.nonce == ours.nonce:
             return stored
         if not is_wait_reported:
             is_wait_reported = True
             say(f"Waiting for a lease of {stored.work} ({stored.holder}) to be renewed or to end …")
-        life = signs.judge((stored.nonce, stored.until))
-        if life == "alive":
+        if signs.is_changed(stored):
             raise HomeInUse(
                 f"{stored.work} is at work on {home.root.uri} since {stored.since:%H:%M:%S} UTC "
                 f"({stored.holder}); run this again when it has finished."
             )
-        dead = stored if life == "dead" else None
         time.sleep(LOOK_S)
 
 
-def _ours_if_free(ours: Lease, dead: Lease | None, stored: Lease | None) -> Lease:
+def _ours_if_free(ours: Lease, dead: object, stored: Lease | None) -> Lease:
     now = datetime.now(UTC)
     if stored is not None and stored != dead and stored.nonce != ours.nonce and stored.until + CLOCK_SKEW > now:
         return stored
