@@ -1,4 +1,4 @@
-"""A document is read and changed as one value; a damaged one is one sentence, and what is not changed is not written."""
+"""A document is read and changed as one value; a damaged one is one sentence; what is not changed is not written."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
