@@ -66,7 +66,7 @@ def with_names(home: Home) -> Home:
     """
     _check_no_other_home(home)
     record = read_record(home)
-    return _named(home, record.landings if record else _without_record(home))
+    return _with_landings(home, record.landings if record else _infer_landings(home))
 
 
 def remember_landing(home: Home, moved_from: str | None = None, former: Sequence[str] = ()) -> Home:
@@ -78,11 +78,11 @@ def remember_landing(home: Home, moved_from: str | None = None, former: Sequence
     """
     _check_no_other_home(home)
     record = read_record(home)
-    known = record.landings if record else _without_record(home)
-    landings = _with_own(home, known, moved_from and StorageLocation.at(moved_from).uri)
+    known = record.landings if record else _infer_landings(home)
+    landings = _add_own_landing(home, known, moved_from and StorageLocation.at(moved_from).uri)
     names = {landing.name for landing in landings}
     landings += tuple(NamedLanding(uri, uri) for uri in _uris(former) if uri not in names)
-    named = _named(home, landings)
+    named = _with_landings(home, landings)
     if record is None:
         _check_rows(named)
     now = datetime.now(UTC)
@@ -95,7 +95,7 @@ def read_record(home: Home) -> HomeRecord | None:
     return _RECORD.read(home.state)
 
 
-def _named(home: Home, known: Sequence[NamedLanding]) -> Home:
+def _with_landings(home: Home, known: Sequence[NamedLanding]) -> Home:
     location = _own_location(home, known)
     own = next((landing.name for landing in known if landing.location == location), home.landing.uri)
     others = (replace(_location_of(home, landing), name=landing.name) for landing in known if landing.name != own)
@@ -122,7 +122,7 @@ def _is_same_directory(one: StorageLocation, other: StorageLocation) -> bool:
     return False
 
 
-def _with_own(home: Home, known: Sequence[NamedLanding], moved_from: str | None) -> tuple[NamedLanding, ...]:
+def _add_own_landing(home: Home, known: Sequence[NamedLanding], moved_from: str | None) -> tuple[NamedLanding, ...]:
     location = _own_location(home, known)
     own = next((landing for landing in known if landing.location == location), None)
     if moved_from is None:
@@ -147,7 +147,7 @@ def _uris(locations: Iterable[str]) -> list[str]:
     return [StorageLocation.at(location).uri for location in locations]
 
 
-def _without_record(home: Home) -> tuple[NamedLanding, ...]:
+def _infer_landings(home: Home) -> tuple[NamedLanding, ...]:
     """The landings by the tables' commits; for a home made before names were kept, by its state."""
     if landings := _landings_in_commits(home):
         return landings
