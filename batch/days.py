@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from batch.uncommitted import uncommitted_plans
 from features.featurizer import FEATURES
 from features.pca import Moments, NotFinite, moments_of
 from store.errors import StateDamaged
 from store.home import Home
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import open_table
+from store.tables.handles import open_tables
 from store.tables.schemas import FEATURE_ROWS
+from store.tables.unsettled import unsettled_plans
 
 # A task's moments are 6.6 MB: little beside what it reads for them.
 TASK_BYTES = 64 * 2**20
@@ -61,13 +61,11 @@ def list_days(home: Home) -> list[Day]:
     A day is finished when it is past (UTC) and no plan that carries it waits to be committed to one of the tables.
     This is a guess that spares work: a batch may be planned or committed between two looks at storage.
     """
-    feature_rows = open_table(home, FEATURE_ROWS)
-    if feature_rows is None:
-        return []
-    growing = {plan.ingest_date for plan in uncommitted_plans(home)}
+    tables = open_tables(home)
+    growing = {plan.ingest_date for plan in unsettled_plans(home, tables)}
     today = datetime.now(UTC).date()
     files_of: dict[date, list[DataFile]] = defaultdict(list)
-    for file in data_files(feature_rows):
+    for file in data_files(tables[FEATURE_ROWS]):
         files_of[file.partition["ingest_date"]].append(file)
     return [Day(day, tuple(files_of[day]), day < today and day not in growing) for day in sorted(files_of)]
 

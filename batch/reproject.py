@@ -19,7 +19,6 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.days import groups_by_size, select_rows, vectors_of
-from batch.uncommitted import uncommitted_plans
 from features.errors import last_words
 from features.pca import project
 from features.worker_process import freeze_worker_modules
@@ -38,9 +37,10 @@ from store.state.lease import hold_lease
 from store.state.plans import AddedFile
 from store.tables.commits import append_once
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import committed_batch, open_table
+from store.tables.handles import TableHandles, open_tables
 from store.tables.projections import KEPT_COLUMNS, SWITCHING, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table
+from store.tables.unsettled import unsettled_plans
 
 TASK_BYTES = 64 * 2**20
 # How long a batch that was planned without the version may take to be committed.
@@ -141,19 +141,19 @@ class _Backfill:
 
     def _lacking_files(self) -> dict[date, list[_LackingFile]]:
         """The files with rows that lack the version, by day, the newest day first."""
-        handles = {table.name: _open(self._home, table) for table in reversed(TABLES)}
+        tables = _open_tables(self._home)
         # A batch is in `features` for a moment before its projections are: that one does not lack anything yet.
-        last = min(map(committed_batch, handles.values()))
-        projected = self._projected_batches(handles[PROJECTION_ROWS.name]) | self._of_other_featurizers
+        last = tables.committed_to_all
+        projected = self._projected_batches(tables[PROJECTION_ROWS]) | self._of_other_featurizers
         lacking: dict[date, list[_LackingFile]] = defaultdict(list)
-        for file in data_files(handles[FEATURE_ROWS.name]):
+        for file in data_files(tables[FEATURE_ROWS]):
             batches_of_day = self._batches(FEATURE_ROWS, file) - projected
             batches = frozenset(batch for _, batch in batches_of_day if batch <= last)
             if batches:
                 lacking[file.partition["ingest_date"]].append((file, batches))
         return dict(sorted(lacking.items(), reverse=True))
 
-    def _projected_batches(self, handle: DeltaTable) -> set[tuple[date, int]]:
+    def _projected_batches(self, handle: DeltaTable | None) -> set[tuple[date, int]]:
         files = [file for file in data_files(handle) if file.partition["pca_version"] == self._meta.version]
         return {batch_of_day for file in files for batch_of_day in self._batches(PROJECTION_ROWS, file)}
 
@@ -202,11 +202,12 @@ def _batches_in(home: Home, table: Table, path: str) -> frozenset[int]:
     return frozenset(batch for part in parts for batch in pc.unique(part["batch"]).to_pylist())
 
 
-def _open(home: Home, table: Table) -> DeltaTable:
-    handle = open_table(home, table)
-    if handle is None:
-        raise StateDamaged(f"{home.root.uri} has no table {table.name}; run `fruits stream` once.")
-    return handle
+def _open_tables(home: Home) -> TableHandles:
+    tables = open_tables(home)
+    for table in TABLES:
+        if tables[table] is None:
+            raise StateDamaged(f"{home.root.uri} has no table {table.name}; run `fruits stream` once.")
+    return tables
 
 
 def _wait_for_plans(
@@ -231,7 +232,7 @@ def _wait_for_plans(
 def _planned_without(home: Home, meta: PcaMeta) -> list[int]:
     return [
         plan.batch
-        for plan in uncommitted_plans(home)
+        for plan in unsettled_plans(home, _open_tables(home))
         if plan.featurizer == meta.featurizer and meta.version not in plan.pca_versions
     ]
 

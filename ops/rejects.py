@@ -16,10 +16,10 @@ from store.errors import StorageRefused
 from store.home import Home
 from store.objects.landing import LandedObject, archived_name, stat_object
 from store.state.erasures import check_no_erasure_unfinished
-from store.state.plans import planned_batches, read_plan
-from store.state.retries import Retry, read_request, requested, retried_rows
+from store.state.plans import read_plans
+from store.state.retries import Retry, list_requests, read_request, retried_rows
 from store.tables.handles import committed_batch, open_table
-from store.tables.reject_rows import standing_rejects
+from store.tables.reject_rows import existing_rejects
 from store.tables.schemas import REJECT_ROWS
 
 WHAT_TO_DO: Mapping[Reason, str] = {
@@ -211,13 +211,12 @@ def select_retries(home: Home, chosen: RejectFilter) -> RetrySelection:
 def are_unfinished(home: Home, retries: Sequence[Retry]) -> bool:
     """Whether some of these are not planned yet, or planned and not committed."""
     rows = {retry.row(home.landing) for retry in retries}
-    if not standing_rejects(home, rows):
+    if not existing_rejects(home, rows):
         return False
     if set(retries) & _requested_retries(home):
         return True
-    committed = committed_batch(open_table(home, REJECT_ROWS))
-    plans = (read_plan(home, batch) for batch in planned_batches(home, after=committed))
-    return any(retried_rows(home, plan) & rows for plan in plans if plan is not None)
+    plans = read_plans(home, after=committed_batch(open_table(home, REJECT_ROWS)))
+    return any(retried_rows(home, plan) & rows for plan in plans)
 
 
 def count_outcomes(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
@@ -234,7 +233,7 @@ def count_outcomes(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
 
 
 def _requested_retries(home: Home) -> set[Retry]:
-    requests = (read_request(home, name) for name in requested(home))
+    requests = (read_request(home, name) for name in list_requests(home))
     return {retry for request in requests if request is not None for retry in request.retries}
 
 

@@ -1,4 +1,4 @@
-"""Whether there is a home, and whether one can be written: asked before anything slow begins, and leaving no trace."""
+"""Checks that a home exists and that it can be written. They run before anything slow begins, and leave no trace."""
 
 import os
 import tempfile
@@ -22,24 +22,24 @@ _WRITING = "s3:PutObject, s3:GetObject and s3:ListBucket"
 
 
 def check_links(home: Home) -> None:
-    """Refuse a place on disk that leads by a link to a directory whose name is not in UTF-8. Raises InvalidSetting."""
-    for place in (home.root, home.landing, home.archive):
-        if place.is_local:
-            check_is_unicode(os.path.realpath(place.directory))
+    """Refuse a location on disk that is a link to a directory whose name is not in UTF-8. Raises InvalidSetting."""
+    for location in (home.root, home.landing, home.archive):
+        if location.is_local:
+            check_is_unicode(os.path.realpath(location.directory))
 
 
 def check_is_home(home: Home) -> None:
-    """Refuse a place that is no home; one in which nothing was ingested yet is one.
+    """Refuse a location that is no home; a home in which nothing was ingested yet is one.
 
     Raises HomeMissing, AccessDenied, StorageUnavailable.
     """
     refused: StorageRefused | None = None
-    for is_there in _signs(home):
+    for is_found in _signs(home):
         try:
-            if is_there():
+            if is_found():
                 return
         except StorageRefused as error:
-            # Who may only query, or only erase, need not see all of a home.
+            # A user who may only query, or only erase, need not see all of a home.
             refused = error
     if refused is not None:
         raise AccessDenied(
@@ -51,21 +51,21 @@ def check_is_home(home: Home) -> None:
     )
 
 
-def check_is_writable(place: StorageLocation) -> None:
-    """Refuse a place below a home in which nothing can be written, though it need not exist.
+def check_is_writable(location: StorageLocation) -> None:
+    """Refuse a location below a home in which nothing can be written; it need not exist yet.
 
     Raises HomeNotWritable, StorageUnavailable.
-    Protocol: a put to a key that does not exist with `If-Match`, which S3 refuses with 404 or 412 to who may write.
+    Protocol: a put with `If-Match` to a key that does not exist; S3 answers 404 or 412 to a user who may write.
     """
-    if place.is_local:
-        _check_directory(place.directory)
+    if location.is_local:
+        _check_directory(location.directory)
         return
     try:
-        retry_storage(f"write {place.uri}", lambda: _put_nothing(place))
+        retry_storage(f"write {location.uri}", lambda: _put_nothing(location))
     except StorageRefused as error:
         raise HomeNotWritable(
-            f"Nothing can be written below {place.uri}: {reason(error.__cause__ or error)}. "
-            f"{_remedy(place, 'write', _WRITING)}"
+            f"Nothing can be written below {location.uri}: {reason(error.__cause__ or error)}. "
+            f"{_remedy(location, 'write', _WRITING)}"
         ) from error
 
 
@@ -73,50 +73,47 @@ def _signs(home: Home) -> Iterator[Callable[[], bool]]:
     # Loaded only here: it opens tables.
     from store.state.landing_names import HOME_KEY
 
-    # What every home has had since names are kept, then what outlives a lost `state/`, then what there is at first.
+    # First what every home has had since names are kept, then what outlives a lost `state/`, then what a new home has.
     yield lambda: read_if_exists(home.state, HOME_KEY) is not None
-    yield lambda: _holds_anything(home.features.child("_delta_log"))
+    yield lambda: _has_any_object(home.features.child("_delta_log"))
     yield lambda: current_featurizer(home) is not None
     yield lambda: read_if_exists(home.state, HEARTBEAT_KEY) is not None
 
 
-def _holds_anything(place: StorageLocation) -> bool:
-    def found() -> bool:
-        return any(page for page in obstore.list(place.store, chunk_size=1))
-
+def _has_any_object(location: StorageLocation) -> bool:
     try:
-        return retry_storage(f"list {place.uri}", found)
+        return retry_storage(f"list {location.uri}", lambda: any(obstore.list(location.store, chunk_size=1)))
     except FileNotFoundError:
         return False
 
 
 def _check_directory(directory: Path) -> None:
-    standing = directory
+    existing = directory
     try:
-        while not standing.exists():
-            standing = standing.parent
-        if not standing.is_dir():
-            raise HomeNotWritable(f"{directory} cannot be made, because {standing} is no directory; choose another.")
-        with tempfile.NamedTemporaryFile(dir=standing, prefix=".fruits-"):
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir():
+            raise HomeNotWritable(f"{directory} cannot be made, because {existing} is no directory; choose another.")
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".fruits-"):
             pass
     except OSError as error:
         raise HomeNotWritable(
-            f"Nothing can be written below {standing}: {reason(error)}. Choose another directory, or let this user "
+            f"Nothing can be written below {existing}: {reason(error)}. Choose another directory, or let this user "
             "write there."
         ) from error
 
 
-def _put_nothing(place: StorageLocation) -> None:
+def _put_nothing(location: StorageLocation) -> None:
     key = f"writable-{uuid.uuid4().hex}"
     try:
-        obstore.put(place.store, key, b"", mode={"e_tag": '"none"'})
+        obstore.put(location.store, key, b"", mode={"e_tag": '"none"'})
     except (NotFoundError, FileNotFoundError, PreconditionError):
         return
     # A server that knows no conditions.
-    delete_all(place, [key])
+    delete_all(location, [key])
 
 
-def _remedy(place: StorageLocation, verb: str, actions: str) -> str:
-    if place.is_local:
+def _remedy(location: StorageLocation, verb: str, actions: str) -> str:
+    if location.is_local:
         return f"Run this as a user who may {verb} there."
     return f"Use credentials that may {verb} there ({actions}), or grant that to these."

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from store.errors import StorageUnavailable
 from store.home import Home
 from store.objects.faults import Fault, fault_of, is_fault, storage_error
-from store.objects.landing import Cleaning, LandedObject, archived_name, clear_once, stat_object
+from store.objects.landing import Cleaning, LandedObject, archive_or_delete_once, archived_name, stat_object
 from store.objects.location import StorageLocation
 from streaming.discovery.processed_index import identity
 
@@ -74,7 +74,7 @@ class Clearing:
 
     def _failure(self, landing: StorageLocation, landed: LandedObject) -> Exception | None:
         try:
-            if clear_once(landing, self._home.archive, landed, self._how):
+            if archive_or_delete_once(landing, self._home.archive, landed, self._how):
                 self._cleared_at_s = time.monotonic()
         except Exception as error:
             if not is_fault(error):
@@ -122,7 +122,7 @@ def _clears_a_file(landing: StorageLocation, archive: StorageLocation, name: str
             return False
         file_there = archive.directory / archived_name(landed)
         try:
-            return clear_once(landing, archive, landed, how)
+            return archive_or_delete_once(landing, archive, landed, how)
         finally:
             file_there.unlink(missing_ok=True)
     finally:
@@ -134,5 +134,5 @@ def _may_clear(landing: StorageLocation, archive: StorageLocation, name: str, ho
     # S3 looks at permissions first: of an object that is not there it says so only to who may clear it away.
     nowhere = LandedObject(name, 0, "none", datetime.now(UTC))
     for each in {how, "delete"}:
-        clear_once(landing, archive, nowhere, each)
+        archive_or_delete_once(landing, archive, nowhere, each)
     return True

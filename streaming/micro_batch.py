@@ -18,14 +18,14 @@ from store.home import Home
 from store.models.pca_models import versions_to_project
 from store.models.registry import load_network
 from store.objects.faults import RETRY_DEADLINE_S
-from store.state.erasures import passed_over
+from store.state.erasures import erasure_filter
 from store.state.plans import (
     ATTEMPT_LIMIT,
     AddedFile,
     BatchCounters,
     Plan,
     Result,
-    drop_from_plan,
+    delete_from_plan,
     plan_key,
     read_plan,
     read_result,
@@ -218,11 +218,11 @@ class MicroBatches:
     def _without_erased(self, plan: Plan) -> Plan:
         # Whoever erases waits for every plan it can see; one made from an older look at what is to be passed over, and
         # written after that, is begun after it too.
-        erased = passed_over(self._home)
+        erased = erasure_filter(self._home)
         landing = self._home.landing_named(plan.landing)
         if not any(erased.covers(landing, landed) for landed in plan.objects):
             return plan
-        left = drop_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed))
+        left = delete_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed))
         if left is None:
             # What was read before it went has objects that are to be forgotten.
             raise self._plan_is_gone(plan.batch)
@@ -233,7 +233,8 @@ class MicroBatches:
 
     def _refuse_half_committed(self, plan: Plan) -> None:
         for table in TABLES:
-            if self._tables.committed_batch(table) >= plan.batch:
+            _, committed = self._tables.look(table)
+            if committed >= plan.batch:
                 raise StateDamaged(
                     f"The table {table.name} holds batch {plan.batch}, but the batch's result is gone. "
                     f"Delete {self._home.batches.uri_of(plan_key(plan.batch))} and start again: "

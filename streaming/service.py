@@ -19,7 +19,7 @@ from store import errors as store_errors
 from store.errors import BatchFailed
 from store.home import Home
 from store.settings import Settings
-from store.state.claim import claimed
+from store.state.claim import hold_claim
 from store.state.heartbeat import HeartbeatWriter, Vitals
 from store.state.landing_names import remember_landing
 from store.state.plans import Plan, Result
@@ -67,7 +67,7 @@ def claim_home(
     waits = settings.master.startswith("yarn") if wait is None else wait
     # Before the claim: in a home made before names were kept, the sign of life that it replaces can tell the name.
     home = remember_landing(settings.locations())
-    return claimed(home, stop, say, waits, StreamStats(settings).vitals)
+    return hold_claim(home, stop, say, waits, StreamStats(settings).vitals)
 
 
 def run_stream(
@@ -163,7 +163,7 @@ class _Stream:
         self._committed: int | None = None
         self._watch = StreamStats(settings)
         self._heart = heart
-        heart.tell_of(lambda: self._committed, self._vitals)
+        heart.report(lambda: self._committed, self._vitals)
         self._pipeline = Pipeline(self._batches, self._on_report)
 
     def run_until(self, stop: threading.Event) -> None:
@@ -223,7 +223,7 @@ class _Stream:
         )
 
     def _goes_on(self, stop: threading.Event) -> bool:
-        return not stop.wait(POLL_S) and not self._heart.is_asked_to_stop
+        return not stop.wait(POLL_S) and not self._heart.is_stop_requested
 
     @property
     def _failure(self) -> BaseException | None:

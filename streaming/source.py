@@ -23,13 +23,13 @@ from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import versions_to_project
 from store.models.registry import current_featurizer
+from store.objects.document import Document
 from store.objects.landing import LandedObject
-from store.objects.operations import read_if_exists, write_once
-from store.state.erasures import passed_over
+from store.state.erasures import erasure_filter
 from store.state.heartbeat import check_claim
-from store.state.plans import Plan, planned_batches, write_plan
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import TABLES
+from store.state.plans import Plan, write_plan
+from store.tables.handles import open_tables
+from store.tables.unsettled import unsettled_batches
 from streaming.cleaning import CleaningRule
 from streaming.discovery.arrivals import NOTHING_WAITS
 from streaming.discovery.discovery import Discovery, DiscoveryOptions
@@ -131,14 +131,14 @@ class Planner:
         self._channel = request.channel
         self._pacer = Pacer(request.caps)
 
-        committed = [committed_batch(open_table(home, table)) for table in TABLES]
+        tables = open_tables(home)
         # A table behind the others is rolled forward from the result; without one (a lost state/) there is nothing
         # to roll forward, and whatever the table lacks is found again by the listing.
-        self._unfinished = planned_batches(home, after=min(committed))
-        self.started_after = self._unfinished[0] - 1 if self._unfinished else max(committed)
+        self._unfinished = unsettled_batches(home, tables)
+        self.started_after = self._unfinished[0] - 1 if self._unfinished else tables.committed_to_any
         self._position = self.started_after
         self._told: int | None = None
-        self._last = max([*committed, *self._unfinished])
+        self._last = max([tables.committed_to_any, *self._unfinished])
 
         if request.only_new:
             _pass_over_what_is_there(home, self._last)
@@ -220,7 +220,7 @@ class Planner:
     def _not_erased(self, objects: tuple[LandedObject, ...]) -> tuple[LandedObject, ...]:
         if not objects:
             return objects
-        erased = passed_over(self._home)
+        erased = erasure_filter(self._home)
         dropped = [landed for landed in objects if erased.covers(self._home.landing, landed)]
         self._discovery.skip(dropped)
         self._retries.passed_over(dropped)
@@ -236,8 +236,8 @@ class Planner:
 
 def only_new_since(home: Home) -> datetime | None:
     """What arrived before this is passed over; None when everything counts."""
-    standing = read_if_exists(home.state, ONLY_NEW_KEY)
-    return None if standing is None else _ONLY_NEW.validate_json(standing)["since"]
+    stored = _ONLY_NEW.read(home.state)
+    return stored["since"] if stored else None
 
 
 def request_option(request: PlanningRequest) -> str:
@@ -252,8 +252,8 @@ def _pass_over_what_is_there(home: Home, last_batch: int) -> None:
         raise InvalidSetting(
             f"{home.root.uri} has taken what was there before; --only-new works at a home's first start only."
         )
-    write_once(home.state, ONLY_NEW_KEY, _ONLY_NEW.dump_json({"since": datetime.now(UTC)}))
+    _ONLY_NEW.write_once(home.state, {"since": datetime.now(UTC)})
 
 
 _REQUEST = TypeAdapter(PlanningRequest)
-_ONLY_NEW = TypeAdapter(dict[str, datetime])
+_ONLY_NEW = Document(dict[str, datetime], ONLY_NEW_KEY, remedy="restore it", indent=None)

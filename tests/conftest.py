@@ -18,7 +18,7 @@ from features.errors import WeightsUnavailable
 from features.featurizer import Featurizer
 from store.models.registry import publish_featurizer
 from store.objects.faults import use_patience
-from store.objects.waits import tell_of_waits
+from store.objects.waits import report_waits_to
 from store.settings import Settings, load_settings
 from streaming.session import close_session, open_session
 from tests.support import servers
@@ -50,7 +50,7 @@ def own_patience() -> Iterator[None]:
     """A command that a test runs in this process leaves its patience with storage to no other test."""
     yield
     use_patience(None)
-    tell_of_waits(None)
+    report_waits_to(None)
 
 
 @pytest.fixture(scope="session")

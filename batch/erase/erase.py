@@ -7,37 +7,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from pydantic import TypeAdapter
-
 from batch.erase.objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
-from batch.erase.rows import count_rows, erase_rows, note_objects, open_all_tables
+from batch.erase.rows import count_rows, erase_rows, note_objects
 from batch.erase.selection import Selection, landings_of
 from batch.refit.stored_moments import all_moments, forget_moments
-from batch.uncommitted import last_committed_batch
 from features.errors import InvalidSetting
 from store.errors import HomeInUse
 from store.home import Home
+from store.objects.document import Document
 from store.objects.landing import LandedObject
-from store.objects.operations import delete_all, keys_below, overwrite, read_if_exists
+from store.objects.operations import delete_all, keys_below
 from store.objects.versions import list_versions
 from store.state.erasures import (
     Erasure,
     Kind,
+    add_erased_versions,
     begin_erasure,
+    erasure_filter,
     finish_erasure,
-    pass_over_versions,
-    passed_over,
     settle_erased_rows,
 )
 from store.state.heartbeat import is_alive, read_heartbeat
 from store.state.landing_names import common_folder
 from store.state.lease import hold_lease
-from store.state.plans import Plan, drop_from_plan, drop_from_result, planned_batches, read_plan
-from store.state.retries import drop_from_requests
+from store.state.plans import Plan, delete_from_plan, delete_from_result, read_plans
+from store.state.retries import delete_from_requests
 from store.tables.commits import append_once
-from store.tables.handles import open_table
+from store.tables.handles import open_tables
 from store.tables.projections import SWITCHING
 from store.tables.schemas import PROJECTION_ROWS, TABLES
+from store.tables.unsettled import unsettled_batches
 
 # A living stream that takes longer for a batch counts as stuck.
 PATIENCE_S = 300.0
@@ -76,6 +75,9 @@ class Certificate:
     removed: dict[str, int] = field(default_factory=dict)
 
 
+_CERTIFICATE = Document(Certificate, "erasures/{}.json", remedy="restore it or delete it")
+
+
 def erase(
     home: Home,
     request: ErasureRequest,
@@ -93,18 +95,18 @@ def erase(
     """
     request = _with_source(home, request)
     with hold_lease(home, "fruits erase", say) as check:
-        settle_erased_rows(home, open_all_tables(home))
+        settle_erased_rows(home, open_tables(home))
         _check_landings_are_known(home, request)
         erasure = begin_erasure(home, request.kind, request.value, request.key_patterns, datetime.now(UTC))
         certificate = _resume_certificate(home, erasure)
-        if open_table(home, PROJECTION_ROWS) is not None:
+        if open_tables(home)[PROJECTION_ROWS] is not None:
             # From here on, the table refuses what a paused reprojection read before.
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
-        _wait_for_batches(home, set(planned_batches(home, after=last_committed_batch(home))), say, check)
+        _wait_for_batches(home, set(unsettled_batches(home)), say, check)
         selection = _selection(home, request, erasure)
         # Before their rows go: a request that is cut off then still knows which objects they were of.
         note_objects(home, selection)
-        pass_over_versions(home, erasure.id, selection.versions)
+        add_erased_versions(home, erasure.id, selection.versions)
         for _ in range(MOST_SEARCHES):
             removed = _search_once(home, erasure, selection, say, check)
             certificate = _add_to_certificate(home, certificate, removed)
@@ -122,7 +124,7 @@ def erase(
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
-        _write_certificate(home, certificate)
+        _CERTIFICATE.write(home.reports, certificate, certificate.id)
         finish_erasure(home, erasure.id, finished_at)
     return certificate
 
@@ -141,7 +143,7 @@ def is_empty(home: Home) -> bool:
     """Whether nothing is below a home: no table, no state, no photo. Raises StorageRefused, StorageUnavailable."""
     below = (place for place in (home.landing, home.archive) if place.uri.startswith(f"{home.root.uri}/"))
     return (
-        all(handle is None for handle in open_all_tables(home).values())
+        all(handle is None for handle in open_tables(home).handles.values())
         and next(keys_below(home.state), None) is None
         and not any(next(list_versions(place), None) for place in below)
     )
@@ -149,19 +151,18 @@ def is_empty(home: Home) -> bool:
 
 def subject_patterns(home: Home, own: str) -> tuple[str, ...]:
     """The key patterns that name a subject: our own, and those of the stored plans. Raises StorageUnavailable."""
-    patterns = {own, *(plan.key_pattern for plan in _plans(home))}
+    patterns = {own, *(plan.key_pattern for plan in read_plans(home))}
     return tuple(sorted(pattern for pattern in patterns if "subject" in re.compile(pattern).groupindex))
 
 
 def certificate_key(id: str) -> str:
     """The key of a certificate below the reports."""
-    return f"erasures/{id}.json"
+    return _CERTIFICATE.key(id)
 
 
 def read_certificate(home: Home, id: str) -> Certificate | None:
     """A certificate, or None when there is none."""
-    body = read_if_exists(home.reports, certificate_key(id))
-    return None if body is None else _CERTIFICATE.validate_json(body)
+    return _CERTIFICATE.read(home.reports, id)
 
 
 def _with_source(home: Home, request: ErasureRequest) -> ErasureRequest:
@@ -194,14 +195,14 @@ def _search_once(
     say("Searching the landing and the archive …")
     if selection.kind == "image":
         find_photo(home, selection)
-        pass_over_versions(home, erasure.id, selection.versions)
+        add_erased_versions(home, erasure.id, selection.versions)
     for landing in selection.landings:
         check()
         removed["landing"] += erase_landed(landing, selection)
     removed["archive"] += erase_archived(home, selection, newer)
     check()
     removed["plans"] += _drop_from_plans(home, selection, say, check)
-    removed["requests"] += drop_from_requests(home, selection.covers_planned)
+    removed["requests"] += delete_from_requests(home, selection.covers_planned)
     # Pages of reports show keys and perhaps thumbnails; `fruits report` makes them anew.
     pages = [key for key in keys_below(home.reports) if key.endswith(".html")]
     removed["report pages"] += delete_all(home.reports, pages)
@@ -214,14 +215,10 @@ def _selection(home: Home, request: ErasureRequest, erasure: Erasure | None = No
         request.value,
         erasure.before if erasure else datetime.now(UTC),
         (erasure.key_patterns if erasure else ()) or request.key_patterns,
-        landings_of(home, _plans(home), request.former_landings),
-        passed_over(home),
-        avoid=home.own_places,
+        landings_of(home, list(read_plans(home)), request.former_landings),
+        erasure_filter(home),
+        avoid=home.own_locations,
     )
-
-
-def _plans(home: Home) -> list[Plan]:
-    return [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
 
 
 def _drop_from_plans(home: Home, selection: Selection, say: Callable[[str], None], check: Callable[[], None]) -> int:
@@ -232,16 +229,16 @@ def _drop_from_plans(home: Home, selection: Selection, say: Callable[[str], None
 
     plans = 0
     in_flight: set[int] = set()
-    committed = last_committed_batch(home)
-    for plan in _plans(home):
+    committed = open_tables(home).committed_to_all
+    for plan in read_plans(home):
         keys = {landed.key for landed in plan.objects if is_covered(plan, landed)}
         if not keys:
             continue
         plans += 1
         if plan.batch <= committed:
             # The plan last: it tells a replay what to look for.
-            drop_from_result(home, plan.batch, keys)
-            drop_from_plan(home, plan.batch, is_covered, committed=True)
+            delete_from_result(home, plan.batch, keys)
+            delete_from_plan(home, plan.batch, is_covered, committed=True)
         else:
             # The stream drops them when it begins the batch, or the next search finds its rows.
             in_flight.add(plan.batch)
@@ -253,7 +250,7 @@ def _wait_for_batches(home: Home, batches: set[int], say: Callable[[str], None],
     """Return when all tables hold these batches."""
     waited_for: set[int] = set()
     deadline_s = 0.0
-    while batches and (missing := {batch for batch in batches if batch > last_committed_batch(home)}):
+    while batches and (missing := {batch for batch in batches if batch > open_tables(home).committed_to_all}):
         if missing != waited_for:
             # The wait begins again whenever the stream has committed a batch.
             waited_for, deadline_s = missing, time.monotonic() + PATIENCE_S
@@ -290,12 +287,5 @@ def _resume_certificate(home: Home, erasure: Erasure) -> Certificate:
 def _add_to_certificate(home: Home, certificate: Certificate, removed: Counter[str]) -> Certificate:
     total = dict(Counter(certificate.removed) + removed)
     updated = replace(certificate, looks=certificate.looks + 1, removed=total)
-    _write_certificate(home, updated)
+    _CERTIFICATE.write(home.reports, updated, updated.id)
     return updated
-
-
-def _write_certificate(home: Home, certificate: Certificate) -> None:
-    overwrite(home.reports, certificate_key(certificate.id), _CERTIFICATE.dump_json(certificate, indent=1))
-
-
-_CERTIFICATE = TypeAdapter(Certificate)

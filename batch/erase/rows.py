@@ -27,12 +27,12 @@ from store.home import Home
 from store.objects.faults import retry_storage
 from store.objects.location import to_nfc
 from store.objects.operations import delete_all, keys_below, old_keys, read_if_exists
-from store.state.erasures import Pending, about_to_erase, settle_erased_rows
+from store.state.erasures import Pending, record_pending_erasure, settle_erased_rows
 from store.state.plans import AddedFile
-from store.tables.commits import MAINTENANCE, commit_rewritten, next_transaction
-from store.tables.files import DataFile, data_files, read_file, write_large_file
-from store.tables.handles import LANDINGS_SAID, open_table
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table
+from store.tables.commits import MAINTENANCE, commit_replacements, next_number
+from store.tables.files import DataFile, data_files, read_file, rewrite_file
+from store.tables.handles import LANDINGS_METADATA, open_table, open_tables
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table
 
 # Its transactions tell whether a removal came about.
 ERASURE = "fruits-erase"
@@ -41,7 +41,7 @@ _READ_AT_ONCE = 8
 # Fields of a commit that programs fill, in which no person can be named.
 _NAMES_NOBODY = {
     *("timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion"),
-    *("readVersion", "isolationLevel", "isBlindAppend", "txnId", "fruits.batch", "fruits.nonce", LANDINGS_SAID),
+    *("readVersion", "isolationLevel", "isBlindAppend", "txnId", "fruits.batch", "fruits.nonce", LANDINGS_METADATA),
 }
 
 
@@ -94,7 +94,7 @@ def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[
 def count_rows(home: Home, selection: Selection, table: Table) -> int:
     """How many rows of a table a selection covers now. Raises StateDamaged, StorageUnavailable."""
     handle = open_table(home, table)
-    return sum(scan.rows for scan in _scan_files(home, table, selection, data_files(handle) if handle else []))
+    return sum(scan.rows for scan in _scan_files(home, table, selection, data_files(handle)))
 
 
 def note_objects(home: Home, selection: Selection) -> list[str]:
@@ -104,17 +104,11 @@ def note_objects(home: Home, selection: Selection) -> list[str]:
     """
     unknown: list[str] = []
     for table in (FEATURE_ROWS, REJECT_ROWS):
-        handle = open_table(home, table)
-        for file in data_files(handle) if handle else ():
+        for file in data_files(open_table(home, table)):
             for rows in read_file(home, table, file.path, selection.columns_of(table)):
                 unknown += selection.unknown_sources(rows["source"].to_pylist())
                 selection.note_objects(rows.filter(selection.row_mask(rows)))
     return unknown
-
-
-def open_all_tables(home: Home) -> dict[str, DeltaTable | None]:
-    """The tables as they stand now, by name."""
-    return {table.name: open_table(home, table) for table in TABLES}
 
 
 @dataclass(frozen=True)
@@ -153,15 +147,7 @@ def _rewrite_without(home: Home, table: Table, selection: Selection, scan: _Scan
     file = scan.file
     if scan.rows == file.rows:
         return None
-
-    def others() -> Iterator[pa.RecordBatch]:
-        for rows in read_file(home, table, file.path, table.file_schema.names):
-            kept = rows.filter(pc.invert(selection.row_mask(rows)))
-            if kept.num_rows:
-                yield kept
-
-    partition = {column: str(file.partition[column]) for column in table.partitioned_by}
-    added = write_large_file(home, table, others, partition)
+    added = rewrite_file(home, table, file, lambda rows: pc.invert(selection.row_mask(rows)))
     if added.rows != file.rows - scan.rows:
         raise StateDamaged(
             f"{file.path} in {table.name} holds {added.rows + scan.rows} rows instead of {file.rows}; "
@@ -178,11 +164,11 @@ def _commit(
     days: Mapping[date, Counter[int]],
 ) -> None:
     if table is not PROJECTION_ROWS:
-        about_to_erase(home, Pending(table.name, ERASURE, next_transaction(handle, ERASURE), days))
+        record_pending_erasure(home, Pending(table.name, ERASURE, next_number(handle, ERASURE), days))
     try:
-        commit_rewritten(home, table, handle, rewritten, (MAINTENANCE, ERASURE))
+        commit_replacements(home, table, handle, rewritten, (MAINTENANCE, ERASURE))
     finally:
-        settle_erased_rows(home, open_all_tables(home))
+        settle_erased_rows(home, open_tables(home))
     delete_all(home.root.child(table.name), [file.path for file, _ in rewritten])
 
 
@@ -229,7 +215,7 @@ def _delete_log_files(home: Home, table: Table, names: Collection[str]) -> int:
     if handle is None:
         return 0
     # After one more entry, which names nobody, no reader or writer needs the older ones.
-    commit_rewritten(home, table, handle, (), (MAINTENANCE,))
+    commit_replacements(home, table, handle, (), (MAINTENANCE,))
     handle = open_table(home, table) or handle
     retry_storage(f"write a checkpoint of {place.uri}", handle.create_checkpoint)
     newest = f"{handle.version():020d}."

@@ -12,8 +12,7 @@ from store.home import Home
 from store.objects.landing import LandedObject, archived_key, key_groups
 from store.objects.location import StorageLocation, to_nfc
 from store.objects.versions import Version
-from store.state.erasures import NONE as NOTHING
-from store.state.erasures import Kind, PassedOver
+from store.state.erasures import ErasureFilter, Erasures, Kind
 from store.state.plans import Plan
 from store.tables.schemas import Table
 
@@ -24,7 +23,7 @@ class Selection:
 
     `value` is a subject, an image id, or a key below the landing or its whole URI. Its accents may be composed with
     their letters (NFC) or not: that tells systems apart, not people. `landings` are the places whose keys the tables
-    hold; no link in them leads to `avoid`. `passed_over` tells which objects a request covered before it was cut off.
+    hold; no link in them leads to `avoid`. `earlier` tells which objects a request covered before it was cut off.
     """
 
     kind: Kind
@@ -32,7 +31,7 @@ class Selection:
     before: datetime
     key_patterns: tuple[str, ...]
     landings: tuple[StorageLocation, ...]
-    passed_over: PassedOver = field(default_factory=lambda: PassedOver(NOTHING))
+    earlier: ErasureFilter = field(default_factory=lambda: ErasureFilter(Erasures("")))
     versions: set[tuple[str, str]] = field(default_factory=set)
     sizes_bytes: set[int] = field(default_factory=set)
     avoid: tuple[StorageLocation, ...] = ()
@@ -103,7 +102,7 @@ class Selection:
         if self.kind == "source":
             return to_nfc(self.value) in (to_nfc(key), to_nfc(landing.source_of(key)))
         source = landing.source_of(key)
-        return (source, etag) in self.versions or self.passed_over.covers_version(source, etag, self.before)
+        return (source, etag) in self.versions or self.earlier.covers_version(source, etag, self.before)
 
     def _names_subject(self, key: str) -> bool:
         subject = to_nfc(self.value)

@@ -20,8 +20,8 @@ from store.errors import StateDamaged
 from store.home import Home
 from store.objects.faults import retry_storage
 from store.tables.commits import MAINTENANCE, replace_files
-from store.tables.files import DataFile, data_files, names_all, read_file, write_large_file
-from store.tables.handles import committed_batch, open_table
+from store.tables.files import DataFile, data_files, has_files, read_file, write_large_file
+from store.tables.handles import open_tables
 from store.tables.schemas import TABLES, Table
 
 TARGET_BYTES = 128 * 2**20
@@ -54,14 +54,14 @@ def groups_to_compact(home: Home, now: datetime) -> list[Group]:
     Left as they are: files that are large enough, single files, files without statistics, and files with a batch that
     not all tables hold. Raises StorageUnavailable.
     """
-    handles = [open_table(home, table) for table in TABLES]
-    committed = min(map(committed_batch, handles))
+    tables = open_tables(home)
+    committed = tables.committed_to_all
     unfinished = {day.date for day in list_days(home) if not day.finished}
     this_hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     groups: list[Group] = []
-    for table, handle in zip(TABLES, handles, strict=True):
+    for table in TABLES:
         by_period: dict[tuple[tuple[str, ...], date, datetime | None], list[DataFile]] = defaultdict(list)
-        for file in data_files(handle) if handle else ():
+        for file in data_files(tables[table]):
             day = file.partition["ingest_date"]
             finished = day < this_hour.date() and day not in unfinished
             hour = None if finished else file.committed_at.replace(minute=0, second=0, microsecond=0)
@@ -84,17 +84,17 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
     somebody has removed one of its files. `check` raises when this should stop. Memory holds some row groups.
     Raises HomeInUse, StateDamaged, StorageUnavailable.
     """
-    handles = {table.name: open_table(home, table) for table in TABLES}
+    tables = open_tables(home)
     for group in groups:
         check()
-        handle = handles[group.table.name]
+        handle = tables[group.table]
         if handle is None:
             continue
         retry_storage(f"open the table {group.table.name}", handle.update_incremental)
-        if not names_all(handle, group.files):
+        if not has_files(handle, group.files):
             continue
-        partition = {column: str(group.files[0].partition[column]) for column in group.table.partitioned_by}
-        added = write_large_file(home, group.table, partial(_rows, home, group.table, group.files), partition)
+        rows = partial(_rows, home, group.table, group.files)
+        added = write_large_file(home, group.table, rows, group.files[0].partition_folders)
         expected = sum(file.rows for file in group.files)
         if added.rows != expected:
             raise StateDamaged(

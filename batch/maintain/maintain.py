@@ -8,9 +8,9 @@ from batch.maintain.compaction import Group, compact, groups_to_compact
 from batch.maintain.retention import Retention, expire_archive, expire_reports, expire_rows
 from batch.maintain.vacuum import ObjectCount, log_size, vacuum_log, vacuum_orphans
 from store.home import Home
-from store.state.erasures import forget_old_erasures, settle_erased_rows
+from store.state.erasures import delete_old_erasures, settle_erased_rows
 from store.state.lease import hold_lease
-from store.tables.handles import open_table
+from store.tables.handles import open_tables
 from store.tables.schemas import TABLES
 
 
@@ -67,8 +67,8 @@ def maintain(
     with hold_lease(home, "fruits maintain", say) as check:
         now = datetime.now(UTC)
         if not dry_run:
-            settle_erased_rows(home, {table.name: open_table(home, table) for table in TABLES})
-            forget_old_erasures(home, now)
+            settle_erased_rows(home, open_tables(home))
+            delete_old_erasures(home, now)
         if retention.archive is not None:
             on_step(Expiry("archive", expire_archive(home, retention.archive, now, dry_run)))
         if retention.reports is not None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from deltalake import DeltaTable
 
-from batch.uncommitted import uncommitted_plans
 from store.errors import HomeInUse
 from store.home import Home
 from store.models.pca_models import current_models
@@ -16,6 +15,7 @@ from store.tables.files import data_files
 from store.tables.handles import open_table
 from store.tables.projections import SWITCHING
 from store.tables.schemas import PROJECTION_ROWS
+from store.tables.unsettled import unsettled_plans
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ def prune(home: Home, keep: int, say: Callable[[str], None]) -> Pruned:
 
 def _rows_by_version(handle: DeltaTable | None) -> dict[int, int]:
     rows: Counter[int] = Counter()
-    for file in data_files(handle) if handle else []:
+    for file in data_files(handle):
         rows[file.partition["pca_version"]] += file.rows
     return dict(sorted(rows.items()))
 
 
 def _check_not_planned(home: Home, versions: tuple[int, ...]) -> None:
-    for plan in uncommitted_plans(home):
+    for plan in unsettled_plans(home):
         planned = set(versions) & set(plan.pca_versions)
         if planned:
             raise HomeInUse(

@@ -9,7 +9,7 @@ from batch.maintain.vacuum import ObjectCount
 from store.home import Home
 from store.objects.landing import archive_or_delete, list_pages
 from store.objects.operations import delete_all, old_keys, sizes_below
-from store.state.expired import expire_before
+from store.state.expired import raise_first_kept_day
 from store.tables.commits import MAINTENANCE, delete_rows
 from store.tables.files import data_files
 from store.tables.handles import open_table
@@ -65,9 +65,9 @@ def expire_rows(home: Home, table: Table, keep: timedelta, now: datetime, dry_ru
     """
     before = (now - keep).date()
     if not dry_run:
-        before = max(before, expire_before(home, before))
+        before = max(before, raise_first_kept_day(home, before))
     handle = open_table(home, table)
-    old = [file for file in data_files(handle) if file.partition["ingest_date"] < before] if handle else []
+    old = [file for file in data_files(handle) if file.partition["ingest_date"] < before]
     if handle is not None and old and not dry_run:
         delete_rows(home, table, handle, f"ingest_date < '{before}'", MAINTENANCE)
     return ObjectCount(sum(file.rows for file in old), sum(file.size_bytes for file in old))

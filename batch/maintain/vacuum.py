@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from batch.uncommitted import last_committed_batch
 from store.home import Home
 from store.objects.operations import delete_all, sizes_below
 from store.state.plans import planned_batches, read_result
+from store.tables.handles import open_tables
 from store.tables.schemas import Table
 from store.tables.unreferenced import shorten_log, unreferenced_files
 
@@ -26,7 +26,7 @@ def vacuum_orphans(home: Home, table: Table, dry_run: bool) -> ObjectCount:
     Raises StorageRefused, StorageUnavailable.
     """
     # Before the table is looked at: what is committed in between is named by it, and a later result's files are young.
-    uncommitted = planned_batches(home, after=last_committed_batch(home))
+    uncommitted = planned_batches(home, after=open_tables(home).committed_to_all)
     results = [result for batch in uncommitted if (result := read_result(home, batch))]
     promised = {added.path for result in results for added in result.adds.get(table.name, ())}
     paths = [path for path in unreferenced_files(home, table) if path not in promised]

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from features.pca import Moments, pack_moments, unpack_moments
 from store.home import Home
+from store.objects.document import Document
 from store.objects.location import StorageLocation
 from store.objects.operations import delete_all, keys_below, old_keys, overwrite, read_if_exists
 
@@ -61,7 +60,7 @@ class StoredMonth:
     format: Literal[1] = 1
 
 
-_MONTH = TypeAdapter(StoredMonth)
+_MONTH = Document(StoredMonth, "index/{}.json", remedy="delete it", indent=None)
 
 
 def all_moments(home: Home) -> StorageLocation:
@@ -76,16 +75,12 @@ def store_of(home: Home, featurizer: str) -> StorageLocation:
 
 def read_month(store: StorageLocation, month: str) -> StoredMonth:
     """What is stored for a month (`2026-10`); an empty one when there is nothing, or nothing that can be read."""
-    body = read_if_exists(store, _index_key(month))
-    try:
-        return StoredMonth() if body is None else _MONTH.validate_json(body)
-    except ValidationError:
-        return StoredMonth()
+    return _MONTH.read(store, month, unreadable_as_missing=True) or StoredMonth()
 
 
 def write_month(store: StorageLocation, month: str, index: StoredMonth) -> None:
     """Replace a month's index; the objects it names must be there."""
-    overwrite(store, _index_key(month), _MONTH.dump_json(index))
+    _MONTH.write(store, index, month)
 
 
 def read_sum(store: StorageLocation, stored: StoredSum) -> Moments | None:

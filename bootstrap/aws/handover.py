@@ -9,7 +9,7 @@ from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.steps import Step, cancel, cluster_steps, job_steps, step_name, submit
 from store.errors import CloudUnavailable
 from store.home import Home
-from store.state.heartbeat import ask_to_stop, is_alive, read_heartbeat, wait_until_stopped
+from store.state.heartbeat import is_alive, read_heartbeat, request_stop, wait_until_stopped
 
 # A batch under backlog takes some 20 s, and two may be in flight.
 STOPS_WITHIN_S = 300.0
@@ -49,7 +49,7 @@ def stop_stream(cloud: Cloud, cluster: str, home: Home, echo: Callable[[str], No
     has_stopped = False
     if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
         echo("Asking the stream to finish its batches …")
-        ask_to_stop(home, heartbeat.nonce)
+        request_stop(home, heartbeat.nonce)
         has_stopped = wait_until_stopped(home, heartbeat.nonce, STOPS_WITHIN_S)
         if not unfinished and not has_stopped and is_alive(read_heartbeat(home) or heartbeat, datetime.now(UTC)):
             raise StreamKeepsRunning(
@@ -71,7 +71,7 @@ def _wait_for_the_end(cloud: Cloud, cluster: str, home: Home, ids: set[str]) -> 
         # A step that waited for the home may have it now, and its stream was not asked yet.
         heartbeat = read_heartbeat(home)
         if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
-            ask_to_stop(home, heartbeat.nonce)
+            request_stop(home, heartbeat.nonce)
         if time.monotonic() > deadline_s:
             raise StreamKeepsRunning(
                 f"The step {', '.join(sorted(ids))} has not ended; cancel it in EMR's console, then run this again."

@@ -106,7 +106,7 @@ def retry(
 ) -> None:
     """Ask the stream to try rejects once more; one that becomes a photo is a reject no longer."""
     from ops.rejects import select_retries, source_of
-    from store.state.retries import ask_to_retry
+    from store.state.retries import request_retries
 
     if not (reason or source or since):
         raise InvalidSetting("Choose what to try again: --reason too_many_pixels, --source KEY or --since DATE.")
@@ -128,7 +128,7 @@ def retry(
         raise RejectsStillWait(
             f"No stream runs on {home.root.uri}; start one, or leave out --wait: the next one finds the request."
         )
-    ask_to_retry(home, home.landing.source, selection.retries, selection.erasures_begun)
+    request_retries(home, home.landing.source, selection.retries, selection.erasures_begun)
     echo(f"Rejects that will be tried again: {counts}.")
     if stream is None:
         echo(f"No stream is running. The next one plans them: fruits stream --home {home.root.uri}")

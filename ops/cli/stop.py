@@ -29,14 +29,14 @@ def stop_stream(
 def _stop(home: "Home", wait: bool) -> None:
     from datetime import UTC, datetime
 
-    from store.state.heartbeat import ask_to_stop, is_alive, read_heartbeat, wait_until_stopped
+    from store.state.heartbeat import is_alive, read_heartbeat, request_stop, wait_until_stopped
 
     heartbeat = read_heartbeat(home)
     if heartbeat is None or heartbeat.ended_at is not None:
         echo(f"No stream is running on {home.root.uri}.")
         return
     # One that is silent may be paused, and then finds the request when it goes on.
-    ask_to_stop(home, heartbeat.nonce)
+    request_stop(home, heartbeat.nonce)
     stream = f"the stream on {home.root.uri} ({heartbeat.holder})"
     if not is_alive(heartbeat, datetime.now(UTC)):
         echo(

@@ -16,7 +16,7 @@ from features.errors import FruitsError
 from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import Current, current_models
-from store.tables.handles import open_table
+from store.tables.handles import open_tables
 from store.tables.ingested import check_ingested
 from store.tables.schemas import TABLES, Table
 
@@ -123,17 +123,16 @@ def take_snapshot(home: Home) -> Snapshot:
     while True:
         # A switch ends, and old versions are pruned, between one look and the next.
         models = current_models(home)
-        tables = {table.name: _opened(home, table) for table in reversed(TABLES)}
+        tables = {name: _existing(home, name, handle) for name, handle in open_tables(home).handles.items()}
         if current_models(home) == models:
             return Snapshot(tables, models)
 
 
-def _opened(home: Home, table: Table) -> DeltaTable:
-    handle = open_table(home, table)
+def _existing(home: Home, name: str, handle: DeltaTable | None) -> DeltaTable:
     if handle is None:
         check_ingested(home)
         raise StateDamaged(
-            f"The table {home.root.child(table.name).uri} is missing, though batches were committed; restore it."
+            f"The table {home.root.child(name).uri} is missing, though batches were committed; restore it."
         )
     return handle
 

@@ -15,17 +15,16 @@ from batch.maintain.compaction import BIG_ENOUGH_BYTES, groups_to_compact
 from ops.query.query import connect
 from ops.status.queue_status import QueueStatus, read_queue_status
 from ops.status.verification import check_invariants, count_rows
-from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import current_models, describe_model
 from store.models.registry import current_featurizer, describe_featurizer
-from store.objects.faults import reason, retry_storage
+from store.objects.faults import retry_storage
 from store.objects.landing import LandedObject, list_pages
-from store.objects.landing_files import PassedOver
+from store.objects.landing_files import SkippedFiles
 from store.state.heartbeat import FinishedBatch, Heartbeat, Vitals, is_alive, read_heartbeat
-from store.state.plans import planned_batches, read_plan, read_result
+from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
-from store.tables.handles import OpenTables, open_table
+from store.tables.handles import OpenTables, open_tables
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table
 from streaming.discovery.arrivals import NOTHING_WAITS, Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
@@ -168,15 +167,15 @@ def read_status(
     is_running = stream is not None and stream.state == "running"
     vitals = heartbeat.vitals if heartbeat else None
     running_vitals = vitals if is_running else None
-    open_tables = tables or OpenTables(home)
-    states = {table.name: _table_state(home, open_tables, table) for table in TABLES}
+    tables = tables or OpenTables(home)
+    states = {table.name: _table_state(tables, table) for table in TABLES}
     committed = min(state.last_batch for state in states.values())
     unfinished = planned_batches(home, after=committed)
-    plans = [plan for plan in (read_plan(home, batch) for batch in unfinished) if plan is not None]
+    plans = list(read_plans(home, after=committed))
 
     waiting = running_vitals.waiting if running_vitals and not (verify or count) else None
     broken: list[str] | None = None
-    passed_over = PassedOver()
+    passed_over = SkippedFiles()
     if waiting is not None:
         passed_over.counts.update(vitals.passed_over if vitals else {})
         stated = Backlog(waiting.files, waiting.bytes, waiting.oldest_arrived_at, waiting.at_least)
@@ -259,16 +258,9 @@ class _TableState:
     last_batch: int
 
 
-def _table_state(home: Home, tables: OpenTables, table: Table) -> _TableState:
-    def read() -> _TableState:
-        with tables.latest(table) as handle:
-            return _TableState(handle, data_files(handle) if handle else [], tables.batch_of(table, handle))
-
-    uri = home.root.child(table.name).uri
-    try:
-        return retry_storage(f"open the table {uri}", read)
-    except FileNotFoundError as error:
-        raise StateDamaged(f"The table {uri} lacks a file of its log; restore it. {reason(error)}.") from error
+def _table_state(tables: OpenTables, table: Table) -> _TableState:
+    handle, last_batch = tables.look(table)
+    return _TableState(handle, data_files(handle), last_batch)
 
 
 def _table_status(name: str, state: _TableState) -> TableStatus:
@@ -307,7 +299,7 @@ def _model_status(home: Home, version: int, feature_files: Iterable[DataFile]) -
 
 def _lacking_batches(home: Home, version: int | None, committed: int) -> int:
     """How many committed batches have no projections in a version."""
-    if version is None or any(open_table(home, table) is None for table in TABLES):
+    if version is None or None in open_tables(home).handles.values():
         return 0
     featurizer = describe_model(home, version).featurizer
     return count_rows(
@@ -345,10 +337,10 @@ def _sum(backlogs: Iterable[Backlog]) -> Backlog:
     return total
 
 
-def _unplanned(home: Home, index: ProcessedIndex, passed_over: PassedOver) -> Iterator[list[LandedObject]]:
+def _unplanned(home: Home, index: ProcessedIndex, passed_over: SkippedFiles) -> Iterator[list[LandedObject]]:
     """The objects of the landing that no batch holds, by page."""
     since, bound = only_new_since(home), not_seen_at(home)
-    for page in list_pages(home.landing, home.own_places, passed_over):
+    for page in list_pages(home.landing, home.own_locations, passed_over):
         known = index.known([identity(home.landing, landed) for landed in page])
         yield [
             first_seen(landed, bound)

@@ -13,10 +13,10 @@ from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import describe_model
 from store.state.erasures import erased_rows, read_erasures
-from store.state.expired import expired_before
+from store.state.expired import first_kept_day
 from store.state.plans import Plan, read_plan, read_result
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES
+from store.tables.handles import committed_batch, open_tables
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.discovery.processed_index import Day, IndexInfo
 
 # What is compared with the tables: the columns of each relation.
@@ -41,7 +41,7 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
     `last` is the last batch that all tables hold, `committed` those up to it whose plans are kept; `days` and `facts`
     are from the index of what was processed. Raises StateDamaged, StorageUnavailable.
     """
-    if any(open_table(home, table) is None for table in TABLES):
+    if None in open_tables(home).handles.values():
         return []
     if unfinished := read_erasures(home).unfinished:
         began_at = min(erasure.before for erasure in unfinished)
@@ -49,7 +49,7 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
             f"The erasure asked for at {began_at:%Y-%m-%d %H:%M} UTC is not finished, so nothing else was checked; "
             "if none is at work, run it again with the same option."
         ]
-    since = expired_before(home)
+    since = first_kept_day(home)
     plans = {batch: plan for batch in committed if (plan := read_plan(home, batch)) and plan.ingest_date >= since}
     results = {batch: read_result(home, batch) for batch in plans}
     snapshot = take_snapshot(home)
@@ -60,7 +60,7 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
     # A stream goes on meanwhile: what the tables hold beyond `last` may have taken rejects of earlier batches away.
     latest = committed_batch(snapshot.tables[REJECT_ROWS.name])
     later = (read_plan(home, batch) for batch in range(last + 1, latest + 1))
-    erased = erased_rows(home, {table.name: open_table(home, table) for table in TABLES})
+    erased = erased_rows(home, open_tables(home))
     served = [describe_model(home, snapshot.models.serving)] if snapshot.models.serving is not None else []
     for name, rows in {
         "planned": _planned_objects(home, plans.values()),

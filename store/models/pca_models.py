@@ -9,21 +9,18 @@ from datetime import datetime
 from functools import lru_cache
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from features.pca import Pca
 from store.errors import AnotherRefit, StateDamaged, UnknownModel
 from store.home import Home
-from store.objects.operations import change, keys_below, overwrite, read_if_exists, write_once
+from store.objects.document import Document
+from store.objects.operations import keys_below, overwrite, read_if_exists, write_once
 from store.tables.files import data_files
 from store.tables.handles import open_table
 from store.tables.schemas import PROJECTION_ROWS
 
 _ARRAYS = "model.npz"
-_META = "meta.json"
 _SCREE = "scree.png"
-# A folder of its own and one line, so that Athena reads it as a table of one row.
-_POINTER = "current/CURRENT.json"
 _ARRAYS_KEY = re.compile(r"v(\d{6,})/model\.npz")
 _ANY_KEY = re.compile(r"v(\d{6,})/.*")
 
@@ -33,7 +30,7 @@ class PcaMeta:
     """What is known of one version.
 
     `explained` is the share of the variance that the kept components explain; `drift_rad` the largest principal angle
-    between their subspace and the parent's; `nonce` tells the refit that made it.
+    between their subspace and the parent's; `nonce` identifies the refit that made the version.
     """
 
     version: int
@@ -59,7 +56,7 @@ class PcaModel:
 class Current:
     """The version that `current_projections` shows, and the one that takes its place once every row has it.
 
-    `nonce` tells one switch from another to the same version: a batch between them may lack it.
+    `nonce` identifies one switch among several to the same version: a batch between them may lack the version.
     """
 
     serving: int | None = None
@@ -71,22 +68,26 @@ class Current:
         return tuple(version for version in (self.serving, self.next) if version is not None)
 
 
+_META = Document(PcaMeta, "v{:06d}/meta.json", remedy="restore it")
+# In a folder of its own and on one line, so that Athena reads it as a table of one row.
+_POINTER = Document(Current, "current/CURRENT.json", remedy="restore it", indent=None)
+
+
 def next_version(home: Home) -> int:
     """The number after the highest that was ever begun, even if its model is gone; the first is 1."""
     begun = (_ANY_KEY.fullmatch(key) for key in keys_below(home.pca_models))
-    handle = open_table(home, PROJECTION_ROWS)
-    projected = (file.partition["pca_version"] for file in (data_files(handle) if handle else ()))
+    projected = (file.partition["pca_version"] for file in data_files(open_table(home, PROJECTION_ROWS)))
     numbers = (*(int(match[1]) for match in begun if match), *projected, *current_models(home).versions)
     return max(numbers, default=0) + 1
 
 
 def publish_model(home: Home, model: PcaModel) -> None:
-    """Store a new version, once; its arrays and what is known of it are one object, so that there is no half model.
+    """Store a new version, once. Arrays and metadata are one object, so that there is no half model.
 
     Raises AnotherRefit when another refit has taken the version, StorageUnavailable.
     """
-    standing = write_once(home.pca_models, f"{_folder(model.meta.version)}/{_ARRAYS}", _packed(model))
-    if _unpacked(standing, home, model.meta.version).meta.nonce != model.meta.nonce:
+    stored = write_once(home.pca_models, f"{_folder(model.meta.version)}/{_ARRAYS}", _pack(model))
+    if _unpack(stored, home, model.meta.version).meta.nonce != model.meta.nonce:
         raise AnotherRefit(
             f"Another refit published version {model.meta.version} while this one was at work; nothing of this one is "
             "left. Run it again if rows came since."
@@ -94,13 +95,13 @@ def publish_model(home: Home, model: PcaModel) -> None:
 
 
 def write_copies(home: Home, meta: PcaMeta, scree_png: bytes) -> None:
-    """Put what a person can read of a version beside its arrays; nothing depends on it. Replay puts the same."""
-    overwrite(home.pca_models, f"{_folder(meta.version)}/{_META}", _META_JSON.dump_json(meta, indent=1))
+    """Write copies that people can read beside a version's arrays; nothing depends on them. Replay writes the same."""
+    _META.write(home.pca_models, meta, meta.version)
     overwrite(home.pca_models, f"{_folder(meta.version)}/{_SCREE}", scree_png)
 
 
 def has_scree(home: Home, version: int) -> bool:
-    """Whether the scree plot of a version is there: a refit that was killed may not have come to it."""
+    """Whether the scree plot of a version is stored: a refit can be killed before it writes the plot."""
     return read_if_exists(home.pca_models, f"{_folder(version)}/{_SCREE}") is not None
 
 
@@ -116,12 +117,9 @@ def versions(home: Home) -> list[int]:
 
 def describe_model(home: Home, version: int) -> PcaMeta:
     """What is known of a version. Raises UnknownModel when there is none, StateDamaged when it cannot be read."""
-    body = read_if_exists(home.pca_models, f"{_folder(version)}/{_META}")
-    try:
-        return load_model(home, version).meta if body is None else _META_JSON.validate_json(body)
-    except ValidationError:
-        # Only a copy: what it was made from is asked.
-        return load_model(home, version).meta
+    # Only a copy: the arrays' own metadata counts where it is missing or damaged.
+    copy = _META.read(home.pca_models, version, unreadable_as_missing=True)
+    return copy or load_model(home, version).meta
 
 
 def load_model(home: Home, version: int) -> PcaModel:
@@ -130,7 +128,7 @@ def load_model(home: Home, version: int) -> PcaModel:
     if body is None:
         there = ", ".join(map(str, versions(home))) or "none"
         raise UnknownModel(f"{home.root.uri} has no PCA model {version}; it has {there}.")
-    return _unpacked(body, home, version)
+    return _unpack(body, home, version)
 
 
 @lru_cache(maxsize=4)
@@ -141,7 +139,7 @@ def cached_model(home: Home, version: int) -> PcaModel:
 
 def current_models(home: Home) -> Current:
     """The pointer as it stands; empty before the first refit."""
-    return _pointer(home, read_if_exists(home.pca_models, _POINTER))
+    return _POINTER.read(home.pca_models) or Current()
 
 
 def versions_to_project(home: Home, featurizer: str) -> tuple[int, ...]:
@@ -155,7 +153,7 @@ def _featurizer_of(home: Home, version: int) -> str:
 
 
 def begin_switch(home: Home, version: int, newer_only: bool = False) -> Current:
-    """Have new batches projected with a version too, on its way to be served; the served one itself ends any switch.
+    """Make a version the next one: new batches are projected with it, too. The served version ends any switch instead.
 
     With `newer_only` a higher version stays the next or the served one. Replay changes nothing.
     """
@@ -172,9 +170,9 @@ def begin_switch(home: Home, version: int, newer_only: bool = False) -> Current:
 
 
 def finish_switch(home: Home, begun: Current) -> Current:
-    """Serve the next version of the switch that was read as `begun`, now that every row has it.
+    """Serve the next version of the switch `begun`, now that every row has it.
 
-    Replay changes nothing. Raises AnotherRefit when that switch has given way to another one.
+    Replay changes nothing. Raises AnotherRefit when another switch has replaced that one.
     """
 
     def edit(current: Current) -> Current:
@@ -185,7 +183,7 @@ def finish_switch(home: Home, begun: Current) -> Current:
 
 
 def check_no_other_switch(begun: Current, current: Current) -> None:
-    """Raises AnotherRefit unless the switch that was read as `begun` is still under way, or has reached its end."""
+    """Raises AnotherRefit unless the switch `begun` is still under way, or is finished."""
     version = begun.versions[-1]
     if current in (begun, Current(serving=version)):
         return
@@ -198,28 +196,18 @@ def check_no_other_switch(begun: Current, current: Current) -> None:
 
 
 def _change(home: Home, edit: Callable[[Current], Current]) -> Current:
-    return _pointer(
-        home, change(home.pca_models, _POINTER, lambda body: _CURRENT.dump_json(edit(_pointer(home, body))))
-    )
-
-
-def _pointer(home: Home, body: bytes | None) -> Current:
-    try:
-        return Current() if body is None else _CURRENT.validate_json(body)
-    except ValidationError as error:
-        raise StateDamaged(f"{home.pca_models.uri_of(_POINTER)} cannot be read; restore it.") from error
+    return _POINTER.change(home.pca_models, lambda current: edit(current or Current()))
 
 
 def _folder(version: int) -> str:
     return f"v{version:06d}"
 
 
-def _packed(model: PcaModel) -> bytes:
-    buffer = io.BytesIO()
-    pca = model.pca
+def _pack(model: PcaModel) -> bytes:
+    buffer, pca = io.BytesIO(), model.pca
     np.savez(
         buffer,
-        meta=np.frombuffer(_META_JSON.dump_json(model.meta), np.uint8),
+        meta=np.frombuffer(_META.dump(model.meta), np.uint8),
         mean=pca.mean,
         components=pca.components,
         explained_variance=pca.explained_variance,
@@ -228,10 +216,10 @@ def _packed(model: PcaModel) -> bytes:
     return buffer.getvalue()
 
 
-def _unpacked(body: bytes, home: Home, version: int) -> PcaModel:
+def _unpack(body: bytes, home: Home, version: int) -> PcaModel:
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-            meta = _META_JSON.validate_json(arrays["meta"].tobytes())
+            meta = _META.parse(arrays["meta"].tobytes(), _META.key(version))
             pca = Pca(
                 rows=meta.rows,
                 mean=arrays["mean"],
@@ -244,7 +232,3 @@ def _unpacked(body: bytes, home: Home, version: int) -> PcaModel:
         uri = home.pca_models.uri_of(f"{_folder(version)}/{_ARRAYS}")
         raise StateDamaged(f"{uri} cannot be read; restore it, or refit and use the new version.") from error
     return PcaModel(meta, pca)
-
-
-_META_JSON = TypeAdapter(PcaMeta)
-_CURRENT = TypeAdapter(Current)

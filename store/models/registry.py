@@ -1,23 +1,22 @@
-"""The models of a home: immutable objects under their ids, and a pointer to the one in use."""
+"""The featurizers of a home: immutable objects under their ids, and a pointer to the one in use."""
 
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydantic import TypeAdapter
-
 from features.precision import Precision
 from store.errors import StateDamaged
 from store.home import Home
-from store.objects.operations import overwrite, read, read_if_exists, write_once
+from store.objects.document import Document
+from store.objects.operations import read, write_once
 
 
 @dataclass(frozen=True)
 class FeaturizerMeta:
     """What is known of a compiled network.
 
-    `fingerprint` tells its weights and its precision without running TensorFlow; `calibrated_on` tells a person which
-    pictures an int8 network was calibrated on.
+    `fingerprint` identifies its weights and its precision without running TensorFlow; `calibrated_on` is a note for
+    people about the pictures that an int8 network was calibrated on.
     """
 
     id: str
@@ -30,8 +29,8 @@ class FeaturizerMeta:
     calibrated_on: str | None = None
 
 
-_META = TypeAdapter(FeaturizerMeta)
-_ID = TypeAdapter(dict[str, str])
+_META = Document(FeaturizerMeta, "{}/meta.json", remedy="restore it")
+_CURRENT = Document(dict[str, str], "CURRENT.json", remedy="restore it", indent=None)
 
 
 def publish_featurizer(
@@ -44,31 +43,31 @@ def publish_featurizer(
 ) -> FeaturizerMeta:
     """Store a compiled network under the hash of its bytes and make it the home's featurizer.
 
-    Replay finds the objects there already and points at them again. The pointer is written last, so a half-published
-    network is never in use.
+    Replay finds the objects and writes the pointer again. The pointer is written last, so that a network is never in
+    use before all of it is stored.
     """
     digest = hashlib.sha256(network).hexdigest()
     meta = FeaturizerMeta(
         digest[:12], source, fingerprint, digest, len(network), datetime.now(UTC), precision, calibrated_on
     )
     write_once(home.featurizers, f"{meta.id}/network.tflite", network)
-    standing = write_once(home.featurizers, f"{meta.id}/meta.json", _META.dump_json(meta, indent=1))
-    overwrite(home.featurizers, "CURRENT.json", _ID.dump_json({"serving": meta.id}))
-    return _META.validate_json(standing)
+    stored = _META.write_once(home.featurizers, meta, meta.id)
+    _CURRENT.write(home.featurizers, {"serving": meta.id})
+    return stored
 
 
 def current_featurizer(home: Home) -> str | None:
     """The id of the featurizer that new plans use, or None before the first was published."""
-    body = read_if_exists(home.featurizers, "CURRENT.json")
-    return None if body is None else _ID.validate_json(body)["serving"]
+    current = _CURRENT.read(home.featurizers)
+    return current["serving"] if current else None
 
 
 def describe_featurizer(home: Home, featurizer: str) -> FeaturizerMeta:
     """What is known of a published featurizer. Raises StateDamaged when it is not there."""
-    body = read_if_exists(home.featurizers, f"{featurizer}/meta.json")
-    if body is None:
+    meta = _META.read(home.featurizers, featurizer)
+    if meta is None:
         raise StateDamaged(f"Featurizer {featurizer} is missing below {home.featurizers.uri}; restore it.")
-    return _META.validate_json(body)
+    return meta
 
 
 def load_network(home: Home, featurizer: str) -> bytes:

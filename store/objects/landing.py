@@ -1,4 +1,4 @@
-"""Landed objects: what lies below the landing prefix, how to fetch exactly one version of it, how to clear it away."""
+"""Landed objects: listing them, fetching exactly one version, archiving or deleting it."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ import obstore
 
 from features.rejects import Reason, Rejected
 from store.objects.faults import Fault, fault_of, is_fault, reason, retry_storage
-from store.objects.landing_files import PassedOver, files_below, is_reached_by_link, move_file, why_passed_over
+from store.objects.landing_files import SkippedFiles, files_below, is_reached_by_link, move_file, reason_to_skip
 from store.objects.location import StorageLocation, is_plain_key, printable, to_nfc
 from store.objects.s3 import bucket_and_key, s3_client
 
@@ -31,7 +31,7 @@ _REPLACED = "Another version stood there when it was read."
 
 
 class ObjectAccessDenied(Rejected):
-    """Storage does not hand out this object: a permission, its key, a fault that does not pass; `words` are its own."""
+    """Storage refuses this object: a permission, its key, a lasting fault; `words` are what storage said."""
 
     def __init__(self, words: str, detail: str | None = None) -> None:
         super().__init__(Reason.UNREADABLE, detail or f"It may not be read: {words}.")
@@ -42,8 +42,8 @@ class ObjectAccessDenied(Rejected):
 class LandedObject:
     """One version of one object below the landing prefix.
 
-    `arrived_at` is the time that storage gives the version: on disk the modification time, which a copy can bring
-    along. `first_visible_at` is when it can first have been seen in the landing; None where that is the same.
+    `arrived_at` is the time that storage has for the version: on disk the modification time, which a copy keeps.
+    `first_visible_at` is when it can first have been seen in the landing; None where that is the same.
     """
 
     key: str
@@ -54,47 +54,46 @@ class LandedObject:
 
     @property
     def visible_at(self) -> datetime:
-        """Since when it waits."""
+        """Since when the object can have been waiting."""
         return self.first_visible_at or self.arrived_at
 
 
 def list_landed(landing: StorageLocation, avoid: Sequence[StorageLocation] = ()) -> Iterator[LandedObject]:
-    """Every object below the landing prefix that a person meant to drop there, in no promised order.
+    """Every object below the landing prefix that has a photo's key, in no promised order.
 
-    What `why_passed_over` names and what stands for a folder are left out; on disk links are followed, but none to the
-    places in `avoid`. Raises StorageUnavailable when the listing cannot be completed.
+    On disk links are followed, but none to the locations in `avoid`. Raises StorageUnavailable when the listing cannot
+    be completed.
     """
     return itertools.chain.from_iterable(list_pages(landing, avoid))
 
 
 def list_pages(
-    landing: StorageLocation, avoid: Sequence[StorageLocation] = (), passed_over: PassedOver | None = None
+    landing: StorageLocation, avoid: Sequence[StorageLocation] = (), skipped: SkippedFiles | None = None
 ) -> Iterator[list[LandedObject]]:
-    """The same, a page at a time as storage gives them: up to 1,000 objects on S3, 10,000 on disk.
+    """The same in pages, as storage gives them: up to 1,000 objects on S3, 10,000 on disk.
 
-    `passed_over` counts what is left out.
+    `skipped` counts what is left out.
     """
-    left_out = passed_over if passed_over is not None else PassedOver()
-    pages = _pages_of_directory(landing, avoid, left_out) if landing.is_local else _pages_of_bucket(landing)
-    return ([landed for landed in page if _is_photo_key(landed.key, left_out)] for page in pages)
+    skipped = SkippedFiles() if skipped is None else skipped
+    pages = _pages_of_directory(landing, avoid, skipped) if landing.is_local else _pages_of_bucket(landing)
+    return ([landed for landed in page if is_photo_key(landed.key, skipped)] for page in pages)
 
 
-def is_photo_key(key: str) -> bool:
-    """Whether a person meant to drop a photo under this key, which is relative to the landing prefix."""
-    return _is_photo_key(key, PassedOver())
+def is_photo_key(key: str, skipped: SkippedFiles | None = None) -> bool:
+    """Whether somebody meant to drop a photo under this key, which is relative to the landing prefix.
 
-
-def _is_photo_key(key: str, passed_over: PassedOver) -> bool:
+    `skipped` counts a key with a `reason_to_skip`; a key that stands for a folder is not counted.
+    """
     if not key or key.endswith("/"):
         return False
-    why = why_passed_over(key)
-    if why is not None:
-        passed_over.add(why, key)
-    return why is None
+    kind = reason_to_skip(key)
+    if kind is not None and skipped is not None:
+        skipped.add(kind, key)
+    return kind is None
 
 
 def key_group(key_pattern: str, key: str, group: str) -> str | None:
-    """What a key says of a photo: the text of a named group of the pattern, `label` or `subject`, if it has one.
+    """The text of a named group of the pattern, `label` or `subject`, in a key, if there is one.
 
     It is NFC: a folder `pêche` is one label, on whichever system it was made.
     """
@@ -112,7 +111,7 @@ def key_groups(key_pattern: str, key: str, group: str) -> list[str]:
 def changed_at_s(landing: StorageLocation, landed: LandedObject) -> float | None:
     """When this version of a file on disk was last written or moved, in seconds since 1970 by the disk's clock.
 
-    None when it is gone, or another version stands there.
+    None when it is gone or was replaced.
     """
     try:
         status = (landing.directory / landed.key).stat()
@@ -127,31 +126,28 @@ def changed_at_s(landing: StorageLocation, landed: LandedObject) -> float | None
 
 
 def stat_object(landing: StorageLocation, key: str) -> LandedObject | None:
-    """The version that stands under a key now, or None when there is none.
-
-    Raises StorageRefused, StorageUnavailable.
-    """
-    look = _look_up_file if landing.is_local else _look_up_object
+    """The current version under a key, or None when there is none. Raises StorageRefused, StorageUnavailable."""
+    stat = _stat_file if landing.is_local else _head_object
     try:
-        return retry_storage(f"look up {landing.uri_of(key)}", lambda: look(landing, key))
+        return retry_storage(f"look up {landing.uri_of(key)}", lambda: stat(landing, key))
     except FileNotFoundError:
         return None
 
 
 def fetch(landing: StorageLocation, landed: LandedObject, archive: StorageLocation | None = None) -> bytes:
-    """The bytes of exactly the version that was listed; with an archive, from there if the landing has it no more.
+    """The bytes of exactly the version that was listed; from the archive, if one is given, when the landing lacks it.
 
-    Raises Rejected as `fetch_once` does, StorageRefused when storage refuses everything, StorageUnavailable for what
-    may pass and has not within two minutes.
+    Raises Rejected as `fetch_once` does, StorageRefused when storage refuses everything, StorageUnavailable for a fault
+    that has not passed within two minutes.
     """
     return retry_storage(f"read {landing.uri_of(landed.key)}", lambda: fetch_once(landing, landed, archive))
 
 
 def fetch_once(landing: StorageLocation, landed: LandedObject, archive: StorageLocation | None = None) -> bytes:
-    """The same with one try: what may pass, and what concerns all objects, is raised as the library raised it.
+    """The same with one try: a fault that may pass, or that concerns all objects, is raised as the library raised it.
 
-    Raises Rejected when it can never be had: `replaced` (another version stands there), `missing`, `unreadable`
-    (Refused when storage refuses this object; an archived copy of another length; a key with a '.' or '..' segment).
+    Raises Rejected when the version can never be had: `replaced`, `missing`, or `unreadable` (ObjectAccessDenied; an
+    archived copy of another length; a key with a '.' or '..' segment).
     Protocol: `If-Match` on S3; on disk the size and modification time of the open file.
     """
     try:
@@ -172,32 +168,34 @@ def _fetch(landing: StorageLocation, landed: LandedObject, check_etag: bool = Tr
         return read(landing, landed, check_etag)
     except Exception as error:
         if is_fault(error):
-            _reject_if_lost(error, landed)
+            _reject_if_final(error, landed)
         raise
 
 
 def archive_or_delete(
     landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning
 ) -> bool:
-    """Archive or delete one processed object, and say whether it was still the version that was processed.
+    """Archive or delete one processed object; returns whether it was still the version that was processed.
 
-    A version that was uploaded in between stays where it is, and so does what cannot be copied. Replay finds nothing
-    left to do. Raises StorageRefused, StorageUnavailable.
+    A version that was uploaded meanwhile stays where it is, and so does an object that cannot be copied. Replay finds
+    nothing left to do. Raises StorageRefused, StorageUnavailable.
     """
 
-    def archive_or_delete_if_allowed() -> bool:
+    def clear() -> bool:
         try:
-            return clear_once(landing, archive, landed, cleaning)
+            return archive_or_delete_once(landing, archive, landed, cleaning)
         except Exception as error:
             if is_fault(error) and fault_of(error) is Fault.UNFIT_OBJECT:
                 return False
             raise
 
-    return retry_storage(f"clear away {landing.uri_of(landed.key)}", archive_or_delete_if_allowed)
+    return retry_storage(f"clear away {landing.uri_of(landed.key)}", clear)
 
 
-def clear_once(landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning) -> bool:
-    """The same with one try; what it fails of is raised as the library raised it.
+def archive_or_delete_once(
+    landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning
+) -> bool:
+    """The same with one try; every fault is raised as the library raised it.
 
     On S3 the copy and the delete are conditional on the etag; on disk the check comes right before the rename.
     """
@@ -228,21 +226,21 @@ def archived_key(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{'.'.join(parts)}", etag
 
 
+def landed_files(
+    location: StorageLocation, avoid: Sequence[StorageLocation] = (), skipped: SkippedFiles | None = None
+) -> Iterator[LandedObject]:
+    """Every file below a location on disk, whatever its name, as `files_below` finds it. Raises StorageUnavailable."""
+    directories = [other.directory for other in avoid if other.is_local]
+    for file in files_below(location.directory, directories, skipped):
+        yield _landed(printable(file.key), file.status)
+
+
 def _pages_of_directory(
-    landing: StorageLocation, avoid: Sequence[StorageLocation], passed_over: PassedOver
+    landing: StorageLocation, avoid: Sequence[StorageLocation], skipped: SkippedFiles
 ) -> Iterator[list[LandedObject]]:
-    files = landed_files(landing, avoid, passed_over)
+    files = landed_files(landing, avoid, skipped)
     while page := list(itertools.islice(files, _PAGE_FILES)):
         yield page
-
-
-def landed_files(
-    place: StorageLocation, avoid: Sequence[StorageLocation] = (), passed_over: PassedOver | None = None
-) -> Iterator[LandedObject]:
-    """Every file below a place on disk, whatever its name, as `files_below` finds them. Raises StorageUnavailable."""
-    directories = [other.directory for other in avoid if other.is_local]
-    for file in files_below(place.directory, directories, passed_over):
-        yield _landed(printable(file.key), file.status)
 
 
 def _landed(key: str, status: os.stat_result) -> LandedObject:
@@ -255,22 +253,21 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
-def _look_up_file(place: StorageLocation, key: str) -> LandedObject:
-    return _landed(key, _path(place, key).stat())
+def _stat_file(landing: StorageLocation, key: str) -> LandedObject:
+    return _landed(key, _path(landing, key).stat())
 
 
-def _look_up_object(place: StorageLocation, key: str) -> LandedObject:
+def _head_object(landing: StorageLocation, key: str) -> LandedObject:
     # Not obstore: it cannot address some of the keys that a listing shows.
-    bucket, whole_key = bucket_and_key(place, key)
-    found = s3_client(place).head_object(Bucket=bucket, Key=whole_key)
-    return LandedObject(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].astimezone(UTC))
+    bucket, whole_key = bucket_and_key(landing, key)
+    head = s3_client(landing).head_object(Bucket=bucket, Key=whole_key)
+    return LandedObject(key, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].astimezone(UTC))
 
 
 def _pages_of_bucket(landing: StorageLocation) -> Iterator[list[LandedObject]]:
     # Not obstore: one key with an empty or dotted segment, which anybody may upload, fails its whole listing.
     client = s3_client(landing)
-    bucket, prefix = landing.bucket_and_prefix
-    below = f"{prefix}/" if prefix else ""
+    bucket, below = bucket_and_key(landing, "")
 
     def page_after(token: str | None) -> "ListObjectsV2OutputTypeDef":
         if token is None:
@@ -301,42 +298,42 @@ def _read_file(landing: StorageLocation, landed: LandedObject, check_etag: bool)
     if check_etag and _etag(status) != landed.etag:
         raise Rejected(Reason.REPLACED, _REPLACED)
     if status.st_size != landed.size_bytes:
-        raise _of_another_length(status.st_size, landed)
-    return _whole(body, landed)
+        raise _wrong_copy(status.st_size, landed)
+    return _checked(body, landed)
 
 
-def _path(place: StorageLocation, key: str) -> Path:
-    # An archive on disk may be asked for a key of S3, which could lead out of it.
+def _path(location: StorageLocation, key: str) -> Path:
+    # A key of S3 that is looked for in an archive on disk could lead out of it.
     if any(segment in ("", ".", "..") for segment in key.split("/")):
-        raise FileNotFoundError(place.uri_of(key))
-    return place.directory / key
+        raise FileNotFoundError(location.uri_of(key))
+    return location.directory / key
 
 
 def _read_object(landing: StorageLocation, landed: LandedObject, check_etag: bool) -> bytes:
     if any(segment in (".", "..") for segment in landed.key.split("/")):
-        # Whatever lies between here and the bucket may take it for another key, as many clients do.
+        # Clients and servers on the way to the bucket may take it for another key.
         raise Rejected(Reason.UNREADABLE, "The key has a '.' or '..' segment; upload it under another name.")
     size_bytes, body = _get_object(landing, landed.key, landed.etag if check_etag else None)
     if size_bytes != landed.size_bytes and not check_etag:
-        raise _of_another_length(size_bytes, landed)
+        raise _wrong_copy(size_bytes, landed)
     if size_bytes != landed.size_bytes:
         raise Rejected(Reason.REPLACED, f"It has {size_bytes} bytes, not {landed.size_bytes} as announced.")
-    return _whole(body(), landed)
+    return _checked(body(), landed)
 
 
-def _get_object(place: StorageLocation, key: str, etag: str | None) -> tuple[int, Callable[[], bytes]]:
+def _get_object(location: StorageLocation, key: str, etag: str | None) -> tuple[int, Callable[[], bytes]]:
     """The size of exactly this object, if it has this etag, and how to get its bytes."""
-    bucket, whole_key = bucket_and_key(place, key)
+    bucket, whole_key = bucket_and_key(location, key)
     if is_plain_key(whole_key):
         options: GetOptions = {} if etag is None else {"if_match": f'"{etag}"'}
-        plain = obstore.get(place.store, key, options=options)
+        plain = obstore.get(location.store, key, options=options)
         return plain.meta["size"], lambda: bytes(plain.bytes())
-    get = partial(s3_client(place).get_object, Bucket=bucket, Key=whole_key)
+    get = partial(s3_client(location).get_object, Bucket=bucket, Key=whole_key)
     found = get() if etag is None else get(IfMatch=f'"{etag}"')
     return found["ContentLength"], found["Body"].read
 
 
-def _of_another_length(size_bytes: int, landed: LandedObject) -> Rejected:
+def _wrong_copy(size_bytes: int, landed: LandedObject) -> Rejected:
     # Without an etag to compare, the name tells the version, and so the length is final.
     return Rejected(
         Reason.UNREADABLE,
@@ -345,14 +342,14 @@ def _of_another_length(size_bytes: int, landed: LandedObject) -> Rejected:
     )
 
 
-def _whole(body: bytes, landed: LandedObject) -> bytes:
-    # The version is the right one, so only the way here can have cut it.
+def _checked(body: bytes, landed: LandedObject) -> bytes:
+    # It is the right version, so only the transfer can have cut it.
     if len(body) != landed.size_bytes:
         raise ConnectionError(f"{len(body)} of {landed.size_bytes} bytes came")
     return body
 
 
-def _reject_if_lost(error: Exception, landed: LandedObject) -> None:
+def _reject_if_final(error: Exception, landed: LandedObject) -> None:
     fault = fault_of(error)
     if fault is Fault.MISSING and _ESCAPED_BYTE in landed.key:
         raise Rejected(Reason.UNREADABLE, "The file's name is not UTF-8; rename it.") from error

@@ -1,4 +1,4 @@
-"""Every file below a directory on disk: real folders first, then what links lead to, each real folder once."""
+"""Every file below a directory on disk: real folders first, then the targets of links, each real folder once."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import shutil
 import stat
 import threading
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,11 +36,11 @@ class File:
 
 
 @dataclass
-class PassedOver:
-    """What a walk or a listing left out on purpose, counted by kind, with an example of each.
+class SkippedFiles:
+    """What a listing skipped on purpose, counted by kind, with an example of each.
 
-    Kinds: `hidden`, `unfinished` and `system` names, a `link` that is not followed, a `home` in the landing, and what
-    is `unreadable`.
+    Kinds: `hidden`, `unfinished` and `system` names, a `link` that is not followed, a `home` in the landing, and
+    `unreadable` entries.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -51,11 +51,11 @@ class PassedOver:
         self.examples.setdefault(kind, printable(key))
 
 
-def why_passed_over(key: str) -> str | None:
-    """Why nobody meant to drop a photo under this key; None for a photo's key.
+def reason_to_skip(key: str) -> str | None:
+    """The kind of a key that is no photo's, or None for a photo's key.
 
-    Names that begin with a dot or an underscore (the file's or a folder's), end like an unfinished download, or are
-    those of file managers.
+    It is skipped when a name in it begins with a dot or an underscore, or is a file manager's, or when it ends like an
+    unfinished download.
     """
     segments = key.lower().split("/")
     if any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in segments):
@@ -67,26 +67,21 @@ def why_passed_over(key: str) -> str | None:
     return None
 
 
-def files_below(directory: Path, avoid: Sequence[Path] = (), passed_over: PassedOver | None = None) -> Iterator[File]:
+def files_below(directory: Path, avoid: Sequence[Path] = (), skipped: SkippedFiles | None = None) -> Iterator[File]:
     """Every regular file below a directory; nothing when it does not exist.
 
-    A link is followed after all real folders, in the order of names, unless it leads to one of `avoid`, into a home,
-    to a folder around the directory, or belongs to another user; a folder that was walked already is not walked again.
-    With `passed_over`, which is told, one entry that cannot be looked at is left out while others of its folder can be.
-    Raises StorageUnavailable when a real folder cannot be listed; without `passed_over` for any entry.
+    Links are followed after all real folders, in the order of names, unless a link leads to one of `avoid`, into a home
+    or to a folder around the directory, or belongs to another user. No folder is walked twice.
+    With `skipped`, an entry that cannot be read is skipped and counted there while others of its folder can be read.
+    Raises StorageUnavailable when a real folder cannot be listed; without `skipped`, for any entry.
     """
-    walk = _Walk(directory, avoid, passed_over)
-    yield from walk.real()
-    yield from walk.linked()
+    return _Walk(directory, avoid, skipped).files()
 
 
 def folders_below(directory: Path, avoid: Sequence[Path] = ()) -> list[str]:
-    """The path of every folder that `files_below` walks, and of every link to one, those inside others later."""
+    """The path of every folder that `files_below` walks, and of every link to one; inner folders come later."""
     walk = _Walk(directory, avoid, None)
-    for _ in walk.real():
-        pass
-    for _ in walk.linked():
-        pass
+    deque(walk.files(), maxlen=0)
     return walk.folders
 
 
@@ -101,21 +96,19 @@ def _target(path: Path) -> Path:
 
 
 class _Walk:
-    def __init__(self, directory: Path, avoid: Sequence[Path], passed_over: PassedOver | None) -> None:
+    def __init__(self, directory: Path, avoid: Sequence[Path], skipped: SkippedFiles | None) -> None:
         self._directory = directory
         self._avoid = [Path(os.path.realpath(path)) for path in avoid]
-        self._is_complete = passed_over is None
-        self._passed_over = passed_over if passed_over is not None else PassedOver()
+        self._is_complete = skipped is None
+        self._skipped = skipped if skipped is not None else SkippedFiles()
         self._links: list[str] = []
         self._walked: set[tuple[int, int]] = set()
         self.folders: list[str] = []
 
-    def real(self) -> Iterator[File]:
-        yield from self._below("", self._refuse)
-
-    def linked(self) -> Iterator[File]:
+    def files(self) -> Iterator[File]:
+        yield from self._below("", self._raise)
         while self._links:
-            # Links in what links lead to are followed after them.
+            # Links below a link's target are followed after all others.
             links, self._links = sorted(self._links), []
             while links:
                 followed: list[str] = []
@@ -123,7 +116,7 @@ class _Walk:
                 links = links[len(followed) :]
 
     def _follow(self, links: Sequence[str], followed: list[str]) -> Iterator[File]:
-        """Follow links in a thread of its own, up to the first that does not answer."""
+        """Follow links in a thread of their own, up to the first that does not answer."""
         found: queue.Queue[File | str | Exception | None] = queue.Queue(_FOUND_AHEAD)
 
         def work() -> None:
@@ -134,7 +127,7 @@ class _Walk:
                         found.put(file)
                 found.put(None)
             except Exception as error:
-                # It is raised to whoever walks.
+                # The caller's thread raises it.
                 found.put(error)
 
         threading.Thread(target=work, name="links", daemon=True).start()
@@ -142,7 +135,7 @@ class _Walk:
             try:
                 item = found.get(timeout=LINK_ANSWERS_S)
             except queue.Empty:
-                self._leave_out(followed[-1], TimeoutError(errno.ETIMEDOUT, "no answer came"))
+                self._skip(followed[-1], TimeoutError(errno.ETIMEDOUT, "no answer came"))
                 return
             match item:
                 case None:
@@ -158,37 +151,37 @@ class _Walk:
         path = self._directory / link
         try:
             if not self._may_follow(path):
-                self._passed_over.add("link", link)
+                self._skipped.add("link", link)
                 return
             status = path.stat()
         except OSError as error:
-            self._leave_out(link, error)
+            self._skip(link, error)
             return
         if stat.S_ISREG(status.st_mode):
             yield File(link, status)
         elif stat.S_ISDIR(status.st_mode):
-            yield from self._below(link, self._leave_out)
+            yield from self._below(link, self._skip)
 
     def _may_follow(self, path: Path) -> bool:
         owner = path.lstat().st_uid
         if owner not in (os.geteuid(), self._directory.stat().st_uid):
             return False
         target, root = _target(path), _target(self._directory)
-        if target == root or target in root.parents or any(target.is_relative_to(place) for place in self._avoid):
+        if target == root or target in root.parents or any(map(target.is_relative_to, self._avoid)):
             return False
         # The landing's own home lies around it.
         others = (folder for folder in (target, *target.parents) if folder not in root.parents)
         return target.is_relative_to(root) or not any(map(is_home, others))
 
     def _below(self, folder: str, unreadable: Callable[[str, OSError], None]) -> Iterator[File]:
-        waiting = [folder]
-        while waiting:
-            folder = waiting.pop()
+        folders = [folder]
+        while folders:
+            folder = folders.pop()
             path = self._directory / folder
             try:
                 if self._is_new(folder, path.stat()):
                     with os.scandir(path) as entries:
-                        yield from self._files(folder, list(entries), waiting, unreadable)
+                        yield from self._files(folder, list(entries), folders, unreadable)
             except OSError as error:
                 if not isinstance(error, FileNotFoundError):
                     unreadable(folder, error)
@@ -199,7 +192,7 @@ class _Walk:
             return False
         self._walked.add(identity)
         if folder and is_home(self._directory / folder):
-            self._passed_over.add("home", folder)
+            self._skipped.add("home", folder)
             return False
         if folder:
             self.folders.append(folder)
@@ -209,12 +202,12 @@ class _Walk:
         self,
         folder: str,
         entries: "list[os.DirEntry[str]]",
-        waiting: list[str],
+        folders: list[str],
         unreadable: Callable[[str, OSError], None],
     ) -> Iterator[File]:
         prefix = f"{folder}/" if folder else ""
         failed: dict[str, OSError] = {}
-        looked_at = 0
+        readable = 0
         for entry in entries:
             key = prefix + entry.name
             try:
@@ -222,38 +215,38 @@ class _Walk:
                     self._links.append(key)
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(key)
+                    folders.append(key)
                     continue
                 status = entry.stat(follow_symlinks=False)
             except OSError as error:
                 failed[key] = error
                 continue
-            looked_at += 1
+            readable += 1
             if stat.S_ISREG(status.st_mode):
                 yield File(key, status)
         for key, failure in failed.items():
-            # One entry that cannot be looked at costs itself; a folder of which none can is a disk that fails.
-            (self._leave_out if looked_at or failure.errno in _GONE else unreadable)(key, failure)
+            # A single unreadable entry is skipped; when a folder has no readable one, the disk fails.
+            (self._skip if readable or failure.errno in _GONE else unreadable)(key, failure)
 
-    def _refuse(self, key: str, error: OSError) -> None:
+    def _raise(self, key: str, error: OSError) -> None:
         raise storage_error(f"list {self._directory / key}", error) from error
 
-    def _leave_out(self, key: str, error: OSError) -> None:
+    def _skip(self, key: str, error: OSError) -> None:
         if error.errno in _GONE:
             return
         if self._is_complete:
-            self._refuse(key, error)
-        self._passed_over.add("unreadable", key)
+            self._raise(key, error)
+        self._skipped.add("unreadable", key)
 
 
 def move_file(path: Path, target: Path) -> None:
-    """Give a file another name, also on another disk, where the name stands for the whole file or for none."""
+    """Give a file another name, also on another disk; under the new name there is the whole file or none."""
     try:
         path.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        # Another disk: whole or not at all, for what stands under this name counts as the photo.
+        # Another disk. What is stored under this name counts as the photo, so it must be whole.
         beside = target.with_name(f".{uuid.uuid4().hex}.part")
         try:
             shutil.copy2(path, beside)

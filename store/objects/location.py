@@ -1,4 +1,4 @@
-"""A place in storage, `s3://` or `file://`, and the connection to it."""
+"""A location in storage, `s3://` or `file://`, and the connection to it."""
 
 import os
 import re
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from obstore.store import S3Config
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
-# Of a download, each wait for the next bytes; of an upload, which obstore watches as a whole, all of it: 16 MB are the
-# most that is ever put at once.
+# Of a download it limits each wait for the next bytes; of an upload the whole, which has 16 MB at most.
 STALL_TIMEOUT = timedelta(seconds=30)
-# A whole request with its body. A photo of 64 MiB gets through at 0.25 MB/s; what comes more slowly is a fault.
+# A whole request with its body. A photo of 64 MiB gets through at 0.25 MB/s; a slower one is a fault.
 REQUEST_TIMEOUT = timedelta(seconds=300)
-# A short hiccup need not reach our own retries, which see what kind of fault it is; after a time-out there is none.
+# The library's own retries, for a short hiccup; there is none after a time-out.
 _INNER_RETRIES = 3
 _INNER_RETRY_TIMEOUT = timedelta(seconds=4)
 _STRANGE_KEY = re.compile(r"^/|//|/\Z|(?:^|/)\.\.?(?:/|\Z)|[\x00-\x1f\x7f]")
@@ -34,7 +33,7 @@ _STRANGE_KEY = re.compile(r"^/|//|/\Z|(?:^|/)\.\.?(?:/|\Z)|[\x00-\x1f\x7f]")
 class StorageLocation:
     """A prefix in object storage: `file:///directory` or `s3://bucket/prefix`, without a trailing slash.
 
-    A landing has a `name` beside it: the URI by which its home first called it, wherever it lies today.
+    A landing also has a `name`: its first URI in its home, wherever it lies today.
     """
 
     uri: str
@@ -44,7 +43,7 @@ class StorageLocation:
 
     @classmethod
     def at(cls, location: str, s3_endpoint: str | None = None, s3_region: str | None = None) -> "StorageLocation":
-        """The place a person names: an `s3://` or `file://` URI, or a path of this machine.
+        """The location that a person names: an `s3://` or `file://` URI, or a path of this machine.
 
         Raises InvalidSetting for any other scheme, for no name at all, and for one that is not in UTF-8.
         """
@@ -72,12 +71,12 @@ class StorageLocation:
 
     @property
     def directory(self) -> Path:
-        """The directory of a local place."""
+        """The directory of a local location."""
         return Path(self.uri.removeprefix("file://"))
 
     @property
     def bucket_and_prefix(self) -> tuple[str, str]:
-        """The bucket and the prefix (possibly empty) of a place on S3."""
+        """The bucket and the prefix (possibly empty) of a location on S3."""
         bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
         return bucket, prefix
 
@@ -90,37 +89,41 @@ class StorageLocation:
 
     @property
     def source(self) -> str:
-        """The name of a landing: what plans, tables and hashes call it, though it has moved since."""
+        """The name of a landing in plans, tables and hashes, although it has moved since."""
         return self.name or self.uri
 
     def source_of(self, key: str) -> str:
-        """What the tables call an object of a landing."""
+        """The `source` of a landing's object in the tables."""
         return printable(f"{self.source}/{key}")
 
     @property
     def store(self) -> ObjectStore:
-        """The connection to this place. Raises FileNotFoundError for a directory that does not exist."""
+        """The connection to this location. Raises FileNotFoundError for a directory that does not exist."""
         return _open_store(self, stall_timeout())
 
     def create(self) -> None:
-        """Make the directory of a place on disk; on S3 there is nothing to make."""
+        """Make the directory of a location on disk; on S3 there is nothing to make."""
         if self.is_local:
             self.directory.mkdir(parents=True, exist_ok=True)
 
     @property
-    def table_location(self) -> str:
-        """This place for `deltalake`, which reads a file URI with a '#' or '?' in it as something else."""
+    def deltalake_uri(self) -> str:
+        """This location for `deltalake`, which reads a file URI with a '#' or '?' in it as something else."""
         return str(self.directory) if self.is_local else self.uri
 
     def table_options(self) -> dict[str, str]:
-        """Storage options for `deltalake`, which opens its own connection to the same place."""
+        """Storage options for `deltalake`, which opens its own connection to the same location."""
         if self.is_local:
             return {}
-        # deltalake knows no limit for a stall alone (1.6.6 passes `read_timeout` over), so the whole request has it.
+        # deltalake has no limit for a stall alone (1.6.6 ignores `read_timeout`), so it is that of the whole request.
         whole = min(STALL_TIMEOUT, timedelta(seconds=patience_s()))
-        options = {"conditional_put": "etag", "timeout": _in_ms(whole)}
-        options |= {"connect_timeout": _in_ms(min(CONNECT_TIMEOUT, whole)), "max_retries": str(_INNER_RETRIES)}
-        options |= {"retry_timeout": _in_ms(min(_INNER_RETRY_TIMEOUT, whole / 2))}
+        options = {
+            "conditional_put": "etag",
+            "timeout": _in_ms(whole),
+            "connect_timeout": _in_ms(min(CONNECT_TIMEOUT, whole)),
+            "max_retries": str(_INNER_RETRIES),
+            "retry_timeout": _in_ms(min(_INNER_RETRY_TIMEOUT, whole / 2)),
+        }
         if self.s3_endpoint:
             options |= {"aws_endpoint": self.s3_endpoint, "aws_virtual_hosted_style_request": "false"}
             options |= {"aws_allow_http": "true"} if self.s3_endpoint.startswith("http://") else {}
@@ -140,7 +143,7 @@ def check_is_unicode(directory: str) -> None:
 
 
 def stall_timeout() -> timedelta:
-    """How long a request may go without a byte: storage that hangs is asked at least twice within the patience."""
+    """How long a request may go without a byte; short enough for two tries within the patience."""
     return min(STALL_TIMEOUT, timedelta(seconds=patience_s() / 2))
 
 
@@ -150,35 +153,35 @@ def printable(text: str) -> str:
 
 
 def to_nfc(text: str) -> str:
-    """Text with each accent in one character with its letter (Unicode NFC): systems differ in how they write it."""
+    """Text with each accent and its letter in one character (Unicode NFC), because systems differ in that."""
     return unicodedata.normalize("NFC", text)
 
 
 def is_plain_key(key: str) -> bool:
     """Whether obstore addresses exactly this key: it has no empty, '.' or '..' segment and no control character.
 
-    Of others it drops a slash at an end, so that another object answers, or it raises ValueError.
+    With other keys obstore raises ValueError, or drops a slash at an end and so addresses another object.
     """
     return _STRANGE_KEY.search(key) is None
 
 
 @lru_cache(maxsize=64)
-def _open_store(place: StorageLocation, stall: timedelta) -> ObjectStore:
-    if place.is_local:
-        if not place.directory.is_dir():
-            raise FileNotFoundError(place.uri)
-        return LocalStore(place.directory)
-    bucket, prefix = place.bucket_and_prefix
+def _open_store(location: StorageLocation, stall: timedelta) -> ObjectStore:
+    if location.is_local:
+        if not location.directory.is_dir():
+            raise FileNotFoundError(location.uri)
+        return LocalStore(location.directory)
+    bucket, prefix = location.bucket_and_prefix
     config: S3Config = {"bucket": bucket, "conditional_put": "etag"}
-    if place.s3_endpoint:
-        config |= {"endpoint": place.s3_endpoint, "virtual_hosted_style_request": False}
-    if place.s3_region:
-        config["region"] = place.s3_region
+    if location.s3_endpoint:
+        config |= {"endpoint": location.s3_endpoint, "virtual_hosted_style_request": False}
+    if location.s3_region:
+        config["region"] = location.s3_region
     return S3Store(
         prefix=prefix or None,
         config=config,
         client_options={
-            "allow_http": bool(place.s3_endpoint and place.s3_endpoint.startswith("http://")),
+            "allow_http": bool(location.s3_endpoint and location.s3_endpoint.startswith("http://")),
             "connect_timeout": min(CONNECT_TIMEOUT, stall),
             "read_timeout": stall,
             "timeout": REQUEST_TIMEOUT,

@@ -1,10 +1,10 @@
-"""Objects in storage: read, listed, deleted, written once, changed as if nobody else wrote."""
+"""Objects in storage: read, listed, deleted, written once, changed atomically."""
 
 import fcntl
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,188 +23,181 @@ from store.objects.location import StorageLocation
 _DELETED_AT_ONCE = 1000
 
 
-def read(place: StorageLocation, key: str) -> bytes:
+def read(location: StorageLocation, key: str) -> bytes:
     """The bytes of one object.
 
     Raises FileNotFoundError when it is not there, StorageRefused, StorageUnavailable when storage does not answer.
     """
-    try:
-        return retry_storage(f"read {place.uri_of(key)}", lambda: bytes(obstore.get(place.store, key).bytes()))
-    except FileNotFoundError:
-        raise FileNotFoundError(place.uri_of(key)) from None
+    body = read_if_exists(location, key)
+    if body is None:
+        raise FileNotFoundError(location.uri_of(key))
+    return body
 
 
-def read_if_exists(place: StorageLocation, key: str) -> bytes | None:
+def read_if_exists(location: StorageLocation, key: str) -> bytes | None:
     """The bytes of one object, or None when it does not exist."""
     try:
-        return read(place, key)
+        return retry_storage(f"read {location.uri_of(key)}", lambda: bytes(obstore.get(location.store, key).bytes()))
     except FileNotFoundError:
         return None
 
 
-def write_once(place: StorageLocation, key: str, body: bytes) -> bytes:
-    """Create an object unless it exists, and return the bytes that stand there afterwards.
+def write_once(location: StorageLocation, key: str, body: bytes) -> bytes:
+    """Create an object unless it exists, and return the bytes that are stored afterwards.
 
-    S3 may carry out a write and lose the answer, so a failed put is followed by a look at what is there: the
-    caller recognises its own write by a nonce in the returned bytes. Replay returns the first write's bytes.
-    Raises StorageRefused, and StorageUnavailable when neither the write nor the look succeeds before the deadline.
+    S3 may carry out a write and lose the answer, so the object is read after a failed put: the caller recognises its
+    own write by a nonce in the returned bytes. Replay returns the first write's bytes.
+    Raises StorageRefused, and StorageUnavailable when neither the write nor the read succeeds before the deadline.
     Protocol: `If-None-Match: *` (Amazon S3 conditional writes); a hard link on disk.
     """
 
-    def create_or_look() -> bytes:
-        place.create()
+    def create_or_read() -> bytes:
+        location.create()
         try:
-            obstore.put(place.store, key, body, mode="create")
+            obstore.put(location.store, key, body, mode="create")
         except Exception as error:
             if not is_fault(error) or fault_of(error) in REFUSALS:
                 raise
-            standing = _read_if_there_now(place, key)
-            if standing is None:
-                raise
-            return standing
+            with suppress(NotFoundError, FileNotFoundError):
+                return bytes(obstore.get(location.store, key).bytes())
+            raise
         return body
 
-    return retry_storage(f"write {place.uri_of(key)}", create_or_look, again=UNKNOWN_OUTCOME)
+    return retry_storage(f"write {location.uri_of(key)}", create_or_read, again=UNKNOWN_OUTCOME)
 
 
-def overwrite(place: StorageLocation, key: str, body: bytes) -> None:
+def overwrite(location: StorageLocation, key: str, body: bytes) -> None:
     """Put an object, whatever was there. Raises StorageRefused, StorageUnavailable when storage does not answer."""
 
     def put() -> None:
-        place.create()
-        obstore.put(place.store, key, body)
+        location.create()
+        obstore.put(location.store, key, body)
 
-    retry_storage(f"write {place.uri_of(key)}", put, again=UNKNOWN_OUTCOME)
+    retry_storage(f"write {location.uri_of(key)}", put, again=UNKNOWN_OUTCOME)
 
 
-def download(place: StorageLocation, key: str, file: Path) -> bool:
-    """Write an object to a file piece by piece, and say whether it was there. Raises as `read`, and leaves no half."""
+def download(location: StorageLocation, key: str, file: Path) -> bool:
+    """Copy an object into a file in pieces; returns whether it exists. Raises as `read`, and leaves no half file."""
 
     def write() -> None:
         with file.open("wb") as out:
-            for piece in obstore.get(place.store, key):
+            for piece in obstore.get(location.store, key):
                 out.write(piece)
                 note_progress()
 
-    is_whole = False
     try:
-        retry_storage(f"read {place.uri_of(key)} into {file}", write)
-        is_whole = True
-    except FileNotFoundError:
-        return False
-    finally:
-        if not is_whole:
-            file.unlink(missing_ok=True)
-    return True
+        retry_storage(f"read {location.uri_of(key)} into {file}", write)
+        return True
+    except BaseException as error:
+        file.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError):
+            return False
+        raise
 
 
-def upload(place: StorageLocation, key: str, file: Path) -> None:
+def upload(location: StorageLocation, key: str, file: Path) -> None:
     """Put a file, whatever was there, in parts when it is large. Raises StorageRefused, StorageUnavailable."""
-    place.create()
-    retry_storage(f"write {place.uri_of(key)}", lambda: obstore.put(place.store, key, file), again=UNKNOWN_OUTCOME)
+    location.create()
+    retry_storage(
+        f"write {location.uri_of(key)}", lambda: obstore.put(location.store, key, file), again=UNKNOWN_OUTCOME
+    )
 
 
-def change(place: StorageLocation, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
-    """Replace an object by what `edit` makes of it (None: it is not there), as if nobody else wrote, and return that.
+def change(location: StorageLocation, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
+    """Replace an object atomically by what `edit` returns for it (None: it does not exist), and return that.
 
-    `edit` is called again when somebody did, and when the answer to a write was lost; it must find its own work done
-    then. What `edit` raises leaves the object as it is. Raises StorageRefused, and StorageUnavailable at the deadline.
+    `edit` is called again when another process wrote meanwhile, and when the answer to a write was lost; then it must
+    recognise its own work. When `edit` raises, the object stays as it is. Raises StorageRefused, and StorageUnavailable
+    at the deadline.
     Protocol: `If-Match` and `If-None-Match` (Amazon S3 conditional writes); a lock on the directory on disk.
     """
 
-    def change_alone() -> bytes:
-        place.create()
-        with _locked(place):
-            return _change_once(place, key, edit)
+    def change_once() -> bytes:
+        location.create()
+        with _locked(location):
+            return _change_once(location, key, edit)
 
-    return retry_storage(f"change {place.uri_of(key)}", change_alone, again=UNKNOWN_OUTCOME)
+    return retry_storage(f"change {location.uri_of(key)}", change_once, again=UNKNOWN_OUTCOME)
 
 
-def _read_if_there_now(place: StorageLocation, key: str) -> bytes | None:
+def _change_once(location: StorageLocation, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
     try:
-        return bytes(obstore.get(place.store, key).bytes())
-    except (NotFoundError, FileNotFoundError):
-        return None
-
-
-def _change_once(place: StorageLocation, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
-    try:
-        found = obstore.get(place.store, key)
+        found = obstore.get(location.store, key)
     except (NotFoundError, FileNotFoundError):
         body = edit(None)
-        obstore.put(place.store, key, body, mode="create")
+        obstore.put(location.store, key, body, mode="create")
         return body
     before = bytes(found.bytes())
     body = edit(before)
     if body != before:
         unless_changed: UpdateVersion = {"e_tag": found.meta["e_tag"] or ""}
-        obstore.put(place.store, key, body, mode="overwrite" if place.is_local else unless_changed)
+        obstore.put(location.store, key, body, mode="overwrite" if location.is_local else unless_changed)
     return body
 
 
 @contextmanager
-def _locked(place: StorageLocation) -> Iterator[None]:
-    if not place.is_local:
+def _locked(location: StorageLocation) -> Iterator[None]:
+    if not location.is_local:
         yield
         return
-    directory = os.open(place.directory, os.O_RDONLY)
+    directory = os.open(location.directory, os.O_RDONLY)
     try:
-        # Not waiting here, so that a process that was stopped with the lock is waited for to the deadline only.
+        # It does not block, so that a stopped process that holds the lock is waited for to the deadline only.
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(directory)
 
 
-def keys_below(place: StorageLocation, after: str | None = None) -> Iterator[str]:
-    """Every key below a place, or every key that sorts behind `after`; nothing when the place does not exist.
+def keys_below(location: StorageLocation, after: str | None = None) -> Iterator[str]:
+    """Every key below a location, or every key that sorts after `after`; none when the location does not exist.
 
     Raises StorageRefused, StorageUnavailable.
     """
-    return (meta["path"] for meta in _listed(place, after))
+    return (meta["path"] for meta in _list(location, after))
 
 
-def old_keys(place: StorageLocation, age: timedelta) -> Iterator[str]:
-    """Every key below a place whose object was written longer ago than `age`, by the clock of this machine."""
+def old_keys(location: StorageLocation, age: timedelta) -> Iterator[str]:
+    """Every key below a location whose object was written longer ago than `age`, by the clock of this machine."""
     before = datetime.now(UTC) - age
-    return (meta["path"] for meta in _listed(place) if meta["last_modified"] < before)
+    return (meta["path"] for meta in _list(location) if meta["last_modified"] < before)
 
 
-def sizes_below(place: StorageLocation) -> dict[str, int]:
-    """Every key below a place, with the size of its object in bytes; nothing when the place does not exist."""
-    return {meta["path"]: meta["size"] for meta in _listed(place)}
+def sizes_below(location: StorageLocation) -> dict[str, int]:
+    """Every key below a location, with the size of its object in bytes; nothing when the location does not exist."""
+    return {meta["path"]: meta["size"] for meta in _list(location)}
 
 
-def delete_all(place: StorageLocation, keys: Iterable[str]) -> int:
-    """Delete objects, a thousand a request on S3, and say how many; those that are gone already count too.
+def delete_all(location: StorageLocation, keys: Iterable[str]) -> int:
+    """Delete objects, a thousand a request on S3; returns how many, with those that were gone already.
 
     Raises StorageRefused, StorageUnavailable.
     """
     deleted = 0
     remaining = iter(keys)
     while some := list(itertools.islice(remaining, _DELETED_AT_ONCE)):
-        retry_storage(f"delete from {place.uri}", partial(_delete, place, some))
+        retry_storage(f"delete from {location.uri}", partial(_delete, location, some))
         deleted += len(some)
     return deleted
 
 
-def _delete(place: StorageLocation, keys: list[str]) -> None:
+def _delete(location: StorageLocation, keys: list[str]) -> None:
     try:
-        obstore.delete(place.store, keys)
+        obstore.delete(location.store, keys)
     except (NotFoundError, FileNotFoundError):
         # On disk the others are deleted, too, when one is gone; this says only that one was.
         return
 
 
-def _listed(place: StorageLocation, after: str | None = None) -> "list[ObjectMeta]":
-    def listed() -> "list[ObjectMeta]":
-        found: list[ObjectMeta] = []
-        for page in obstore.list(place.store, offset=after):
-            found += page
+def _list(location: StorageLocation, after: str | None = None) -> "list[ObjectMeta]":
+    def list_pages() -> "list[ObjectMeta]":
+        objects: list[ObjectMeta] = []
+        for page in obstore.list(location.store, offset=after):
+            objects += page
             note_progress()
-        return found
+        return objects
 
     try:
-        return retry_storage(f"list {place.uri}", listed)
+        return retry_storage(f"list {location.uri}", list_pages)
     except FileNotFoundError:
         return []

@@ -1,4 +1,4 @@
-"""Waits for storage that somebody should know of: told once when one is late, and once when storage answers again."""
+"""Long waits for storage: reported once when a request is late, and once when storage answers again."""
 
 import threading
 import time
@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# Of what has failed already; a hiccup that passes sooner is nobody's business.
-TOLD_AFTER_FAULT_S = 2.0
-# Of what has not answered at all: it may just be much that is asked for.
-TOLD_AFTER_S = 4.0
-_LOOK_EVERY_S = 0.2
+# After a fault; a hiccup that passes sooner is not reported.
+REPORTED_AFTER_FAULT_S = 2.0
+# Without any answer: the request may just be a large one.
+REPORTED_AFTER_S = 4.0
+_CHECK_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Storage has not done what it was asked for `waited_s`, and is asked again until `patience_s` are over.
+    """A request has waited for `waited_s`, and is tried again until `patience_s` are over.
 
-    `what` ends the sentence "Waiting for storage to ..."; `reason` is what the last try failed of, None if nothing has
-    failed yet.
+    `what` ends the sentence "Waiting for storage to ..."; `reason` is why the last try failed, None without a failure.
     """
 
     what: str
@@ -29,42 +28,42 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Storage answers again, `waited_s` after it was asked."""
+class Recovery:
+    """Storage answers again, `waited_s` after the request."""
 
     waited_s: float
 
 
 @dataclass(eq=False)
 class Request:
-    """One thing that storage is asked for, until it is done."""
+    """One request to storage, until it is done."""
 
     what: str
     patience_s: float
-    began_s: float
+    started_s: float
     reason: str | None = None
     is_full: bool = False
     is_answered: bool = False
 
     def failed(self, reason: str, is_full: bool) -> None:
-        """A try failed, and there will be another one. A full disk is told at once."""
+        """Note a failed try, which is followed by another one. A full disk is reported at once."""
         self.reason, self.is_full = reason, is_full
         if is_full:
-            _WAITS.look()
+            _WAITS.check()
 
     def is_late(self, now_s: float) -> bool:
-        limit_s = TOLD_AFTER_S if self.reason is None else TOLD_AFTER_FAULT_S
-        return self.is_full or now_s - self.began_s >= limit_s
+        limit_s = REPORTED_AFTER_S if self.reason is None else REPORTED_AFTER_FAULT_S
+        return self.is_full or now_s - self.started_s >= limit_s
 
 
-def tell_of_waits(listener: Callable[[Wait | Answer], None] | None) -> None:
-    """Have somebody told of waits of this process from now on; None: nobody. The listener is called in any thread."""
+def report_waits_to(listener: Callable[[Wait | Recovery], None] | None) -> None:
+    """Report waits of this process to a listener from now on, in any thread; None: to nobody."""
     _WAITS.listener = listener
 
 
 @contextmanager
 def waiting(what: str, patience_s: float) -> Iterator[Request]:
-    """Storage is asked for something while this is entered; who enters it sets `is_answered` when it is done."""
+    """A request to storage lasts while this is entered; the caller sets `is_answered` when it is done."""
     request = Request(what, patience_s, time.monotonic())
     outer = getattr(_OF_THREAD, "request", None)
     _OF_THREAD.request = request
@@ -77,20 +76,20 @@ def waiting(what: str, patience_s: float) -> Iterator[Request]:
 
 
 def note_progress() -> None:
-    """Storage has given a part of what this thread asked for: the wait begins anew."""
+    """Storage has given a part of what this thread requested: the wait starts again."""
     request = getattr(_OF_THREAD, "request", None)
     if request is not None:
-        request.began_s = time.monotonic()
+        request.started_s = time.monotonic()
 
 
 class _Waits:
-    """The requests under way in this process. A trouble is told once, however many requests wait for its end."""
+    """The requests under way in this process. A trouble is reported once, however many requests wait."""
 
     def __init__(self) -> None:
-        self.listener: Callable[[Wait | Answer], None] | None = None
+        self.listener: Callable[[Wait | Recovery], None] | None = None
         self._changed = threading.Condition()
         self._requests: list[Request] = []
-        self._told: Request | None = None
+        self._reported: Request | None = None
         self._thread: threading.Thread | None = None
 
     def begin(self, request: Request) -> None:
@@ -105,34 +104,34 @@ class _Waits:
         with self._changed:
             self._requests.remove(request)
             now_s = time.monotonic()
-            told = self._told
-            if told is None or any(other.is_late(now_s) for other in self._requests):
+            reported = self._reported
+            if reported is None or any(other.is_late(now_s) for other in self._requests):
                 return
-            self._told = None
+            self._reported = None
         if request.is_answered:
-            self._tell(Answer(now_s - told.began_s))
+            self._report(Recovery(now_s - reported.started_s))
 
-    def look(self) -> None:
-        """Tell of a request that is late, unless the trouble was told."""
+    def check(self) -> None:
+        """Report a request that is late, unless the trouble was reported."""
         with self._changed:
             now_s = time.monotonic()
             late = [request for request in self._requests if request.is_late(now_s)]
-            if self._told is not None or not late:
+            if self._reported is not None or not late:
                 return
-            self._told = told = max(late, key=lambda request: (request.is_full, -request.began_s))
-        self._tell(Wait(told.what, now_s - told.began_s, told.patience_s, told.reason, told.is_full))
+            self._reported = worst = max(late, key=lambda request: (request.is_full, -request.started_s))
+        self._report(Wait(worst.what, now_s - worst.started_s, worst.patience_s, worst.reason, worst.is_full))
 
-    def _tell(self, told: Wait | Answer) -> None:
+    def _report(self, event: Wait | Recovery) -> None:
         if self.listener is not None:
-            self.listener(told)
+            self.listener(event)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._requests:
                     self._changed.wait()
-            time.sleep(_LOOK_EVERY_S)
-            self.look()
+            time.sleep(_CHECK_EVERY_S)
+            self.check()
 
 
 _WAITS = _Waits()

@@ -18,15 +18,15 @@ LOOK_S = 1.0
 
 
 @contextmanager
-def claimed(
+def hold_claim(
     home: Home, stop: threading.Event, say: Callable[[str], None], waits: bool, vitals: Callable[[], Vitals | None]
 ) -> Iterator[HeartbeatWriter | None]:
     """Hold a home for one stream while entered, with signs of life from the first moment on.
 
-    The claim of a stream that ended, or whose process is gone from this machine, is taken over at once, and any other
-    one when its sign has not changed for 60 s by this process's own clock; `say` is told of such a wait. A stream that
-    lives raises AnotherStreamRunning, or with `waits` is waited for, and `say` is told each minute. Yields None if
-    `stop` is set meanwhile. Of two at once one gets the home. Raises StorageUnavailable.
+    The claim of a stream that ended, or whose process is gone from this machine, is taken over at once. Any other claim
+    is taken over when its sign has not changed for 60 s by this process's own clock; `say` is told of such a wait.
+    If the other stream lives, this raises AnotherStreamRunning; with `waits` it waits, and `say` is told each minute.
+    Yields None if `stop` is set meanwhile. Of two streams at once one gets the home. Raises StorageUnavailable.
     """
     heart = HeartbeatWriter(home, uuid.uuid4().hex, lambda: None, vitals)
     _HELD_HERE.add(heart.nonce)
@@ -42,26 +42,23 @@ def claimed(
 
 def _claim(home: Home, heart: HeartbeatWriter, stop: threading.Event, say: Callable[[str], None], waits: bool) -> bool:
     signs = SignsOfLife(TAKEN_OVER_AFTER_S)
-    dead: tuple[object, ...] | None = None
     say_at_s = time.monotonic()
     lives = False
     while True:
-        standing = heart.claim(partial(_is_free, dead))
-        if standing.nonce == heart.nonce:
+        stored = heart.claim(partial(_is_free, signs.dead))
+        if stored.nonce == heart.nonce:
             return True
-        life = signs.judge(_sign(standing))
-        lives = lives or life == "alive"
+        lives = signs.is_changed(_sign(stored)) or lives
         if lives and not waits:
             raise AnotherStreamRunning(
-                f"A stream runs on {home.root.uri} already ({standing.holder}, since "
-                f"{standing.started_at:%Y-%m-%d %H:%M:%S} UTC); stop it with `fruits stop`, or leave it to its work: "
+                f"A stream runs on {home.root.uri} already ({stored.holder}, since "
+                f"{stored.started_at:%Y-%m-%d %H:%M:%S} UTC); stop it with `fruits stop`, or leave it to its work: "
                 "this one has changed nothing."
             )
         if time.monotonic() >= say_at_s:
             say_at_s = time.monotonic() + SAID_AGAIN_AFTER_S
             until = "it ends" if lives else f"it gives a sign of life, or none for {TAKEN_OVER_AFTER_S:.0f} s"
-            say(f"Another stream holds {home.root.uri} ({standing.holder}); waiting until {until} …")
-        dead = _sign(standing) if life == "dead" else None
+            say(f"Another stream holds {home.root.uri} ({stored.holder}); waiting until {until} …")
         if stop.wait(LOOK_S):
             return False
 
@@ -70,7 +67,7 @@ def _sign(heartbeat: Heartbeat) -> tuple[object, ...]:
     return heartbeat.nonce, heartbeat.beat_at
 
 
-def _is_free(dead: tuple[object, ...] | None, other: Heartbeat) -> bool:
+def _is_free(dead: object, other: Heartbeat) -> bool:
     if other.ended_at is not None or _sign(other) == dead:
         return True
     if other.process is None:

@@ -1,15 +1,10 @@
-"""Which days' rows were deleted because they were old, so that nobody takes them for lost."""
+"""Which days' rows were deleted because of their age, so that nobody takes them for lost."""
 
 from dataclasses import dataclass
 from datetime import date
 
-from pydantic import TypeAdapter, ValidationError
-
-from store.errors import StateDamaged
 from store.home import Home
-from store.objects.operations import change, read_if_exists
-
-_KEY = "expired.json"
+from store.objects.document import Document
 
 
 @dataclass(frozen=True)
@@ -17,28 +12,18 @@ class _Expired:
     before: date
 
 
-_EXPIRED = TypeAdapter(_Expired)
+_EXPIRED = Document(_Expired, "expired.json", remedy="restore it or delete it", indent=None)
 
 
-def expired_before(home: Home) -> date:
-    """The day from which on rows are kept; the first of all days when none were ever deleted for their age.
+def first_kept_day(home: Home) -> date:
+    """The first day whose rows are kept; the first of all days when no rows were ever deleted for their age.
 
     Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
-    return _read(home, read_if_exists(home.state, _KEY))
+    expired = _EXPIRED.read(home.state)
+    return expired.before if expired else date.min
 
 
-def expire_before(home: Home, day: date) -> date:
-    """Write down that rows of days before `day` are to go, and return the day that holds: never an earlier one."""
-
-    def edited(body: bytes | None) -> bytes:
-        return _EXPIRED.dump_json(_Expired(max(day, _read(home, body))))
-
-    return _read(home, change(home.state, _KEY, edited))
-
-
-def _read(home: Home, body: bytes | None) -> date:
-    try:
-        return date.min if body is None else _EXPIRED.validate_json(body).before
-    except ValidationError as error:
-        raise StateDamaged(f"{home.state.uri_of(_KEY)} cannot be read; restore it or delete it.") from error
+def raise_first_kept_day(home: Home, day: date) -> date:
+    """Write down that rows of days before `day` are deleted, and return the day that holds: never an earlier one."""
+    return _EXPIRED.change(home.state, lambda known: _Expired(max(day, known.before if known else day))).before

@@ -9,12 +9,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from types import TracebackType
 
-from pydantic import TypeAdapter, ValidationError
-
 from features.errors import FruitsError
-from store.errors import AnotherStreamRunning, StateDamaged, StorageUnavailable
+from store.errors import AnotherStreamRunning, StorageUnavailable
 from store.home import Home
-from store.objects.operations import change, delete_all, overwrite, read_if_exists
+from store.objects.document import Document
+from store.objects.operations import delete_all
 from store.state.holder import Process, this_process
 
 HEARTBEAT_KEY = "stream.json"
@@ -110,19 +109,19 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class StopRequest:
-    """A wish that the stream with this nonce stop; no other stream heeds it."""
+    """A request that the stream with this nonce stop; no other stream obeys it."""
 
     nonce: str
     asked_at: datetime
 
 
+_HEARTBEAT = Document(Heartbeat, HEARTBEAT_KEY, remedy="delete it")
+_STOP = Document(StopRequest, STOP_KEY, remedy="delete it")
+
+
 def read_heartbeat(home: Home) -> Heartbeat | None:
     """What the newest stream last said, or None when none ever ran. Raises StateDamaged, StorageUnavailable."""
-    body = read_if_exists(home.state, HEARTBEAT_KEY)
-    try:
-        return None if body is None else _HEARTBEAT.validate_json(body)
-    except ValidationError as error:
-        raise StateDamaged(f"{home.state.uri_of(HEARTBEAT_KEY)} cannot be read; delete it.") from error
+    return _HEARTBEAT.read(home.state)
 
 
 def is_alive(heartbeat: Heartbeat, now: datetime) -> bool:
@@ -133,20 +132,19 @@ def is_alive(heartbeat: Heartbeat, now: datetime) -> bool:
 def check_claim(home: Home, nonce: str) -> None:
     """Raise AnotherStreamRunning if another stream than the one with this nonce holds the home.
 
-    Where no claim can be read there is none. Raises StorageUnavailable.
+    A damaged claim counts as none. Raises StorageUnavailable.
     """
-    body = read_if_exists(home.state, HEARTBEAT_KEY)
-    standing = None if body is None else _parsed(body)
-    if standing is not None and standing.nonce != nonce:
-        raise _superseded(standing)
+    stored = _HEARTBEAT.read(home.state, unreadable_as_missing=True)
+    if stored is not None and stored.nonce != nonce:
+        raise _superseded(stored)
 
 
-def ask_to_stop(home: Home, nonce: str) -> None:
+def request_stop(home: Home, nonce: str) -> None:
     """Ask the stream with this nonce to finish what is in flight and end. Replay asks again.
 
     Raises StorageUnavailable.
     """
-    overwrite(home.state, STOP_KEY, _STOP.dump_json(StopRequest(nonce, datetime.now(UTC)), indent=1))
+    _STOP.write(home.state, StopRequest(nonce, datetime.now(UTC)))
 
 
 def wait_until_stopped(home: Home, nonce: str, timeout_s: float) -> bool:
@@ -156,21 +154,21 @@ def wait_until_stopped(home: Home, nonce: str, timeout_s: float) -> bool:
     """
     gives_up_at_s = time.monotonic() + timeout_s
     while True:
-        standing = read_heartbeat(home)
-        if standing is not None and (standing.nonce != nonce or standing.ended_at is not None):
+        heartbeat = read_heartbeat(home)
+        if heartbeat is not None and (heartbeat.nonce != nonce or heartbeat.ended_at is not None):
             return True
-        is_silent = standing is not None and not is_alive(standing, datetime.now(UTC))
+        is_silent = heartbeat is not None and not is_alive(heartbeat, datetime.now(UTC))
         if is_silent or time.monotonic() >= gives_up_at_s:
             return False
         time.sleep(WAIT_LOOK_S)
 
 
 class HeartbeatWriter:
-    """Beats in a thread of its own while entered: every 10 s a sign of life, every 5 s a look for a request to stop.
+    """Works in a thread of its own while entered: a sign of life every 10 s, a look for a stop request every 5 s.
 
-    At the end it takes the request away and says that the stream has ended, and of which kind of error, if of any.
-    It fails with AnotherStreamRunning once it finds another stream's sign, and leaves that as it is. Silence says that
-    storage failed. Leaving raises StorageUnavailable when the end could not be told and nothing else went wrong.
+    At the end it deletes the request and writes that the stream has ended, with the kind of the error, if any. It fails
+    with AnotherStreamRunning once it finds another stream's sign, and leaves that sign as it is. When storage fails it
+    is silent. Leaving raises StorageUnavailable when the end could not be written and nothing else went wrong.
     """
 
     def __init__(
@@ -186,21 +184,21 @@ class HeartbeatWriter:
         self._vitals = vitals
         self._process = this_process()
         self._started_at = datetime.now(UTC)
-        self._asked = threading.Event()
+        self._stop_requested = threading.Event()
         self._closing = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def claim(self, is_free: Callable[[Heartbeat], bool]) -> Heartbeat:
-        """Give the first sign of life, unless another stream's stands that is not free; returns what stands then.
+        """Write the first sign of life unless another stream's sign is stored and not free; returns the stored one.
 
-        Of two at once one is first. Replay finds its own sign. Raises StorageUnavailable.
+        Of two streams at once one is first. Replay finds its own sign. Raises StorageUnavailable.
         """
         self._started_at = datetime.now(UTC)
         return self._write(is_free=is_free)
 
-    def tell_of(self, newest_batch: Callable[[], int | None], vitals: Callable[[], Vitals | None]) -> None:
-        """What signs of life carry from now on; both are asked in the thread that beats."""
+    def report(self, newest_batch: Callable[[], int | None], vitals: Callable[[], Vitals | None]) -> None:
+        """Set what the signs of life contain from now on; both are called in the thread that beats."""
         self._newest_batch = newest_batch
         self._vitals = vitals
 
@@ -220,32 +218,32 @@ class HeartbeatWriter:
             raise self._failure
 
     @property
-    def is_asked_to_stop(self) -> bool:
+    def is_stop_requested(self) -> bool:
         """Whether somebody asked this very stream to stop."""
-        return self._asked.is_set()
+        return self._stop_requested.is_set()
 
     @property
     def failure(self) -> Exception | None:
-        """What it failed of; it beats no more then."""
+        """Why the writer has failed, if it has; it writes no more signs of life then."""
         return self._failure
 
     def _beat(self) -> None:
         try:
             for look in count():
                 if look % LOOKS_A_BEAT == 0:
-                    standing = self._write()
-                    if standing.nonce != self.nonce:
-                        raise _superseded(standing)
-                if self._is_ours(read_if_exists(self._home.state, STOP_KEY)):
-                    self._asked.set()
+                    stored = self._write()
+                    if stored.nonce != self.nonce:
+                        raise _superseded(stored)
+                if self._has_stop_request():
+                    self._stop_requested.set()
                 if self._closing.wait(LOOK_EVERY_S):
                     return
         except Exception as error:
-            # The stream looks for it, and stops.
+            # The stream polls `failure`, and stops.
             self._failure = error
 
     def _end(self, error: str | None) -> None:
-        if self._is_ours(read_if_exists(self._home.state, STOP_KEY)):
+        if self._has_stop_request():
             delete_all(self._home.state, [STOP_KEY])
         self._write(has_ended=True, error=error)
 
@@ -255,12 +253,11 @@ class HeartbeatWriter:
         error: str | None = None,
         is_free: Callable[[Heartbeat], bool] = lambda _: False,
     ) -> Heartbeat:
-        def ours_if_free(body: bytes | None) -> bytes:
-            standing = None if body is None else _parsed(body)
-            if body is not None and standing is not None and standing.nonce != self.nonce and not is_free(standing):
-                return body
+        def ours_if_free(stored: Heartbeat | None) -> Heartbeat:
+            if stored is not None and stored.nonce != self.nonce and not is_free(stored):
+                return stored
             now = datetime.now(UTC)
-            beat = Heartbeat(
+            return Heartbeat(
                 nonce=self.nonce,
                 holder=str(self._process),
                 started_at=self._started_at,
@@ -271,16 +268,13 @@ class HeartbeatWriter:
                 process=self._process,
                 error=error,
             )
-            return _HEARTBEAT.dump_json(beat, indent=1)
 
-        return _HEARTBEAT.validate_json(change(self._home.state, HEARTBEAT_KEY, ours_if_free))
+        # A damaged sign of life is nobody's, and is replaced.
+        return _HEARTBEAT.change(self._home.state, ours_if_free, unreadable_as_missing=True)
 
-    def _is_ours(self, body: bytes | None) -> bool:
-        try:
-            return body is not None and _STOP.validate_json(body).nonce == self.nonce
-        except ValidationError:
-            # What cannot be read names no stream.
-            return False
+    def _has_stop_request(self) -> bool:
+        request = _STOP.read(self._home.state, unreadable_as_missing=True)
+        return request is not None and request.nonce == self.nonce
 
 
 def _kind(error: BaseException | None) -> str | None:
@@ -295,15 +289,3 @@ def _superseded(other: Heartbeat) -> AnotherStreamRunning:
         f"Another stream works on this home: {other.holder} took over at {other.started_at:%Y-%m-%d %H:%M:%S} UTC, as "
         "from any stream that is silent for a minute; leave the home to it. Nothing was lost or doubled."
     )
-
-
-def _parsed(body: bytes) -> Heartbeat | None:
-    # What cannot be read is nobody's, and is written anew.
-    try:
-        return _HEARTBEAT.validate_json(body)
-    except ValidationError:
-        return None
-
-
-_HEARTBEAT = TypeAdapter(Heartbeat)
-_STOP = TypeAdapter(StopRequest)

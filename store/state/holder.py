@@ -1,16 +1,15 @@
-"""Who holds a home or a lease, and whether that process still lives."""
+"""The process that holds a home or a lease, and whether it still lives."""
 
 import os
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process as its system knows it; what only Linux tells is None elsewhere.
+    """A process as its system knows it; what only Linux knows is None elsewhere.
 
     `start_ticks` is when it started, in clock ticks since the boot: the next process of this id has another start.
     """
@@ -26,7 +25,7 @@ class Process:
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """The current process."""
     process = Process(socket.gethostname(), os.getpid())
     stat = _stat("self")
     # In a container that sees its host's /proc the numbers there are not its own.
@@ -40,7 +39,7 @@ def this_process() -> Process:
 
 
 def is_gone(process: Process) -> bool:
-    """Whether this machine shows that a process has ended; False also when it cannot tell."""
+    """Whether a process has certainly ended; False also when this machine does not know."""
     here = this_process()
     if None in (here.boot_id, process.start_ticks):
         return False
@@ -59,21 +58,25 @@ def is_gone(process: Process) -> bool:
 
 
 class SignsOfLife:
-    """Tells life from death by signs that change, and by this process's own clock: those of two machines may differ."""
+    """Observes signs that change while their owner lives; only this process's own clock counts.
+
+    `dead` is a sign that has not changed for `dead_after_s`, if the last one is such a sign.
+    """
 
     def __init__(self, dead_after_s: float) -> None:
+        self.dead: object = None
         self._dead_after_s = dead_after_s
         self._last: object = None
         self._since_s = time.monotonic()
 
-    def judge(self, sign: object) -> Literal["unknown", "alive", "dead"]:
-        """What the newest sign tells: "alive" if it is another one than before, "dead" after so long of the same."""
+    def is_changed(self, sign: object) -> bool:
+        """Whether the newest sign differs from the one before, so that its owner lives."""
         now_s = time.monotonic()
         before, self._last = self._last, sign
         if sign != before:
             self._since_s = now_s
-            return "unknown" if before is None else "alive"
-        return "dead" if now_s - self._since_s > self._dead_after_s else "unknown"
+        self.dead = sign if now_s - self._since_s > self._dead_after_s else None
+        return before is not None and sign != before
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The names of a home's landings: the URI by which each was first called, kept when the home moves or is copied.
+"""The names of a home's landings: the first URI of each, which stays its name when the home moves or is copied.
 
-`state/home.json` tells them, and so does every commit to the tables, for a home that lost its `state/`.
+`state/home.json` holds them, and so does every commit to the tables, for a home that lost its `state/`.
 """
 
 import json
@@ -8,7 +8,6 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,22 +15,20 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
-from pydantic import TypeAdapter, ValidationError
 
 from features.errors import FruitsError, InvalidSetting
-from store.errors import StateDamaged
 from store.home import Home, home_around
+from store.objects.document import Document
 from store.objects.faults import retry_storage
 from store.objects.location import StorageLocation
-from store.objects.operations import change, download, keys_below, read_if_exists
+from store.objects.operations import download, keys_below
 from store.state.heartbeat import read_heartbeat
-from store.state.plans import planned_batches, read_plan
-from store.tables.handles import LANDINGS_SAID, open_table
+from store.state.plans import read_plans
+from store.tables.handles import LANDINGS_METADATA, open_table
 from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS
 
 HOME_KEY = "home.json"
 
-_READERS = 16
 _HISTORY_SEARCHED = 1000
 
 
@@ -54,8 +51,11 @@ class HomeRecord:
     landings: tuple[NamedLanding, ...] = ()
 
 
+_RECORD = Document(HomeRecord, HOME_KEY, remedy="restore it or delete it")
+
+
 class UnknownLanding(FruitsError):
-    """Rows lie below a landing that nothing tells of, so its photos would be taken for new ones."""
+    """Rows lie below a landing that the home does not know, so its photos would be taken for new ones."""
 
 
 def with_names(home: Home) -> Home:
@@ -66,7 +66,7 @@ def with_names(home: Home) -> Home:
     """
     _check_no_other_home(home)
     record = read_record(home)
-    return _named(home, record.landings if record else _without_record(home))
+    return _with_landings(home, record.landings if record else _infer_landings(home))
 
 
 def remember_landing(home: Home, moved_from: str | None = None, former: Sequence[str] = ()) -> Home:
@@ -78,45 +78,40 @@ def remember_landing(home: Home, moved_from: str | None = None, former: Sequence
     """
     _check_no_other_home(home)
     record = read_record(home)
-    standing = record.landings if record else _without_record(home)
-    wanted = _with_own(home, standing, moved_from and StorageLocation.at(moved_from).uri)
-    wanted += tuple(NamedLanding(uri, uri) for uri in _uris(former) if uri not in {one.name for one in wanted})
-    named = _named(home, wanted)
+    known = record.landings if record else _infer_landings(home)
+    landings = _add_own_landing(home, known, moved_from and StorageLocation.at(moved_from).uri)
+    names = {landing.name for landing in landings}
+    landings += tuple(NamedLanding(uri, uri) for uri in _uris(former) if uri not in names)
+    named = _with_landings(home, landings)
     if record is None:
         _check_rows(named)
-
-    def edited(body: bytes | None) -> bytes:
-        before = _parsed(home, body)
-        if before is not None and before.landings == wanted:
-            return body or b""
-        return _RECORD.dump_json(HomeRecord(before.made_at if before else datetime.now(UTC), wanted), indent=1)
-
-    change(home.state, HOME_KEY, edited)
+    now = datetime.now(UTC)
+    _RECORD.change(home.state, lambda stored: HomeRecord(stored.made_at if stored else now, landings))
     return named
 
 
 def read_record(home: Home) -> HomeRecord | None:
     """What `state/home.json` says, or None before the first stream. Raises StateDamaged, StorageUnavailable."""
-    return _parsed(home, read_if_exists(home.state, HOME_KEY))
+    return _RECORD.read(home.state)
 
 
-def _named(home: Home, known: Sequence[NamedLanding]) -> Home:
-    location = _location(home, known)
+def _with_landings(home: Home, known: Sequence[NamedLanding]) -> Home:
+    location = _own_location(home, known)
     own = next((landing.name for landing in known if landing.location == location), home.landing.uri)
-    others = (replace(_place(home, landing), name=landing.name) for landing in known if landing.name != own)
+    others = (replace(_location_of(home, landing), name=landing.name) for landing in known if landing.name != own)
     return replace(home, landing=replace(home.landing, name=own), other_landings=tuple(others))
 
 
-def _place(home: Home, landing: NamedLanding) -> StorageLocation:
-    return home.place_at(landing.location) if "://" in landing.location else home.root.child(landing.location)
+def _location_of(home: Home, landing: NamedLanding) -> StorageLocation:
+    return home.location_at(landing.location) if "://" in landing.location else home.root.child(landing.location)
 
 
-def _location(home: Home, known: Iterable[NamedLanding]) -> str:
-    location = home.location_of(home.landing)
+def _own_location(home: Home, known: Iterable[NamedLanding]) -> str:
+    location = home.path_or_uri(home.landing)
     if "://" in location and home.landing.is_local:
         # The same directory, by way of a link or a second mount.
         for landing in known:
-            if "://" in landing.location and _is_same_directory(home.place_at(landing.location), home.landing):
+            if "://" in landing.location and _is_same_directory(home.location_at(landing.location), home.landing):
                 return landing.location
     return location
 
@@ -127,8 +122,8 @@ def _is_same_directory(one: StorageLocation, other: StorageLocation) -> bool:
     return False
 
 
-def _with_own(home: Home, known: Sequence[NamedLanding], moved_from: str | None) -> tuple[NamedLanding, ...]:
-    location = _location(home, known)
+def _add_own_landing(home: Home, known: Sequence[NamedLanding], moved_from: str | None) -> tuple[NamedLanding, ...]:
+    location = _own_location(home, known)
     own = next((landing for landing in known if landing.location == location), None)
     if moved_from is None:
         if own is not None:
@@ -136,7 +131,7 @@ def _with_own(home: Home, known: Sequence[NamedLanding], moved_from: str | None)
         taken = next((landing for landing in known if landing.name == home.landing.uri), None)
         if taken is not None:
             raise InvalidSetting(
-                f"{home.landing.uri} is the name of the landing that lies at {_place(home, taken).uri} now; "
+                f"{home.landing.uri} is the name of the landing that lies at {_location_of(home, taken).uri} now; "
                 "its photos and those of another landing of this name could not be told apart. Choose another one."
             )
         return (*known, NamedLanding(home.landing.uri, location))
@@ -152,36 +147,33 @@ def _uris(locations: Iterable[str]) -> list[str]:
     return [StorageLocation.at(location).uri for location in locations]
 
 
-def _without_record(home: Home) -> tuple[NamedLanding, ...]:
-    """What commits say; else, of a home made before names were kept, what its state says."""
-    said = _said_by_commits(home)
-    if said:
-        return said
+def _infer_landings(home: Home) -> tuple[NamedLanding, ...]:
+    """The landings by the tables' commits; for a home made before names were kept, by its state."""
+    if landings := _landings_in_commits(home):
+        return landings
     names = list(dict.fromkeys(_names_in_state(home)))
     if not names:
         return ()
-    location = home.location_of(home.landing)
+    location = home.path_or_uri(home.landing)
     own = [name for name in names if name == home.landing.uri]
-    own += [name for name in names if name not in own and _is_a_former_place(home, location, name)]
+    own += [name for name in names if name not in own and _is_former_location(home, location, name)]
     others = (name for name in names if name not in own)
     return (*(NamedLanding(name, location) for name in own), *(NamedLanding(name, name) for name in others))
 
 
-def _said_by_commits(home: Home) -> tuple[NamedLanding, ...]:
+def _landings_in_commits(home: Home) -> tuple[NamedLanding, ...]:
     for table in (FEATURE_ROWS, REJECT_ROWS):
         handle = open_table(home, table)
         history = retry_storage(f"read {table.name}", partial(handle.history, _HISTORY_SEARCHED)) if handle else []
-        said = next((entry[LANDINGS_SAID] for entry in history if LANDINGS_SAID in entry), None)
-        if said is not None:
-            return tuple(NamedLanding(name, location) for name, location in json.loads(said))
+        landings = next((entry[LANDINGS_METADATA] for entry in history if LANDINGS_METADATA in entry), None)
+        if landings is not None:
+            return tuple(NamedLanding(name, location) for name, location in json.loads(landings))
     return ()
 
 
 def _names_in_state(home: Home) -> Iterator[str]:
     """The landings of plans, of the last stream and of the newest snapshot, the latest first."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        plans = list(pool.map(lambda batch: read_plan(home, batch), reversed(planned_batches(home))))
-    yield from (plan.landing for plan in plans if plan is not None)
+    yield from reversed([plan.landing for plan in read_plans(home)])
     heartbeat = read_heartbeat(home)
     if heartbeat is not None and heartbeat.vitals is not None:
         yield heartbeat.vitals.settings.landing
@@ -200,28 +192,27 @@ def _names_in_snapshot(home: Home) -> Iterator[str]:
                 yield from (row[0] for row in connection.execute("SELECT value FROM fact WHERE name = 'landing'"))
 
 
-def _is_a_former_place(home: Home, location: str, name: str) -> bool:
+def _is_former_location(home: Home, location: str, name: str) -> bool:
     """Whether a name is of the home's own landing, from when the home lay elsewhere."""
     if "://" in location or not name.endswith(f"/{location}"):
         return False
-    place, root = home.place_at(name), home.place_at(name.removesuffix(f"/{location}"))
+    landing, root = home.location_at(name), home.location_at(name.removesuffix(f"/{location}"))
     if root.is_local != home.root.is_local or f"{home.root.uri}/".startswith(f"{root.uri}/"):
         # A home never lay around itself: that is a landing beside it.
         return False
-    if not place.is_local:
-        return (
-            next(keys_below(place), None) is None or next(keys_below(root.child("models/featurizer")), None) is not None
-        )
-    if not place.directory.exists() or home_around(place, home.root) is not None:
+    if not landing.is_local:
+        is_empty = next(keys_below(landing), None) is None
+        return is_empty or next(keys_below(root.child("models/featurizer")), None) is not None
+    if not landing.directory.exists() or home_around(landing, home.root) is not None:
         return True
-    return _is_same_directory(place, home.landing)
+    return _is_same_directory(landing, home.landing)
 
 
 def _check_no_other_home(home: Home) -> None:
-    for what, place in (("landing", home.landing), ("archive", home.archive)):
-        if other := home_around(place, home.root):
+    for what, location in (("landing", home.landing), ("archive", home.archive)):
+        if other := home_around(location, home.root):
             raise InvalidSetting(
-                f"The {what} {place.uri} lies in another home, {other}; one home never touches another's photos. "
+                f"The {what} {location.uri} lies in another home, {other}; one home never touches another's photos. "
                 f"Choose a directory outside it."
             )
 
@@ -235,9 +226,8 @@ def _check_rows(home: Home) -> None:
         if handle is None:
             continue
         scanner = handle.to_pyarrow_dataset().scanner(["source"], filter=~known)
-        strange = retry_storage(f"read {table.name}", scanner.to_table)
-        if strange.num_rows:
-            sources = strange["source"].to_pylist()
+        sources = retry_storage(f"read {table.name}", scanner.to_table)["source"].to_pylist()
+        if sources:
             raise UnknownLanding(
                 f"{len(sources):,} rows are of objects below {_landing_of(home, sources)}, no landing that this home "
                 f"knows. Were they moved to {home.landing.uri}? Then start once with --moved-from and the URI of the "
@@ -246,7 +236,7 @@ def _check_rows(home: Home) -> None:
 
 
 def _landing_of(home: Home, sources: Sequence[str]) -> str:
-    # As far as a landing's usual name where there is one: folders below it can name people.
+    # It ends at a landing's usual name where there is one: folders below it can name people.
     folder, usual = common_folder(sources), f"/{home.landing.uri.rpartition('/')[2]}/"
     return f"{folder.partition(usual)[0]}{usual.rstrip('/')}" if usual in f"{folder}/" else folder
 
@@ -255,13 +245,3 @@ def common_folder(sources: Sequence[str]) -> str:
     """The folder that all of some sources lie below."""
     scheme, _, _ = sources[0].partition("://")
     return f"{scheme}://{os.path.commonpath([source.partition('://')[2].rpartition('/')[0] for source in sources])}"
-
-
-def _parsed(home: Home, body: bytes | None) -> HomeRecord | None:
-    try:
-        return None if body is None else _RECORD.validate_json(body)
-    except ValidationError as error:
-        raise StateDamaged(f"{home.state.uri_of(HOME_KEY)} cannot be read; restore it or delete it.") from error
-
-
-_RECORD = TypeAdapter(HomeRecord)

@@ -1,18 +1,15 @@
-"""What a batch is (its plan) and what became of it (its result): two write-once objects each."""
+"""What a batch is (its plan) and its outcome (its result): two documents, each written once."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from store.errors import AnotherStreamRunning, StateDamaged
+from store.errors import AnotherStreamRunning
 from store.home import Home
+from store.objects.document import Document
 from store.objects.landing import LandedObject
-from store.objects.location import StorageLocation
-from store.objects.operations import change, delete_all, keys_below, old_keys, read_if_exists, write_once
+from store.objects.operations import delete_all, keys_below, old_keys
 
 # An attempt at a batch gives up after this, and until twice as long its plan and its result stay: whoever was paused
 # meanwhile finds them, and is refused.
@@ -25,7 +22,7 @@ _NAME = re.compile(r"(\d{12,})\.(plan|result)\.json")
 class Retried:
     """A reject row whose object is tried once more: the object's key, and the batch and the day of the row.
 
-    Without a key the object was erased afterwards; the row still counts as taken away.
+    `key` is None when the object was erased afterwards; the row still counts as deleted.
     """
 
     key: str | None
@@ -37,8 +34,8 @@ class Retried:
 class Plan:
     """What batch `batch` is: the objects, and everything their outcome depends on.
 
-    Objects that were rejected before are among them with the size, the etag and the time of arrival they had; `retried`
-    names their reject rows, which the batch's commit takes away. One object can have several.
+    Objects that were rejected before have the size, the etag and the time of arrival they had then; `retried` names
+    their reject rows, which the batch's commit deletes. One object can have several.
     """
 
     batch: int
@@ -68,8 +65,8 @@ class AddedFile:
 class BatchCounters:
     """What a batch counted; seconds are summed over tasks, except `wall_s`.
 
-    `refused` are the rejects that storage refused or failed to hand out; a key with a '.' or '..' segment is none.
-    `slots` is how many tasks could run at once, 0 where a result does not tell.
+    `refused` are the rejects that storage refused or failed to read; a key with a '.' or '..' segment is none of them.
+    `slots` is how many tasks could run at once, 0 where a result does not say it.
     """
 
     photos: int = 0
@@ -86,7 +83,7 @@ class BatchCounters:
 
 @dataclass(frozen=True)
 class Result:
-    """What batch `batch` became: the files each table gains, by table name. Its existence is the commit point."""
+    """The outcome of batch `batch`: the files that each table gains, by table name. It is the commit point."""
 
     batch: int
     nonce: str
@@ -96,56 +93,72 @@ class Result:
     counters: BatchCounters
 
 
+_REMEDY = "restore it or delete it"
+_PLAN = Document(Plan, "{:012d}.plan.json", _REMEDY)
+_RESULT = Document(Result, "{:012d}.result.json", _REMEDY)
+
+
 def write_plan(home: Home, plan: Plan) -> None:
     """Make a plan durable, once.
 
-    Raises AnotherStreamRunning when another stream has planned this batch; a write that landed though its answer was
-    lost is recognised by its nonce.
+    Raises AnotherStreamRunning when another stream has planned this batch. The nonce identifies our own write when only
+    the answer to it was lost.
     """
-    _write(home.batches, plan_key(plan.batch), plan, _PLAN)
+    _check_is_ours(home, plan, _PLAN.write_once(home.batches, plan, plan.batch), plan_key(plan.batch))
 
 
 def write_result(home: Home, result: Result) -> None:
     """Commit a batch's outcome, once. Raises AnotherStreamRunning when another stream has finished this batch."""
-    _write(home.batches, result_key(result.batch), result, _RESULT)
+    stored = _RESULT.write_once(home.batches, result, result.batch)
+    _check_is_ours(home, result, stored, _RESULT.key(result.batch))
 
 
 def read_plan(home: Home, batch: int) -> Plan | None:
-    """The plan of a batch, or None when there is none."""
-    return _read(home.batches, plan_key(batch), _PLAN)
+    """The plan of a batch, or None when there is none. Raises StateDamaged, StorageUnavailable."""
+    return _PLAN.read(home.batches, batch)
 
 
 def read_result(home: Home, batch: int) -> Result | None:
-    """The result of a batch, or None while it has none."""
-    return _read(home.batches, result_key(batch), _RESULT)
+    """The result of a batch, or None while it has none. Raises StateDamaged, StorageUnavailable."""
+    return _RESULT.read(home.batches, batch)
 
 
-def drop_from_plan(
-    home: Home, batch: int, wanted: Callable[[Plan, LandedObject], bool], committed: bool = False
+def read_plans(home: Home, after: int = 0) -> Iterator[Plan]:
+    """The plans of all batches beyond `after`, ascending, each read when it is needed."""
+    return (plan for batch in planned_batches(home, after) if (plan := read_plan(home, batch)) is not None)
+
+
+def read_results(home: Home, after: int = 0) -> Iterator[Result]:
+    """The results of all planned batches beyond `after` that have one, ascending, each read when it is needed."""
+    return (result for batch in planned_batches(home, after) if (result := read_result(home, batch)) is not None)
+
+
+def delete_from_plan(
+    home: Home, batch: int, is_deleted: Callable[[Plan, LandedObject], bool], committed: bool = False
 ) -> Plan | None:
-    """Write a plan anew without the wanted objects; returns the plan that stands then, or None when there is none.
+    """Write a plan again without some objects; returns the plan that is stored then, or None when there is none.
 
-    The reject rows of objects that it tried again stay then, unless it is `committed`: gone they are, and are counted.
-    It only ever takes objects away from what stands, so it does no harm who else does the same. Replay changes nothing.
+    The reject rows of objects that it tried again stay, unless the plan is `committed`: then they are deleted already,
+    and are counted. Two writers at once do no harm, because each only deletes. Replay changes nothing.
     Raises StateDamaged, StorageUnavailable.
     """
 
     def without(plan: Plan) -> Plan:
-        objects = tuple(landed for landed in plan.objects if not wanted(plan, landed))
+        objects = tuple(landed for landed in plan.objects if not is_deleted(plan, landed))
         keys = {landed.key for landed in objects}
         retried = (row if row.key in keys else replace(row, key=None) for row in plan.retried)
         return replace(plan, objects=objects, retried=tuple(row for row in retried if committed or row.key is not None))
 
-    return _change(home.batches, plan_key(batch), without, _PLAN)
+    return _PLAN.change_existing(home.batches, without, batch)
 
 
-def drop_from_result(home: Home, batch: int, keys: Collection[str]) -> Result | None:
-    """Write a result anew without the names of some rejected objects, as `drop_from_plan` does; its counts stay."""
+def delete_from_result(home: Home, batch: int, keys: Collection[str]) -> Result | None:
+    """Write a result again without the names of some rejected objects, as `delete_from_plan` does; its counts stay."""
 
     def without(result: Result) -> Result:
         return replace(result, rejected_keys=tuple(key for key in result.rejected_keys if key not in keys))
 
-    return _change(home.batches, result_key(batch), without, _RESULT)
+    return _RESULT.change_existing(home.batches, without, batch)
 
 
 def planned_batches(home: Home, after: int = 0) -> list[int]:
@@ -154,71 +167,23 @@ def planned_batches(home: Home, after: int = 0) -> list[int]:
     return sorted(int(name[1]) for name in names if name and name[2] == "plan")
 
 
-def forget_batches(home: Home, through: int) -> int:
+def delete_old_batches(home: Home, through: int) -> int:
     """Delete the plans and results of batches up to `through` that nobody can be at work on, and say how many.
 
     Replay deletes what is left. Raises StorageUnavailable.
     """
-
-    def folded(keys: Iterator[str]) -> Iterator[str]:
-        for key in keys:
-            name = _NAME.fullmatch(key)
-            if name and int(name[1]) <= through:
-                yield key
-
-    return delete_all(home.batches, folded(old_keys(home.batches, 2 * ATTEMPT_LIMIT)))
+    names = (_NAME.fullmatch(key) for key in old_keys(home.batches, 2 * ATTEMPT_LIMIT))
+    return delete_all(home.batches, (name[0] for name in names if name and int(name[1]) <= through))
 
 
 def plan_key(batch: int) -> str:
     """The name of a batch's plan below the batches; names sort as the numbers do."""
-    return f"{batch:012d}.plan.json"
+    return _PLAN.key(batch)
 
 
-def result_key(batch: int) -> str:
-    """The name of a batch's result below the batches."""
-    return f"{batch:012d}.result.json"
-
-
-class _Gone(Exception):
-    """No plan or result stands there; no fault of storage, which would be tried again."""
-
-
-_PLAN = TypeAdapter(Plan)
-_RESULT = TypeAdapter(Result)
-_T = TypeVar("_T", Plan, Result)
-
-
-def _write(place: StorageLocation, key: str, value: _T, adapter: TypeAdapter[_T]) -> None:
-    body = adapter.dump_json(value, indent=1)
-    standing = _parse(write_once(place, key, body), place.uri_of(key), adapter.validate_json)
-    if standing.nonce != value.nonce:
+def _check_is_ours(home: Home, ours: Plan | Result, stored: Plan | Result, key: str) -> None:
+    if stored.nonce != ours.nonce:
         raise AnotherStreamRunning(
-            f"Another stream works on this home: it wrote {place.uri_of(key)} first. "
+            f"Another stream works on this home: it wrote {home.batches.uri_of(key)} first. "
             "Stop one of the two; nothing was lost or doubled."
         )
-
-
-def _read(place: StorageLocation, key: str, adapter: TypeAdapter[_T]) -> _T | None:
-    body = read_if_exists(place, key)
-    return None if body is None else _parse(body, place.uri_of(key), adapter.validate_json)
-
-
-def _change(place: StorageLocation, key: str, edit: Callable[[_T], _T], adapter: TypeAdapter[_T]) -> _T | None:
-    def edited(body: bytes | None) -> bytes:
-        if body is None:
-            raise _Gone
-        standing = _parse(body, place.uri_of(key), adapter.validate_json)
-        changed = edit(standing)
-        return body if changed == standing else adapter.dump_json(changed, indent=1)
-
-    try:
-        return _parse(change(place, key, edited), place.uri_of(key), adapter.validate_json)
-    except _Gone:
-        return None
-
-
-def _parse(body: bytes, uri: str, validate: Callable[[bytes], _T]) -> _T:
-    try:
-        return validate(body)
-    except ValidationError as error:
-        raise StateDamaged(f"{uri} cannot be read; restore it or delete it. {error.errors()[0]['msg']}.") from error

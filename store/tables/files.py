@@ -28,8 +28,7 @@ from store.objects.faults import UNKNOWN_OUTCOME, reason, retry_storage
 from store.objects.location import StorageLocation
 from store.objects.operations import upload
 from store.state.plans import AddedFile
-from store.tables.handles import table_location
-from store.tables.schemas import READ_ROWS, ROW_GROUP_ROWS, Table
+from store.tables.schemas import READ_ROWS, ROW_GROUP_ROWS, Table, table_location
 
 # pyarrow raises OSError for damage, too.
 _DAMAGE = ("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed")
@@ -39,8 +38,8 @@ _DAMAGE = ("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid f
 class DataFile:
     """One parquet file of a table as its log knows it.
 
-    `batches` are the lowest and the highest number inside; None when whoever wrote the file left no statistics.
-    `committed_at` is when the last of its rows came to the table.
+    `batches` are the lowest and the highest number inside; None for a file without statistics. `committed_at` is when
+    the last of its rows came to the table.
     """
 
     path: str
@@ -50,13 +49,20 @@ class DataFile:
     batches: tuple[int, int] | None
     committed_at: datetime
 
+    @property
+    def partition_folders(self) -> dict[str, str]:
+        """The partition's values as the names of its folders have them."""
+        return {column: str(value) for column, value in self.partition.items()}
 
-# A file, and the one with fewer rows that takes its place, if any are left.
-RewrittenFile = tuple[DataFile, AddedFile | None]
+
+# A file, and the file with fewer rows that replaces it; None when no row is left.
+Replacement = tuple[DataFile, AddedFile | None]
 
 
-def data_files(handle: DeltaTable) -> list[DataFile]:
+def data_files(handle: DeltaTable | None) -> list[DataFile]:
     """The files of a table as the handle knows it, by path; partition values have their column's type."""
+    if handle is None:
+        return []
     files = pa.table(handle.get_add_actions(flatten=True)).sort_by("path").to_pylist()
     prefix = "partition."
     return [
@@ -72,62 +78,61 @@ def data_files(handle: DeltaTable) -> list[DataFile]:
     ]
 
 
-def names_all(handle: DeltaTable, files: Sequence[DataFile]) -> bool:
+def has_files(handle: DeltaTable, files: Sequence[DataFile]) -> bool:
     """Whether the table, as the handle knows it, still has all of these files."""
-    named = pa.table(handle.get_add_actions(flatten=True))["path"]
-    wanted = pa.array([file.path for file in files], named.type)
-    return bool(pc.all(pc.is_in(wanted, value_set=named)).as_py())
+    paths = pa.table(handle.get_add_actions(flatten=True))["path"]
+    return bool(pc.all(pc.is_in(pa.array([file.path for file in files], paths.type), value_set=paths)).as_py())
 
 
 def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Some columns of one file of a table, in the file's order, at most 2048 rows at a time.
 
     Only the bytes of those columns are fetched, and memory holds one row group of them. After a fault the file is
-    opened again, and what was read before is passed over.
+    opened again, and the parts that were read before are skipped.
     Raises StorageRefused, StorageUnavailable, also when the file is gone, and StateDamaged when it is no parquet file.
     """
-    place = table_location(home, table)
-    reading: Iterator[pa.RecordBatch] | None = None
+    location = table_location(home, table)
+    parts: Iterator[pa.RecordBatch] | None = None
     done = 0
 
-    def next_rows() -> pa.RecordBatch | None:
-        nonlocal reading
-        reading = reading or itertools.islice(_rows_of(place, table, path, columns), done, None)
+    def next_part() -> pa.RecordBatch | None:
+        nonlocal parts
+        parts = parts or itertools.islice(_rows_of(location, table, path, columns), done, None)
         try:
-            return next(reading, None)
+            return next(parts, None)
         except Exception:
-            reading = None
+            parts = None
             raise
 
     try:
-        while (rows := retry_storage(f"read {place.uri_of(path)}", next_rows)) is not None:
+        while (rows := retry_storage(f"read {location.uri_of(path)}", next_part)) is not None:
             yield rows
             done += 1
     except FileNotFoundError as error:
-        raise StorageUnavailable(f"Cannot read {place.uri_of(path)}: {error}.") from error
+        raise StorageUnavailable(f"Cannot read {location.uri_of(path)}: {error}.") from error
 
 
-def _rows_of(place: StorageLocation, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _rows_of(location: StorageLocation, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     # What Delta has rewritten holds views of strings, which compute functions do not take.
     schema = pa.schema([table.schema.field(column) for column in columns])
     try:
-        with _files_of(place).open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+        with _file_system(location).open_input_file(path) as file, pq.ParquetFile(file) as parquet:
             missing = set(table.missing_in(parquet.schema_arrow.names))
-            there = [column for column in columns if column not in missing]
-            for rows in parquet.iter_batches(READ_ROWS, columns=there, use_threads=False):
+            in_file = [column for column in columns if column not in missing]
+            for rows in parquet.iter_batches(READ_ROWS, columns=in_file, use_threads=False):
                 nulls = {name: pa.nulls(rows.num_rows, schema.field(name).type) for name in missing & set(columns)}
-                whole = {name: nulls[name] if name in nulls else rows[name] for name in columns}
-                yield pa.RecordBatch.from_pydict(whole).cast(schema)
+                complete = {name: nulls[name] if name in nulls else rows[name] for name in columns}
+                yield pa.RecordBatch.from_pydict(complete).cast(schema)
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, pa.ArrowInvalid) or any(words in str(error) for words in _DAMAGE):
-            raise StateDamaged(f"{place.uri_of(path)} cannot be read; restore it. {reason(error)}.") from error
+            raise StateDamaged(f"{location.uri_of(path)} cannot be read; restore it. {reason(error)}.") from error
         raise
 
 
 @lru_cache(maxsize=8)
-def _files_of(place: StorageLocation) -> pyarrow.fs.FileSystem:
+def _file_system(location: StorageLocation) -> pyarrow.fs.FileSystem:
     """One connection for all files of a table that this process reads."""
-    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.table_location, place.table_options()))
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.deltalake_uri, location.table_options()))
 
 
 def write_file(
@@ -135,60 +140,70 @@ def write_file(
 ) -> AddedFile:
     """Write rows as one parquet file under a name never used before; nobody sees them until a commit adds the file.
 
-    `rows` maps every column of the file (all but the partitions) to values of equal length; later columns may lack.
-    Raises StorageRefused, StorageUnavailable; a file left by a failed attempt is never referenced.
+    `rows` maps every column of the file (all but the partitions) to values of equal length; later columns may be
+    missing. Raises StorageRefused, StorageUnavailable; a file left by a failed attempt is never referenced.
     """
     count = len(next(iter(rows.values())))
-    absent = {name: pa.nulls(count, table.schema.field(name).type) for name in table.missing_in(rows)}
-    content = pa.table({**rows, **absent}, schema=table.file_schema)
+    nulls = {name: pa.nulls(count, table.schema.field(name).type) for name in table.missing_in(rows)}
+    content = pa.table({**rows, **nulls}, schema=table.file_schema)
     buffer = io.BytesIO()
     pq.write_table(content, buffer, compression="zstd", store_schema=False, use_dictionary=table.repeating_columns)
-    path = _new_path(table, partition)
-    place = table_location(home, table)
-    what = f"write {place.uri_of(path)}"
-    retry_storage(what, lambda: obstore.put(place.store, path, buffer.getvalue()), again=UNKNOWN_OUTCOME)
-    return AddedFile(path, buffer.tell(), content.num_rows, dict(partition), statistics_of(table, content))
+    path, location = _new_path(table, partition), table_location(home, table)
+    what = f"write {location.uri_of(path)}"
+    retry_storage(what, lambda: obstore.put(location.store, path, buffer.getvalue()), again=UNKNOWN_OUTCOME)
+    return AddedFile(path, buffer.tell(), content.num_rows, dict(partition), _statistics(table, content))
 
 
 def write_large_file(
     home: Home, table: Table, parts: Callable[[], Iterable[pa.RecordBatch]], partition: Mapping[str, str]
 ) -> AddedFile:
-    """The same for more rows than memory should hold: record batches of the file's columns, by way of a local file.
+    """The same for more rows than memory should hold: record batches of the file's columns, through a local file.
 
     Memory holds one row group. `parts` is called again when the local disk was full. Raises what `parts` raises,
     StorageRefused, StorageUnavailable.
     """
-    path, place = _new_path(table, partition), table_location(home, table)
+    path, location = _new_path(table, partition), table_location(home, table)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.parquet")
         numbers = retry_storage(f"write {file}", lambda: _write_locally(file, table, parts()))
         size_bytes = file.stat().st_size
-        upload(place, path, file)
-    return AddedFile(path, size_bytes, numbers.num_rows, dict(partition), statistics_of(table, numbers))
+        upload(location, path, file)
+    return AddedFile(path, size_bytes, numbers.num_rows, dict(partition), _statistics(table, numbers))
+
+
+def rewrite_file(
+    home: Home, table: Table, file: DataFile, keep: Callable[[pa.RecordBatch], pa.BooleanArray]
+) -> AddedFile:
+    """Write a file of a table again with the rows that `keep` marks. Raises as `write_large_file`."""
+
+    def kept() -> Iterator[pa.RecordBatch]:
+        for rows in read_file(home, table, file.path, table.file_schema.names):
+            yield rows.filter(keep(rows))
+
+    return write_large_file(home, table, kept, file.partition_folders)
 
 
 def _write_locally(file: Path, table: Table, parts: Iterable[pa.RecordBatch]) -> pa.Table:
-    """The numbers among the columns, of which the log has statistics."""
-    schema = table.file_schema
-    repeating = table.repeating_columns
-    measured: list[pa.Table] = []
+    """Write the rows, and return their columns of which the log has statistics."""
+    schema, repeating = table.file_schema, table.repeating_columns
+    numbers: list[pa.Table] = []
     with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False, use_dictionary=repeating) as writer:
         for rows in _row_groups(parts):
             writer.write_table(rows, ROW_GROUP_ROWS)
-            measured.append(rows.select(table.statistics_columns))
-    return pa.concat_tables(measured)
+            numbers.append(rows.select(table.statistics_columns))
+    return pa.concat_tables(numbers)
 
 
 def _row_groups(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    waiting: list[pa.RecordBatch] = []
+    buffered: list[pa.RecordBatch] = []
     for rows in parts:
-        waiting.append(rows)
-        while sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
-            together = pa.Table.from_batches(waiting)
+        buffered.append(rows)
+        while sum(some.num_rows for some in buffered) >= ROW_GROUP_ROWS:
+            together = pa.Table.from_batches(buffered)
             yield together.slice(0, ROW_GROUP_ROWS)
-            waiting = together.slice(ROW_GROUP_ROWS).to_batches()
-    if waiting:
-        yield pa.Table.from_batches(waiting)
+            buffered = together.slice(ROW_GROUP_ROWS).to_batches()
+    if buffered:
+        yield pa.Table.from_batches(buffered)
 
 
 def _new_path(table: Table, partition: Mapping[str, str]) -> str:
@@ -196,7 +211,7 @@ def _new_path(table: Table, partition: Mapping[str, str]) -> str:
     return f"{folders}/part-{uuid.uuid4()}.zstd.parquet"
 
 
-def statistics_of(table: Table, content: pa.Table) -> str:
+def _statistics(table: Table, content: pa.Table) -> str:
     lowest, highest, nulls = {}, {}, {}
     for column in table.statistics_columns:
         extremes = pc.min_max(content[column]).as_py()

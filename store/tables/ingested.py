@@ -1,14 +1,13 @@
-"""Whether anything was ingested into a home yet: where nothing was, there is nothing to do, and that is no failure."""
+"""Whether anything was ingested into a home yet. If not, there is nothing to do, which is no failure."""
 
 from store.errors import NothingIngested
 from store.home import Home
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import TABLES
+from store.tables.handles import open_tables
 
 
 def check_ingested(home: Home) -> None:
     """Raises NothingIngested before the first commit of a batch, StateDamaged, StorageUnavailable."""
-    if not any(committed_batch(open_table(home, table)) for table in TABLES):
+    if not open_tables(home).committed_to_any:
         raise nothing_ingested(home)
 
 

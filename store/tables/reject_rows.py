@@ -1,4 +1,4 @@
-"""Single rows of `rejects`: found again, and taken out when a retry succeeds."""
+"""Single rows of `rejects`: found again, and deleted when their object is tried again."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -7,22 +7,21 @@ from datetime import date
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.fs
 from deltalake import DeltaTable
 
 from store.errors import StorageUnavailable
 from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, retry_storage
-from store.tables.files import DataFile, RewrittenFile, data_files, read_file, write_large_file
-from store.tables.handles import opened_table, table_location
-from store.tables.schemas import REJECT_ROWS
+from store.tables.files import DataFile, Replacement, data_files, read_file, rewrite_file
+from store.tables.handles import load_table
+from store.tables.schemas import REJECT_ROWS, table_location
 
 _IDENTIFYING = ("source", "etag", "batch")
 
 
 @dataclass(frozen=True, slots=True)
 class RejectRow:
-    """What tells one row of `rejects` from all others."""
+    """The identity of one row of `rejects`."""
 
     source: str
     etag: str
@@ -30,41 +29,43 @@ class RejectRow:
     ingest_date: date
 
 
-def standing_rejects(home: Home, rows: Collection[RejectRow]) -> set[RejectRow]:
+def existing_rejects(home: Home, rows: Collection[RejectRow]) -> set[RejectRow]:
     """Those of some rows that `rejects` holds now; only files of their days and batches are read.
 
     Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
-    wanted = set(rows)
+    rows = set(rows)
+    if not rows:
+        return set()
 
-    def look() -> set[RejectRow]:
-        handle = opened_table(table_location(home, REJECT_ROWS))
-        files = _files_around(handle, wanted) if handle is not None else []
-        with gone_files_as_faults():
-            return {row for file in files for row in _rejects_in(home, file) if row in wanted}
+    def find() -> set[RejectRow]:
+        with _missing_files_as_faults():
+            files = _files_around(load_table(home, REJECT_ROWS), rows)
+            return {row for file in files for row in _rejects_in(home, file) if row in rows}
 
-    return (
-        retry_storage(f"read {table_location(home, REJECT_ROWS).uri}", look, again=UNKNOWN_OUTCOME) if wanted else set()
-    )
+    return retry_storage(f"read {table_location(home, REJECT_ROWS).uri}", find, again=UNKNOWN_OUTCOME)
 
 
-def rewritten_without(home: Home, handle: DeltaTable, gone: Collection[RejectRow]) -> list[RewrittenFile]:
-    rewritten: list[RewrittenFile] = []
-    with gone_files_as_faults():
-        for file in _files_around(handle, gone):
-            leaving = sum(row in gone for row in _rejects_in(home, file))
-            if leaving == file.rows:
-                rewritten.append((file, None))
-            elif leaving:
-                partition = {"ingest_date": file.partition["ingest_date"].isoformat()}
-                staying = partial(_staying, home, file, gone)
-                rewritten.append((file, write_large_file(home, REJECT_ROWS, staying, partition)))
-    return rewritten
+def rewrite_without(home: Home, handle: DeltaTable, deleted: Collection[RejectRow]) -> list[Replacement]:
+    """Write each file that holds rows of `deleted` again without them; with one try. Nobody sees it until a commit.
+
+    A file that is gone raises FileNotFoundError.
+    """
+    replacements: list[Replacement] = []
+    with _missing_files_as_faults():
+        for file in _files_around(handle, deleted):
+            count = sum(row in deleted for row in _rejects_in(home, file))
+            if count == file.rows:
+                replacements.append((file, None))
+            elif count:
+                keep = partial(_are_kept, file, deleted)
+                replacements.append((file, rewrite_file(home, REJECT_ROWS, file, keep)))
+    return replacements
 
 
 @contextmanager
-def gone_files_as_faults() -> Iterator[None]:
-    # An erasure deletes files at once: the next look at the table finds what took their place.
+def _missing_files_as_faults() -> Iterator[None]:
+    # An erasure deletes files at once: the next look at the table finds what replaced them.
     try:
         yield
     except StorageUnavailable as error:
@@ -73,7 +74,7 @@ def gone_files_as_faults() -> Iterator[None]:
         raise
 
 
-def _files_around(handle: DeltaTable, rows: Collection[RejectRow]) -> list[DataFile]:
+def _files_around(handle: DeltaTable | None, rows: Collection[RejectRow]) -> list[DataFile]:
     if not rows:
         return []
     batches: dict[date, set[int]] = {}
@@ -81,8 +82,8 @@ def _files_around(handle: DeltaTable, rows: Collection[RejectRow]) -> list[DataF
         batches.setdefault(row.ingest_date, set()).add(row.batch)
 
     def may_hold_one(file: DataFile) -> bool:
-        wanted = batches.get(file.partition["ingest_date"], set())
-        return any(file.batches is None or file.batches[0] <= batch <= file.batches[1] for batch in wanted)
+        of_day = batches.get(file.partition["ingest_date"], set())
+        return any(file.batches is None or file.batches[0] <= batch <= file.batches[1] for batch in of_day)
 
     return [file for file in data_files(handle) if may_hold_one(file)]
 
@@ -92,9 +93,8 @@ def _rejects_in(home: Home, file: DataFile) -> Iterator[RejectRow]:
         yield from _reject_rows(rows, file)
 
 
-def _staying(home: Home, file: DataFile, gone: Collection[RejectRow]) -> Iterator[pa.RecordBatch]:
-    for rows in read_file(home, REJECT_ROWS, file.path, REJECT_ROWS.file_schema.names):
-        yield rows.filter(pa.array([row not in gone for row in _reject_rows(rows, file)], pa.bool_()))
+def _are_kept(file: DataFile, deleted: Collection[RejectRow], rows: pa.RecordBatch) -> pa.BooleanArray:
+    return pa.array([row not in deleted for row in _reject_rows(rows, file)], pa.bool_())
 
 
 def _reject_rows(rows: pa.RecordBatch, file: DataFile) -> Iterator[RejectRow]:

@@ -4,7 +4,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.fs
+
+from store.home import Home
+from store.objects.location import StorageLocation
 
 # A column that tables got later: files written before lack it, and its values there are null.
 FIRST_VISIBLE = "first_visible_at"
@@ -111,3 +113,8 @@ REJECT_ROWS = Table(
 )
 # In the order in which a batch is committed to them.
 TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
+
+
+def table_location(home: Home, table: Table) -> StorageLocation:
+    """Where a table lies."""
+    return home.root.child(table.name)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from store.errors import StorageUnavailable
 from store.home import Home
 from store.objects.landing import LandedObject, list_pages
-from store.objects.landing_files import PassedOver
+from store.objects.landing_files import SkippedFiles
 from streaming.discovery.arrivals import MOST_WAITING, Arrivals
 from streaming.discovery.processed_index import REMEMBERED_FOR, ProcessedEntry, ProcessedIndex, identity
 from streaming.discovery.settling import Settling
@@ -33,7 +33,7 @@ class Listed:
     took_s: float
     objects: int
     pages: int
-    passed_over: PassedOver
+    passed_over: SkippedFiles
 
 
 class Listing:
@@ -53,7 +53,7 @@ class Listing:
         settling: Settling,
     ) -> None:
         self._landing = home.landing
-        self._avoid = home.own_places
+        self._avoid = home.own_locations
         self._not_seen_at = not_seen_at(home)
         self._seen = seen
         self._arrivals = arrivals
@@ -114,7 +114,7 @@ class Listing:
         if self._landing.is_local and not self._landing.directory.is_dir():
             raise StorageUnavailable(f"{self._landing.uri} is gone; bring it back (is it mounted?) and start again.")
         objects = pages = 0
-        passed_over = PassedOver()
+        passed_over = SkippedFiles()
         for page in list_pages(self._landing, self._avoid, passed_over):
             if not self._take(page, began_at):
                 return

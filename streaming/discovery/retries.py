@@ -8,8 +8,8 @@ from store.errors import StateDamaged
 from store.home import Home
 from store.objects.landing import LandedObject
 from store.state.plans import Plan, Retried
-from store.state.retries import Retry, delete_requests, read_request, requested
-from store.tables.reject_rows import standing_rejects
+from store.state.retries import Retry, delete_requests, list_requests, read_request
+from store.tables.reject_rows import existing_rejects
 from streaming.discovery.processed_index import ProcessedIndex, identity
 
 # A look is one listing, which S3 charges for like a put.
@@ -41,7 +41,7 @@ class Retries:
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = time.monotonic()
-        for name in requested(self._home):
+        for name in list_requests(self._home):
             if name not in self._waiting and name not in self._passed_over:
                 self._take_in(name)
 
@@ -90,7 +90,7 @@ class Retries:
         }
         # What is in flight, because another request or a new upload came first, is looked at again after its commit.
         some = [retry for retry in waiting if became[retry] is False][:most]
-        standing = standing_rejects(self._home, {retry.row(self._home.landing) for retry in some})
+        standing = existing_rejects(self._home, {retry.row(self._home.landing) for retry in some})
         plannable = [retry for retry in some if retry.row(self._home.landing) in standing]
         self._drop({retry for retry in waiting if became[retry]} | (set(some) - set(plannable)))
         by_key: dict[str, list[Retry]] = {}

@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -16,11 +16,11 @@ from store.home import Home
 from store.objects.landing import LandedObject
 from store.objects.operations import delete_all, download, keys_below, upload
 from store.state.erasures import erased_rows
-from store.state.expired import expired_before
-from store.state.plans import Plan, Result, forget_batches, planned_batches, read_plan, read_result
+from store.state.expired import first_kept_day
+from store.state.plans import Plan, Result, delete_old_batches, planned_batches, read_plan, read_result
 from store.tables.files import data_files
-from store.tables.handles import committed_batch, open_table
-from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS, TABLES
+from store.tables.handles import TableHandles, open_table, open_tables
+from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS
 from streaming.discovery.processed_index import Outcome, ProcessedEntry, ProcessedIndex, identity, identity_of
 
 # A snapshot is due when what came since the last one is a tenth of what it holds: writing them then costs each photo
@@ -39,30 +39,30 @@ def load_processed_index(home: Home, file: Path) -> ProcessedIndex:
     From the newest snapshot and the plans and results since; where one is missing, and for another landing, from the
     tables, which know all. Replay gives the same. Raises StorageUnavailable and StateDamaged.
     """
-    handles = {table.name: open_table(home, table) for table in TABLES}
-    committed = [committed_batch(handle) for handle in handles.values()]
-    seen = _from_snapshot(home, file, _ids(handles), min(committed))
+    tables = open_tables(home)
+    committed = tables.committed_to_all
+    seen = _from_snapshot(home, file, _ids(tables), committed)
     through = seen.facts.through
     if seen.facts.landing not in ("", home.landing.source):
         seen.forget_objects()
-        _take_rows(home, seen, handles, pc.field("batch") <= through)
+        _take_rows(home, seen, tables, pc.field("batch") <= through)
     planned = planned_batches(home, through)
-    finished = [batch for batch in planned if batch <= min(committed)]
-    known = set(planned) >= set(range(through + 1, max(committed) + 1))
+    finished = [batch for batch in planned if batch <= committed]
+    known = set(planned) >= set(range(through + 1, tables.committed_to_any + 1))
     if not (known and _take_batches(home, seen, finished)):
         seen.forget_objects()
-        _take_rows(home, seen, handles, pc.field("batch") >= 0)
+        _take_rows(home, seen, tables, pc.field("batch") >= 0)
         # Nobody knows any more what the batches up to here should have held.
         seen.forget_days()
-        seen.set_facts(through=min(committed), days_since=max(committed), rows_before_days=_row_count(handles))
-    elif not _rows_are_all_there(home, seen, handles):
+        seen.set_facts(through=committed, days_since=tables.committed_to_any, rows_before_days=_row_count(tables))
+    elif not _rows_are_all_there(home, seen, tables):
         seen.forget_objects()
-        _take_rows(home, seen, handles, pc.field("batch") >= 0)
+        _take_rows(home, seen, tables, pc.field("batch") >= 0)
     for batch in planned:
-        plan = read_plan(home, batch) if batch > min(committed) else None
+        plan = read_plan(home, batch) if batch > committed else None
         if plan is not None:
             seen.planned(batch, _identities(home, plan), plan.planned_at)
-    seen.set_facts(landing=home.landing.source, tables=_ids(handles))
+    seen.set_facts(landing=home.landing.source, tables=_ids(tables))
     return seen
 
 
@@ -116,7 +116,7 @@ def write_snapshot(home: Home, seen: ProcessedIndex) -> None:
         upload(home.snapshots, _key(facts.through), file)
     delete_all(home.snapshots, (_key(batch) for batch in _snapshots(home) if batch < facts.through))
     seen.set_facts(snapshot=facts.snapshot, snapshot_objects=facts.snapshot_objects)
-    forget_batches(home, facts.through)
+    delete_old_batches(home, facts.through)
 
 
 def in_tables(home: Home, landed: Sequence[LandedObject]) -> set[bytes]:
@@ -162,13 +162,11 @@ def _take_batches(home: Home, seen: ProcessedIndex, batches: Sequence[int]) -> b
     return True
 
 
-def _take_rows(
-    home: Home, seen: ProcessedIndex, handles: Mapping[str, DeltaTable | None], batches: pc.Expression
-) -> None:
+def _take_rows(home: Home, seen: ProcessedIndex, tables: TableHandles, batches: pc.Expression) -> None:
     below = pc.starts_with(pc.field("source"), home.landing.source + "/")
     columns = ["source", "etag", "batch", "arrived_at", "ingested_at"]
     for table in (FEATURE_ROWS, REJECT_ROWS):
-        handle = handles[table.name]
+        handle = tables[table]
         for rows in _rows(handle, columns, batches & below) if handle else ():
             seen.has_rows(
                 (
@@ -179,20 +177,19 @@ def _take_rows(
             )
 
 
-def _rows_are_all_there(home: Home, seen: ProcessedIndex, handles: Mapping[str, DeltaTable | None]) -> bool:
+def _rows_are_all_there(home: Home, seen: ProcessedIndex, tables: TableHandles) -> bool:
     # A table that was restored to an older version, or that rows were deleted from, no longer holds all that was seen.
-    since = expired_before(home)
+    since = first_kept_day(home)
     # Nobody knows of which days the rows before were.
     before_days = seen.facts.rows_before_days if since == date.min else 0
     expected = before_days + sum(day.photos + day.rejects for day in seen.days if day.ingest_date >= since)
-    for days in erased_rows(home, handles).values():
+    for days in erased_rows(home, tables).values():
         expected -= sum(sum(batches.values()) for day, batches in days.items() if day >= since)
-    return _row_count(handles, since) >= expected
+    return _row_count(tables, since) >= expected
 
 
-def _row_count(handles: Mapping[str, DeltaTable | None], since: date = date.min) -> int:
-    tables = (handles[table.name] for table in (FEATURE_ROWS, REJECT_ROWS))
-    files = (file for handle in tables if handle is not None for file in data_files(handle))
+def _row_count(tables: TableHandles, since: date = date.min) -> int:
+    files = (file for table in (FEATURE_ROWS, REJECT_ROWS) for file in data_files(tables[table]))
     return sum(file.rows for file in files if file.partition["ingest_date"] >= since)
 
 
@@ -206,9 +203,9 @@ def _identities(home: Home, plan: Plan) -> Iterator[tuple[bytes, datetime]]:
     return ((identity(landing, landed), landed.arrived_at) for landed in plan.objects)
 
 
-def _ids(handles: Mapping[str, DeltaTable | None]) -> str:
+def _ids(tables: TableHandles) -> str:
     # Tables that were made anew know nothing of what a snapshot tells.
-    return " ".join(str(handle.metadata().id) if handle else "-" for handle in handles.values())
+    return " ".join(str(handle.metadata().id) if handle else "-" for handle in tables.handles.values())
 
 
 def _snapshots(home: Home) -> list[int]:

@@ -4,12 +4,9 @@ import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pydantic import TypeAdapter, ValidationError
-
-from store.errors import StateDamaged
 from store.home import Home
+from store.objects.document import Document
 from store.objects.landing import LandedObject
-from store.objects.operations import change, read_if_exists
 from store.state.landing_names import read_record
 
 LISTED_KEY = "listed.json"
@@ -24,6 +21,9 @@ class Listed:
     caught_up_to: dict[str, datetime]
 
 
+_LISTED = Document(Listed, LISTED_KEY, remedy="delete it")
+
+
 def not_seen_at(home: Home) -> datetime | None:
     """A time at which what was never planned was not there yet, as far as any listing can tell; None for no such time.
 
@@ -32,8 +32,8 @@ def not_seen_at(home: Home) -> datetime | None:
     """
     if not home.landing.is_local:
         return None
-    at = _parsed(home, read_if_exists(home.state, LISTED_KEY)).caught_up_to.get(home.landing.source)
-    record = read_record(home)
+    listed, record = _LISTED.read(home.state), read_record(home)
+    at = listed.caught_up_to.get(home.landing.source) if listed else None
     return at or (record.made_at if record else None)
 
 
@@ -61,18 +61,7 @@ class CaughtUp:
             return
         self._written_s = time.monotonic()
 
-        def edited(body: bytes | None) -> bytes:
-            standing = _parsed(home, body).caught_up_to
-            return _LISTED.dump_json(Listed({**standing, home.landing.source: caught_up_to}), indent=1)
+        def edit(stored: Listed | None) -> Listed:
+            return Listed({**(stored.caught_up_to if stored else {}), home.landing.source: caught_up_to})
 
-        change(home.state, LISTED_KEY, edited)
-
-
-def _parsed(home: Home, body: bytes | None) -> Listed:
-    try:
-        return Listed({}) if body is None else _LISTED.validate_json(body)
-    except ValidationError as error:
-        raise StateDamaged(f"{home.state.uri_of(LISTED_KEY)} cannot be read; delete it.") from error
-
-
-_LISTED = TypeAdapter(Listed)
+        _LISTED.change(home.state, edit)

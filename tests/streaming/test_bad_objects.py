@@ -19,7 +19,7 @@ from store.models.registry import current_featurizer
 from store.objects.landing import list_landed
 from store.settings import Settings
 from store.state.plans import Plan, read_result, write_plan
-from store.state.retries import ask_to_retry
+from store.state.retries import request_retries
 from store.tables.handles import create_tables
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT
 from tests.support.fault_proxy import Rule, s3_error, set_rules
@@ -100,7 +100,7 @@ def test_rejects_whose_archived_file_is_another_by_now_or_cannot_be_read_stop_no
     notes.unlink()
     notes.symlink_to(UNREADABLE)
 
-    ask_to_retry(home, home.landing.source, select_retries(home, RejectFilter()).retries, 0)
+    request_retries(home, home.landing.source, select_retries(home, RejectFilter()).retries, 0)
     _drop(settings, _some(2, start=2))
     began_s = time.monotonic()
     drain(settings)

@@ -20,7 +20,7 @@ from ops.status.status import read_status
 from store.models.registry import publish_featurizer
 from store.settings import Settings, load_settings
 from store.state.landing_names import UnknownLanding, remember_landing
-from store.state.retries import ask_to_retry
+from store.state.retries import request_retries
 from store.tables import handles
 from store.tables.schemas import TABLES
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
@@ -223,7 +223,7 @@ def test_a_reject_is_shown_and_tried_again_where_the_home_lies_now(copied: Path,
     settings = _at(copied)
     home = settings.places()
     wanted = select_retries(home, RejectFilter(sources=(source_of(home, NOTES),)))
-    ask_to_retry(home, home.landing.source, wanted.retries, wanted.erasures_begun)
+    request_retries(home, home.landing.source, wanted.retries, wanted.erasures_begun)
     moved = _moved(copied)
     places = moved.places()
 

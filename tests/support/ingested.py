@@ -11,7 +11,7 @@ from store.models.registry import current_featurizer
 from store.objects.landing import LandedObject, archive_or_delete, key_group, list_landed
 from store.objects.operations import read
 from store.settings import Settings
-from store.state.erasures import passed_over
+from store.state.erasures import erasure_filter
 from store.state.landing_names import remember_landing
 from store.state.plans import (
     AddedFile,
@@ -40,7 +40,7 @@ def ingest(settings: Settings) -> None:
     create_tables(home)
     plans = [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
     planned = {(landed.key, landed.etag) for plan in plans for landed in plan.objects}
-    erased = passed_over(home)
+    erased = erasure_filter(home)
     objects = tuple(
         landed
         for landed in list_landed(home.landing)

@@ -6,24 +6,24 @@ from datetime import timedelta
 from ops.cli.console import messages, notify
 from ops.wording import duration
 from store.home import Home
-from store.objects.waits import Answer, Wait, tell_of_waits
+from store.objects.waits import Recovery, Wait, report_waits_to
 
 
 def tell_waits(home: Home) -> None:
     """From now on, tell on standard error of each wait for storage once, and when it is over."""
 
-    def tell(told: Wait | Answer) -> None:
+    def tell(told: Wait | Recovery) -> None:
         if messages.is_terminal:
             notify(sentence_of(told))
         else:
             _log(told, home)
 
-    tell_of_waits(tell)
+    report_waits_to(tell)
 
 
-def sentence_of(told: Wait | Answer) -> str:
+def sentence_of(told: Wait | Recovery) -> str:
     """What is waited for and for how long, or that the wait is over."""
-    if isinstance(told, Answer):
+    if isinstance(told, Recovery):
         return f"Storage answers again, after {_seconds(told.waited_s)}."
     if told.is_full:
         return (
@@ -36,11 +36,11 @@ def sentence_of(told: Wait | Answer) -> str:
     )
 
 
-def _log(told: Wait | Answer, home: Home) -> None:
+def _log(told: Wait | Recovery, home: Home) -> None:
     # Loaded only here: most commands never wait.
     from ops.monitor.json_lines import json_line, without_names
 
-    if isinstance(told, Answer):
+    if isinstance(told, Recovery):
         line = json_line("info", "answered", message=sentence_of(told), waited_s=told.waited_s)
     else:
         message = without_names(sentence_of(told), home, has_reason=False)

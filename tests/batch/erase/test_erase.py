@@ -36,7 +36,7 @@ from store.home import Home
 from store.objects.landing import LandedObject, archived_key, archived_name, list_landed
 from store.objects.operations import keys_below, overwrite, read
 from store.settings import Settings, load_settings
-from store.state.erasures import Erasures, begin_erasure, digest_of, finish_erasure, passed_over, read_erasures
+from store.state.erasures import Erasures, begin_erasure, digest_of, erasure_filter, finish_erasure, read_erasures
 from store.state.plans import Plan, plan_key, read_plan, read_result, write_plan
 from store.tables.commits import append_once
 from store.tables.handles import open_table
@@ -311,7 +311,7 @@ def test_a_request_of_a_former_release_holds_in_the_form_it_was_made_in(tmp_path
     overwrite(home.state, "erasures.json", TypeAdapter(Erasures).dump_json(replace(known, erasures=(standing,))))
     for folder in (COMPOSED, DECOMPOSED):
         landed = LandedObject(f"{folder}/kiwi/a.jpg", 1, "e", standing.before - timedelta(days=1))
-        assert passed_over(home).covers(home.landing, landed)
+        assert erasure_filter(home).covers(home.landing, landed)
         assert begin_erasure(home, "subject", folder, [PATTERN], datetime.now(UTC)).id == standing.id
 
 
@@ -510,7 +510,7 @@ def test_a_plan_of_nothing_but_what_is_to_be_forgotten_is_committed_empty(on_dis
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("step", ["commit_rewritten", "settle_erased_rows", "delete_all", "_delete_unreferenced"])
+@pytest.mark.parametrize("step", ["commit_replacements", "settle_erased_rows", "delete_all", "_delete_unreferenced"])
 def test_cut_off_at_any_step_the_same_request_goes_on(
     step: str, on_disk: Settings, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -618,14 +618,14 @@ def test_what_is_passed_over_is_forgotten_when_no_message_can_come_any_more(tmp_
     now = datetime.now(UTC)
     erasure = begin_erasure(home, "subject", ANNA, [PATTERN], now - timedelta(days=20))
     landed = LandedObject(f"{ANNA}/kiwi/a.jpg", 1, "e", now - timedelta(days=21))
-    assert passed_over(home).covers(home.landing, landed)
-    assert not passed_over(home).covers(home.landing, replace(landed, arrived_at=now))
+    assert erasure_filter(home).covers(home.landing, landed)
+    assert not erasure_filter(home).covers(home.landing, replace(landed, arrived_at=now))
     # An object may be asked for by its key or by its URI.
     for named in ("other/a.jpg", home.landing.uri_of("other/b.jpg")):
         other = begin_erasure(home, "source", named, [], now - timedelta(days=20))
-        assert passed_over(home).covers(home.landing, replace(landed, key=f"other/{named[-5:]}"))
+        assert erasure_filter(home).covers(home.landing, replace(landed, key=f"other/{named[-5:]}"))
         finish_erasure(home, other.id, now - timedelta(days=15))
-    assert not passed_over(home).covers(home.landing, replace(landed, key=f"{BEN}/kiwi/a.jpg"))
+    assert not erasure_filter(home).covers(home.landing, replace(landed, key=f"{BEN}/kiwi/a.jpg"))
     assert ANNA not in read(home.state, "erasures.json").decode()
     finish_erasure(home, erasure.id, now - timedelta(days=15))
     maintain(home, Retention(), print, lambda _: None)

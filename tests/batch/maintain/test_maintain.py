@@ -267,13 +267,13 @@ def _copy(home: Home, files: list[DataFile]) -> AddedFile:
 def test_a_writer_and_a_reader_with_older_handles_go_on(home: Home) -> None:
     tables, reader = OpenTables(home), open_table(home, FEATURE_ROWS)
     assert reader is not None
-    assert tables.committed_batch(FEATURE_ROWS) == 8
+    assert tables.look(FEATURE_ROWS)[1] == 8
     groups = groups_to_compact(home, datetime.now(UTC))
     for group, _ in compact(home, groups, lambda: None):
         commit(home, FEATURE_ROWS, committed_batch(open_table(home, FEATURE_ROWS)) + 1, "a test", [], tables)
         assert group.table is FEATURE_ROWS
     assert reader.to_pyarrow_table().num_rows == 48
-    assert tables.committed_batch(FEATURE_ROWS) == 10
+    assert tables.look(FEATURE_ROWS)[1] == 10
     assert len(_files(home)) == 2
 
 
@@ -320,7 +320,7 @@ def test_files_of_a_result_that_waits_for_its_commit_stay_however_old_they_are(o
 def test_a_log_keeps_what_a_day_needs_and_who_opened_the_table_before_goes_on(on_disk: Home) -> None:
     tables, stale = OpenTables(on_disk), open_table(on_disk, FEATURE_ROWS)
     assert stale is not None
-    assert tables.committed_batch(FEATURE_ROWS) == 8
+    assert tables.look(FEATURE_ROWS)[1] == 8
     for number in range(9, 130):
         commit(on_disk, FEATURE_ROWS, number, "a test", [])
     log = on_disk.features.directory / "_delta_log"
@@ -344,7 +344,9 @@ def test_a_commit_below_what_a_log_still_has_is_refused(on_disk: Home) -> None:
     _age(on_disk.features.directory / "_delta_log", days=2)
     shorten_log(on_disk, FEATURE_ROWS)
     with pytest.raises(Exception, match=r"Invalid table version|concurrent transaction"):
-        commits._append(on_disk, stale, FEATURE_ROWS, Transaction("fruits", 9), {}, [_written(on_disk, 9)])
+        commits._write(
+            on_disk, FEATURE_ROWS, stale, commits._additions([_written(on_disk, 9)]), [Transaction("fruits", 9)]
+        )
     assert len(_rows(on_disk)) == 48
 
 
@@ -352,7 +354,7 @@ def test_tables_made_before_forget_as_new_ones_do_and_a_stream_goes_on(on_disk: 
     handle = DeltaTable(str(on_disk.features.directory))
     handle.alter.set_table_properties({"delta.logRetentionDuration": "interval 30 days"})
     tables = OpenTables(on_disk)
-    assert tables.committed_batch(FEATURE_ROWS) == 8
+    assert tables.look(FEATURE_ROWS)[1] == 8
     _maintain(on_disk)
     commit(on_disk, FEATURE_ROWS, 9, "a test", [], tables)
     configuration = DeltaTable(str(on_disk.features.directory)).metadata().configuration

@@ -28,15 +28,15 @@ from ops.rejects import (
 )
 from store.errors import HomeInUse, RejectsStillWait, StateDamaged
 from store.home import Home
+from store.objects import operations
 from store.objects.landing import archived_name, list_landed
 from store.objects.location import StorageLocation
 from store.objects.operations import overwrite, write_once
 from store.objects.versions import list_versions
 from store.settings import Settings, load_settings
-from store.state import retries
 from store.state.erasures import begin_erasure
 from store.state.heartbeat import HeartbeatWriter, read_heartbeat
-from store.state.retries import MOST_IN_A_REQUEST, ask_to_retry, delete_requests, read_request, requested
+from store.state.retries import MOST_IN_A_REQUEST, delete_requests, list_requests, read_request, request_retries
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
 from store.tables.handles import create_tables
@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture
 def home(made: Home) -> Home:
     """The same for each test, without requests."""
-    delete_requests(made, requested(made))
+    delete_requests(made, list_requests(made))
     return made
 
 
@@ -197,7 +197,7 @@ def test_a_retry_asks_for_all_rows_of_the_versions_it_chooses_and_only_once(home
     said = _said(home, "retry", "--since", "2026-10-04", "--reason", "too_many_pixels")
     assert "Rejects that will be tried again: 3 (too_many_pixels 3)." in said
     assert f"No stream is running. The next one plans them: fruits stream --home {home.root.uri}" in said
-    [name] = requested(home)
+    [name] = list_requests(home)
     request = read_request(home, name)
     assert request is not None
     assert request.landing == home.landing.uri
@@ -212,7 +212,7 @@ def test_a_retry_asks_for_all_rows_of_the_versions_it_chooses_and_only_once(home
     again = _said(home, "retry", "--source", "kiwi/big.jpg")
     assert "Passed over, because they are asked for already: 2." in again
     assert "Nothing to try again." in again
-    assert len(requested(home)) == 1
+    assert len(list_requests(home)) == 1
     assert "3 are asked for and wait to be tried again." in _said(home)
 
 
@@ -220,7 +220,7 @@ def test_a_dry_run_asks_nobody(home: Home) -> None:
     assert "Rejects that would be tried again: 1 (truncated 1)." in _said(
         home, "retry", "--reason", "truncated", "--dry-run"
     )
-    assert requested(home) == []
+    assert list_requests(home) == []
 
 
 def test_what_came_again_and_is_a_photo_is_passed_over(home: Home) -> None:
@@ -243,7 +243,7 @@ def test_what_cannot_be_done_is_one_sentence(home: Home, arguments: list[str], s
     with pytest.raises(InvalidSetting) as refused:
         _said(home, *arguments)
     assert sentence in str(refused.value)
-    assert requested(home) == []
+    assert list_requests(home) == []
 
 
 def test_an_object_that_is_a_photo_is_said_to_be_one(home: Home) -> None:
@@ -263,7 +263,7 @@ def test_rejects_of_another_landing_are_passed_over_and_named(home: Home, tmp_pa
 def test_who_would_wait_is_told_that_no_stream_runs_before_anything_is_asked(home: Home) -> None:
     with pytest.raises(RejectsStillWait, match="No stream runs on"):
         _said(home, "retry", "--reason", "truncated", "--wait")
-    assert requested(home) == []
+    assert list_requests(home) == []
 
 
 def test_a_stream_that_ends_ends_the_wait(home: Home) -> None:
@@ -274,7 +274,7 @@ def test_a_stream_that_ends_ends_the_wait(home: Home) -> None:
             while read_heartbeat(home) is None:
                 time.sleep(0.01)
             alive.set()
-            while not requested(home):
+            while not list_requests(home):
                 time.sleep(0.01)
 
     with ThreadPoolExecutor(1) as pool:
@@ -283,7 +283,7 @@ def test_a_stream_that_ends_ends_the_wait(home: Home) -> None:
         with pytest.raises(RejectsStillWait, match="The stream has ended meanwhile"):
             _said(home, "retry", "--reason", "truncated", "--wait")
         stream.result()
-    assert len(requested(home)) == 1
+    assert len(list_requests(home)) == 1
 
 
 def test_a_damaged_request_is_named(home: Home) -> None:
@@ -294,7 +294,7 @@ def test_a_damaged_request_is_named(home: Home) -> None:
 
 def test_many_are_asked_for_in_requests_of_a_bounded_size(home: Home) -> None:
     [retry] = select_retries(home, RejectFilter(reason=Reason.TRUNCATED)).retries
-    assert len(ask_to_retry(home, home.landing.uri, [retry] * (MOST_IN_A_REQUEST + 1), 0)) == 2
+    assert len(request_retries(home, home.landing.uri, [retry] * (MOST_IN_A_REQUEST + 1), 0)) == 2
     largest = max(path.stat().st_size for path in (home.state.directory / "requests").iterdir())
     assert largest < 16_000_000
 
@@ -337,14 +337,14 @@ def test_a_paused_retry_keeps_no_key_that_was_erased_meanwhile(
         wanted = select_retries(home, RejectFilter(sources=(home.landing.uri_of(key),)))
         forget()
         with pytest.raises(HomeInUse, match="An erasure began meanwhile"):
-            ask_to_retry(home, home.landing.uri, wanted.retries, wanted.erasures_begun)
+            request_retries(home, home.landing.uri, wanted.retries, wanted.erasures_begun)
     else:
-        monkeypatch.setattr(retries, "write_once", pause_and_write)
+        monkeypatch.setattr(operations, "write_once", pause_and_write)
         answer = CliRunner().invoke(app, ["rejects", "retry", "--source", key, *flags])
         assert isinstance(answer.exception, HomeInUse)
         assert "An erasure began meanwhile" in str(answer.exception)
         assert key.encode() in written[0]
-    assert requested(home) == []
+    assert list_requests(home) == []
     assert list(list_versions(home.state.child("requests"))) == []
     assert list_rejects(home, RejectFilter()).num_rows == len(REJECTED) - 3
 

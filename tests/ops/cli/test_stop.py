@@ -16,7 +16,7 @@ from ops.status.status import read_status
 from store.errors import StorageUnavailable
 from store.objects.operations import keys_below, overwrite, read, read_if_exists
 from store.settings import Settings
-from store.state.heartbeat import HEARTBEAT_KEY, STOP_KEY, Heartbeat, ask_to_stop, read_heartbeat
+from store.state.heartbeat import HEARTBEAT_KEY, STOP_KEY, Heartbeat, read_heartbeat, request_stop
 from tests.support.command_run import run_fruits
 from tests.support.pictures import jpeg
 from tests.support.stream_run import Run, stream_process
@@ -53,7 +53,7 @@ def _drop(settings: Settings, count: int, width_px: int = 1600) -> None:
 def test_a_stream_that_is_asked_finishes_what_it_planned_and_ends_well(local_settings: MakeSettings) -> None:
     settings = local_settings()
     places = settings.places()
-    ask_to_stop(places, "a stream of yesterday")
+    request_stop(places, "a stream of yesterday")
     _drop(settings, 40)
     with stream_process(settings) as process:
         _beats(settings, process)
@@ -87,7 +87,7 @@ def test_a_stream_on_s3_is_stopped_without_waiting_and_the_next_one_is_not(s3_se
         _, message = process.communicate(timeout=60)
     assert (asked.returncode, process.returncode, message) == (0, 0, "")
     assert "finishes the batches in hand first" in asked.stdout
-    ask_to_stop(settings.places(), first.nonce)
+    request_stop(settings.places(), first.nonce)
     with stream_process(settings) as process:
         second = _beats(settings, process)
         assert second.nonce != first.nonce

@@ -55,9 +55,9 @@ def failing(proxy: str, bucket: str) -> str:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits are told of at once, with as much patience as a test has."""
-    assert (waits.TOLD_AFTER_S, waits.TOLD_AFTER_FAULT_S) < (5, 5)
-    monkeypatch.setattr(waits, "TOLD_AFTER_S", 0.3)
-    monkeypatch.setattr(waits, "TOLD_AFTER_FAULT_S", 0.3)
+    assert (waits.REPORTED_AFTER_S, waits.REPORTED_AFTER_FAULT_S) < (5, 5)
+    monkeypatch.setattr(waits, "REPORTED_AFTER_S", 0.3)
+    monkeypatch.setattr(waits, "REPORTED_AFTER_FAULT_S", 0.3)
     monkeypatch.setenv("FRUITS_READING_PATIENCE", "1200ms")
 
 

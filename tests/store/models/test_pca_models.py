@@ -37,12 +37,6 @@ from store.settings import Settings
 MakeSettings = Callable[..., Settings]
 
 
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest) -> Home:
-    make: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
-    return make().places()
-
-
 @pytest.fixture(scope="module")
 def pca() -> Pca:
     rows = np.random.default_rng(1).normal(size=(50, 8)).astype(np.float32)
@@ -109,8 +103,8 @@ def test_every_damaged_byte_of_a_model_is_noticed_or_harmless(local_settings: Ma
     home = local_settings().places()
     publish_model(home, _model(pca, 1))
     body = read(home.pca_models, "v000001/model.npz")
-    for place in range(0, len(body), 7):
-        damaged = body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :]
+    for at in range(0, len(body), 7):
+        damaged = body[:at] + bytes([body[at] ^ 0x10]) + body[at + 1 :]
         overwrite(home.pca_models, "v000001/model.npz", damaged)
         with suppress(StateDamaged):
             np.testing.assert_array_equal(load_model(home, 1).pca.components, pca.components)

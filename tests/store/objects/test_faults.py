@@ -42,7 +42,7 @@ def _ask_obstore(place: StorageLocation) -> object:
 
 
 def _ask_deltalake(place: StorageLocation) -> object:
-    return DeltaTable(place.table_location, storage_options=place.table_options() | {"max_retries": "0"})
+    return DeltaTable(place.deltalake_uri, storage_options=place.table_options() | {"max_retries": "0"})
 
 
 def _ask_botocore(place: StorageLocation) -> object:

@@ -17,7 +17,7 @@ from store.objects.faults import Fault, fault_of, is_full
 from store.objects.landing import archive_or_delete, archived_name, stat_object
 from store.objects.location import StorageLocation
 from store.objects.operations import change, download, overwrite, read, upload, write_once
-from store.objects.waits import Answer, Wait, tell_of_waits
+from store.objects.waits import Recovery, Wait, report_waits_to
 from store.settings import load_settings
 from store.tables.commits import commit
 from store.tables.files import write_file, write_large_file
@@ -42,13 +42,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Wait | Answer]]:
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Wait | Recovery]]:
     """What is told of waits, while storage is tried again for half a second."""
     monkeypatch.setattr(faults, "RETRY_DEADLINE_S", 0.5)
-    heard: list[Wait | Answer] = []
-    tell_of_waits(heard.append)
+    heard: list[Wait | Recovery] = []
+    report_waits_to(heard.append)
     yield heard
-    tell_of_waits(None)
+    report_waits_to(None)
 
 
 def _fill(disk: Path, left_bytes: int = 0) -> Path:
@@ -72,7 +72,7 @@ def _rows(count: int) -> dict[str, pa.Array]:
 
 
 def test_a_full_disk_is_told_at_once_and_keeps_no_half_file(
-    disk: Path, tmp_path: Path, told: list[Wait | Answer]
+    disk: Path, tmp_path: Path, told: list[Wait | Recovery]
 ) -> None:
     home = load_settings(home=str(disk / "home")).places()
     create_tables(home)
@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_at_once_and_keeps_no_half_file(
 
 
 def test_a_commit_to_a_full_disk_is_there_once_when_room_is_made(
-    disk: Path, told: list[Wait | Answer], monkeypatch: pytest.MonkeyPatch
+    disk: Path, told: list[Wait | Recovery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faults, "RETRY_DEADLINE_S", 30.0)
     home = load_settings(home=str(disk / "home")).places()
@@ -111,14 +111,14 @@ def test_a_commit_to_a_full_disk_is_there_once_when_room_is_made(
     filling = _fill(disk)
     threading.Timer(1.0, filling.unlink).start()
     commit(home, REJECT_ROWS, 1, "nonce", ())
-    assert [type(each) for each in told] == [Wait, Answer]
+    assert [type(each) for each in told] == [Wait, Recovery]
     table = open_table(home, REJECT_ROWS)
     assert table is not None
     assert (committed_batch(table), table.version()) == (1, 1)
 
 
 def test_a_full_disk_for_temporary_files_is_waited_for(
-    disk: Path, tmp_path: Path, told: list[Wait | Answer], monkeypatch: pytest.MonkeyPatch
+    disk: Path, tmp_path: Path, told: list[Wait | Recovery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = load_settings(home=str(tmp_path / "home")).places()
     create_tables(home)
@@ -140,7 +140,7 @@ def test_a_full_disk_for_temporary_files_is_waited_for(
 
 
 def test_a_photo_that_is_archived_on_a_full_disk_stays_whole_where_it_is(
-    disk: Path, tmp_path: Path, told: list[Wait | Answer]
+    disk: Path, tmp_path: Path, told: list[Wait | Recovery]
 ) -> None:
     landing, archive = StorageLocation.at(str(tmp_path / "landing")), StorageLocation.at(str(disk / "archive"))
     landing.create()

@@ -11,7 +11,7 @@ import pytest
 from store.errors import StorageUnavailable
 from store.objects import landing_files
 from store.objects.landing import LandedObject, archive_or_delete, list_landed, list_pages
-from store.objects.landing_files import PassedOver, why_passed_over
+from store.objects.landing_files import SkippedFiles, reason_to_skip
 from store.objects.location import StorageLocation
 from store.objects.versions import delete_versions, list_versions, remove_empty_folders
 
@@ -30,9 +30,9 @@ def _write(path: Path) -> Path:
     return path
 
 
-def _keys(landing: Path, avoid: Sequence[Path] = (), passed_over: PassedOver | None = None) -> list[str]:
+def _keys(landing: Path, avoid: Sequence[Path] = (), skipped: SkippedFiles | None = None) -> list[str]:
     places = [StorageLocation.at(str(place)) for place in avoid]
-    return [landed.key for page in list_pages(StorageLocation.at(str(landing)), places, passed_over) for landed in page]
+    return [landed.key for page in list_pages(StorageLocation.at(str(landing)), places, skipped) for landed in page]
 
 
 def test_linked_folders_are_read_after_the_real_ones_each_once(landing: Path, tmp_path: Path) -> None:
@@ -44,9 +44,9 @@ def test_linked_folders_are_read_after_the_real_ones_each_once(landing: Path, tm
     (landing / "to-kiwi").symlink_to(landing / "kiwi")
     (tmp_path / "elsewhere/back").symlink_to(landing)
     (landing / "one.jpg").symlink_to(tmp_path / "elsewhere/two.jpg")
-    passed_over = PassedOver()
+    skipped = SkippedFiles()
 
-    keys = _keys(landing, passed_over=passed_over)
+    keys = _keys(landing, skipped=skipped)
 
     assert keys == [
         "kiwi/real.jpg",
@@ -54,7 +54,7 @@ def test_linked_folders_are_read_after_the_real_ones_each_once(landing: Path, tm
         "b_link/two.jpg" if "b_link/two.jpg" in keys else "again/two.jpg",
         "one.jpg",
     ]
-    assert (passed_over.counts, passed_over.examples) == ({"link": 1}, {"link": keys[2].split("/")[0] + "/back"})
+    assert (skipped.counts, skipped.examples) == ({"link": 1}, {"link": keys[2].split("/")[0] + "/back"})
 
 
 def test_links_to_the_homes_own_places_to_folders_around_it_and_into_other_homes_are_not_followed(
@@ -81,12 +81,12 @@ def test_links_to_the_homes_own_places_to_folders_around_it_and_into_other_homes
     (landing / "around").symlink_to(_write(tmp_path / "data/kiwi/one.jpg").parent.parent)
     (tmp_path / "data/inner/models/featurizer").mkdir(parents=True)
     _write(tmp_path / "data/inner/landing/two.jpg")
-    passed_over = PassedOver()
+    skipped = SkippedFiles()
 
-    assert _keys(landing, [home / "state", archive], passed_over) == [
+    assert _keys(landing, [home / "state", archive], skipped) == [
         *("kiwi/real.jpg", "around/kiwi/one.jpg", "beside/four.jpg"),
     ]
-    assert passed_over.counts == {"link": 6, "home": 1}
+    assert skipped.counts == {"link": 6, "home": 1}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
@@ -115,12 +115,12 @@ def test_a_link_that_does_not_answer_holds_up_nothing_behind_it(
 
     monkeypatch.setattr(landing_files, "_target", hang)
     monkeypatch.setattr(landing_files, "LINK_ANSWERS_S", 0.3)
-    passed_over = PassedOver()
+    skipped = SkippedFiles()
 
-    keys = _keys(landing, passed_over=passed_over)
+    keys = _keys(landing, skipped=skipped)
 
     assert keys == ["kiwi/real.jpg", "b_answers/three.jpg"]
-    assert passed_over.examples == {"unreadable": "a_hangs"}
+    assert skipped.examples == {"unreadable": "a_hangs"}
     # An erasure must see all there is.
     with pytest.raises(StorageUnavailable, match=r"a_hangs: no answer came"):
         list(list_versions(StorageLocation.at(str(landing))))
@@ -135,12 +135,12 @@ def test_what_nobody_meant_to_drop_is_counted_with_an_example(landing: Path) -> 
     }
     for name in [name for of_kind in names.values() for name in of_kind]:
         _write(landing / name)
-    passed_over = PassedOver()
+    skipped = SkippedFiles()
 
-    assert _keys(landing, passed_over=passed_over) == ["kiwi/real.jpg"]
-    assert passed_over.counts == {"hidden": 4, "unfinished": 4, "system": 4}
-    assert all(passed_over.examples[kind] in of_kind for kind, of_kind in names.items())
-    assert [why_passed_over(key) for key in ("kiwi/IMG_1.jpg", "a/../b.jpg", "Thumbs.db.jpg")] == [None] * 3
+    assert _keys(landing, skipped=skipped) == ["kiwi/real.jpg"]
+    assert skipped.counts == {"hidden": 4, "unfinished": 4, "system": 4}
+    assert all(skipped.examples[kind] in of_kind for kind, of_kind in names.items())
+    assert [reason_to_skip(key) for key in ("kiwi/IMG_1.jpg", "a/../b.jpg", "Thumbs.db.jpg")] == [None] * 3
 
 
 def test_what_a_link_leads_to_is_never_cleared_away(landing: Path, tmp_path: Path) -> None:

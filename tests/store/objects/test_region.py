@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from features.errors import FruitsError, InvalidSetting
+from ops.cli.main import app
 from store.errors import OutsideEurope, StorageRefused
 from store.objects.region import EU_REGIONS, check_home, check_in_europe
 from store.settings import Settings, load_settings
@@ -39,8 +42,8 @@ def _check(settings: Settings) -> list[str]:
     return said
 
 
-def _fruits(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "ops", *arguments], capture_output=True, text=True, cwd=ROOT)
+def _fruits(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
 
 
 @pytest.mark.parametrize("region", EU_REGIONS)
@@ -205,8 +208,8 @@ def test_every_command_refuses_before_it_reads_or_writes_an_object(
     command: tuple[str, ...], overseas: str, s3_server: str, s3: "S3Client"
 ) -> None:
     answer = _fruits(*command, "--home", f"s3://{overseas}/home", "--s3-endpoint", s3_server)
-    assert answer.returncode == 1
-    assert answer.stderr.startswith(f"fruits: The bucket {overseas} lies in us-east-1")
+    assert isinstance(answer.exception, OutsideEurope)
+    assert str(answer.exception).startswith(f"The bucket {overseas} lies in us-east-1")
     assert s3.list_objects_v2(Bucket=overseas)["KeyCount"] == 0
 
 
@@ -217,7 +220,7 @@ def test_a_command_goes_on_in_a_region_that_is_allowed(
     place = ("--home", f"s3://{overseas}/home", "--s3-endpoint", s3_server, "--s3-region", "us-east-1")
     allowed = f"The bucket {overseas} lies in us-east-1, outside the EU; allowed by allow_region.\n"
     by_flag = _fruits("status", *place, "--allow-region", "us-east-1")
-    assert (by_flag.returncode, by_flag.stderr) == (0, allowed)
+    assert (by_flag.exit_code, by_flag.stderr) == (0, allowed)
     monkeypatch.setitem(os.environ, "FRUITS_ALLOW_REGION", "us-east-1")
     by_environment = _fruits("status", *place)
-    assert (by_environment.returncode, by_environment.stderr) == (0, allowed)
+    assert (by_environment.exit_code, by_environment.stderr) == (0, allowed)

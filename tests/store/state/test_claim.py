@@ -20,7 +20,7 @@ from store.objects import faults
 from store.objects.operations import overwrite, read
 from store.settings import Settings
 from store.state import claim, heartbeat
-from store.state.claim import claimed
+from store.state.claim import hold_claim
 from store.state.heartbeat import HEARTBEAT_KEY, Heartbeat, read_heartbeat
 from store.state.holder import Process, is_gone, this_process
 
@@ -28,13 +28,11 @@ MakeSettings = Callable[..., Settings]
 SILENCE_S = 0.6
 
 
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Home:
-    make: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "TAKEN_OVER_AFTER_S", SILENCE_S)
     monkeypatch.setattr(claim, "LOOK_S", 0.05)
     monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
-    return make().places()
 
 
 def _left(home: Home, process: Process | None = None, age: timedelta = timedelta(0), has_ended: bool = False) -> None:
@@ -55,7 +53,7 @@ def _standing(home: Home) -> Heartbeat:
 def _claim_s(home: Home, said: list[str]) -> float:
     """How long it took to get the home."""
     began_s = time.monotonic()
-    with claimed(home, threading.Event(), said.append, False, lambda: None) as heart:
+    with hold_claim(home, threading.Event(), said.append, False, lambda: None) as heart:
         took_s = time.monotonic() - began_s
         assert heart is not None
         assert _standing(home).nonce == heart.nonce
@@ -82,7 +80,7 @@ def test_a_home_whose_stream_has_ended_is_free_at_once(home: Home, is_damaged: b
 
 
 def test_beside_a_stream_that_lives_another_ends_and_says_what_to_do(home: Home) -> None:
-    with claimed(home, threading.Event(), print, False, lambda: None) as living:
+    with hold_claim(home, threading.Event(), print, False, lambda: None) as living:
         assert living is not None
         with pytest.raises(AnotherStreamRunning, match=r", process \d+, since .+; stop it with `fruits stop`") as met:
             _claim_s(home, [])
@@ -100,14 +98,14 @@ def test_who_waits_says_so_again_and_gets_the_home_when_the_other_ends(
     ended = threading.Event()
 
     def wait() -> str:
-        with claimed(home, threading.Event(), said.append, True, lambda: None) as heart:
+        with hold_claim(home, threading.Event(), said.append, True, lambda: None) as heart:
             assert heart is not None
             assert ended.is_set()
             assert _standing(home).nonce == heart.nonce
             return heart.nonce
 
     with ThreadPoolExecutor(1) as pool:
-        with claimed(home, threading.Event(), print, False, lambda: None):
+        with hold_claim(home, threading.Event(), print, False, lambda: None):
             waiting = pool.submit(wait)
             time.sleep(3 * SILENCE_S)
             assert not waiting.done()
@@ -123,7 +121,7 @@ def test_a_wait_is_ended_quietly(home: Home, waits: bool) -> None:
     _left(home)
     stop = threading.Event()
     stop.set()
-    with claimed(home, stop, lambda _: None, waits, lambda: None) as heart:
+    with hold_claim(home, stop, lambda _: None, waits, lambda: None) as heart:
         assert heart is None
     assert (_standing(home).nonce, _standing(home).ended_at) == ("theirs", None)
 
@@ -135,7 +133,7 @@ def test_of_many_at_once_one_gets_the_home(home: Home) -> None:
     def run() -> bool:
         start.wait()
         try:
-            with claimed(home, threading.Event(), lambda _: None, False, lambda: None) as heart:
+            with hold_claim(home, threading.Event(), lambda _: None, False, lambda: None) as heart:
                 assert heart is not None
                 won.release()
                 end.wait(60)
@@ -205,7 +203,7 @@ def test_a_process_that_lives_and_is_silent_is_waited_for(home: Home, sleeper: "
 def test_a_stream_of_this_process_that_could_not_tell_its_end_is_not_waited_for(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StorageUnavailable), claimed(home, threading.Event(), print, False, lambda: None) as heart:
+    with pytest.raises(StorageUnavailable), hold_claim(home, threading.Event(), print, False, lambda: None) as heart:
         assert heart is not None
         sign = read(home.state, HEARTBEAT_KEY)
         raise StorageUnavailable
@@ -214,7 +212,7 @@ def test_a_stream_of_this_process_that_could_not_tell_its_end_is_not_waited_for(
 
 
 def test_the_home_is_held_from_the_claim_on_and_given_back_with_the_kind_of_error(home: Home) -> None:
-    with pytest.raises(ZeroDivisionError), claimed(home, threading.Event(), print, False, lambda: None) as heart:
+    with pytest.raises(ZeroDivisionError), hold_claim(home, threading.Event(), print, False, lambda: None) as heart:
         assert heart is not None
         first = _standing(home)
         assert (first.nonce, first.process) == (heart.nonce, this_process())

@@ -26,10 +26,10 @@ from store.state.heartbeat import (
     StreamSettings,
     Vitals,
     Waiting,
-    ask_to_stop,
     check_claim,
     is_alive,
     read_heartbeat,
+    request_stop,
     wait_until_stopped,
 )
 from store.state.holder import this_process
@@ -38,12 +38,10 @@ MakeSettings = Callable[..., Settings]
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Home:
-    make: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(heartbeat, "WAIT_LOOK_S", 0.05)
-    return make().places()
 
 
 def _heart(home: Home, nonce: str = "ours", batch: int | None = None) -> HeartbeatWriter:
@@ -105,8 +103,8 @@ def test_a_stream_is_taken_for_dead_after_a_minute_of_silence(age_s: int, alive:
 
 def test_a_request_reaches_the_stream_that_is_meant_and_is_taken_away_at_its_end(home: Home) -> None:
     with _heart(home) as heart:
-        ask_to_stop(home, "ours")
-        _until(lambda: heart.is_asked_to_stop)
+        request_stop(home, "ours")
+        _until(lambda: heart.is_stop_requested)
     assert read_if_exists(home.state, STOP_KEY) is None
 
 
@@ -117,7 +115,7 @@ def test_another_request_stops_nothing_and_stays(home: Home, request_body: bytes
         _until(lambda: read_heartbeat(home) is not None)
         first = _standing(home)
         _until(lambda: _standing(home).beat_at > first.beat_at)
-        assert not heart.is_asked_to_stop
+        assert not heart.is_stop_requested
         assert heart.failure is None
     assert read_if_exists(home.state, STOP_KEY) == request_body
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -11,17 +11,13 @@ import pytest
 from store.errors import HomeInUse, StateDamaged
 from store.home import Home
 from store.objects.operations import overwrite, read
-from store.settings import Settings
 from store.state import lease
 from store.state.lease import LEASE_KEY, hold_lease
 
-MakeSettings = Callable[..., Settings]
 
-
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest) -> Home:
-    make: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
-    return make().places()
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LOOK_S", 0.05)
 
 
 def _left_by_a_killed_process(home: Home, age: timedelta) -> None:
@@ -40,9 +36,9 @@ def test_a_lease_that_was_given_back_is_free_at_once(home: Home) -> None:
 
 
 def test_of_many_at_once_one_works_at_a_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.2)
-    monkeypatch.setattr(lease, "LOOK_S", 0.4)
+    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.05)
     start, at_work, worked = threading.Barrier(4), threading.Lock(), []
+    refused = threading.Semaphore(0)
 
     def work(name: str) -> bool:
         start.wait()
@@ -50,10 +46,12 @@ def test_of_many_at_once_one_works_at_a_time(home: Home, monkeypatch: pytest.Mon
             with hold_lease(home, name, lambda _: None):
                 assert at_work.acquire(blocking=False)
                 worked.append(name)
-                threading.Event().wait(1.5)
+                for _ in range(3):
+                    assert refused.acquire(timeout=60)
                 at_work.release()
         except HomeInUse as error:
             assert "is at work on" in str(error)
+            refused.release()
             return False
         return True
 
@@ -71,7 +69,7 @@ def test_a_lease_that_has_ended_is_taken_over_at_once(home: Home) -> None:
 
 
 def test_a_lease_of_a_killed_process_is_waited_for(home: Home) -> None:
-    _left_by_a_killed_process(home, lease.LASTS + lease.CLOCK_SKEW - timedelta(seconds=1.5))
+    _left_by_a_killed_process(home, lease.LASTS + lease.CLOCK_SKEW - timedelta(seconds=0.5))
     said: list[str] = []
     with hold_lease(home, "a test", said.append):
         pass
@@ -82,8 +80,8 @@ def test_a_dead_process_whose_clock_was_ahead_is_waited_for_no_longer(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _left_by_a_killed_process(home, -timedelta(hours=1))
-    monkeypatch.setattr(lease, "LASTS", timedelta(seconds=0.5))
-    monkeypatch.setattr(lease, "CLOCK_SKEW", timedelta(seconds=0.5))
+    monkeypatch.setattr(lease, "LASTS", timedelta(seconds=0.2))
+    monkeypatch.setattr(lease, "CLOCK_SKEW", timedelta(seconds=0.1))
     with hold_lease(home, "a test", lambda _: None):
         assert json.loads(read(home.state, LEASE_KEY))["work"] == "a test"
 
@@ -99,12 +97,13 @@ def test_a_process_that_wakes_up_after_its_lease_is_told_so_before_it_could_rene
 
 
 def test_a_process_that_slept_past_its_lease_is_told_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.1)
+    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.05)
     with hold_lease(home, "a test", print) as check:
         _left_by_a_killed_process(home, timedelta(0))
-        threading.Event().wait(1.0)
         with pytest.raises(HomeInUse, match=r"fruits reproject \(elsewhere, process 7\) took over the lease"):
-            check()
+            for _ in range(600):
+                check()
+                time.sleep(0.05)
     assert json.loads(read(home.state, LEASE_KEY))["nonce"] == "theirs"
 
 

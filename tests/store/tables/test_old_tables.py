@@ -1,6 +1,5 @@
 """Tables that were made before they had all of today's columns are read as they are, and get what they lack."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -12,10 +11,9 @@ from batch.maintain.retention import Retention
 from ops.query.named_queries import named_query
 from ops.query.query import connect, run_query, to_duckdb
 from store.home import Home
-from store.settings import Settings
 from store.tables.commits import commit
 from store.tables.files import data_files, read_file, write_file
-from store.tables.handles import OpenTables, create_tables, created_table, open_table, table_location
+from store.tables.handles import OpenTables, create_table, create_tables, open_table
 from store.tables.schemas import FEATURE_ROWS, FIRST_VISIBLE, REJECT_ROWS, TABLES, Table
 
 DAY = date(2026, 10, 3)
@@ -26,14 +24,11 @@ def _as_before(table: Table) -> Table:
     return replace(table, schema=pa.schema([column for column in table.schema if column.name != FIRST_VISIBLE]))
 
 
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest) -> Home:
-    make: Callable[..., Settings] = request.getfixturevalue(
-        "local_settings" if request.param == "disk" else "s3_settings"
-    )
-    home = make().places()
+@pytest.fixture
+def home(home: Home) -> Home:
+    """A home with old tables."""
     for table in TABLES:
-        created_table(table_location(home, table), _as_before(table))
+        create_table(home, _as_before(table))
     _commit(home, 1, _as_before(FEATURE_ROWS))
     return home
 
@@ -72,7 +67,7 @@ def test_an_old_home_is_queried_as_it_is_and_gets_the_column_with_the_next_strea
 def test_a_stream_of_before_goes_on_beside_and_its_files_are_compacted_with_the_others(home: Home) -> None:
     # It opened the tables before they got their column.
     before = OpenTables(home)
-    assert before.committed_batch(FEATURE_ROWS) == 1
+    assert before.look(FEATURE_ROWS)[1] == 1
     create_tables(home)
     _commit(home, 2, _as_before(FEATURE_ROWS), before)
     _commit(home, 3, FEATURE_ROWS)

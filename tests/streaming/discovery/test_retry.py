@@ -26,15 +26,15 @@ from store.models.registry import publish_featurizer
 from store.objects.landing import LandedObject, archived_name, fetch
 from store.objects.operations import overwrite
 from store.settings import Settings, load_settings
-from store.state.claim import claimed
+from store.state.claim import hold_claim
 from store.state.heartbeat import read_heartbeat
-from store.state.plans import AddedFile, Plan, Retried, drop_from_plan, read_plan
-from store.state.retries import Retry, ask_to_retry, requested
+from store.state.plans import AddedFile, Plan, Retried, delete_from_plan, read_plan
+from store.state.retries import Retry, list_requests, request_retries
 from store.tables import reject_rows
 from store.tables.commits import MAINTENANCE, commit, replace_files
 from store.tables.files import data_files, write_file
 from store.tables.handles import create_tables, open_table
-from store.tables.reject_rows import RejectRow, standing_rejects
+from store.tables.reject_rows import RejectRow, existing_rejects
 from store.tables.schemas import REJECT_ROWS
 from streaming.cleaning import CleaningRule
 from streaming.discovery.processed_index import Day, Outcome, ProcessedIndex
@@ -144,7 +144,7 @@ def test_a_raised_limit_makes_a_photo_of_a_reject_exactly_once(
         {"key": "pear/notes.jpg", "reason": "not_an_image", "batch": 2},
     ]
     assert read_status(settings.places(), verify=True).broken == []
-    assert requested(settings.places()) == []
+    assert list_requests(settings.places()) == []
 
 
 def test_the_books_hold_from_plans_from_a_snapshot_and_from_the_tables(after: Settings, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_who_was_tried_again_can_be_erased_and_leaves_no_name_and_right_books(
     retried: tuple[Settings, str], after: Settings, tmp_path: Path
 ) -> None:
     home = _with_an_archive_of_its_own(after, tmp_path)
-    ask_to_retry(home, home.landing.uri, _retries(after, "pear/notes.jpg"), 0)
+    request_retries(home, home.landing.uri, _retries(after, "pear/notes.jpg"), 0)
     for key in ("kiwi/big.jpg", "pear/notes.jpg"):
         _erase(home, key)
     assert read_status(home, verify=True).broken == []
@@ -205,13 +205,13 @@ def test_who_was_tried_again_can_be_erased_and_leaves_no_name_and_right_books(
 
 def test_who_is_erased_before_the_retry_is_planned_is_not_tried_again(before: Settings, tmp_path: Path) -> None:
     home = _with_an_archive_of_its_own(before, tmp_path)
-    ask_to_retry(home, home.landing.uri, _retries(before, "kiwi/big.jpg", "pear/notes.jpg"), 0)
+    request_retries(home, home.landing.uri, _retries(before, "kiwi/big.jpg", "pear/notes.jpg"), 0)
     _erase(home, "kiwi/big.jpg")
     with _planner(before, tmp_path / "channel") as planner:
         assert planner.next_batch() == 2
     assert [landed.key for landed in _plan(home, 2).objects] == ["pear/notes.jpg"]
-    assert requested(home) == []
-    dropped = drop_from_plan(home, 2, lambda _, landed: landed.key == "pear/notes.jpg")
+    assert list_requests(home) == []
+    dropped = delete_from_plan(home, 2, lambda _, landed: landed.key == "pear/notes.jpg")
     assert dropped is not None
     assert (dropped.objects, dropped.retried) == ((), ())
 
@@ -244,7 +244,7 @@ def test_killed_between_the_result_and_the_rejects_commit_it_is_rolled_forward(
 def _planner(settings: Settings, folder: Path) -> Iterator[Planner]:
     folder.mkdir()
     home = settings.places()
-    with claimed(home, threading.Event(), print, False, lambda: None) as heart:
+    with hold_claim(home, threading.Event(), print, False, lambda: None) as heart:
         assert heart is not None
         request = PlanningRequest(
             home=home,
@@ -279,8 +279,8 @@ def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_d
 ) -> None:
     home = before.places()
     both, one = _retries(before, "kiwi/big.jpg", "kiwi/cut.jpg"), _retries(before, "kiwi/big.jpg")
-    ask_to_retry(home, home.landing.uri, both, 0)
-    ask_to_retry(home, home.landing.uri, one, 0)
+    request_retries(home, home.landing.uri, both, 0)
+    request_retries(home, home.landing.uri, one, 0)
 
     with _planner(before, tmp_path / "first") as planner:
         assert [planner.next_batch(), planner.next_batch()] == [2, 2]
@@ -288,28 +288,28 @@ def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_d
     plan = _plan(home, 2)
     assert {landed.key for landed in plan.objects} == {"kiwi/big.jpg", "kiwi/cut.jpg"}
     assert {row.key for row in plan.retried} == {"kiwi/big.jpg", "kiwi/cut.jpg"}
-    assert requested(home) == []
-    ask_to_retry(home, home.landing.uri, both, 0)
+    assert list_requests(home) == []
+    request_retries(home, home.landing.uri, both, 0)
     with _planner(before, tmp_path / "second") as planner:
         assert [planner.next_batch() for _ in range(3)] == [2, 2, 2]
     assert read_plan(home, 3) is None
-    assert len(requested(home)) == 1
+    assert len(list_requests(home)) == 1
 
 
 def test_a_request_whose_rows_are_gone_plans_nothing_and_is_deleted(
     rejected: Settings, after: Settings, tmp_path: Path
 ) -> None:
     home = after.places()
-    ask_to_retry(home, home.landing.uri, _retries(rejected, "kiwi/big.jpg", "pear/notes.jpg"), 0)
+    request_retries(home, home.landing.uri, _retries(rejected, "kiwi/big.jpg", "pear/notes.jpg"), 0)
     with _planner(after, tmp_path / "channel") as planner:
         assert planner.next_batch() == 2
-    assert requested(home) == []
+    assert list_requests(home) == []
 
 
 def test_an_upload_under_the_same_key_is_planned_after_the_retry(before: Settings, tmp_path: Path) -> None:
     home = before.places()
     [retry] = _retries(before, "kiwi/big.jpg")
-    ask_to_retry(home, home.landing.uri, [retry], 0)
+    request_retries(home, home.landing.uri, [retry], 0)
     upload = home.landing.directory / "kiwi/big.jpg"
     upload.write_bytes(jpeg(seed=3))
     try:
@@ -336,11 +336,11 @@ def test_a_request_of_another_landing_or_that_cannot_be_read_stops_nothing_and_s
     before: Settings, tmp_path: Path
 ) -> None:
     home = before.places()
-    ask_to_retry(home, "file:///elsewhere", _retries(before, "kiwi/big.jpg"), 0)
+    request_retries(home, "file:///elsewhere", _retries(before, "kiwi/big.jpg"), 0)
     overwrite(home.state, "requests/retry-torn.json", b"{")
     with _planner(before, tmp_path / "channel") as planner:
         assert planner.next_batch() == 1
-    assert len(requested(home)) == 2
+    assert len(list_requests(home)) == 2
 
 
 def test_who_compacts_at_the_same_moment_neither_brings_rows_back_nor_doubles_them(
@@ -350,20 +350,20 @@ def test_who_compacts_at_the_same_moment_neither_brings_rows_back_nor_doubles_th
     create_tables(home)
     for batch in (1, 2):
         commit(home, REJECT_ROWS, batch, "a test", [_rejects(home, batch, range(3))])
-    really_write, compactions = reject_rows.write_large_file, []
+    really_write, compactions = reject_rows.rewrite_file, []
 
     def write_after_a_compaction(*arguments: object) -> AddedFile:
         if not compactions:
             compactions.append(_compact(home))
         return really_write(*arguments)
 
-    monkeypatch.setattr(reject_rows, "write_large_file", write_after_a_compaction)
+    monkeypatch.setattr(reject_rows, "rewrite_file", write_after_a_compaction)
     gone = {_row(home, 1, 0), _row(home, 2, 2)}
-    commit(home, REJECT_ROWS, 3, "a test", [_rejects(home, 3, range(1))], gone=gone)
+    commit(home, REJECT_ROWS, 3, "a test", [_rejects(home, 3, range(1))], deleted=gone)
 
     assert len(compactions) == 1
     everything = [_row(home, batch, number) for batch in (1, 2) for number in range(3)]
-    assert standing_rejects(home, everything) == set(everything) - gone
+    assert existing_rejects(home, everything) == set(everything) - gone
     handle = open_table(home, REJECT_ROWS)
     assert handle is not None
     assert sum(file.rows for file in data_files(handle)) == 5
