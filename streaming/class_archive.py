@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from store.settings import load_settings
-from streaming.service import Watcher, stream_in
+from streaming.service import StreamListener, stream_in
 from streaming.session import class_archive, close_session, open_session
 
 END_S = 120
@@ -35,7 +35,7 @@ def make_class_archive() -> Path:
         session.range(1).count()
         session.sparkContext.parallelize([0], 1).map(abs).collect()
         nothing_landed = load_settings(home=f"{folder}/home", trigger="100ms")
-        stream_in(session, nothing_landed, True, threading.Event(), Watcher(_ignore, _ignore), scratch)
+        stream_in(session, nothing_landed, True, threading.Event(), StreamListener(_ignore, _ignore), scratch)
         close_session(session)
         gateway.proc.stdin.close()
         gateway.proc.wait(END_S)

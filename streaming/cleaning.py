@@ -4,15 +4,15 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from store.home import Home
-from store.objects.faults import RETRY_DEADLINE_S
 from store.objects.landing import Cleaning, LandedObject, changed_at_s
 from store.objects.location import StorageLocation
+from store.settings import Settings
 from store.state.plans import Plan, Result
 from streaming.clearing import Clearing
 from streaming.discovery.processed_index import ProcessedEntry
@@ -31,14 +31,17 @@ LONGEST_AGAIN_S = 10.0
 class CleaningRule:
     """What happens to photos that have their rows, and how long after their commit.
 
-    `delete` keeps what was rejected: it exists nowhere else. A file on disk that changed within `settle` stays: its
-    writer may not be done with it, however whole it looks. What fails is tried again for `patience`.
+    `delete` keeps rejected photos: they exist nowhere else. A file on disk that changed within `settle` stays: its
+    writer may not be done with it.
     """
 
     how: Cleaning
     after: timedelta
     settle: timedelta
-    patience: timedelta = timedelta(seconds=RETRY_DEADLINE_S)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "CleaningRule":
+        return cls(settings.clean, settings.clean_after, settings.settle)
 
     def covers(self, featurized: bool) -> bool:
         """Whether an object with this outcome is cleared away."""
@@ -65,14 +68,13 @@ class _Due:
 class Cleaner:
     """Clears away the photos of the batches of this run, each once it is due, in a thread of its own.
 
-    It keeps no record: what a killed process leaves is found by the next listing. `on_left` is told the identity of
-    what could not be cleared away.
+    It keeps no record: what a killed process leaves is found by the next listing.
     """
 
-    def __init__(self, home: Home, rule: CleaningRule, on_left: Callable[[bytes], None] = lambda _: None) -> None:
+    def __init__(self, home: Home, rule: CleaningRule, clearing: Clearing) -> None:
         self._home = home
         self._rule = rule
-        self._clearing = Clearing(home, rule.how, rule.patience, on_left)
+        self._clearing = clearing
         self._due: list[tuple[float, int, _Due]] = []
         self._numbers = itertools.count()
         self._due_objects = 0
@@ -150,16 +152,16 @@ class Cleaner:
 
 
 class Leftovers:
-    """For listings: clears away what has had its rows for long enough and is no business of this run's cleaner.
+    """For listings: clears away photos that have had their rows for long enough and are not due in the cleaner.
 
-    What fails is tried again by the next listing, so that it holds up none.
+    After a failure the next listing tries again.
     """
 
-    def __init__(self, home: Home, rule: CleaningRule, started_after: int) -> None:
+    def __init__(self, home: Home, rule: CleaningRule, clearing: Clearing, started_after: int) -> None:
         self._landing = home.landing
         self._rule = rule
         self._started_after = started_after
-        self._clearing = Clearing(home, rule.how, rule.patience)
+        self._clearing = clearing
 
     def clear(self, shown: Iterable[tuple[LandedObject, ProcessedEntry]]) -> None:
         """Clear away what is left of these. Raises StorageRefused, StorageUnavailable."""
@@ -169,16 +171,6 @@ class Leftovers:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
                 young = set(_young(pool, self._rule, self._landing, left))
                 self._clearing.clear(pool, self._landing, [landed for landed in left if landed not in young])
-
-    def leave(self, names: Iterable[bytes]) -> None:
-        """The cleaner could not clear away objects of these identities."""
-        for name in names:
-            self._clearing.leave(name)
-
-    @property
-    def uncleared(self) -> int:
-        """How many objects could not be cleared away, by the cleaner or after a listing."""
-        return self._clearing.left
 
     def _is_left(self, known: ProcessedEntry, now_s: float) -> bool:
         if known.featurized is None or not self._rule.covers(known.featurized):

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,19 +22,16 @@ _TRIED_AGAIN = (Fault.TRANSIENT, Fault.NOT_UNDERSTOOD)
 
 
 class Clearing:
-    """Clears objects away, for one thread, and knows which of them could not be; `on_left` is told of each of these.
+    """Archives or deletes objects, for any thread, and knows which of them it could not.
 
-    An object that fails of what may pass is to be tried again for `patience`. Then it is left if something else was
-    cleared away meanwhile, and one that is refused if something was cleared away at all; else if a probe can be.
+    After a passing fault an object is tried again for `patience`. Then it is left where it is for an hour, if another
+    object was cleared meanwhile; a refused one, if any object was cleared in this run; else, if a probe can be cleared.
     """
 
-    def __init__(
-        self, home: Home, how: Cleaning, patience: timedelta, on_left: Callable[[bytes], None] = lambda _: None
-    ) -> None:
+    def __init__(self, home: Home, how: Cleaning, patience: timedelta) -> None:
         self._home = home
         self._how = how
         self._patience_s = patience.total_seconds()
-        self._on_left = on_left
         self._failing_since_s: dict[bytes, float] = {}
         self._left_at_s: dict[bytes, float] = {}
         self._began_s = time.monotonic()
@@ -43,9 +40,9 @@ class Clearing:
     def clear(
         self, pool: ThreadPoolExecutor, landing: StorageLocation, objects: Iterable[LandedObject]
     ) -> tuple[LandedObject, ...]:
-        """Try each once, but those that were left within the hour, and return those to try again soon.
+        """Try each object once, except those left within the hour; returns those to try again soon.
 
-        Raises StorageRefused, StorageUnavailable when it is no matter of single objects.
+        Raises StorageRefused, StorageUnavailable when storage clears no object at all.
         """
         named = [(identity(landing, landed), landed) for landed in objects]
         due = [(name, landed) for name, landed in named if not self._was_left(name)]
@@ -59,12 +56,8 @@ class Clearing:
             landed for name, landed, failure in failed if self._is_to_try_again(name, landing, landed, failure)
         )
 
-    def leave(self, name: bytes) -> None:
-        """An object of this identity could not be cleared away; it is left for an hour."""
-        self._left_at_s[name] = time.monotonic()
-
     @property
-    def left(self) -> int:
+    def uncleared(self) -> int:
         """How many objects could not be cleared away and are still there, as far as is known."""
         oldest_s = time.monotonic() - FORGOTTEN_AFTER.total_seconds()
         return sum(left_at_s > oldest_s for left_at_s in list(self._left_at_s.values()))
@@ -89,8 +82,7 @@ class Clearing:
             return True
         if not (fault is Fault.UNFIT_OBJECT or self._is_single(fault, since_s, landing)):
             raise storage_error(f"clear away {landing.uri_of(landed.key)}", failure) from failure
-        self.leave(name)
-        self._on_left(name)
+        self._left_at_s[name] = time.monotonic()
         return False
 
     def _is_single(self, fault: Fault, since_s: float, landing: StorageLocation) -> bool:

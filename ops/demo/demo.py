@@ -21,8 +21,8 @@ from ops.cli.options import say
 from ops.demo.photos import DemoFile, demo_files
 from ops.query.query import connect, run_query
 from store.settings import Settings
-from streaming.news import PlannerReport
-from streaming.service import Watcher, claim_home, run_stream
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener, claim_home, run_stream
 
 MOST_COMPONENTS = 16
 
@@ -35,7 +35,7 @@ class Progress(AbstractContextManager["Progress"], Protocol):
     """Something that shows a running stream."""
 
     @property
-    def watcher(self) -> Watcher: ...
+    def watcher(self) -> StreamListener: ...
 
 
 def check_landing(settings: Settings) -> None:
@@ -149,15 +149,15 @@ def _drop(landing: Path, file: DemoFile) -> bool:
     return True
 
 
-def _touring(inner: Watcher, tour: _Tour, stop: threading.Event) -> Watcher:
-    def on_news(news: PlannerReport) -> None:
-        inner.on_news(news)
+def _touring(inner: StreamListener, tour: _Tour, stop: threading.Event) -> StreamListener:
+    def on_planner_report(news: PlannerReport) -> None:
+        inner.on_planner_report(news)
         tour.hear(news)
         tour.start()
         if tour.is_over.is_set():
             stop.set()
 
-    return replace(inner, on_news=on_news)
+    return replace(inner, on_planner_report=on_planner_report)
 
 
 def show_results(settings: Settings, console: Console) -> None:

@@ -17,8 +17,8 @@ from store.settings import Settings
 
 if TYPE_CHECKING:
     from streaming.micro_batch import BatchReport
-    from streaming.news import PlannerReport
-    from streaming.service import Watcher
+    from streaming.planner import PlannerReport
+    from streaming.service import StreamListener
 
 Level = Literal["info", "warning", "error"]
 
@@ -43,10 +43,10 @@ class JsonLines:
         self._tally = Tally()
 
     @property
-    def watcher(self) -> "Watcher":
-        from streaming.service import Watcher
+    def watcher(self) -> "StreamListener":
+        from streaming.service import StreamListener
 
-        return Watcher(self._on_batch, self._on_news, self._on_stage)
+        return StreamListener(self._on_batch, self._on_planner_report, self._on_stage)
 
     def __enter__(self) -> "JsonLines":
         self._tally = Tally()
@@ -58,8 +58,8 @@ class JsonLines:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         if not isinstance(error, Exception):
-            if self._news is not None and self._news.left is not None:
-                self._write("warning", "left", files=self._news.left.files)
+            if self._news is not None and self._news.unsettled is not None:
+                self._write("warning", "left", files=self._news.unsettled.files)
             totals = self._tally.totals()
             self._write("info", "end", **asdict(totals) | {"rejects": totals.rejects.total()})
             return
@@ -76,7 +76,7 @@ class JsonLines:
         """Something that a person should know, and that does not stop the stream."""
         self._write("warning", "warning", message=without_names(sentence, self._settings.locations(), has_reason=False))
 
-    def _on_news(self, news: "PlannerReport") -> None:
+    def _on_planner_report(self, news: "PlannerReport") -> None:
         if self._news is None:
             self._write("info", "ready")
         self._news = news

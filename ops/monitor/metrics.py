@@ -17,8 +17,8 @@ from store.objects.faults import is_fault, reason
 from store.settings import Settings
 from store.state.heartbeat import MOVED_WITHIN
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
-from streaming.service import Watcher
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener
 
 if TYPE_CHECKING:
     from types_boto3_cloudwatch import CloudWatchClient
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def measured(settings: Settings, watcher: Watcher, say: Callable[[str], None]) -> Iterator[Watcher]:
+def measured(settings: Settings, watcher: StreamListener, say: Callable[[str], None]) -> Iterator[StreamListener]:
     """What to hand to the stream in place of `watcher`, so that CloudWatch hears of it too if `metrics` is set.
 
     Each minute: `Alive` (1, and only while the stream works), `Photos`, `Rejects` (all, and by `Reason`),
@@ -48,8 +48,11 @@ def measured(settings: Settings, watcher: Watcher, say: Callable[[str], None]) -
         yield watcher
         return
     with Metrics(_client(settings), settings.metrics, settings.locations(), say) as metrics:
-        on_batch, on_news = _both(watcher.on_batch, metrics.on_batch), _both(watcher.on_news, metrics.on_news)
-        yield replace(watcher, on_batch=on_batch, on_news=on_news)
+        on_batch, on_planner_report = (
+            _both(watcher.on_batch, metrics.on_batch),
+            _both(watcher.on_planner_report, metrics.on_planner_report),
+        )
+        yield replace(watcher, on_batch=on_batch, on_planner_report=on_planner_report)
 
 
 class Metrics:
@@ -87,7 +90,7 @@ class Metrics:
             self._since.add(report)
             self._committed_at = datetime.now(UTC)
 
-    def on_news(self, news: PlannerReport) -> None:
+    def on_planner_report(self, news: PlannerReport) -> None:
         """The stream's query runs, and this is what its planner last told."""
         with self._lock:
             self._news = news
@@ -102,7 +105,7 @@ class Metrics:
     def _is_alive(self, now: datetime) -> bool:
         with self._lock:
             is_heard = self._news is not None and time.monotonic() - self._heard_at_s <= HEARD_WITHIN_S
-            moved_at = max(self._committed_at, self._news.told_at) if self._news else self._committed_at
+            moved_at = max(self._committed_at, self._news.made_at) if self._news else self._committed_at
             return is_heard and now - moved_at <= MOVED_WITHIN
 
     def _counts(self, now: datetime) -> "list[MetricDatumTypeDef]":

@@ -6,8 +6,8 @@ from ops.monitor.progress import last_sentences
 from ops.monitor.tally import Tally
 from ops.wording import counted, visible
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
-from streaming.service import Watcher
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener
 
 
 class PlainLines:
@@ -19,8 +19,8 @@ class PlainLines:
         self._news: PlannerReport | None = None
 
     @property
-    def watcher(self) -> Watcher:
-        return Watcher(self._on_batch, self._on_news, self._tally.on_stage)
+    def watcher(self) -> StreamListener:
+        return StreamListener(self._on_batch, self._on_planner_report, self._tally.on_stage)
 
     def __enter__(self) -> "PlainLines":
         self._tally = Tally()
@@ -31,7 +31,7 @@ class PlainLines:
         for sentence in last_sentences(self._news, self._tally):
             self._say(sentence)
 
-    def _on_news(self, news: PlannerReport) -> None:
+    def _on_planner_report(self, news: PlannerReport) -> None:
         if self._news is None:
             self._say("The stream is up.")
         self._news = news

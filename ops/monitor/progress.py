@@ -18,9 +18,10 @@ from ops.wording import counted, visible
 from store.home import Home
 from store.models.pca_models import Current, current_models
 from streaming.batches_in_flight import BatchInHand
+from streaming.discovery.discovery import UnsettledFiles
 from streaming.micro_batch import BatchReport
-from streaming.news import LeftBehind, PlannerReport
-from streaming.service import Watcher
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener
 
 SERVED_LOOK_S = 5.0
 # The end does not wait longer for storage that hangs.
@@ -43,8 +44,8 @@ class LivePanel:
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
     @property
-    def watcher(self) -> Watcher:
-        return Watcher(self._on_batch, self._on_news, self._tally.on_stage, self._on_start)
+    def watcher(self) -> StreamListener:
+        return StreamListener(self._on_batch, self._on_planner_report, self._tally.on_stage, self._on_start)
 
     def __enter__(self) -> "LivePanel":
         self._tally = Tally()
@@ -69,7 +70,7 @@ class LivePanel:
         self._tally.on_batch(report)
         self._last = report
 
-    def _on_news(self, news: PlannerReport) -> None:
+    def _on_planner_report(self, news: PlannerReport) -> None:
         self._news = news
 
     def _on_start(self, in_hand: Callable[[], tuple[BatchInHand, ...]]) -> None:
@@ -163,11 +164,11 @@ class LivePanel:
 
 def last_sentences(news: PlannerReport | None, tally: Tally) -> list[str]:
     """What is said when a stream has ended: what a drain left, and what was done."""
-    left = [_left(news.left)] if news is not None and news.left is not None else []
+    left = [_left(news.unsettled)] if news is not None and news.unsettled is not None else []
     return [*left, tally.totals().sentence()]
 
 
-def _left(left: LeftBehind) -> str:
+def _left(left: UnsettledFiles) -> str:
     more = left.files - len(left.keys)
     names = ", ".join(left.keys) + (f" and {more:,} more" if more else "")
     return f"Left for the next start, because {'it' if left.files == 1 else 'they'} kept changing: {names}"

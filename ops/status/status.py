@@ -31,7 +31,7 @@ from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
 from streaming.discovery.snapshot import load_processed_index
 from streaming.discovery.visibility import first_seen, not_seen_at
-from streaming.source import only_new_since
+from streaming.planner import only_new_since
 
 # With a trigger of 2 s a table gets up to 1800 files an hour, which stay until the hour is over. Fewer than these are
 # not worth asking which of them could be one.

@@ -83,7 +83,7 @@ class Arrivals:
         known = [found.get(key) for key in identities]
         return [what if what and what.covers(one) else None for one, what in zip(landed, known, strict=True)]
 
-    def listed(self, landed: Sequence[LandedObject], listing: int) -> None:
+    def add_listed(self, landed: Sequence[LandedObject], listing: int) -> None:
         """A listing shows these; what was never planned waits from now on."""
         forgotten = self._forgotten(landed)
         with self._changed:
@@ -104,7 +104,7 @@ class Arrivals:
                 self._remove(key)
             self._changed.notify_all()
 
-    def told(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+    def add_messages(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Messages tell of these; returns those that need no plan: planned before, or overtaken by a later version."""
         known = self.known([arrival.landed for arrival in arrivals])
         forgotten = self._forgotten([a.landed for a, before in zip(arrivals, known, strict=True) if before is None])
@@ -120,7 +120,7 @@ class Arrivals:
             self._changed.notify_all()
         return needless
 
-    def first(self, most: int) -> list[LandedObject]:
+    def oldest(self, most: int) -> list[LandedObject]:
         """The oldest ones, at most so many."""
         with self._changed:
             found: list[tuple[datetime, str]] = []
@@ -168,7 +168,7 @@ class Arrivals:
     def backlog(self, at_least: bool) -> Backlog:
         """What waits; `at_least` when not everything was found yet."""
         with self._changed:
-            oldest = self.first(1)
+            oldest = self.oldest(1)
             return Backlog(len(self._by_key), self._bytes, oldest[0].visible_at if oldest else None, at_least)
 
     def _add(self, new: _Waiting) -> None:

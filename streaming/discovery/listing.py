@@ -23,6 +23,7 @@ SHORT_PAGES = 10
 FORGET_EVERY_S = 600.0
 _LOOK_S = 0.5
 _HELD_AT_ONCE = 10_000
+_CLOSING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,16 @@ class Listing:
         """Begin one."""
         self._begin(self._list)
 
-    def look_again(self) -> None:
-        """Begin to look once more at what the last one held back, and at nothing else if all of that is remembered."""
-        self._begin(self._look_at_held if self._settling.remembers_all else self._list)
+    def begin_with_held(self) -> None:
+        """Begin one of the files that the last one held back only, if all of these are remembered."""
+        self._begin(self._list_held if self._settling.remembers_all else self._list)
 
     def close(self) -> None:
-        """Give up the one under way."""
+        """Give up the one under way; one that hangs is not waited for."""
         self._closed.set()
         self._arrivals.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_CLOSING_S)
 
     def _begin(self, work: Callable[[], None]) -> None:
         self._thread = threading.Thread(target=self._run, args=(work,), name="listing", daemon=True)
@@ -131,9 +132,9 @@ class Listing:
         if pages > SHORT_PAGES:
             self._rests_until_s = began_s + took_s * (1 + PAUSES)
 
-    def _look_at_held(self) -> None:
-        began_at, standing = datetime.now(UTC), self._settling.standing()
-        while page := list(itertools.islice(standing, _HELD_AT_ONCE)):
+    def _list_held(self) -> None:
+        began_at, held = datetime.now(UTC), self._settling.held_objects()
+        while page := list(itertools.islice(held, _HELD_AT_ONCE)):
             if not self._take(page, began_at):
                 return
         self._settling.end_look()
@@ -147,7 +148,7 @@ class Listing:
         if self._only_since is not None:
             fresh = [landed for landed in fresh if landed.visible_at >= self._only_since]
         fresh = [first_seen(landed, self._not_seen_at) for landed in fresh]
-        self._arrivals.listed(self._settling.settled(fresh), self._number)
+        self._arrivals.add_listed(self._settling.settled(fresh), self._number)
         while len(self._arrivals) >= MOST_WAITING and not self._closed.is_set():
             self._arrivals.wait(_LOOK_S)
         return not self._closed.is_set()

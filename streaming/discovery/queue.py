@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -40,6 +41,15 @@ _QUEUE_URL = re.compile(
 )
 # Other hosts, private endpoints among them, are asked as they are named.
 _AMAZONS_OWN = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?")
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """About how many messages the queue has, how many of them this stream holds, how many were of unknown shape."""
+
+    depth: QueueDepth
+    held: int
+    unknown: int
 
 
 class Queue:
@@ -126,9 +136,9 @@ class Queue:
         """Messages received and not yet deleted."""
         return len(self._held)
 
-    def depth(self) -> QueueDepth:
-        """What SQS says is in the queue. Raises what `take` raises."""
-        return self._requests.depth()
+    def stats(self) -> QueueStats:
+        """The queue's figures now. Raises what `take` raises."""
+        return QueueStats(self._requests.depth(), self.held, self.unknown)
 
     def close(self) -> None:
         """Stop receiving, delete what is settled, and give back at once what is not.

@@ -36,7 +36,7 @@ class Retries:
         """How many are asked for and not planned."""
         return sum(map(len, self._waiting.values()))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take in new requests, every 10 s at most. Raises StorageRefused, StorageUnavailable."""
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
@@ -63,10 +63,10 @@ class Retries:
 
     def planned(self, plan: Plan) -> None:
         """These are in a durable plan. Raises StorageRefused, StorageUnavailable."""
-        self.passed_over(plan.objects)
+        self.skip(plan.objects)
         self._next = {}
 
-    def passed_over(self, objects: Sequence[LandedObject]) -> None:
+    def skip(self, objects: Sequence[LandedObject]) -> None:
         """These are never to be planned. Raises StorageRefused, StorageUnavailable."""
         self._drop(set(chain.from_iterable(self._next.get(landed, ()) for landed in objects)))
 

@@ -71,11 +71,8 @@ class Settling:
         changed_for_s = (held.since_s - held.first_s for held in self._held.values())
         self.awaits_any = not self.remembers_all or any(long_s <= self._settle_s for long_s in changed_for_s)
 
-    def standing(self) -> Iterator[LandedObject]:
-        """What stands now under the names of the files that are held back.
-
-        Raises StorageRefused, StorageUnavailable.
-        """
+    def held_objects(self) -> Iterator[LandedObject]:
+        """The files that are held back, as they are now. Raises StorageRefused, StorageUnavailable."""
         for key in self._held:
             if self._may_be_file(key) and (found := stat_object(self._landing, key)) is not None:
                 yield found

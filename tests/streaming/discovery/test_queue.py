@@ -110,7 +110,7 @@ def test_an_upload_that_s3_tells_the_queue_of_arrives(
     assert began_at <= landed.arrived_at <= datetime.now(UTC)
     assert queue.unknown == 0
     queue.settled([arrival])
-    _until(lambda: queue.depth() == QueueDepth(0, 0, 0))
+    _until(lambda: queue.stats().depth == QueueDepth(0, 0, 0))
 
 
 def test_an_upload_that_comes_through_a_topic_arrives(
@@ -311,7 +311,7 @@ def test_a_refused_request_says_what_to_grant(queue_url: str, bucket: str, proxy
     set_rules(proxy, Rule("POST", "^/$", answer=403))
     queue = Queue(queue_url.replace(s3_server, proxy), StorageLocation.at(f"s3://{bucket}/landing"), REGION)
     with pytest.raises(StorageUnavailable, match=r"sqs:ReceiveMessage, sqs:DeleteMessage"):
-        queue.depth()
+        queue.stats()
 
 
 @pytest.mark.parametrize(

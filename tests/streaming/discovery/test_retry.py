@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +36,11 @@ from store.tables.files import data_files, write_file
 from store.tables.handles import create_tables, open_table
 from store.tables.reject_rows import RejectRow, standing_rejects
 from store.tables.schemas import REJECT_ROWS
-from streaming.cleaning import CleaningRule
+from streaming.clearing import Clearing
 from streaming.discovery.processed_index import Day, Outcome, ProcessedIndex
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
-from streaming.pacing import Caps
+from streaming.planner import Planner
 from streaming.service import stream_in
-from streaming.source import Planner, PlanningRequest
 from tests.support.feature_rows import serve_a_model
 from tests.support.pictures import jpeg, text_file, truncated_jpeg
 from tests.support.stream_run import Run, rows, run_here
@@ -208,7 +207,7 @@ def test_who_is_erased_before_the_retry_is_planned_is_not_tried_again(before: Se
     ask_to_retry(home, home.landing.uri, _retries(before, "kiwi/big.jpg", "pear/notes.jpg"), 0)
     _erase(home, "kiwi/big.jpg")
     with _planner(before, tmp_path / "channel") as planner:
-        assert planner.next_batch() == 2
+        assert _next_batch(planner) == 2
     assert [landed.key for landed in _plan(home, 2).objects] == ["pear/notes.jpg"]
     assert requested(home) == []
     dropped = drop_from_plan(home, 2, lambda _, landed: landed.key == "pear/notes.jpg")
@@ -246,20 +245,13 @@ def _planner(settings: Settings, folder: Path) -> Iterator[Planner]:
     home = settings.places()
     with claimed(home, threading.Event(), print, False, lambda: None) as heart:
         assert heart is not None
-        request = PlanningRequest(
-            home=home,
-            caps=Caps(settings.max_files, settings.max_bytes),
-            key_pattern=settings.key_pattern,
-            queue=None,
-            backfill=timedelta(hours=6),
-            only_new=False,
-            drain=False,
-            settle=settings.settle,
-            cleaning=CleaningRule("archive", timedelta(0), settings.settle),
-            nonce=heart.nonce,
-            folder=folder,
-        )
-        yield Planner(request)
+        clearing = Clearing(home, "archive", settings.storage_patience)
+        yield Planner(home, settings.model_copy(update={"clean": "archive"}), False, heart.nonce, clearing, folder)
+
+
+def _next_batch(planner: Planner) -> int:
+    planner.next_batch()
+    return planner.newest
 
 
 def _plan(home: Home, batch: int) -> Plan:
@@ -283,7 +275,7 @@ def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_d
     ask_to_retry(home, home.landing.uri, one, 0)
 
     with _planner(before, tmp_path / "first") as planner:
-        assert [planner.next_batch(), planner.next_batch()] == [2, 2]
+        assert [_next_batch(planner), _next_batch(planner)] == [2, 2]
 
     plan = _plan(home, 2)
     assert {landed.key for landed in plan.objects} == {"kiwi/big.jpg", "kiwi/cut.jpg"}
@@ -291,7 +283,7 @@ def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_d
     assert requested(home) == []
     ask_to_retry(home, home.landing.uri, both, 0)
     with _planner(before, tmp_path / "second") as planner:
-        assert [planner.next_batch() for _ in range(3)] == [2, 2, 2]
+        assert [_next_batch(planner) for _ in range(3)] == [2, 2, 2]
     assert read_plan(home, 3) is None
     assert len(requested(home)) == 1
 
@@ -302,7 +294,7 @@ def test_a_request_whose_rows_are_gone_plans_nothing_and_is_deleted(
     home = after.places()
     ask_to_retry(home, home.landing.uri, _retries(rejected, "kiwi/big.jpg", "pear/notes.jpg"), 0)
     with _planner(after, tmp_path / "channel") as planner:
-        assert planner.next_batch() == 2
+        assert _next_batch(planner) == 2
     assert requested(home) == []
 
 
@@ -314,7 +306,7 @@ def test_an_upload_under_the_same_key_is_planned_after_the_retry(before: Setting
     upload.write_bytes(jpeg(seed=3))
     try:
         with _planner(before, tmp_path / "channel") as planner:
-            _until(lambda: planner.next_batch() == 3)
+            _until(lambda: _next_batch(planner) == 3)
     finally:
         upload.unlink()
 
@@ -339,7 +331,7 @@ def test_a_request_of_another_landing_or_that_cannot_be_read_stops_nothing_and_s
     ask_to_retry(home, "file:///elsewhere", _retries(before, "kiwi/big.jpg"), 0)
     overwrite(home.state, "requests/retry-torn.json", b"{")
     with _planner(before, tmp_path / "channel") as planner:
-        assert planner.next_batch() == 1
+        assert _next_batch(planner) == 1
     assert len(requested(home)) == 2
 
 
