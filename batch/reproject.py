@@ -17,8 +17,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.days import chosen, vectors_of
-from features.errors import last_words
 from features.pca import project
+from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
 from store.errors import HomeInUse, JobFailed, StateDamaged
 from store.home import Home
@@ -258,6 +258,7 @@ def _cut(files: Iterable[tuple[DataFile, frozenset[int]]]) -> Iterator[tuple[tup
         yield tuple(share)
 
 
+@carry_errors
 def _project_shares(shares: Iterable[_Share]) -> Iterator[tuple[AddedFile, frozenset[int]]]:
     for share in shares:
         parts = [part for path, batches in share.files for part in _projected_parts(share, path, batches)]

@@ -38,7 +38,7 @@ from store.tables.commits import commit
 from store.tables.files import write_file
 from store.tables.handles import OpenTables, create_tables
 from store.tables.schemas import REJECT_ROWS, TABLES
-from streaming.clearing import Clearing
+from streaming.cleaning import Cleaner
 from streaming.discovery.queue import Queue
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
 from streaming.planner import Planner
@@ -191,8 +191,7 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
             home=home.root.uri, max_files=10_000, max_bytes=2**40, queue=queue if way == "queue" else None, settle="0s"
         )
         before, began_s = requests(endpoint), time.perf_counter()
-        clearing = Clearing(home, "keep", settings.storage_patience)
-        planner = Planner(home, settings, False, "benchmark", clearing, Path(folder))
+        planner = Planner(home, settings, False, "benchmark", Cleaner(home, settings), Path(folder))
         start_s, start_requests = time.perf_counter() - began_s, _since(endpoint, before)
         looks = []
         tables = OpenTables(home)

@@ -81,7 +81,7 @@ class Clearing:
         if fault in _TRIED_AGAIN and now_s - since_s < self._patience_s:
             return True
         if not (fault is Fault.UNFIT_OBJECT or self._is_single(fault, since_s, landing)):
-            raise storage_error(f"clear away {landing.uri_of(landed.key)}", failure) from failure
+            raise storage_error(f"clear away {landing.uri_of(landed.key)}", failure, landed.key) from failure
         self._left_at_s[name] = time.monotonic()
         return False
 

@@ -11,8 +11,9 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkContext
 
-from features.errors import last_words
+from features.errors import FruitsError
 from features.image import Limits
+from features.task_errors import carried_error, last_words
 from store.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable
 from store.home import Home
 from store.models.pca_models import versions_to_project
@@ -247,14 +248,7 @@ class MicroBatches:
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
-            batch, words = tasks[0].batch, last_words(error)
-            if _was_raised(StorageRefused, error):
-                raise StorageRefused(f"{words}. Batch {batch} waits for the next start.") from error
-            if _was_raised(StorageUnavailable, error):
-                raise BatchFailed(
-                    f"A task of batch {batch} failed on every try: {words}. Start again once storage answers."
-                ) from error
-            raise BatchFailed(f"A task of batch {batch} failed on every try: {words}.") from error
+            raise _explained(tasks[0].batch, error) from error
 
     def _network(self, featurizer: str) -> "Broadcast[bytes]":
         with self._broadcasting:
@@ -272,8 +266,13 @@ def _oldest_waited_s(plan: Plan) -> float:
     return (now - min((one.visible_at for one in plan.objects if one.key not in retried), default=now)).total_seconds()
 
 
-def _was_raised(kind: type[Exception], error: Py4JJavaError) -> bool:
-    return f"{kind.__module__}.{kind.__name__}: " in str(error.java_exception)
+def _explained(batch: int, error: Py4JJavaError) -> FruitsError:
+    ours, words = carried_error(error), last_words(error)
+    photo = ours.photo if ours else None
+    if isinstance(ours, StorageRefused):
+        return StorageRefused(f"{words}. Batch {batch} waits for the next start.", photo)
+    help = " Start again once storage answers." if isinstance(ours, StorageUnavailable) else ""
+    return BatchFailed(f"A task of batch {batch} failed on every try: {words}.{help}", photo)
 
 
 def _group(batch: int) -> str:

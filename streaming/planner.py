@@ -22,8 +22,7 @@ from store.state.heartbeat import check_claim
 from store.state.plans import Plan, Result, planned_batches, write_plan
 from store.tables.handles import committed_batch, open_table
 from store.tables.schemas import TABLES
-from streaming.cleaning import CleaningRule, Leftovers
-from streaming.clearing import Clearing
+from streaming.cleaning import Cleaner
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.discovery import Discovery, DiscoveryOptions, UnsettledFiles
 from streaming.discovery.queue import QueueStats
@@ -62,12 +61,12 @@ class Planner:
     """
 
     def __init__(
-        self, home: Home, settings: Settings, drain: bool, nonce: str, clearing: Clearing, scratch: Path
+        self, home: Home, settings: Settings, drain: bool, nonce: str, cleaner: Cleaner, scratch: Path
     ) -> None:
         self._home = home
         self._key_pattern = settings.key_pattern
         self._nonce = nonce
-        self._clearing = clearing
+        self._cleaner = cleaner
         self._caps = Caps(settings.max_files, settings.max_bytes)
         self._pacer = Pacer(self._caps)
         self._is_closed = False
@@ -76,17 +75,15 @@ class Planner:
         # A table behind the others is rolled forward from the result; without one (a lost state/) there is nothing
         # to roll forward, and whatever the table lacks is found again by the listing.
         self._unfinished = planned_batches(home, after=min(committed))
-        started_after = self._unfinished[0] - 1 if self._unfinished else max(committed)
+        self.newest = self._unfinished[0] - 1 if self._unfinished else max(committed)
         self._last = max([*committed, *self._unfinished])
-        self.newest = started_after
 
         if settings.only_new:
             _begin_only_new(home, self._last)
         self._index = load_processed_index(home, scratch / "processed.sqlite")
         self._snapshots = Snapshots(home, self._index)
         options = DiscoveryOptions(settings.queue, settings.backfill, drain, only_new_since(home), settings.settle)
-        leftovers = Leftovers(home, CleaningRule.of(settings), clearing, started_after)
-        self._discovery = Discovery(home, self._index, options, leftovers.clear)
+        self._discovery = Discovery(home, self._index, options, cleaner.clear_leftovers)
         self._retries = Retries(home, self._index)
         self._caught_up = CaughtUp(home)
         self._discovery.start()
@@ -117,7 +114,7 @@ class Planner:
             discovery.queue_stats,
             discovery.passed_over,
             discovery.unsettled if caught_up_to is not None else None,
-            self._clearing.uncleared,
+            self._cleaner.uncleared,
         )
 
     def committed(self, plan: Plan, result: Result) -> None:

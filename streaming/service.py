@@ -14,7 +14,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from features.errors import last_words
+from features.task_errors import last_words
 from store.errors import BatchFailed
 from store.home import Home
 from store.settings import Settings
@@ -24,8 +24,7 @@ from store.state.landing_names import remember_landing
 from store.state.plans import Plan, Result
 from store.tables.handles import create_tables
 from streaming.batches_in_flight import BatchInHand
-from streaming.cleaning import Cleaner, CleaningRule
-from streaming.clearing import Clearing
+from streaming.cleaning import Cleaner
 from streaming.conditions import check_conditions
 from streaming.micro_batch import BatchReport, MicroBatches
 from streaming.pipeline import Pipeline
@@ -136,10 +135,9 @@ class _Stream:
         self._scratch = scratch
         self._heart = heart
         self._plan_file = scratch / "newest-plan"
-        clearing = Clearing(home, settings.clean, settings.storage_patience)
-        self._cleaner = Cleaner(home, CleaningRule.of(settings), clearing)
+        self._cleaner = Cleaner(home, settings)
         self._planner = PlannerThread(
-            partial(Planner, home, settings, drain, heart.nonce, clearing, scratch),
+            partial(Planner, home, settings, drain, heart.nonce, self._cleaner, scratch),
             partial(publish_plan, self._plan_file),
             settings.trigger.total_seconds(),
         )
@@ -224,8 +222,8 @@ class _Stream:
 
     def _on_commit(self, plan: Plan, result: Result) -> None:
         self._committed = plan.batch
-        self._planner.committed(plan, result)
         self._cleaner.committed(plan, result)
+        self._planner.committed(plan, result)
 
     def _on_report(self, report: BatchReport) -> None:
         self._stats.on_batch(report)

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from features.environment import started_with
 from features.errors import FruitsError
 from streaming.local_machine import local_java_options, scratch_folder, spark_environment, use_own_spark
-from streaming.threads import SpareThreads
+from streaming.threads import in_thread
 
 # What jobs are given to, for those who hand it on.
 Spark: TypeAlias = SparkContext
@@ -149,10 +149,7 @@ def _standard_error_to(path: Path) -> Iterator[None]:
 
 def _started(builder: SparkSession.Builder) -> SparkSession:
     # In the main thread a Spark context would take Ctrl-C for itself, and cancel the batch in hand.
-    threads = SpareThreads()
-    starting = threads.submit(builder.getOrCreate)
-    threads.close()
-    return starting.result()
+    return in_thread(builder.getOrCreate).result()
 
 
 _JAVA_ENDS_S = 5.0

@@ -32,9 +32,10 @@ from batch.refit.stored_moments import (
     write_month,
     write_month_sum,
 )
-from features.errors import FruitsError, last_words
+from features.errors import FruitsError
 from features.featurizer import FEATURES
 from features.pca import Moments, NotFinite, merged, packed, unpacked
+from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
 from store.errors import JobFailed, StateDamaged
 from store.home import Home
@@ -344,11 +345,13 @@ def _keys(days: Iterable[StoredDay]) -> tuple[str, ...]:
     return tuple(day.sum.key for day in days if day.sum)
 
 
+@carry_errors
 def _count_files(home: Home, featurizer: str, task: tuple[date, Sequence[str]]) -> tuple[date, Counter[int]]:
     day, paths = task
     return day, count_rows(home, featurizer, paths)
 
 
+@carry_errors
 def _read_share(
     home: Home, featurizer: str, read_bytes: "Accumulator[int]", task: tuple[int, int, Share]
 ) -> tuple[int, _ShareSum]:
@@ -363,6 +366,7 @@ def _read_share(
     return at, _ShareSum(number, packed(moments) if moments.rows else None, rows_by_batch)
 
 
+@carry_errors
 def _add_shares(
     store: StorageLocation, dates: Sequence[date], storing: frozenset[date], part: Iterable[tuple[int, _ShareSum]]
 ) -> Iterator[tuple[int, _DaySum]]:
@@ -383,6 +387,7 @@ def _add_shares(
     freeze_worker_modules()
 
 
+@carry_errors
 def _add_days(store: StorageLocation, fold: _Fold, part: Iterable[tuple[int, _DaySum]]) -> Iterator[_Folded]:
     """The one answer of a month's last task."""
     days = {day.date: day for _, day in sorted(part, key=lambda pair: pair[1].date)}

@@ -58,7 +58,7 @@ def _checked(settings: "Settings", patience: "timedelta", makes_home: bool) -> "
 
     home = settings.locations()
     use_patience(patience.total_seconds())
-    say_waits(home)
+    say_waits()
     check_links(home)
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
         from bootstrap.aws.cloud import use_own_credentials

@@ -5,18 +5,17 @@ from datetime import timedelta
 
 from ops.cli.options import messages, say
 from ops.wording import duration
-from store.home import Home
 from store.objects.waits import Answer, Wait, tell_of_waits
 
 
-def say_waits(home: Home) -> None:
+def say_waits() -> None:
     """From now on tell on standard error of each trouble with storage once, and when it is over."""
 
     def tell(told: Wait | Answer) -> None:
         if messages.is_terminal:
             say(sentence_of(told))
         else:
-            _log(told, home)
+            _log(told)
 
     tell_of_waits(tell)
 
@@ -36,14 +35,14 @@ def sentence_of(told: Wait | Answer) -> str:
     )
 
 
-def _log(told: Wait | Answer, home: Home) -> None:
+def _log(told: Wait | Answer) -> None:
     # Loaded only here: a command that is answered has no use for it.
-    from ops.monitor.json_lines import json_line, without_names
+    from ops.monitor.json_lines import json_line, without_photo
 
     if isinstance(told, Answer):
         line = json_line("info", "answered", message=sentence_of(told), waited_s=told.waited_s)
     else:
-        message = without_names(sentence_of(told), home, has_reason=False)
+        message = without_photo(sentence_of(told), told.photo)
         line = json_line("warning", "waiting", message=message, waited_s=told.waited_s, patience_s=told.patience_s)
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()

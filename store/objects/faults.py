@@ -37,15 +37,18 @@ _FINAL = (*REFUSALS, Fault.NOT_UNDERSTOOD)
 UNKNOWN_OUTCOME = (Fault.TRANSIENT, Fault.CHANGED, Fault.MISSING)
 
 
-def retry_storage(what: str, work: Callable[[], _T], again: Collection[Fault] = (Fault.TRANSIENT,)) -> _T:
+def retry_storage(
+    what: str, work: Callable[[], _T], again: Collection[Fault] = (Fault.TRANSIENT,), photo: str | None = None
+) -> _T:
     """What `work` returns, tried anew for `patience_s` after faults of the kinds in `again`.
 
-    `what` ends the sentence "Cannot ...". Of the other kinds, MISSING raises FileNotFoundError, CHANGED the library's
-    own error, and those that cannot pass StorageRefused. Raises StorageUnavailable at the deadline, and at once what is
-    no fault of storage. `work` must be safe to repeat, also after it succeeded and only the answer was lost.
-    Whoever listens to `store.objects.waits` is told when that takes long.
+    `what` ends the sentence "Cannot ..."; `photo` is the key of the photo that it names. Of the other kinds, MISSING
+    raises FileNotFoundError, CHANGED the library's own error, and those that cannot pass StorageRefused. Raises
+    StorageUnavailable at the deadline, and at once what is no fault of storage. `work` must be safe to repeat, also
+    after it succeeded and only the answer was lost. Whoever listens to `store.objects.waits` is told when that takes
+    long.
     """
-    with waiting(what, patience_s()) as request:
+    with waiting(what, patience_s(), photo) as request:
         for wait_s in backoff_s():
             try:
                 done = work()
@@ -57,7 +60,7 @@ def retry_storage(what: str, work: Callable[[], _T], again: Collection[Fault] = 
                     raise
                 fault = fault_of(error)
                 if fault in _FINAL:
-                    raise storage_error(what, error) from error
+                    raise storage_error(what, error, photo) from error
                 request.is_answered = fault is not Fault.TRANSIENT
                 if fault is Fault.MISSING and fault not in again:
                     raise FileNotFoundError(reason(error)) from error
@@ -67,7 +70,7 @@ def retry_storage(what: str, work: Callable[[], _T], again: Collection[Fault] = 
             if not request.is_answered:
                 request.failed(reason(failure), is_full(failure))
             time.sleep(wait_s)
-        raise storage_error(what, failure) from failure
+        raise storage_error(what, failure, photo) from failure
 
 
 def patience_s() -> float:
@@ -81,10 +84,13 @@ def use_patience(long_s: float | None) -> None:
     _patience_s = long_s
 
 
-def storage_error(what: str, error: BaseException) -> StorageUnavailable:
-    """What to raise when a fault is not tried again: the sentence "Cannot ...", and whether a later try can help."""
+def storage_error(what: str, error: BaseException, photo: str | None = None) -> StorageUnavailable:
+    """What to raise when a fault is not tried again: the sentence "Cannot ...", and whether a later try can help.
+
+    `photo` is the key of the photo that `what` names.
+    """
     kind = StorageRefused if fault_of(error) in _FINAL else StorageUnavailable
-    return kind(f"Cannot {what}: {reason(error)}.")
+    return kind(f"Cannot {what}: {reason(error)}.", photo)
 
 
 def is_fault(error: BaseException) -> bool:

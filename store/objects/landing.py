@@ -133,7 +133,7 @@ def stat_object(landing: StorageLocation, key: str) -> LandedObject | None:
     """
     look = _look_up_file if landing.is_local else _look_up_object
     try:
-        return retry_storage(f"look up {landing.uri_of(key)}", lambda: look(landing, key))
+        return retry_storage(f"look up {landing.uri_of(key)}", lambda: look(landing, key), photo=key)
     except FileNotFoundError:
         return None
 
@@ -144,7 +144,9 @@ def fetch(landing: StorageLocation, landed: LandedObject, archive: StorageLocati
     Raises Rejected as `fetch_once` does, StorageRefused when storage refuses everything, StorageUnavailable for what
     may pass and has not within two minutes.
     """
-    return retry_storage(f"read {landing.uri_of(landed.key)}", lambda: fetch_once(landing, landed, archive))
+    return retry_storage(
+        f"read {landing.uri_of(landed.key)}", lambda: fetch_once(landing, landed, archive), photo=landed.key
+    )
 
 
 def fetch_once(landing: StorageLocation, landed: LandedObject, archive: StorageLocation | None = None) -> bytes:
@@ -193,7 +195,7 @@ def archive_or_delete(
                 return False
             raise
 
-    return retry_storage(f"clear away {landing.uri_of(landed.key)}", archive_or_delete_if_allowed)
+    return retry_storage(f"clear away {landing.uri_of(landed.key)}", archive_or_delete_if_allowed, photo=landed.key)
 
 
 def clear_once(landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning) -> bool:

@@ -236,7 +236,7 @@ class _Walk:
             (self._leave_out if looked_at or failure.errno in _GONE else unreadable)(key, failure)
 
     def _refuse(self, key: str, error: OSError) -> None:
-        raise storage_error(f"list {self._directory / key}", error) from error
+        raise storage_error(f"list {self._directory / key}", error, key) from error
 
     def _leave_out(self, key: str, error: OSError) -> None:
         if error.errno in _GONE:

@@ -17,8 +17,8 @@ _LOOK_EVERY_S = 0.2
 class Wait:
     """Storage has not done what it was asked for `waited_s`, and is asked again until `patience_s` are over.
 
-    `what` ends the sentence "Waiting for storage to ..."; `reason` is what the last try failed of, None if nothing has
-    failed yet.
+    `what` ends the sentence "Waiting for storage to ..."; `photo` is the key of the photo that it names. `reason` is
+    what the last try failed of, None if nothing has failed yet.
     """
 
     what: str
@@ -26,6 +26,7 @@ class Wait:
     patience_s: float
     reason: str | None
     is_full: bool
+    photo: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Request:
     began_s: float
     reason: str | None = None
     is_full: bool = False
+    photo: str | None = None
     is_answered: bool = False
 
     def failed(self, reason: str, is_full: bool) -> None:
@@ -63,9 +65,9 @@ def tell_of_waits(listener: Callable[[Wait | Answer], None] | None) -> None:
 
 
 @contextmanager
-def waiting(what: str, patience_s: float) -> Iterator[Request]:
+def waiting(what: str, patience_s: float, photo: str | None = None) -> Iterator[Request]:
     """Storage is asked for something while this is entered; who enters it sets `is_answered` when it is done."""
-    request = Request(what, patience_s, time.monotonic())
+    request = Request(what, patience_s, time.monotonic(), photo=photo)
     outer = getattr(_OF_THREAD, "request", None)
     _OF_THREAD.request = request
     _WAITS.begin(request)
@@ -120,7 +122,7 @@ class _Waits:
             if self._told is not None or not late:
                 return
             self._told = told = max(late, key=lambda request: (request.is_full, -request.began_s))
-        self._tell(Wait(told.what, now_s - told.began_s, told.patience_s, told.reason, told.is_full))
+        self._tell(Wait(told.what, now_s - told.began_s, told.patience_s, told.reason, told.is_full, told.photo))
 
     def _tell(self, told: Wait | Answer) -> None:
         if self.listener is not None:

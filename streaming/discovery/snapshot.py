@@ -23,7 +23,7 @@ from store.tables.files import data_files
 from store.tables.handles import committed_batch, open_table
 from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS, TABLES
 from streaming.discovery.processed_index import Outcome, ProcessedEntry, ProcessedIndex, identity, identity_of
-from streaming.threads import SpareThreads
+from streaming.threads import in_thread
 
 # A snapshot is due when what came since the last one is a tenth of what it holds: writing them then costs each photo
 # the same, however long the history is. But a start reads no more than this many batches one by one.
@@ -85,7 +85,6 @@ class Snapshots:
         self._home = home
         self._seen = seen
         self._grown = seen.committed_objects - seen.facts.snapshot_objects
-        self._writer = SpareThreads()
         self._writing: Future[None] | None = None
 
     def committed(self, objects: int) -> None:
@@ -96,7 +95,7 @@ class Snapshots:
             self._writing = None
         if self._writing is None and self._is_due:
             self._grown = 0
-            self._writing = self._writer.submit(partial(write_snapshot, self._home, self._seen))
+            self._writing = in_thread(partial(write_snapshot, self._home, self._seen))
 
     @property
     def _is_due(self) -> bool:

@@ -11,7 +11,7 @@ from store.objects.faults import is_fault
 from store.objects.landing import LandedObject, fetch_once, list_landed
 from store.objects.location import STALL_TIMEOUT, StorageLocation
 from store.objects.page_cache import forget
-from streaming.threads import SpareThreads
+from streaming.threads import in_thread
 
 # So many objects are looked at, and the smallest so many of these are read.
 _LISTED = 1000
@@ -41,9 +41,7 @@ def hands_out_one(landing: StorageLocation, objects: Iterable[LandedObject], pat
     """Whether storage answers for one of these objects; the smallest are asked for at once. Waits as `answers` does."""
     # An empty file tells least of a disk.
     some = sorted(objects, key=lambda landed: (landed.size_bytes == 0, landed.size_bytes))[:_READ]
-    threads = SpareThreads()
-    reading = {threads.submit(partial(_can_be_read, landing, landed)) for landed in some}
-    threads.close()
+    reading = {in_thread(partial(_can_be_read, landing, landed)) for landed in some}
     while reading:
         done, reading = wait(reading, _wait_s(patience_s), FIRST_COMPLETED)
         if not done or any(one.result() for one in done):
@@ -56,9 +54,7 @@ def _wait_s(patience_s: float) -> float:
 
 
 def _listed_in_time(landing: StorageLocation, patience_s: float) -> list[LandedObject] | None:
-    threads = SpareThreads()
-    listing = threads.submit(partial(_listed, landing))
-    threads.close()
+    listing = in_thread(partial(_listed, landing))
     wait([listing], _wait_s(patience_s))
     return listing.result() if listing.done() else None
 

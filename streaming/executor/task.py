@@ -18,6 +18,7 @@ from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
 from features.pca import project
 from features.rejects import Reason, Rejected
+from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules
 from store.home import Home
 from store.models.pca_models import cached_model
@@ -28,7 +29,7 @@ from store.state.plans import AddedFile, BatchCounters
 from store.tables.files import vectors_column, write_file
 from store.tables.projections import write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
-from streaming.executor.fetching import Fetched, Shelf, fetch_all
+from streaming.executor.fetching import Fetched, ReadLocations, fetch_all
 
 _T = TypeVar("_T")
 Decode = Callable[[bytes, Limits], Photo]
@@ -81,6 +82,7 @@ class _Outcome:
             self.seconds[stage] += time.perf_counter() - started_at
 
 
+@carry_errors
 def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[TaskMessage]:
     """Run tasks one after the other in this worker.
 
@@ -131,7 +133,7 @@ def _fetched(task: Task, outcome: _Outcome, may_end_worker: bool) -> Iterator[Fe
         if landed.size_bytes > most_bytes:
             detail = f"{landed.size_bytes} bytes; the limit is {most_bytes}."
             yield Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
-    shelf = Shelf(task.landing, task.home.archive, task.retried, task.patience_s)
+    shelf = ReadLocations(task.landing, task.home.archive, task.retried, task.patience_s)
     readable = [landed for landed in task.objects if landed.size_bytes <= most_bytes]
     fetching = fetch_all(shelf, readable, may_end_worker)
     while (fetched := outcome.timed("fetch", partial(next, fetching, None))) is not None:

@@ -36,7 +36,7 @@ from store.tables.files import data_files, write_file
 from store.tables.handles import create_tables, open_table
 from store.tables.reject_rows import RejectRow, standing_rejects
 from store.tables.schemas import REJECT_ROWS
-from streaming.clearing import Clearing
+from streaming.cleaning import Cleaner
 from streaming.discovery.processed_index import Day, Outcome, ProcessedIndex
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
 from streaming.planner import Planner
@@ -245,8 +245,8 @@ def _planner(settings: Settings, folder: Path) -> Iterator[Planner]:
     home = settings.places()
     with claimed(home, threading.Event(), print, False, lambda: None) as heart:
         assert heart is not None
-        clearing = Clearing(home, "archive", settings.storage_patience)
-        yield Planner(home, settings.model_copy(update={"clean": "archive"}), False, heart.nonce, clearing, folder)
+        settings = settings.model_copy(update={"clean": "archive"})
+        yield Planner(home, settings, False, heart.nonce, Cleaner(home, settings), folder)
 
 
 def _next_batch(planner: Planner) -> int:
