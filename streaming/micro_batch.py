@@ -39,7 +39,7 @@ from store.tables.schemas import PROJECTION_ROWS, REJECT_ROWS, TABLES
 from streaming.access_denied import AccessDeniedMonitor
 from streaming.batches_in_flight import BatchesInHand, BatchInHand
 from streaming.executor.task import Task, TaskMessage, run_tasks
-from streaming.pacing import cut, estimated_work_s
+from streaming.pacing import split_into_tasks
 
 # Estimated work that covers the time from one batch's leave to the next one's first task (Spark's trigger, the plan):
 # 0.4 to 1 s was seen, and photos may take half of the estimate.
@@ -100,8 +100,7 @@ class MicroBatches:
         self._patience_s = patience_s
         self._networks: dict[str, Broadcast[bytes]] = {}
         self._broadcasting = threading.Lock()
-        self._tasks_s: dict[int, list[float]] = {}
-        self._refusals = AccessDeniedMonitor(home)
+        self._access_denied = AccessDeniedMonitor(home)
         self._in_hand = BatchesInHand(spark)
 
     def run(self, batch: int, in_turn: Callable[[], None] = lambda: None) -> BatchReport:
@@ -114,35 +113,35 @@ class MicroBatches:
         try:
             return self._run(batch, in_turn)
         finally:
-            self._in_hand.ended(batch)
+            self._in_hand.end(batch)
 
     def in_hand(self) -> tuple[BatchInHand, ...]:
         """The batches that are in hand now; any thread may ask."""
         return self._in_hand.now()
 
     def _run(self, batch: int, in_turn: Callable[[], None]) -> BatchReport:
-        clock = _Clock()
+        began_s = time.perf_counter()
         plan = read_plan(self._home, batch)
         if plan is None:
             raise self._plan_is_gone(batch)
         result = read_result(self._home, batch)
         replayed = result is not None
-        plan_s = clock.lap_s()
+        plan_s = time.perf_counter() - began_s
         self._on_stage(batch, "plan", plan_s)
         if result is None:
             plan = self._without_erased(plan)
-            self._in_hand.began(batch, len(plan.objects))
-            result = self._work(plan)
+            self._in_hand.begin(batch, plan.objects)
+            result = self._run_tasks(plan)
             write_result(self._home, result)
-        work_s = clock.lap_s()
+        work_s = time.perf_counter() - began_s - plan_s
         self._on_stage(batch, "work", work_s)
         in_turn()
         # Waiting for the batch before is no stage of this one.
-        clock.lap_s()
+        commit_began_s = time.perf_counter()
         for table in TABLES:
             gone = retried_rows(self._home, plan) if table is REJECT_ROWS else frozenset()
             commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables, gone)
-        commit_s = clock.lap_s()
+        commit_s = time.perf_counter() - commit_began_s
         self._on_stage(batch, "commit", commit_s)
         self._on_commit(plan, result)
         return BatchReport(
@@ -160,22 +159,16 @@ class MicroBatches:
         )
 
     def nearly_done(self, batch: int) -> bool:
-        """Whether what is left of a batch will keep the cores busy no longer than another one needs to begin."""
-        waiting_s = self._tasks_s.get(batch)
-        if waiting_s is None:
-            return False
-        tracker = self._spark.statusTracker()
-        jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(_group(batch))]
-        stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
-        done = sum(stage.numCompletedTasks for stage in stages if stage)
-        return sum(waiting_s[done:]) <= BEGIN_S * self._spark.defaultParallelism
+        """Whether the rest of a batch keeps the cores busy no longer than another batch needs to begin."""
+        remaining_s = self._in_hand.remaining_s(batch)
+        return remaining_s is not None and remaining_s <= BEGIN_S
 
     def give_up(self) -> None:
         """Stop the tasks that run for any batch; their plans stay."""
         self._spark.cancelAllJobs()
 
-    def _work(self, plan: Plan) -> Result:
-        self._refuse_half_committed(plan)
+    def _run_tasks(self, plan: Plan) -> Result:
+        self._check_not_committed(plan)
         # The plan's versions and those that stand now. Whoever switches versions waits for every plan it can see; a
         # plan made from an older pointer after that look is begun after it too, and finds the new version here.
         pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizer)}))
@@ -196,10 +189,8 @@ class MicroBatches:
                 retried=frozenset(one.key for one in objects if one.key in retried),
                 patience_s=self._patience_s,
             )
-            for objects in cut(plan.objects, self._spark.defaultParallelism)
+            for objects in split_into_tasks(plan.objects, self._spark.defaultParallelism)
         ]
-        # Tasks begin in this order, so the number of finished ones tells what is left.
-        self._tasks_s = {plan.batch: [sum(map(estimated_work_s, task.objects)) for task in tasks]}
         messages = self._collect(tasks, self._network(plan.featurizer)) if tasks else []
         if datetime.now(UTC) - began_at > ATTEMPT_LIMIT:
             raise BatchFailed(f"Batch {plan.batch} took over {ATTEMPT_LIMIT}; its files may be swept. Start again.")
@@ -208,7 +199,7 @@ class MicroBatches:
         outcomes = counters.photos + sum(counters.rejects.values())
         if outcomes != len(plan.objects):
             raise StateDamaged(f"Batch {plan.batch} has {len(plan.objects)} objects but {outcomes} outcomes.")
-        self._refusals.stop_if_most_were(plan, counters, next((m.refusal for m in messages if m.refusal), ""))
+        self._access_denied.check(plan, counters, next((m.refusal for m in messages if m.refusal), ""))
         adds = _added(messages)
         projections = sum(added.rows for added in adds[PROJECTION_ROWS.name])
         if projections != counters.photos * len(pca_versions):
@@ -223,16 +214,16 @@ class MicroBatches:
         landing = self._home.landing_named(plan.landing)
         if not any(erased.covers(landing, landed) for landed in plan.objects):
             return plan
-        left = drop_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed))
-        if left is None:
+        rest = drop_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed))
+        if rest is None:
             # What was read before it went has objects that are to be forgotten.
             raise self._plan_is_gone(plan.batch)
-        return left
+        return rest
 
     def _plan_is_gone(self, batch: int) -> StateDamaged:
         return StateDamaged(f"{self._home.batches.uri_of(plan_key(batch))} is gone; start the stream again.")
 
-    def _refuse_half_committed(self, plan: Plan) -> None:
+    def _check_not_committed(self, plan: Plan) -> None:
         for table in TABLES:
             if self._tables.committed_batch(table) >= plan.batch:
                 raise StateDamaged(
@@ -242,9 +233,9 @@ class MicroBatches:
                 )
 
     def _collect(self, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
-        finished = self._in_hand.finished(tasks[0].batch)
-        work: Callable[[Any], Any] = lambda part: finished.counted(run_tasks(part, network))  # noqa: E731 - Spark pickles it
-        self._spark.setJobGroup(_group(tasks[0].batch), f"batch {tasks[0].batch}")
+        self._spark.setJobDescription(f"batch {tasks[0].batch}")
+        counter = self._in_hand.counter(tasks[0].batch)
+        work: Callable[[Any], Any] = lambda part: counter.count(run_tasks(part, network))  # noqa: E731 - Spark pickles it
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
@@ -275,23 +266,9 @@ def _explained(batch: int, error: Py4JJavaError) -> FruitsError:
     return BatchFailed(f"A task of batch {batch} failed on every try: {words}.{help}", photo)
 
 
-def _group(batch: int) -> str:
-    return f"fruits-batch-{batch}"
-
-
 def _versions(result: Result) -> tuple[int, ...]:
     added = result.adds.get(PROJECTION_ROWS.name, ())
     return tuple(sorted({int(file.partition["pca_version"]) for file in added}))
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def lap_s(self) -> float:
-        now = time.perf_counter()
-        lap_s, self._since = now - self._since, now
-        return lap_s
 
 
 def _summed(parts: list[BatchCounters]) -> BatchCounters:

@@ -93,7 +93,7 @@ class Planner:
 
         Raises AnotherStreamRunning when another stream holds the home by now, or planned the same number first.
         """
-        self._pacer.ended()
+        self._pacer.end()
         caught_up_to = None
         discovery = self._discovery
         if self._unfinished:
@@ -152,7 +152,7 @@ class Planner:
         self._discovery.planned(plan)
         self._retries.planned(plan)
         self.newest = self._last = plan.batch
-        self._pacer.started(objects, self._discovery.backlog.files + len(self._retries))
+        self._pacer.start(objects, self._discovery.backlog.files + len(self._retries))
 
     def _without_erased(self, objects: tuple[LandedObject, ...]) -> tuple[LandedObject, ...]:
         if not objects:

@@ -16,7 +16,6 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from features.task_errors import last_words
 from store.errors import BatchFailed
-from store.home import Home
 from store.settings import Settings
 from store.state.claim import claimed
 from store.state.heartbeat import HeartbeatWriter
@@ -85,7 +84,7 @@ def run_stream(
     """
     with spark_session(settings.master, "fruits-stream") as (session, scratch):
         on_start()
-        _stream_in(session, settings, drain, stop, listener, scratch, heart)
+        _Stream(session, settings, drain, listener, scratch, heart).run_until(stop)
 
 
 def stream_in(
@@ -99,36 +98,23 @@ def stream_in(
     """Claim the home and do the same in a session that is already open; `scratch` is for Spark's checkpoint, empty."""
     with claim_home(settings, stop, lambda line: print(line, file=sys.stderr)) as heart:
         if heart is not None:
-            _stream_in(session, settings, drain, stop, listener, scratch, heart)
-
-
-def _stream_in(
-    session: SparkSession,
-    settings: Settings,
-    drain: bool,
-    stop: threading.Event,
-    listener: StreamListener,
-    scratch: Path,
-    heart: HeartbeatWriter,
-) -> None:
-    home = settings.places()
-    check_conditions(home, settings.clean)
-    home.landing.create()
-    create_tables(home)
-    _Stream(session, home, settings, drain, listener, scratch, heart).run_until(stop)
+            _Stream(session, settings, drain, listener, scratch, heart).run_until(stop)
 
 
 class _Stream:
     def __init__(
         self,
         session: SparkSession,
-        home: Home,
         settings: Settings,
         drain: bool,
         listener: StreamListener,
         scratch: Path,
         heart: HeartbeatWriter,
     ) -> None:
+        home = settings.places()
+        check_conditions(home, settings.clean)
+        home.landing.create()
+        create_tables(home)
         self._session = session
         self._drain = drain
         self._listener = listener

@@ -9,7 +9,6 @@ Spark runs the reader in a Python process of its own beside the driver. It yield
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,6 @@ class LandingSource(DataSource):
         return LandingReader(Path(self.options["plan_file"]))
 
 
-@dataclass(frozen=True)
-class BatchMarker(InputPartition):
-    """One planned batch."""
-
-    batch: int
-
-
 class LandingReader(DataSourceStreamReader):
     """Offsets are plan numbers: `{"batch": N}` means that plans up to N exist, 0 that this run has none yet.
 
@@ -70,11 +62,10 @@ class LandingReader(DataSourceStreamReader):
         return {"batch": newest}
 
     def partitions(self, start: dict[str, int], end: dict[str, int]) -> Sequence[InputPartition]:
-        return [BatchMarker(end["batch"])]
+        return [InputPartition(end["batch"])]
 
     def read(self, partition: InputPartition) -> Iterator[tuple[Any, ...]]:
-        assert isinstance(partition, BatchMarker)
-        yield (partition.batch,)
+        yield (partition.value,)
 
     def _read(self) -> int:
         return int(self._plan_file.read_text()) if self._plan_file.exists() else 0

@@ -186,7 +186,7 @@ def look(
     else:
         with tempfile.TemporaryDirectory() as folder:
             seen = load_processed_index(home, Path(folder, "seen.sqlite"))
-            backlog, facts, days = _counted(home, seen, plans, passed_over), seen.facts, seen.days
+            backlog, facts, days = _counted(home, seen, plans, passed_over), seen.info, seen.days
             seen.close()
         if verify:
             kept = [batch for batch in planned_batches(home) if facts.snapshot < batch <= committed]
@@ -379,7 +379,7 @@ def _summed(parts: Iterable[Backlog]) -> Backlog:
 def _never_planned(home: Home, seen: ProcessedIndex, passed_over: PassedOver) -> Iterator[list[LandedObject]]:
     since, bound = only_new_since(home), not_seen_at(home)
     for page in list_pages(home.landing, home.own_places, passed_over):
-        known = seen.known([identity(home.landing, landed) for landed in page])
+        known = seen.entries([identity(home.landing, landed) for landed in page])
         yield [
             first_seen(landed, bound)
             for landed in page

@@ -9,9 +9,10 @@ from store.home import Home
 from store.objects.landing import LandedObject
 from store.state.plans import Plan
 from streaming.discovery.arrivals import Arrivals, Backlog
+from streaming.discovery.in_flight_messages import Arrival
 from streaming.discovery.listing import Listing
 from streaming.discovery.processed_index import ProcessedEntry, ProcessedIndex
-from streaming.discovery.queue import Arrival, Queue, QueueStats
+from streaming.discovery.queue import Queue, QueueStats
 from streaming.discovery.settling import Settling
 
 # A listing that takes longer gives what it has found so far; a shorter one lets the oldest come first.
@@ -141,7 +142,7 @@ class Discovery:
     def passed_over(self) -> dict[str, int]:
         """What the last complete listing left out on purpose, counted by kind."""
         last = self._listing.last
-        return dict(last.passed_over.counts) if last is not None else {}
+        return last.left_out if last is not None else {}
 
     @property
     def queue_stats(self) -> QueueStats | None:

@@ -46,11 +46,6 @@ class InFlightMessages:
         return len(self._messages)
 
     @property
-    def any_waiting(self) -> bool:
-        """Whether there is something to take, or was when a message was let go."""
-        return bool(self._waiting)
-
-    @property
     def all_settled(self) -> bool:
         return self._unsettled == 0
 

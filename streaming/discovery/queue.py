@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 from features.errors import InvalidSetting
 from store.objects.landing import LandedObject, is_photo_key
 from store.objects.location import StorageLocation
-from streaming.discovery.in_flight_messages import Arrival as Arrival
-from streaming.discovery.in_flight_messages import InFlightMessages
+from streaming.discovery.in_flight_messages import Arrival, InFlightMessages
 from streaming.discovery.notifications import UnknownShape, created_objects
-from streaming.discovery.sqs import MOST_IN_A_REQUEST, Requests
-from streaming.discovery.sqs import QueueDepth as QueueDepth
+from streaming.discovery.sqs import MOST_IN_A_REQUEST, QueueDepth, Requests
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
@@ -73,19 +71,21 @@ class Queue:
         self._requests = Requests(sqs_client(url, region), url)
         self._changed = threading.Condition()
         self._held = InFlightMessages()
-        self._unknown: dict[str, None] = {}
-        self._unknown_count = 0
+        self._unknown_ids: dict[str, None] = {}
+        # Messages of unknown shape since the start. They are left to the queue's redrive policy.
+        self.unknown = 0
         # Receivers that may poll now, and those that do.
-        self._wanted, self._polling = 1, 0
-        self._found_empty_at: datetime | None = None
-        self._has_news = False
+        self._pollers_allowed, self._polling = 1, 0
+        # The begin of the newest receive that returned nothing while no other was under way and all was settled: what
+        # was sent before then, and no other consumer holds, is settled.
+        self.found_empty_at: datetime | None = None
         self._is_closing = False
         self._failure: Exception | None = None
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin to receive, in threads that do not keep the process alive."""
-        work = [partial(self._receive, number) for number in range(RECEIVERS)] + [self._tend] * WORKERS
+        work = [partial(self._receive, number) for number in range(RECEIVERS)] + [self._work] * WORKERS
         self._threads = [threading.Thread(target=self._guard, args=(part,), name="queue", daemon=True) for part in work]
         for thread in self._threads:
             thread.start()
@@ -96,7 +96,8 @@ class Queue:
         Raises InvalidSetting or StorageUnavailable when the queue could not be used until the deadline.
         """
         with self._changed:
-            self._raise_failure()
+            if self._failure is not None:
+                raise self._failure
             return self._held.take(most)
 
     def settled(self, arrivals: Iterable[Arrival]) -> None:
@@ -107,29 +108,6 @@ class Queue:
         with self._changed:
             self._held.settle(arrivals)
             self._changed.notify_all()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return when something can be taken, when the queue proved empty since the last wait, or when time is up.
-
-        Raises what `take` raises.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._has_news or self._held.any_waiting or self._failure, timeout_s)
-            self._has_news = False
-            self._raise_failure()
-
-    @property
-    def found_empty_at(self) -> datetime | None:
-        """The begin of the newest receive that returned nothing while no other was under way and all was settled.
-
-        What was sent before then and no other consumer holds is settled.
-        """
-        return self._found_empty_at
-
-    @property
-    def unknown(self) -> int:
-        """Messages of unknown shape since the start. They are left to the queue's redrive policy."""
-        return self._unknown_count
 
     @property
     def held(self) -> int:
@@ -161,43 +139,43 @@ class Queue:
                 self._failure = self._failure or error
                 self._changed.notify_all()
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
     def _receive(self, receiver: int) -> None:
         while self._may_poll(receiver):
             began_at, began_s = datetime.now(UTC), time.monotonic()
             # Only the first receiver polls a quiet queue; the others are not to be waited for when it has become quiet.
             messages = self._requests.receive(self._wait_s if receiver == 0 else 1, VISIBILITY_S)
-            told = [(message, *self._ours(message["Body"])) for message in messages]
+            parsed = [(message, *self._parsed(message["Body"])) for message in messages]
             with self._changed:
-                for message, objects, is_understood in told:
-                    self._note(message, objects, is_understood)
+                for message, objects, is_understood in parsed:
+                    self._hold(message, objects, is_understood)
                 self._polling -= 1
                 if len(messages) == MOST_IN_A_REQUEST:
-                    self._wanted = min(2 * self._wanted, RECEIVERS)
+                    self._pollers_allowed = min(2 * self._pollers_allowed, RECEIVERS)
                 elif not messages:
-                    self._wanted = 1
+                    self._pollers_allowed = 1
                     # While messages may be hidden that nobody got, an empty answer proves nothing.
                     none_lost = self._requests.answer_lost_at_s + VISIBILITY_S < began_s
                     if none_lost and self._polling == 0 and self._held.all_settled:
-                        self._found_empty_at, self._has_news = began_at, True
+                        self.found_empty_at = began_at
                 self._changed.notify_all()
         # What came in while the workers ended is given back here.
-        self._tend()
+        self._work()
 
     def _may_poll(self, receiver: int) -> bool:
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closing or (receiver < self._wanted and len(self._held) < HELD_LIMIT) or self._failure
+                lambda: (
+                    self._is_closing
+                    or (receiver < self._pollers_allowed and len(self._held) < HELD_LIMIT)
+                    or self._failure
+                )
             )
             if self._is_closing or self._failure is not None:
                 return False
             self._polling += 1
             return True
 
-    def _ours(self, body: str) -> tuple[list[tuple[LandedObject, str | None]], bool]:
+    def _parsed(self, body: str) -> tuple[list[tuple[LandedObject, str | None]], bool]:
         try:
             created, is_understood = created_objects(body), True
         except UnknownShape as unknown:
@@ -212,25 +190,25 @@ class Queue:
                 ours.append((LandedObject(key, one.size_bytes, one.etag, one.at), one.sequencer))
         return ours, is_understood
 
-    def _note(
+    def _hold(
         self, message: "MessageTypeDef", objects: list[tuple[LandedObject, str | None]], is_understood: bool
     ) -> None:
         id = message["MessageId"]
-        if id in self._unknown:
+        if id in self._unknown_ids:
             return
         if not is_understood:
-            self._unknown_count += 1
-            self._unknown[id] = None
-            if len(self._unknown) > _REMEMBERED_UNKNOWN:
-                del self._unknown[next(iter(self._unknown))]
+            self.unknown += 1
+            self._unknown_ids[id] = None
+            if len(self._unknown_ids) > _REMEMBERED_UNKNOWN:
+                del self._unknown_ids[next(iter(self._unknown_ids))]
         until_s = time.monotonic() + VISIBILITY_S
         self._held.hold(id, message["ReceiptHandle"], objects, is_understood, until_s)
 
-    def _tend(self) -> None:
-        while (chore := self._next_chore()) is not None:
-            chore()
+    def _work(self) -> None:
+        while (request := self._next_request()) is not None:
+            request()
 
-    def _next_chore(self) -> Callable[[], None] | None:
+    def _next_request(self) -> Callable[[], None] | None:
         with self._changed:
             while True:
                 if settled := self._held.to_delete(MOST_IN_A_REQUEST):

@@ -24,9 +24,9 @@ class Retries:
     nothing is left is deleted.
     """
 
-    def __init__(self, home: Home, seen: ProcessedIndex) -> None:
+    def __init__(self, home: Home, index: ProcessedIndex) -> None:
         self._home = home
-        self._seen = seen
+        self._index = index
         self._waiting: dict[str, list[Retry]] = {}
         self._passed_over: set[str] = set()
         self._next: dict[LandedObject, list[Retry]] = {}
@@ -84,7 +84,7 @@ class Retries:
     def _plannable(self, most: int) -> dict[LandedObject, list[Retry]]:
         waiting = list(dict.fromkeys(chain.from_iterable(self._waiting.values())))
         identities = [identity(self._home.landing, retry.landed) for retry in waiting]
-        known = self._seen.known(identities)
+        known = self._index.entries(identities)
         became = {
             one: known[key].featurized if key in known else False for one, key in zip(waiting, identities, strict=True)
         }

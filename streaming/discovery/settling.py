@@ -35,8 +35,8 @@ class Settling:
     """Tells settled files from those that may still be being written, and remembers the latter from look to look.
 
     A file has settled when it stood still for 250 ms and is old, or looks whole, or has not changed for `settle` by
-    this machine's clock; `has_settled` tells of those that were found so before and are still to be planned. A start
-    remembers nothing of earlier ones. On S3 objects appear whole.
+    this machine's clock; `has_settled` is true for those that settled before and are not planned yet. On S3 objects
+    appear whole.
     """
 
     def __init__(
@@ -82,10 +82,14 @@ class Settling:
         """The keys of the files that the last look held back."""
         return self._held.keys()
 
-    def _as_first_seen(self, landed: LandedObject) -> LandedObject:
+    def _held_before(self, landed: LandedObject) -> _Held | None:
+        """What is remembered of this very version."""
         before = self._held.get(landed.key)
-        is_same = before is not None and before.etag == landed.etag
-        return replace(landed, first_visible_at=before.visible_at) if before is not None and is_same else landed
+        return before if before is not None and before.etag == landed.etag else None
+
+    def _as_first_seen(self, landed: LandedObject) -> LandedObject:
+        before = self._held_before(landed)
+        return replace(landed, first_visible_at=before.visible_at) if before is not None else landed
 
     def _may_be_file(self, key: str) -> bool:
         try:
@@ -102,10 +106,9 @@ class Settling:
             return False
         if changed_s < old_s or self._has_settled(landed):
             return True
-        before = self._held.get(landed.key)
-        is_same = before is not None and before.etag == landed.etag
-        since_s = before.since_s if before is not None and is_same else listed_s
-        if time.monotonic() - since_s >= self._settle_s or (not is_same and self._looks_whole(landed)):
+        before = self._held_before(landed)
+        since_s = before.since_s if before is not None else listed_s
+        if time.monotonic() - since_s >= self._settle_s or (before is None and self._looks_whole(landed)):
             return True
         self._hold(landed, since_s)
         return False
@@ -123,11 +126,10 @@ class Settling:
         return is_whole and changed_at_s(self._landing, landed) is not None
 
     def _hold(self, landed: LandedObject, since_s: float) -> None:
-        before = self._held.get(landed.key)
-        if before is None and len(self._holding) >= MOST_HELD:
+        earlier = self._held.get(landed.key)
+        if earlier is None and len(self._holding) >= MOST_HELD:
             self._unremembered += 1
             return
-        is_same = before is not None and before.etag == landed.etag
-        visible_at = before.visible_at if before is not None and is_same else landed.visible_at
-        first_s = since_s if before is None else before.first_s
+        visible_at = self._as_first_seen(landed).visible_at
+        first_s = since_s if earlier is None else earlier.first_s
         self._holding[landed.key] = _Held(landed.etag, since_s, first_s, visible_at)

@@ -9,7 +9,8 @@ from store.state.heartbeat import Messages, Waiting
 from store.state.plans import BatchCounters
 from streaming import vitals
 from streaming.discovery.arrivals import Backlog
-from streaming.discovery.queue import QueueDepth, QueueStats
+from streaming.discovery.queue import QueueStats
+from streaming.discovery.sqs import QueueDepth
 from streaming.micro_batch import BatchReport
 from streaming.planner import PlannerReport
 from streaming.vitals import StreamStats

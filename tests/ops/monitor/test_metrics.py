@@ -23,7 +23,7 @@ from ops.monitor.metrics import measured
 from store.models.pca_models import begin_switch, finish_switch
 from store.settings import Settings, load_settings
 from store.state.plans import BatchCounters
-from streaming.discovery.arrivals import NOTHING_WAITS, Backlog
+from streaming.discovery.arrivals import Backlog
 from streaming.micro_batch import BatchReport
 from streaming.planner import PlannerReport
 from streaming.service import StreamListener, stream_in
@@ -92,8 +92,8 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def _news(backlog: Backlog = NOTHING_WAITS) -> PlannerReport:
-    return PlannerReport(backlog)
+def _news(backlog: Backlog | None = None) -> PlannerReport:
+    return PlannerReport(backlog or Backlog())
 
 
 def test_without_the_setting_nothing_is_in_between(local_settings: MakeSettings) -> None:

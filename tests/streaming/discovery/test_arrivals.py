@@ -12,8 +12,8 @@ from store.objects.location import StorageLocation
 from store.settings import load_settings
 from store.state.plans import Plan
 from streaming.discovery.arrivals import Arrivals
+from streaming.discovery.in_flight_messages import Arrival
 from streaming.discovery.processed_index import ProcessedIndex
-from streaming.discovery.queue import Arrival
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 OLD = LandedObject("a.jpg", 1, "one", NOW)
@@ -83,13 +83,13 @@ def test_a_message_that_was_overtaken_by_a_planned_version_needs_nothing(arrival
     assert arrivals.add_messages([newer]) == []
 
 
-def test_what_is_gone_when_a_later_listing_is_complete_waits_no_longer_unless_a_message_told_of_it(
+def test_what_is_gone_when_a_later_remove_gone_waits_no_longer_unless_a_message_told_of_it(
     arrivals: Arrivals,
 ) -> None:
     arrivals.add_listed([OLD, OTHER], 1)
     arrivals.add_messages([_told(OTHER, "0A")])
     arrivals.add_listed([], 2)
-    arrivals.listing_is_complete(2)
+    arrivals.remove_gone(2)
     assert arrivals.oldest(10) == [OTHER]
 
 

@@ -170,8 +170,8 @@ def test_a_retry_that_commits_while_promises_are_checked_breaks_none(
     rejected: Settings, retried: tuple[Settings, str], tmp_path: Path
 ) -> None:
     seen = load_processed_index(rejected.places(), tmp_path / "seen.sqlite")
-    assert broken_promises(retried[0].places(), 1, [1], seen.days, seen.facts) == []
-    assert broken_promises(retried[0].places(), 2, [1, 2], seen.days, seen.facts) == []
+    assert broken_promises(retried[0].places(), 1, [1], seen.days, seen.info) == []
+    assert broken_promises(retried[0].places(), 2, [1, 2], seen.days, seen.info) == []
     seen.close()
 
 
@@ -400,13 +400,13 @@ def _compact(home: Home) -> str:
 def test_days_and_rows_of_which_no_day_is_known_lose_what_was_retried(tmp_path: Path) -> None:
     seen = ProcessedIndex(tmp_path / "seen.sqlite")
     day, next_day = date(2026, 10, 3), date(2026, 10, 4)
-    seen.set_facts(through=4, days_since=4, rows_before_days=10)
+    seen.set_info(through=4, days_since=4, rows_before_days=10)
     seen.committed(5, Outcome(NOW, day, 3, 2, (b"a", b"b")))
     later = Outcome(NOW, next_day, 2, 1, (b"c",), retried=((3, day), (5, day), (5, day)))
     seen.committed(6, later)
     seen.committed(6, later)
     assert seen.days == [Day(day, 1, 3, 0), Day(next_day, 1, 2, 1)]
-    assert seen.facts.rows_before_days == 9
+    assert seen.info.rows_before_days == 9
     seen.close()
 
 
