@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import wraps
-from inspect import isgeneratorfunction
 from typing import Any, ParamSpec, TypeVar
 
 from features.errors import FruitsError
@@ -28,23 +27,21 @@ class TaskFailed(Exception):
 
 
 def carry_errors(work: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Make a function that tasks run, or a generator, raise its FruitsErrors so that `carried_error` finds them."""
+    """Make a function that tasks run raise its FruitsErrors so that `carried_error` finds them in the driver.
+
+    What the function yields is collected first.
+    """
 
     @wraps(work)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> Any:
         try:
-            return work(*args, **kwargs)
+            result = work(*args, **kwargs)
+            return iter(list(result)) if isinstance(result, Iterator) else result
         except FruitsError as error:
-            raise _carrier(error) from error
+            record = ErrorRecord(type(error).__name__, str(error), error.photo)
+            raise TaskFailed(json.dumps(asdict(record))) from error
 
-    @wraps(work)
-    def iterate(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            yield from work(*args, **kwargs)  # type: ignore[misc]
-        except FruitsError as error:
-            raise _carrier(error) from error
-
-    return iterate if isgeneratorfunction(work) else run  # type: ignore[return-value]
+    return run
 
 
 def carried_error(error: Exception) -> FruitsError | None:
@@ -63,10 +60,6 @@ def last_words(error: Exception) -> str:
     pythons = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*$", text, flags=re.MULTILINE)
     words = str(ours) if ours else (pythons[-1:] or text.strip().splitlines()[:1] or [type(error).__name__])[0]
     return words.rstrip(".")
-
-
-def _carrier(error: FruitsError) -> TaskFailed:
-    return TaskFailed(json.dumps(asdict(ErrorRecord(type(error).__name__, str(error), error.photo))))
 
 
 def _text(error: Exception) -> str:

@@ -18,8 +18,8 @@ END_S = 120
 def make_class_archive() -> Path:
     """Make the archive for this Spark and this Java, unless it is there, and return its path.
 
-    A session does what a stream does at its start; Java writes down what that loaded when it ends. Replay changes
-    nothing; of two at once the last one stays. Raises SparkUnavailable.
+    A session starts as a stream does; at its end Java writes the classes that it loaded. Replay changes nothing; of
+    two at once the last one stays. Raises SparkUnavailable.
     Source: JEP 350, Dynamic CDS Archives.
     """
     archive = class_archive()

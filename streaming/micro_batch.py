@@ -69,12 +69,10 @@ class BatchReport:
     @property
     def stages_s(self) -> dict[str, float]:
         """`plan`, `work`, `commit` on the clock; then, unless it was only rolled forward, the sums over its tasks."""
-        stages_s = {"plan": self.plan_s, "work": self.work_s, "commit": self.commit_s}
-        if not self.replayed:
-            tasks = self.counters
-            stages_s |= {"fetch": tasks.fetch_s, "decode": tasks.decode_s, "infer": tasks.infer_s}
-            stages_s |= {"write": tasks.write_s}
-        return stages_s
+        clock_s = {"plan": self.plan_s, "work": self.work_s, "commit": self.commit_s}
+        tasks = self.counters
+        sums_s = {"fetch": tasks.fetch_s, "decode": tasks.decode_s, "infer": tasks.infer_s, "write": tasks.write_s}
+        return clock_s if self.replayed else clock_s | sums_s
 
 
 class MicroBatches:

@@ -129,7 +129,9 @@ class ProcessedIndex:
     def entries(self, identities: Sequence[bytes]) -> dict[bytes, ProcessedEntry]:
         """The entries of those that were planned."""
         found: dict[bytes, ProcessedEntry] = {}
-        for some, marks in _in_pieces(identities):
+        for start in range(0, len(identities), _ASKED_AT_ONCE):
+            some = identities[start : start + _ASKED_AT_ONCE]
+            marks = ",".join("?" * len(some))
             sql = f"SELECT identity, batch, arrived_s, at_s, featurized FROM seen WHERE identity IN ({marks})"
             for key, batch, arrived_s, at_s, featurized in self._rows(sql, some):
                 found[key] = ProcessedEntry(batch, arrived_s, at_s, None if featurized is None else bool(featurized))
@@ -151,11 +153,10 @@ class ProcessedIndex:
         with self._transaction():
             if batch <= self.info.through:
                 return
-            for some, marks in _in_pieces(outcome.rejected):
-                self._connection.execute(
-                    f"UPDATE seen SET featurized = 0, at_s = ? WHERE featurized IS NULL AND identity IN ({marks})",
-                    [at_s, *some],
-                )
+            self._connection.executemany(
+                "UPDATE seen SET featurized = 0, at_s = ? WHERE featurized IS NULL AND identity = ?",
+                ((at_s, key) for key in outcome.rejected),
+            )
             self._connection.execute(
                 "UPDATE seen SET featurized = 1, at_s = ? WHERE featurized IS NULL AND batch = ?", (at_s, batch)
             )
@@ -190,12 +191,10 @@ class ProcessedIndex:
     def shown(self, identities: Sequence[bytes], at: datetime) -> None:
         """A listing that began then shows these. It is written down once an hour at most."""
         at_s = int(at.timestamp())
-        with self._transaction():
-            for some, marks in _in_pieces(identities):
-                self._connection.execute(
-                    f"UPDATE seen SET shown_s = ? WHERE identity IN ({marks}) AND shown_s < ?",
-                    [at_s, *some, at_s - _SHOWN_ROUNDED_S],
-                )
+        self._write(
+            "UPDATE seen SET shown_s = ? WHERE identity = ? AND shown_s < ?",
+            ((at_s, key, at_s - _SHOWN_ROUNDED_S) for key in identities),
+        )
 
     def forget(self, before: datetime) -> None:
         """Forget what is committed and was neither committed nor shown by a listing since `before`.
@@ -288,9 +287,3 @@ class ProcessedIndex:
         with self._lock, self._connection:
             self._connection.execute("BEGIN")
             yield
-
-
-def _in_pieces(identities: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:
-    for start in range(0, len(identities), _ASKED_AT_ONCE):
-        some = identities[start : start + _ASKED_AT_ONCE]
-        yield some, ",".join("?" * len(some))

@@ -1,4 +1,4 @@
-"""Discovery without listing: what landed, as an SQS queue is told by S3."""
+"""Discovery without listing: S3's event notifications from an SQS queue."""
 
 import math
 import re
@@ -51,9 +51,9 @@ class QueueStats:
 
 
 class Queue:
-    """S3 event notifications from an SQS queue: each is held until what it tells of is settled, and then deleted.
+    """Receives messages, holds each until its objects are settled, and then deletes it.
 
-    What is never settled comes again, to this process or to the next; so the same object may arrive more than once.
+    A message that is not settled comes again, to this process or to the next: an object may arrive more than once.
     `wait_s` is how long a receive waits for messages. Raises InvalidSetting for a URL that is no standard queue's, or
     a landing that is not on S3.
     """
@@ -119,10 +119,9 @@ class Queue:
         return QueueStats(self._requests.depth(), self.held, self.unknown)
 
     def close(self) -> None:
-        """Stop receiving, delete what is settled, and give back at once what is not.
+        """Stop receiving, delete what is settled, and give the rest back at once. Takes 5 s at most.
 
-        Takes 5 s at most. A receive that takes longer gives back what it got, if the process lives on; else, as after
-        any failure here, SQS does so when the visibility ends.
+        What cannot be given back in time comes back when its visibility ends.
         """
         with self._changed:
             self._is_closing = True
@@ -225,21 +224,21 @@ class Queue:
     def _delete(self, numbers: list[int]) -> None:
         self._requests.delete(self._receipts(numbers))
         with self._changed:
-            self._held.drop(numbers)
+            self._held.remove(numbers)
             self._changed.notify_all()
 
     def _renew(self, numbers: list[int]) -> None:
         refused = self._requests.hide(self._receipts(numbers), VISIBILITY_S)
         with self._changed:
             # SQS hides no message for more than 12 h in all; such a one comes back and is a duplicate.
-            self._held.drop(refused)
+            self._held.remove(refused)
             self._held.renewed(numbers, time.monotonic() + VISIBILITY_S)
             self._changed.notify_all()
 
     def _give_back(self, numbers: list[int]) -> None:
         self._requests.hide(self._receipts(numbers), 0)
         with self._changed:
-            self._held.drop(numbers)
+            self._held.remove(numbers)
 
     def _receipts(self, numbers: list[int]) -> dict[int, str]:
         with self._changed:

@@ -38,8 +38,8 @@ _READERS = 16
 def load_processed_index(home: Home, file: Path) -> ProcessedIndex:
     """Everything that was ever planned, as far as it can come again, in a new file.
 
-    From the newest snapshot and the plans and results since; where one is missing, and for another landing, from the
-    tables, which know all. Replay gives the same. Raises StorageUnavailable and StateDamaged.
+    It comes from the newest snapshot and the plans and results since; if one is missing, and for another landing, from
+    the tables. Replay gives the same. Raises StorageUnavailable and StateDamaged.
     """
     handles = {table.name: open_table(home, table) for table in TABLES}
     committed = [committed_batch(handle) for handle in handles.values()]

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.errors import FruitsError, InvalidSetting
@@ -14,7 +15,7 @@ from store.objects.faults import backoff_s, reason
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
-    from types_boto3_sqs.type_defs import BatchResultErrorEntryTypeDef, MessageTypeDef
+    from types_boto3_sqs.type_defs import MessageTypeDef
 
 # What SQS receives, hides or deletes in one request.
 MOST_IN_A_REQUEST = 10
@@ -69,12 +70,9 @@ class Requests:
         return self._persist(poll)
 
     def delete(self, receipts: Mapping[int, str]) -> None:
-        """Delete at most 10 messages. A receipt that SQS no longer takes is passed over: its message comes back."""
+        """Delete at most 10 messages. A receipt that SQS no longer takes is ignored: its message comes back."""
         entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in receipts.items()]
-        self._in_batch(
-            entries,
-            lambda left: self._client.delete_message_batch(QueueUrl=self._url, Entries=left).get("Failed", []),
-        )
+        self._send_batch(self._client.delete_message_batch, entries)
 
     def hide(self, receipts: Mapping[int, str], visibility_s: int) -> set[int]:
         """Hide at most 10 messages from now on for `visibility_s`; returns those that SQS does not hide any longer.
@@ -85,37 +83,20 @@ class Requests:
             {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": visibility_s}
             for number, receipt in receipts.items()
         ]
-        return self._in_batch(
-            entries,
-            lambda left: self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=left).get(
-                "Failed", []
-            ),
-        )
+        return self._send_batch(self._client.change_message_visibility_batch, entries)
 
     def depth(self) -> QueueDepth:
         """How many messages there are, as far as SQS knows."""
-        counts = self._persist(
-            lambda: self._client.get_queue_attributes(
-                QueueUrl=self._url,
-                AttributeNames=[
-                    "ApproximateNumberOfMessages",
-                    "ApproximateNumberOfMessagesNotVisible",
-                    "ApproximateNumberOfMessagesDelayed",
-                ],
-            )
-        )["Attributes"]
+        attributes = self._attributes()
         return QueueDepth(
-            visible=int(counts["ApproximateNumberOfMessages"]),
-            in_flight=int(counts["ApproximateNumberOfMessagesNotVisible"]),
-            delayed=int(counts["ApproximateNumberOfMessagesDelayed"]),
+            visible=int(attributes["ApproximateNumberOfMessages"]),
+            in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
+            delayed=int(attributes["ApproximateNumberOfMessagesDelayed"]),
         )
 
     def dead_letter_queue(self) -> str | None:
         """The URL of the queue that takes what was received too often and never settled; None when there is none."""
-        asked = self._persist(
-            lambda: self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=["RedrivePolicy"])
-        )
-        policy = asked.get("Attributes", {}).get("RedrivePolicy")
+        policy = self._attributes().get("RedrivePolicy")
         if policy is None:
             return None
         *_, account, name = json.loads(policy)["deadLetterTargetArn"].split(":")
@@ -123,20 +104,22 @@ class Requests:
             lambda: self._client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
         )
 
-    def _in_batch(
-        self, entries: list[dict[str, Any]], send: Callable[[list[Any]], list["BatchResultErrorEntryTypeDef"]]
-    ) -> set[int]:
-        left = entries
+    def _attributes(self) -> dict[Any, str]:
+        request = partial(self._client.get_queue_attributes, QueueUrl=self._url, AttributeNames=["All"])
+        return dict(self._persist(request).get("Attributes", {}))
+
+    def _send_batch(self, send: Callable[..., Any], entries: list[dict[str, Any]]) -> set[int]:
+        unsent = entries
         refused: set[int] = set()
 
         def attempt() -> None:
-            nonlocal left
-            failed = {entry["Id"]: entry for entry in send(left)}
+            nonlocal unsent
+            failed = {entry["Id"]: entry for entry in send(QueueUrl=self._url, Entries=unsent).get("Failed", [])}
             again = {id for id, entry in failed.items() if not entry["SenderFault"] or _PASSING.search(entry["Code"])}
             refused.update(int(id) for id in failed.keys() - again)
-            left = [entry for entry in left if entry["Id"] in again]
-            if left:
-                raise _PartlyDone(f"{failed[left[0]['Id']]['Code']} for {len(left)} messages")
+            unsent = [entry for entry in unsent if entry["Id"] in again]
+            if unsent:
+                raise _PartlyDone(f"{failed[unsent[0]['Id']]['Code']} for {len(unsent)} messages")
 
         if entries:
             self._persist(attempt)

@@ -1,7 +1,7 @@
 """Since when a photo on disk can have been seen in the landing, whatever old times it brought along."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,13 +17,6 @@ LISTED_KEY = "listed.json"
 _WRITTEN_EVERY_S = 10.0
 
 
-@dataclass(frozen=True)
-class Listed:
-    """By the name of a landing, when the last listing began of which everything was planned."""
-
-    caught_up_to: dict[str, datetime]
-
-
 def not_seen_at(home: Home) -> datetime | None:
     """A time at which what was never planned was not there yet, as far as any listing can tell; None for no such time.
 
@@ -32,7 +25,7 @@ def not_seen_at(home: Home) -> datetime | None:
     """
     if not home.landing.is_local:
         return None
-    at = _parsed(home, read_if_exists(home.state, LISTED_KEY)).caught_up_to.get(home.landing.source)
+    at = _caught_up_to(home, read_if_exists(home.state, LISTED_KEY)).get(home.landing.source)
     record = read_record(home)
     return at or (record.made_at if record else None)
 
@@ -62,17 +55,18 @@ class CaughtUp:
         self._written_s = time.monotonic()
 
         def edited(body: bytes | None) -> bytes:
-            standing = _parsed(home, body).caught_up_to
-            return _LISTED.dump_json(Listed({**standing, home.landing.source: caught_up_to}), indent=1)
+            times = _caught_up_to(home, body) | {home.landing.source: caught_up_to}
+            return _LISTED.dump_json({"caught_up_to": times}, indent=1)
 
         change(home.state, LISTED_KEY, edited)
 
 
-def _parsed(home: Home, body: bytes | None) -> Listed:
+def _caught_up_to(home: Home, body: bytes | None) -> dict[str, datetime]:
+    """By the name of a landing, when the last listing began of which everything was planned."""
     try:
-        return Listed({}) if body is None else _LISTED.validate_json(body)
-    except ValidationError as error:
+        return {} if body is None else _LISTED.validate_json(body)["caught_up_to"]
+    except (ValidationError, KeyError) as error:
         raise StateDamaged(f"{home.state.uri_of(LISTED_KEY)} cannot be read; delete it.") from error
 
 
-_LISTED = TypeAdapter(Listed)
+_LISTED = TypeAdapter(dict[str, dict[str, datetime]])

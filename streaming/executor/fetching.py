@@ -15,7 +15,7 @@ from store.objects.faults import REFUSALS, backoff_s, fault_of, is_fault, reason
 from store.objects.landing import LandedObject, ObjectAccessDenied, fetch_once
 from store.objects.location import StorageLocation
 from store.objects.page_cache import announce
-from streaming.executor.probing import answers, hands_out_one
+from streaming.executor.probing import answers
 from streaming.threads import in_thread
 
 AHEAD_FILES = 8
@@ -92,7 +92,6 @@ class _Fetching:
         self._locations = locations
         self._running: list[_Attempt] = []
         self._waiting: list[_Attempt] = []
-        self._good: LandedObject | None = None
         self._answered_s = float("-inf")
 
     def in_turn(self, objects: Sequence[LandedObject]) -> Iterator[Fetched]:
@@ -183,7 +182,7 @@ class _Fetching:
         if error is None:
             # The archive may lie elsewhere; it says nothing of the landing.
             if landed.key not in self._locations.archived:
-                self._good, self._answered_s = landed, time.monotonic()
+                self._answered_s = time.monotonic()
             yield Fetched(landed, attempt.reading.result())
         elif isinstance(error, Rejected):
             yield Fetched(landed, error)
@@ -218,11 +217,9 @@ class _Fetching:
         since_s = attempt.started_s if attempt.failing_s is None else attempt.failing_s
         if self._answered_s >= max(since_s, time.monotonic() - RECENT_S):
             return True
-        landing, patience_s = self._locations.landing, self._locations.patience_s
-        is_answering = self._good is not None and hands_out_one(landing, [self._good], patience_s)
-        if not is_answering:
-            unread = {one.landed.key for one in (*self._waiting, *self._running)}
-            is_answering = answers(landing, self._locations.archive, attempt.landed.key, unread, patience_s)
+        locations = self._locations
+        unread = {one.landed.key for one in (*self._waiting, *self._running)}
+        is_answering = answers(locations.landing, locations.archive, attempt.landed.key, unread, locations.patience_s)
         if is_answering:
             self._answered_s = time.monotonic()
         return is_answering

@@ -348,7 +348,7 @@ def test_a_message_that_can_be_hidden_no_longer_is_let_go_and_arrives_anew() -> 
     held.hold("another message", "another receipt", [(landed, "01")], True, until_s=101.0)
     (first, _) = held.take(2)
     assert held.to_renew(before_s=101.0, most=10) == [first.message]
-    held.drop([first.message])
+    held.remove([first.message])
     held.settle([first])
     assert held.to_delete(10) == []
     held.hold("a message", "a later receipt", [(landed, None)], True, until_s=200.0)
