@@ -1,10 +1,11 @@
-"""How far the batches in hand are: what their tasks have finished, as Spark hears it from each task once."""
+"""How far the batches in hand are: Spark counts the objects of each task once, when it has finished."""
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pyspark import SparkContext
 from pyspark.accumulators import Accumulator, AccumulatorParam
@@ -22,21 +23,6 @@ class BatchInHand:
     objects: int
     done: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class FinishedObjects:
-    """Counts the objects of each task once it has finished, and those of a task that runs again once."""
-
-    batch: int
-    sums: "Accumulator[Counter[int]]"
-
-    def count(self, messages: Iterable[TaskMessage]) -> Iterator[TaskMessage]:
-        """The same messages; the objects of each are reported with the task's end."""
-        for message in messages:
-            counters = message.counters
-            self.sums.add(Counter({self.batch: counters.photos + sum(counters.rejects.values())}))
-            yield message
 
 
 class BatchesInHand:
@@ -60,9 +46,9 @@ class BatchesInHand:
             self._batches.pop(batch, None)
             self._sums.value.pop(batch, None)
 
-    def counter(self, batch: int) -> FinishedObjects:
-        """What counts the objects that the tasks of a batch finish."""
-        return FinishedObjects(batch, self._sums)
+    def counter(self, batch: int) -> Callable[[Iterable[TaskMessage]], Iterator[TaskMessage]]:
+        """For tasks: gives their messages back, and counts the objects of each at the task's end."""
+        return partial(_count, self._sums, batch)
 
     def remaining_s(self, batch: int) -> float | None:
         """For how long the rest of a batch keeps all slots busy; None while the batch is not in hand."""
@@ -78,6 +64,12 @@ class BatchesInHand:
                 BatchInHand(batch, len(works_s), self._sums.value[batch], now_s - began_s)
                 for batch, (works_s, began_s) in sorted(self._batches.items())
             )
+
+
+def _count(sums: "Accumulator[Counter[int]]", batch: int, messages: Iterable[TaskMessage]) -> Iterator[TaskMessage]:
+    for message in messages:
+        sums.add(Counter({batch: message.counters.photos + sum(message.counters.rejects.values())}))
+        yield message
 
 
 class _Sums(AccumulatorParam[Counter[int]]):

@@ -76,7 +76,7 @@ class BatchReport:
 
 
 class MicroBatches:
-    """Runs batches, also two at a time; keeps the networks that were broadcast."""
+    """Runs batches, also two at a time; keeps the network that was broadcast."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class MicroBatches:
         self._on_commit = on_commit
         self._on_stage = on_stage
         self._patience_s = patience_s
-        self._networks: dict[str, Broadcast[bytes]] = {}
+        self._network: tuple[str, Broadcast[bytes]] | None = None
         self._broadcasting = threading.Lock()
         self._access_denied = AccessDeniedMonitor(home)
         self._in_hand = BatchesInHand(spark)
@@ -167,8 +167,8 @@ class MicroBatches:
 
     def _run_tasks(self, plan: Plan) -> Result:
         self._check_not_committed(plan)
-        # The plan's versions and those that stand now. Whoever switches versions waits for every plan it can see; a
-        # plan made from an older pointer after that look is begun after it too, and finds the new version here.
+        # The plan's versions and those of now. A switch of versions waits for every plan that it can see; a plan made
+        # from the older pointer after that is begun later, too, and finds the new version here.
         pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizer)}))
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_named(plan.landing)
@@ -189,7 +189,7 @@ class MicroBatches:
             )
             for objects in split_into_tasks(plan.objects, self._spark.defaultParallelism)
         ]
-        messages = self._collect(tasks, self._network(plan.featurizer)) if tasks else []
+        messages = self._collect(tasks, self._broadcast_network(plan.featurizer)) if tasks else []
         if datetime.now(UTC) - began_at > ATTEMPT_LIMIT:
             raise BatchFailed(f"Batch {plan.batch} took over {ATTEMPT_LIMIT}; its files may be swept. Start again.")
         wall_s, slots = time.monotonic() - began_s, self._spark.defaultParallelism
@@ -206,8 +206,7 @@ class MicroBatches:
         return Result(plan.batch, self._nonce, datetime.now(UTC), adds, rejected_keys, counters)
 
     def _without_erased(self, plan: Plan) -> Plan:
-        # Whoever erases waits for every plan it can see; one made from an older look at what is to be passed over, and
-        # written after that, is begun after it too.
+        # An erasure waits for every plan that it can see; a plan that is written after that is begun later, too.
         erased = passed_over(self._home)
         landing = self._home.landing_named(plan.landing)
         if not any(erased.covers(landing, landed) for landed in plan.objects):
@@ -233,19 +232,19 @@ class MicroBatches:
     def _collect(self, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
         self._spark.setJobDescription(f"batch {tasks[0].batch}")
         counter = self._in_hand.counter(tasks[0].batch)
-        work: Callable[[Any], Any] = lambda part: counter.count(run_tasks(part, network))  # noqa: E731 - Spark pickles it
+        work: Callable[[Any], Any] = lambda part: counter(run_tasks(part, network))  # noqa: E731 - Spark pickles it
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
             raise _explained(tasks[0].batch, error) from error
 
-    def _network(self, featurizer: str) -> "Broadcast[bytes]":
+    def _broadcast_network(self, featurizer: str) -> "Broadcast[bytes]":
         with self._broadcasting:
-            if featurizer not in self._networks:
-                for old in self._networks.values():
-                    old.unpersist()
-                self._networks = {featurizer: self._spark.broadcast(load_network(self._home, featurizer))}
-            return self._networks[featurizer]
+            if self._network is None or self._network[0] != featurizer:
+                if self._network is not None:
+                    self._network[1].unpersist()
+                self._network = featurizer, self._spark.broadcast(load_network(self._home, featurizer))
+            return self._network[1]
 
 
 def _oldest_waited_s(plan: Plan) -> float:

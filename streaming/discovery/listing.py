@@ -83,8 +83,8 @@ class Listing:
         self._begin(self._list)
 
     def begin_with_held(self) -> None:
-        """Begin one of the files that the last one held back only, if all of these are remembered."""
-        self._begin(self._list_held if self._settling.remembers_all else self._list)
+        """Begin one of only those files that the last one held back."""
+        self._begin(self._list_held)
 
     def close(self) -> None:
         """Give up the one under way; one that hangs is not waited for."""

@@ -14,8 +14,6 @@ from store.objects.location import StorageLocation
 STILL_S = 0.25
 # The clock of a network disk may be off by this much; an older file is not looked into.
 CLOCKS_DIFFER_S = 300.0
-# More unfinished files are not remembered from look to look: those beyond wait until some of these have settled.
-MOST_HELD = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,6 @@ class Settling:
         self._settle_s = settle.total_seconds()
         self._held: dict[str, _Held] = {}
         self._holding: dict[str, _Held] = {}
-        self._unremembered = 0
-        self.remembers_all = True
         self.awaits_any = False
 
     def settled(self, fresh: list[LandedObject]) -> list[LandedObject]:
@@ -61,15 +57,12 @@ class Settling:
         return [self._as_first_seen(landed) for landed in fresh if self._is_settled(landed, listed_s, old_s)]
 
     def end_look(self) -> None:
-        """All were looked at: what was held back before and was not shown again is gone, and is forgotten.
+        """A look is complete: files that were held back before and not shown again are gone, and are forgotten.
 
-        From now on `remembers_all` tells whether all that is held back is remembered, and `awaits_any` whether
-        something is held back that has not kept changing for longer than `settle`.
+        From now on `awaits_any` says whether a held file has not kept changing for longer than `settle`.
         """
         self._held, self._holding = self._holding, {}
-        self.remembers_all, self._unremembered = self._unremembered == 0, 0
-        changed_for_s = (held.since_s - held.first_s for held in self._held.values())
-        self.awaits_any = not self.remembers_all or any(long_s <= self._settle_s for long_s in changed_for_s)
+        self.awaits_any = any(held.since_s - held.first_s <= self._settle_s for held in self._held.values())
 
     def held_objects(self) -> Iterator[LandedObject]:
         """The files that are held back, as they are now. Raises StorageRefused, StorageUnavailable."""
@@ -127,9 +120,6 @@ class Settling:
 
     def _hold(self, landed: LandedObject, since_s: float) -> None:
         earlier = self._held.get(landed.key)
-        if earlier is None and len(self._holding) >= MOST_HELD:
-            self._unremembered += 1
-            return
         visible_at = self._as_first_seen(landed).visible_at
         first_s = since_s if earlier is None else earlier.first_s
         self._holding[landed.key] = _Held(landed.etag, since_s, first_s, visible_at)

@@ -216,17 +216,6 @@ def test_a_drain_waits_for_what_stands_still_and_leaves_what_keeps_changing(land
         assert discovery.unsettled == UnsettledFiles(1, ("growing.jpg",))
 
 
-def test_a_drain_of_more_unfinished_files_than_are_remembered_takes_them_all(
-    monkeypatch: pytest.MonkeyPatch, landing: Path, discover: Discover
-) -> None:
-    monkeypatch.setattr(settling, "MOST_HELD", 2)
-    for number in range(5):
-        (landing / f"{number}.jpg").write_bytes(HALF)
-    discovery = discover(settle_s=0.6, drain=True)
-    assert _drained(discovery) == [f"{number}.jpg" for number in range(5)]
-    assert discovery.unsettled is None
-
-
 @contextmanager
 def _running(spark: SparkSession, settings: Settings, scratch: Path) -> Iterator[Run]:
     run, stop = Run(), threading.Event()
