@@ -1,4 +1,4 @@
-"""Clearing objects away: one that cannot be is left where it is for an hour, and stops nobody."""
+"""Archiving and deleting objects: one that cannot be cleared stays for an hour, and does not stop the others."""
 
 import time
 import uuid
@@ -14,7 +14,7 @@ from store.objects.landing import Cleaning, LandedObject, archived_name, clear_o
 from store.objects.location import StorageLocation
 from streaming.discovery.processed_index import identity
 
-LEFT_FOR = timedelta(hours=1)
+SKIPPED_FOR = timedelta(hours=1)
 # What no listing has shown since is not counted any longer; with a queue there is one every six hours.
 FORGOTTEN_AFTER = timedelta(hours=7)
 _PROBE_BYTES = 2**16
@@ -33,7 +33,7 @@ class Clearing:
         self._how = how
         self._patience_s = patience.total_seconds()
         self._failing_since_s: dict[bytes, float] = {}
-        self._left_at_s: dict[bytes, float] = {}
+        self._skipped_at_s: dict[bytes, float] = {}
         self._began_s = time.monotonic()
         self._cleared_at_s = float("-inf")
 
@@ -45,25 +45,23 @@ class Clearing:
         Raises StorageRefused, StorageUnavailable when storage clears no object at all.
         """
         named = [(identity(landing, landed), landed) for landed in objects]
-        due = [(name, landed) for name, landed in named if not self._was_left(name)]
+        due = [(name, landed) for name, landed in named if not self._is_skipped(name)]
         failures = list(pool.map(lambda one: self._failure(landing, one[1]), due))
         for (name, _), failure in zip(due, failures, strict=True):
             if failure is None:
                 self._failing_since_s.pop(name, None)
-                self._left_at_s.pop(name, None)
+                self._skipped_at_s.pop(name, None)
         failed = [(*one, failure) for one, failure in zip(due, failures, strict=True) if failure is not None]
-        return tuple(
-            landed for name, landed, failure in failed if self._is_to_try_again(name, landing, landed, failure)
-        )
+        return tuple(landed for name, landed, failure in failed if self._is_retried(name, landing, landed, failure))
 
     @property
     def uncleared(self) -> int:
         """How many objects could not be cleared away and are still there, as far as is known."""
         oldest_s = time.monotonic() - FORGOTTEN_AFTER.total_seconds()
-        return sum(left_at_s > oldest_s for left_at_s in list(self._left_at_s.values()))
+        return sum(skipped_at_s > oldest_s for skipped_at_s in list(self._skipped_at_s.values()))
 
-    def _was_left(self, name: bytes) -> bool:
-        return time.monotonic() - self._left_at_s.get(name, float("-inf")) < LEFT_FOR.total_seconds()
+    def _is_skipped(self, name: bytes) -> bool:
+        return time.monotonic() - self._skipped_at_s.get(name, float("-inf")) < SKIPPED_FOR.total_seconds()
 
     def _failure(self, landing: StorageLocation, landed: LandedObject) -> Exception | None:
         try:
@@ -75,14 +73,14 @@ class Clearing:
             return error
         return None
 
-    def _is_to_try_again(self, name: bytes, landing: StorageLocation, landed: LandedObject, failure: Exception) -> bool:
+    def _is_retried(self, name: bytes, landing: StorageLocation, landed: LandedObject, failure: Exception) -> bool:
         fault, now_s = fault_of(failure), time.monotonic()
         since_s = self._failing_since_s.setdefault(name, now_s)
         if fault in _TRIED_AGAIN and now_s - since_s < self._patience_s:
             return True
         if not (fault is Fault.UNFIT_OBJECT or self._is_single(fault, since_s, landing)):
             raise storage_error(f"clear away {landing.uri_of(landed.key)}", failure, landed.key) from failure
-        self._left_at_s[name] = time.monotonic()
+        self._skipped_at_s[name] = time.monotonic()
         return False
 
     def _is_single(self, fault: Fault, since_s: float, landing: StorageLocation) -> bool:

@@ -39,11 +39,10 @@ _BEGIN_POLL_S = 0.05
 
 @dataclass(frozen=True)
 class StreamListener:
-    """Functions that a stream calls: with each finished batch, five times a second with the planner's newest report,
-    and at each stage's end with the batch, the stage (`plan`, `work`, `commit`) and its seconds.
+    """What a stream calls: with each finished batch, five times a second with the planner's newest report, and at each
+    stage's end (`plan`, `work`, `commit`) with its batch, which may be one of two at a time, and its seconds.
 
-    Two batches may run at a time. `on_start` gets, once and before the first batch, a function that returns the batches
-    in hand.
+    `on_start` gets, once and before the first batch, a function that returns the batches in hand.
     """
 
     on_batch: Callable[[BatchReport], None]
@@ -55,12 +54,11 @@ class StreamListener:
 def claim_home(
     settings: Settings, stop: threading.Event, say: Callable[[str], None], wait: bool | None = None
 ) -> AbstractContextManager[HeartbeatWriter | None]:
-    """Hold the home for the stream that is to run: entered before anything slow, it shows at once that one is there.
+    """Hold the home for a stream; entered before anything slow, so that others see the stream at once.
 
-    None says that `stop` was set while another stream held the home. With `wait` that one is waited for as long as it
-    lives, which is what a stream on YARN does unless it is told otherwise, since nobody looks at it; without, entering
-    raises AnotherStreamRunning. `say` is told of a wait. Raises UnknownLanding, InvalidSetting, StateDamaged,
-    StorageUnavailable.
+    Yields None if `stop` was set while another stream held the home. With `wait` (the default on YARN) the other stream
+    is waited for as long as it lives, and `say` reports that; without, entering raises AnotherStreamRunning. Raises
+    UnknownLanding, InvalidSetting, StateDamaged, StorageUnavailable.
     """
     waits = settings.master.startswith("yarn") if wait is None else wait
     # Before the claim: in a home made before names were kept, the sign of life that it replaces can tell the name.
@@ -78,8 +76,8 @@ def run_stream(
 ) -> None:
     """Featurize what lands until `stop` is set or the home asks for it, or with `drain` until what was there is done.
 
-    `heart` holds the home; `on_start` is called once Spark is there. Finishes the batches in hand. Killed at any point,
-    the next run takes up where this one was.
+    `heart` holds the home; `on_start` is called once Spark is there. Finishes the batches in hand. After a kill at any
+    point the next run goes on where this one was.
     Raises AnotherStreamRunning, BatchFailed, StorageUnavailable or StateDamaged; nothing is half-done then.
     """
     with spark_session(settings.master, "fruits-stream") as (session, scratch):

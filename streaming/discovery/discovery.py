@@ -30,8 +30,8 @@ _STATS_EVERY_S = 30.0
 class DiscoveryOptions:
     """How arrivals are found: by listing, or, with a queue, from its messages and a listing every `backfill`.
 
-    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is passed over.
-    A file on disk that looks unfinished is held back until it has stood still for `settle`.
+    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is ignored. A
+    file on disk that looks unfinished waits until it has stood still for `settle`.
     """
 
     queue: str | None

@@ -38,9 +38,9 @@ _SCHEMA = """
 
 @dataclass(frozen=True, slots=True)
 class ProcessedEntry:
-    """An object version that was planned: in which batch, when it had arrived, when it was planned, what it became.
+    """An object version that was planned: its batch, its time of arrival, and whether it became a feature row.
 
-    From its commit on, `at_s` is the time of that; until then `featurized` is None.
+    Until its commit `featurized` is None and `at_s` is the time of the plan, then that of the commit.
     """
 
     batch: int
@@ -49,9 +49,9 @@ class ProcessedEntry:
     featurized: bool | None
 
     def covers(self, landed: LandedObject) -> bool:
-        """Whether an object that arrived is this very upload of the version, or one that adds nothing to it.
+        """Whether an object that arrived is this very upload of the version, or adds nothing to it.
 
-        What was rejected, for instance because it was gone, and is uploaded again afterwards, is another arrival.
+        A rejected object that is uploaded again afterwards is another arrival.
         """
         arrived_s = landed.arrived_at.timestamp()
         return self.featurized is not False or arrived_s <= self.at_s or int(arrived_s) <= self.arrived_s
@@ -84,12 +84,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What a snapshot is a snapshot of.
+    """What an index covers.
 
-    `through` is the last batch in it, `days_since` the last one before those that its days count, and
-    `rows_before_days` how many rows the tables had then. Messages and listings may tell of objects that arrived before
-    `complete_since_s` and that it no longer knows. `snapshot` is the last batch of the newest snapshot, which held so
-    many objects.
+    `through` is its last batch, `days_since` the last batch before those that its days count, and `rows_before_days`
+    how many rows the tables had then. Of objects that arrived before `complete_since_s` some are forgotten. `snapshot`
+    is the last batch of the newest snapshot, which has `snapshot_objects`.
     """
 
     through: int = 0
@@ -189,7 +188,7 @@ class ProcessedIndex:
         )
 
     def shown(self, identities: Sequence[bytes], at: datetime) -> None:
-        """A listing that began then shows these. It is written down once an hour at most."""
+        """A listing that began then shows these; written once an hour at most."""
         at_s = int(at.timestamp())
         self._write(
             "UPDATE seen SET shown_s = ? WHERE identity = ? AND shown_s < ?",

@@ -28,8 +28,8 @@ VISIBILITY_S = 120
 # SQS lets a queue have 120,000 messages in flight.
 HELD_LIMIT = 20_000
 # At 50 ms a call, 8 threads receive or delete 10,000 messages in 6 s.
-RECEIVERS = 8
-WORKERS = 8
+MOST_RECEIVING = 8
+THREADS = 16
 # How long the end of the program waits for a receive that is under way, and for what is to be deleted.
 CLOSING_S = 5.0
 
@@ -74,8 +74,8 @@ class Queue:
         self._unknown_ids: dict[str, None] = {}
         # Messages of unknown shape since the start. They are left to the queue's redrive policy.
         self.unknown = 0
-        # Receivers that may poll now, and those that do.
-        self._pollers_allowed, self._polling = 1, 0
+        # How many threads may receive now, and how many do.
+        self._may_receive, self._receiving = 1, 0
         # The begin of the newest receive that returned nothing while no other was under way and all was settled: what
         # was sent before then, and no other consumer holds, is settled.
         self.found_empty_at: datetime | None = None
@@ -85,8 +85,7 @@ class Queue:
 
     def start(self) -> None:
         """Begin to receive, in threads that do not keep the process alive."""
-        work = [partial(self._receive, number) for number in range(RECEIVERS)] + [self._work] * WORKERS
-        self._threads = [threading.Thread(target=self._guard, args=(part,), name="queue", daemon=True) for part in work]
+        self._threads = [threading.Thread(target=self._run, name="queue", daemon=True) for _ in range(THREADS)]
         for thread in self._threads:
             thread.start()
 
@@ -130,49 +129,51 @@ class Queue:
         for thread in self._threads:
             thread.join(max(0.0, self._requests.gives_up_at_s - time.monotonic()))
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    def _run(self) -> None:
         try:
-            work()
+            while (request := self._next_request()) is not None:
+                request()
         except Exception as error:
             with self._changed:
                 self._failure = self._failure or error
                 self._changed.notify_all()
 
-    def _receive(self, receiver: int) -> None:
-        while self._may_poll(receiver):
-            began_at, began_s = datetime.now(UTC), time.monotonic()
-            # Only the first receiver polls a quiet queue; the others are not to be waited for when it has become quiet.
-            messages = self._requests.receive(self._wait_s if receiver == 0 else 1, VISIBILITY_S)
-            parsed = [(message, *self._parsed(message["Body"])) for message in messages]
-            with self._changed:
-                for message, objects, is_understood in parsed:
-                    self._hold(message, objects, is_understood)
-                self._polling -= 1
-                if len(messages) == MOST_IN_A_REQUEST:
-                    self._pollers_allowed = min(2 * self._pollers_allowed, RECEIVERS)
-                elif not messages:
-                    self._pollers_allowed = 1
-                    # While messages may be hidden that nobody got, an empty answer proves nothing.
-                    none_lost = self._requests.answer_lost_at_s + VISIBILITY_S < began_s
-                    if none_lost and self._polling == 0 and self._held.all_settled:
-                        self.found_empty_at = began_at
-                self._changed.notify_all()
-        # What came in while the workers ended is given back here.
-        self._work()
-
-    def _may_poll(self, receiver: int) -> bool:
+    def _next_request(self) -> Callable[[], None] | None:
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._is_closing
-                    or (receiver < self._pollers_allowed and len(self._held) < HELD_LIMIT)
-                    or self._failure
-                )
-            )
-            if self._is_closing or self._failure is not None:
-                return False
-            self._polling += 1
-            return True
+            while True:
+                if settled := self._held.to_delete(MOST_IN_A_REQUEST):
+                    return partial(self._delete, settled)
+                now_s = time.monotonic()
+                before_s = math.inf if self._is_closing else now_s + VISIBILITY_S / 2
+                if due := self._held.to_renew(before_s, MOST_IN_A_REQUEST):
+                    return partial(self._give_back if self._is_closing else self._renew, due)
+                if self._is_closing:
+                    return None
+                has_room = self._receiving < self._may_receive and len(self._held) < HELD_LIMIT
+                if has_room and self._failure is None:
+                    self._receiving += 1
+                    # One thread polls a quiet queue; the others are not to be waited for when it has become quiet.
+                    return partial(self._receive, self._wait_s if self._receiving == 1 else 1)
+                next_s = self._held.next_comes_back_s
+                self._changed.wait(None if next_s is None else max(0.0, next_s - before_s))
+
+    def _receive(self, wait_s: int) -> None:
+        began_at, began_s = datetime.now(UTC), time.monotonic()
+        messages = self._requests.receive(wait_s, VISIBILITY_S)
+        parsed = [(message, *self._parsed(message["Body"])) for message in messages]
+        with self._changed:
+            for message, objects, is_understood in parsed:
+                self._hold(message, objects, is_understood)
+            self._receiving -= 1
+            if len(messages) == MOST_IN_A_REQUEST:
+                self._may_receive = min(2 * self._may_receive, MOST_RECEIVING)
+            elif not messages:
+                self._may_receive = 1
+                # While messages may be hidden that nobody got, an empty answer proves nothing.
+                none_lost = self._requests.answer_lost_at_s + VISIBILITY_S < began_s
+                if none_lost and self._receiving == 0 and self._held.all_settled:
+                    self.found_empty_at = began_at
+            self._changed.notify_all()
 
     def _parsed(self, body: str) -> tuple[list[tuple[LandedObject, str | None]], bool]:
         try:
@@ -202,24 +203,6 @@ class Queue:
                 del self._unknown_ids[next(iter(self._unknown_ids))]
         until_s = time.monotonic() + VISIBILITY_S
         self._held.hold(id, message["ReceiptHandle"], objects, is_understood, until_s)
-
-    def _work(self) -> None:
-        while (request := self._next_request()) is not None:
-            request()
-
-    def _next_request(self) -> Callable[[], None] | None:
-        with self._changed:
-            while True:
-                if settled := self._held.to_delete(MOST_IN_A_REQUEST):
-                    return partial(self._delete, settled)
-                now_s = time.monotonic()
-                before_s = math.inf if self._is_closing else now_s + VISIBILITY_S / 2
-                if due := self._held.to_renew(before_s, MOST_IN_A_REQUEST):
-                    return partial(self._give_back if self._is_closing else self._renew, due)
-                if self._is_closing:
-                    return None
-                next_s = self._held.next_comes_back_s
-                self._changed.wait(None if next_s is None else max(0.0, next_s - before_s))
 
     def _delete(self, numbers: list[int]) -> None:
         self._requests.delete(self._receipts(numbers))
@@ -267,7 +250,7 @@ def sqs_client(url: str, region: str | None) -> "SQSClient":
                 retries={"total_max_attempts": 1, "mode": "standard"},
                 connect_timeout=5,
                 read_timeout=WAIT_S + 10,
-                max_pool_connections=RECEIVERS + WORKERS,
+                max_pool_connections=THREADS,
             ),
         )
     except NoRegionError as error:

@@ -87,10 +87,9 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     """Run tasks one after the other in this worker.
 
     Replay writes new files under new names; only those in a message that reached the driver are ever committed.
-    A photo that crashes or hangs the decoder, or hangs when it is read, takes its worker along; the next try decodes
-    each photo in a process of its own, reads each in a thread, and rejects the culprit. Raises StorageUnavailable when
-    storage hands out none of the photos for longer than its retries last, and DecoderUnavailable: the task is tried
-    again.
+    A photo that crashes the decoder, or hangs it or its read, ends the worker; the task's next try decodes each photo
+    in a process of its own, reads each in a thread, and rejects the culprit. Raises StorageUnavailable when storage
+    hands out no photo, and DecoderUnavailable: Spark tries the task again.
     """
     context = TaskContext.get()
     tried_before = context is not None and context.attemptNumber() > 0
@@ -133,9 +132,9 @@ def _fetched(task: Task, outcome: _Outcome, may_end_worker: bool) -> Iterator[Fe
         if landed.size_bytes > most_bytes:
             detail = f"{landed.size_bytes} bytes; the limit is {most_bytes}."
             yield Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
-    shelf = ReadLocations(task.landing, task.home.archive, task.retried, task.patience_s)
+    locations = ReadLocations(task.landing, task.home.archive, task.retried, task.patience_s)
     readable = [landed for landed in task.objects if landed.size_bytes <= most_bytes]
-    fetching = fetch_all(shelf, readable, may_end_worker)
+    fetching = fetch_all(locations, readable, may_end_worker)
     while (fetched := outcome.timed("fetch", partial(next, fetching, None))) is not None:
         yield fetched
 
@@ -165,7 +164,7 @@ def _reject(fetched: Fetched, task: Task, rejected: Rejected, outcome: _Outcome)
     common = _common_columns(fetched.landed, task)
     outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
     outcome.rejected_keys.append(fetched.landed.key)
-    # That one is refused which was refused before says nothing of a permission that was lost.
+    # A retried photo that is refused again says nothing of a permission that was lost.
     if isinstance(rejected, ObjectAccessDenied) and fetched.landed.key not in task.retried:
         outcome.refusals.append(rejected.words)
 

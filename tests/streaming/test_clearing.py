@@ -99,7 +99,7 @@ def test_one_object_that_s3_does_not_clear_away_is_left_for_an_hour(
     set_rules(proxy)
     run.clear()
     assert _keys(on_s3) == ["kiwi/0.jpg"]
-    monkeypatch.setattr("streaming.clearing.LEFT_FOR", timedelta(0))
+    monkeypatch.setattr("streaming.clearing.SKIPPED_FOR", timedelta(0))
     run.clear()
     assert (_keys(on_s3), run.clearing.uncleared) == ([], 0)
 
