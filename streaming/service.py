@@ -18,7 +18,7 @@ from features.task_errors import last_words
 from store.errors import BatchFailed
 from store.settings import Settings
 from store.state.claim import claimed
-from store.state.heartbeat import HeartbeatWriter
+from store.state.heartbeat import HeartbeatWriter, Vitals
 from store.state.landing_names import remember_landing
 from store.state.plans import Plan, Result
 from store.tables.handles import create_tables
@@ -139,7 +139,7 @@ class _Stream:
         self._begun: int | None = None
         self._committed: int | None = None
         self._stats = StreamStats(settings)
-        heart.tell_of(lambda: self._committed, self._stats.vitals)
+        heart.tell_of(lambda: self._committed, self._vitals)
 
     def run_until(self, stop: threading.Event) -> None:
         try:
@@ -208,6 +208,10 @@ class _Stream:
         self._committed = plan.batch
         self._cleaner.committed(plan, result)
         self._planner.committed(plan, result)
+
+    def _vitals(self) -> Vitals:
+        # The cleaner goes on after the planner's last report.
+        return replace(self._stats.vitals(), uncleared=self._cleaner.uncleared)
 
     def _on_report(self, report: BatchReport) -> None:
         self._stats.on_batch(report)

@@ -67,7 +67,6 @@ class StreamStats:
                 rejects=sum(batch.rejects for batch in batches),
                 last_batch=self._last,
                 passed_over=planner.passed_over if planner else {},
-                uncleared=planner.uncleared if planner else 0,
             )
 
 
