@@ -155,12 +155,12 @@ class _Stream:
             raise SparkUnavailable(f"Spark ended the stream: {words}. Start it again.") from error
 
     def _run(self, stop: threading.Event) -> None:
-        self._planner.start()
         try:
             query = self._start_query()
         except (Py4JJavaError, PySparkException) as error:
             raise SparkUnavailable(f"Spark cannot start the stream: {last_words(error)}.") from error
         self._cleaner.start()
+        self._planner.start()
         try:
             while self._goes_on(stop) and query.isActive and self._failure is None:
                 report = self._planner.report
