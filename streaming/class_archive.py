@@ -35,16 +35,14 @@ def make_class_archive() -> Path:
         session.range(1).count()
         session.sparkContext.parallelize([0], 1).map(abs).collect()
         nothing_landed = load_settings(home=f"{folder}/home", trigger="100ms")
-        stream_in(session, nothing_landed, True, threading.Event(), StreamListener(_ignore, _ignore), scratch)
+        stream_in(
+            session, nothing_landed, True, threading.Event(), StreamListener(lambda _: None, lambda _: None), scratch
+        )
         close_session(session)
         gateway.proc.stdin.close()
         gateway.proc.wait(END_S)
         fresh.replace(archive)
     return archive
-
-
-def _ignore(_: object) -> None:
-    """Nothing happens in this stream that anybody has to know."""
 
 
 if __name__ == "__main__":

@@ -177,19 +177,14 @@ class MicroBatches:
             Task(
                 home=self._home,
                 landing=landing,
-                batch=plan.batch,
-                ingest_date=plan.ingest_date,
-                featurizer=plan.featurizer,
-                pca_versions=pca_versions,
-                key_pattern=plan.key_pattern,
+                plan=replace(plan, objects=objects, pca_versions=pca_versions, retried=()),
                 limits=self._limits,
-                objects=objects,
-                retried=frozenset(one.key for one in objects if one.key in retried),
+                retried=frozenset(landed.key for landed in objects if landed.key in retried),
                 patience_s=self._patience_s,
             )
             for objects in split_into_tasks(plan.objects, self._spark.defaultParallelism)
         ]
-        messages = self._collect(tasks, self._broadcast_network(plan.featurizer)) if tasks else []
+        messages = self._collect(plan.batch, tasks, self._broadcast_network(plan.featurizer)) if tasks else []
         if datetime.now(UTC) - began_at > ATTEMPT_LIMIT:
             raise BatchFailed(f"Batch {plan.batch} took over {ATTEMPT_LIMIT}; its files may be swept. Start again.")
         wall_s, slots = time.monotonic() - began_s, self._spark.defaultParallelism
@@ -229,14 +224,14 @@ class MicroBatches:
                     "what the tables lack is found by listing. Then run `fruits reproject`."
                 )
 
-    def _collect(self, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
-        self._spark.setJobDescription(f"batch {tasks[0].batch}")
-        counter = self._in_hand.counter(tasks[0].batch)
+    def _collect(self, batch: int, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
+        self._spark.setJobDescription(f"batch {batch}")
+        counter = self._in_hand.counter(batch)
         work: Callable[[Any], Any] = lambda part: counter(run_tasks(part, network))  # noqa: E731 - Spark pickles it
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
-            raise _explained(tasks[0].batch, error) from error
+            raise _explained(batch, error) from error
 
     def _broadcast_network(self, featurizer: str) -> "Broadcast[bytes]":
         with self._broadcasting:

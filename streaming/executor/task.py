@@ -5,7 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from store.models.pca_models import cached_model
 from store.objects.faults import RETRY_DEADLINE_S
 from store.objects.landing import LandedObject, ObjectAccessDenied, key_group
 from store.objects.location import StorageLocation, printable
-from store.state.plans import AddedFile, BatchCounters
+from store.state.plans import AddedFile, BatchCounters, Plan
 from store.tables.files import vectors_column, write_file
 from store.tables.projections import write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
@@ -37,21 +37,18 @@ Decode = Callable[[bytes, Limits], Photo]
 
 @dataclass(frozen=True)
 class Task:
-    """A share of a batch, complete in itself."""
+    """A share of a batch, complete in itself; `plan` has its objects only, and the versions to project them with.
+
+    `retried` has the keys of those that were rejected before. An object that storage does not hand out is tried again
+    for `patience_s`.
+    """
 
     home: Home
     landing: StorageLocation
-    batch: int
-    ingest_date: date
-    featurizer: str
-    pca_versions: tuple[int, ...]
-    key_pattern: str
+    plan: Plan
     limits: Limits
-    objects: tuple[LandedObject, ...]
     retried: frozenset[str] = frozenset()
-    """The keys of those that were rejected before."""
     patience_s: float = RETRY_DEADLINE_S
-    """How long an object is tried again that storage does not hand out."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
 
 def _run(task: Task, network: "Broadcast[bytes]", decode: Decode, may_end_worker: bool) -> TaskMessage:
     outcome = _Outcome()
-    featurizer = _cached_featurizer(task.featurizer, network)
+    featurizer = _cached_featurizer(task.plan.featurizer, network)
     for fetched in _fetched(task, outcome, may_end_worker):
         try:
             _featurize(fetched, task, featurizer, decode, outcome)
@@ -128,12 +125,12 @@ def _cached_featurizer(featurizer: str, network: "Broadcast[bytes]") -> Featuriz
 
 def _fetched(task: Task, outcome: _Outcome, may_end_worker: bool) -> Iterator[Fetched]:
     most_bytes = task.limits.max_image_bytes
-    for landed in task.objects:
+    for landed in task.plan.objects:
         if landed.size_bytes > most_bytes:
             detail = f"{landed.size_bytes} bytes; the limit is {most_bytes}."
             yield Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
     locations = ReadLocations(task.landing, task.home.archive, task.retried, task.patience_s)
-    readable = [landed for landed in task.objects if landed.size_bytes <= most_bytes]
+    readable = [landed for landed in task.plan.objects if landed.size_bytes <= most_bytes]
     fetching = fetch_all(locations, readable, may_end_worker)
     while (fetched := outcome.timed("fetch", partial(next, fetching, None))) is not None:
         yield fetched
@@ -150,12 +147,12 @@ def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Dec
         {
             **_common_columns(fetched.landed, task),
             "image_id": hashlib.sha256(body).hexdigest(),
-            "label": key_group(task.key_pattern, key, "label"),
-            "subject": key_group(task.key_pattern, key, "subject"),
+            "label": key_group(task.plan.key_pattern, key, "label"),
+            "subject": key_group(task.plan.key_pattern, key, "subject"),
             "format": photo.format,
             "width": photo.width_px,
             "height": photo.height_px,
-            "featurizer": task.featurizer,
+            "featurizer": task.plan.featurizer,
         }
     )
 
@@ -176,12 +173,12 @@ def _common_columns(landed: LandedObject, task: Task) -> dict[str, Any]:
         "bytes": landed.size_bytes,
         "arrived_at": landed.arrived_at,
         "first_visible_at": landed.visible_at,
-        "batch": task.batch,
+        "batch": task.plan.batch,
     }
 
 
 def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
-    partition = {"ingest_date": task.ingest_date.isoformat()}
+    partition = {"ingest_date": task.plan.ingest_date.isoformat()}
     ingested_at = datetime.now(UTC)
     adds: dict[str, tuple[AddedFile, ...]] = {}
     if outcome.rows:
@@ -190,7 +187,7 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
         features = rows | {"features": vectors_column(vectors)}
         adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)
         adds[PROJECTION_ROWS.name] = tuple(
-            _projections_written(task, version, rows, vectors) for version in task.pca_versions
+            _projections_written(task, version, rows, vectors) for version in task.plan.pca_versions
         )
     if outcome.rejects:
         rows = _columns(outcome.rejects) | {"ingested_at": [ingested_at] * len(outcome.rejects)}
@@ -201,7 +198,7 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
 def _projections_written(task: Task, version: int, rows: Mapping[str, Any], vectors: NDArray[np.float32]) -> AddedFile:
     model = cached_model(task.home, version)
     projected = project(model.pca.mean, model.pca.components, vectors)
-    return write_projections(task.home, model.meta, rows, projected, task.ingest_date)
+    return write_projections(task.home, model.meta, rows, projected, task.plan.ingest_date)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -213,7 +210,7 @@ def _counters(task: Task, outcome: _Outcome) -> BatchCounters:
         photos=len(outcome.rows),
         rejects=dict(Counter(row["reason"] for row in outcome.rejects)),
         refused=len(outcome.refusals),
-        landed_bytes=sum(landed.size_bytes for landed in task.objects),
+        landed_bytes=sum(landed.size_bytes for landed in task.plan.objects),
         fetch_s=outcome.seconds["fetch"],
         decode_s=outcome.seconds["decode"],
         infer_s=outcome.seconds["infer"],
