@@ -189,8 +189,8 @@ class _Fetching:
         elif not (isinstance(error, Exception) and is_fault(error)):
             raise error
         elif fault_of(error) in REFUSALS:
-            what = f"read {self._locations.landing.uri_of(landed.key)}"
-            raise storage_error(what, error, landed.key) from error
+            uri = self._locations.landing.uri_of(landed.key)
+            raise storage_error(f"read {uri}", error, landed.key) from error
         else:
             attempt.words = reason(error)
             if attempt.waits is None:
