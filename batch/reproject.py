@@ -19,8 +19,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.days import groups_by_size, select_rows, vectors_of
-from features.errors import last_words
 from features.pca import project
+from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
 from store.errors import HomeInUse, JobFailed, StateDamaged
 from store.home import Home
@@ -237,6 +237,7 @@ def _planned_without(home: Home, meta: PcaMeta) -> list[int]:
     ]
 
 
+@carry_errors
 def _project_tasks(tasks: Iterable[_Task]) -> Iterator[tuple[AddedFile, frozenset[int]]]:
     for task in tasks:
         parts = [part for path, batches in task.files for part in _project_file(task, path, batches)]

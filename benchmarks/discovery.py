@@ -38,12 +38,10 @@ from store.tables.commits import commit
 from store.tables.files import write_file
 from store.tables.handles import OpenTables, create_tables
 from store.tables.schemas import REJECT_ROWS, TABLES
-from streaming.cleaning import CleaningRule
+from streaming.cleaning import Cleaner
 from streaming.discovery.queue import Queue
-from streaming.discovery.snapshot import load_processed_index, outcome_of, write_snapshot
-from streaming.news import PlannerChannel
-from streaming.pacing import Caps
-from streaming.source import Planner, PlanningRequest
+from streaming.discovery.snapshot import load_processed_index, write_snapshot
+from streaming.planner import Planner
 from tests.support.landing_server import SIZE_BYTES, Shown, arrived_at, etag, key, requests, show
 from tests.support.servers import s3_server, server_before
 
@@ -189,23 +187,13 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
     show(endpoint, shown)
     listing_requests, listing_s = _listing_alone(endpoint, home)
     with tempfile.TemporaryDirectory() as folder:
-        request = PlanningRequest(
-            home=home,
-            caps=Caps(10_000, 2**40),
-            key_pattern="",
-            queue=queue if way == "queue" else None,
-            backfill=timedelta(hours=6),
-            only_new=False,
-            drain=False,
-            settle=timedelta(0),
-            cleaning=CleaningRule("keep", timedelta(0), timedelta(0)),
-            nonce="benchmark",
-            folder=Path(folder),
+        settings = load_settings(
+            home=home.root.uri, max_files=10_000, max_bytes=2**40, queue=queue if way == "queue" else None, settle="0s"
         )
         before, began_s = requests(endpoint), time.perf_counter()
-        planner = Planner(request)
+        planner = Planner(home, settings, False, "benchmark", Cleaner(home, settings), Path(folder))
         start_s, start_requests = time.perf_counter() - began_s, _since(endpoint, before)
-        channel, looks = PlannerChannel(Path(folder)), []
+        looks = []
         tables = OpenTables(home)
         before, began_s, batch_s = requests(endpoint), time.perf_counter(), 0.0
         for number in range(batches):
@@ -214,16 +202,15 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
             arrived_s = time.perf_counter()
             while True:
                 look_s = time.perf_counter()
-                planned = planner.next_batch()
+                planner.next_batch()
                 looks.append(time.perf_counter() - look_s)
-                if planned > done + number:
+                if planner.newest > done + number:
                     break
                 time.sleep(TRIGGER_S)
-            plan, result = _finish(home, tables, planned)
-            channel.committed(planned, outcome_of(home, plan, result))
+            planner.committed(*_finish(home, tables, planner.newest))
             batch_s += time.perf_counter() - arrived_s
         total = _since(endpoint, before)
-        channel.hold()
+        planner.close()
     return Measured(
         way=way,
         history=history,
@@ -266,7 +253,7 @@ def _messages_a_second(moto: str, home: Home, count: int) -> float:
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(send)
         while taken < count:
-            queue.wait(1)
+            time.sleep(0.001)
             arrivals = queue.take(count)
             queue.settled(arrivals)
             taken += len(arrivals)

@@ -1,22 +1,20 @@
 """The root of the errors: what can go wrong, and whether trying again can help."""
 
-import re
 from typing import ClassVar
 
 
 class FruitsError(Exception):
-    """A failure the program can explain in one sentence; the message says what to do."""
+    """A failure the program can explain in one sentence; the message says what to do.
+
+    `photo` is the key of the photo that the message names, if it names one: logs leave it out.
+    """
 
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
 
-
-def last_words(error: Exception) -> str:
-    """The sentence that matters in what Spark raises: our own error's, else the last one of a Python traceback."""
-    text = str(getattr(error, "java_exception", error))
-    ours = re.findall(r"^(?:features|store)\.[\w.]+\.\w+: (.+)$", text, flags=re.MULTILINE)
-    pythons = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*$", text, flags=re.MULTILINE)
-    return str((ours or pythons or text.strip().splitlines()[:1] or [type(error).__name__])[-1]).rstrip(".")
+    def __init__(self, message: str = "", photo: str | None = None) -> None:
+        super().__init__(message)
+        self.photo = photo
 
 
 class InvalidSetting(FruitsError):

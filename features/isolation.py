@@ -30,7 +30,7 @@ def decode_or_die(body: bytes, limits: Limits) -> Photo:
 
     Raises what `decode` raises.
     """
-    with _deadline(limits.max_decode_s):
+    with process_deadline(limits.max_decode_s):
         return decode(body, limits)
 
 
@@ -100,8 +100,10 @@ def _read(pipe: IO[bytes], size_bytes: int) -> bytes:
 
 
 @contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    # The signal's default action needs no interpreter, which a decoder stuck in native code may be holding.
+def process_deadline(seconds: float) -> Iterator[None]:
+    """Have the kernel end this process if the block takes longer; for the main thread, and not nested."""
+    # The signal's default action needs no interpreter, which stuck native code may be holding, and ends a wait for a
+    # network disk as SIGKILL does.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

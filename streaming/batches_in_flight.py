@@ -1,15 +1,18 @@
-"""How far the batches in hand are: what their tasks have finished, as Spark hears it from each task once."""
+"""How far the batches in hand are: Spark counts the objects of each task once, when it has finished."""
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pyspark import SparkContext
 from pyspark.accumulators import Accumulator, AccumulatorParam
 
+from store.objects.landing import LandedObject
 from streaming.executor.task import TaskMessage
+from streaming.pacing import estimated_work_s
 
 
 @dataclass(frozen=True)
@@ -22,53 +25,51 @@ class BatchInHand:
     seconds: float
 
 
-@dataclass(frozen=True)
-class FinishedObjects:
-    """What a task reports to: its objects count once it has finished, and a task that runs again counts once."""
-
-    batch: int
-    sums: "Accumulator[Counter[int]]"
-
-    def counted(self, messages: Iterable[TaskMessage]) -> Iterator[TaskMessage]:
-        """The same messages; the objects of each are reported with the task's end."""
-        for message in messages:
-            counters = message.counters
-            self.sums.add(Counter({self.batch: counters.photos + sum(counters.rejects.values())}))
-            yield message
-
-
 class BatchesInHand:
     """Knows the batches that are in hand; any thread may ask."""
 
     def __init__(self, spark: SparkContext) -> None:
         # One for all batches: Spark never forgets an accumulator.
         self._sums = spark.accumulator(Counter[int](), _Sums())
+        self._slots = spark.defaultParallelism
         self._lock = threading.Lock()
-        self._begun: dict[int, tuple[int, float]] = {}
+        self._batches: dict[int, tuple[list[float], float]] = {}
 
-    def began(self, batch: int, objects: int) -> None:
-        """A batch is in hand, and so many of its objects are for tasks to do."""
+    def begin(self, batch: int, objects: Sequence[LandedObject]) -> None:
+        """A batch is in hand, and its tasks do these objects, long ones first."""
         with self._lock:
-            self._begun[batch] = (objects, time.monotonic())
+            self._batches[batch] = (sorted(map(estimated_work_s, objects), reverse=True), time.monotonic())
 
-    def ended(self, batch: int) -> None:
+    def end(self, batch: int) -> None:
         """A batch is committed, or failed."""
         with self._lock:
-            self._begun.pop(batch, None)
+            self._batches.pop(batch, None)
             self._sums.value.pop(batch, None)
 
-    def finished(self, batch: int) -> FinishedObjects:
-        """What the tasks of a batch report to."""
-        return FinishedObjects(batch, self._sums)
+    def counter(self, batch: int) -> Callable[[Iterable[TaskMessage]], Iterator[TaskMessage]]:
+        """For tasks: gives their messages back, and counts the objects of each at the task's end."""
+        return partial(_count, self._sums, batch)
+
+    def remaining_s(self, batch: int) -> float | None:
+        """For how long the rest of a batch keeps all slots busy; None while the batch is not in hand."""
+        with self._lock:
+            works_s, _ = self._batches.get(batch, (None, 0.0))
+            return None if works_s is None else sum(works_s[self._sums.value[batch] :]) / self._slots
 
     def now(self) -> tuple[BatchInHand, ...]:
         """The batches in hand, in the order of their numbers."""
         now_s = time.monotonic()
         with self._lock:
             return tuple(
-                BatchInHand(batch, objects, self._sums.value[batch], now_s - began_s)
-                for batch, (objects, began_s) in sorted(self._begun.items())
+                BatchInHand(batch, len(works_s), self._sums.value[batch], now_s - began_s)
+                for batch, (works_s, began_s) in sorted(self._batches.items())
             )
+
+
+def _count(sums: "Accumulator[Counter[int]]", batch: int, messages: Iterable[TaskMessage]) -> Iterator[TaskMessage]:
+    for message in messages:
+        sums.add(Counter({batch: message.counters.photos + sum(message.counters.rejects.values())}))
+        yield message
 
 
 class _Sums(AccumulatorParam[Counter[int]]):

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from store.settings import load_settings
-from streaming.service import Watcher, stream_in
+from streaming.service import StreamListener, stream_in
 from streaming.session import class_archive, close_session, open_session
 
 END_S = 120
@@ -18,8 +18,8 @@ END_S = 120
 def make_class_archive() -> Path:
     """Make the archive for this Spark and this Java, unless it is there, and return its path.
 
-    A session does what a stream does at its start; Java writes down what that loaded when it ends. Replay changes
-    nothing; of two at once the last one stays. Raises SparkUnavailable.
+    A session starts as a stream does; at its end Java writes the classes that it loaded. Replay changes nothing; of
+    two at once the last one stays. Raises SparkUnavailable.
     Source: JEP 350, Dynamic CDS Archives.
     """
     archive = class_archive()
@@ -35,16 +35,14 @@ def make_class_archive() -> Path:
         session.range(1).count()
         session.sparkContext.parallelize([0], 1).map(abs).collect()
         nothing_landed = load_settings(home=f"{folder}/home", trigger="100ms")
-        stream_in(session, nothing_landed, True, threading.Event(), Watcher(_ignore, _ignore), scratch)
+        stream_in(
+            session, nothing_landed, True, threading.Event(), StreamListener(lambda _: None, lambda _: None), scratch
+        )
         close_session(session)
         gateway.proc.stdin.close()
         gateway.proc.wait(END_S)
         fresh.replace(archive)
     return archive
-
-
-def _ignore(_: object) -> None:
-    """Nothing happens in this stream that anybody has to know."""
 
 
 if __name__ == "__main__":

@@ -1,107 +1,101 @@
-"""Clearing away photos that have their rows: after each commit, and whatever a listing shows of earlier ones."""
+"""Clearing photos away that have their rows: after each commit, and whatever a listing shows of earlier ones."""
 
 import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from store.home import Home
-from store.objects.faults import RETRY_DEADLINE_S
-from store.objects.landing import Cleaning, LandedObject, changed_at_s
+from store.objects.landing import LandedObject, changed_at_s
 from store.objects.location import StorageLocation
+from store.settings import Settings
 from store.state.plans import Plan, Result
 from streaming.clearing import Clearing
 from streaming.discovery.processed_index import ProcessedEntry
 
 CLEARED_AT_ONCE = 16
-# Photos of this run's batches are the cleaner's; a listing leaves them to it for so long.
-LEFT_TO_CLEANER = timedelta(minutes=10)
-# With a long `after` more would wait than memory should hold: those beyond are left to a listing, too.
+# A listing leaves the photos of this run's batches to the cleaner's own thread for so long.
+LEFT_TO_THREAD_S = 600.0
+# With a long `clean_after` more would wait than memory should hold: a listing clears those beyond, too.
 MOST_DUE = 200_000
 # Between tries at what failed, ever longer.
-AGAIN_S = 0.5
-LONGEST_AGAIN_S = 10.0
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 10.0
 
 
 @dataclass(frozen=True)
-class CleaningRule:
-    """What happens to photos that have their rows, and how long after their commit.
+class _DuePhotos:
+    """Photos of one batch to clear away; none of them is young from `old_s` on (monotonic clock).
 
-    `delete` keeps what was rejected: it exists nowhere else. A file on disk that changed within `settle` stays: its
-    writer may not be done with it, however whole it looks. What fails is tried again for `patience`.
-    """
-
-    how: Cleaning
-    after: timedelta
-    settle: timedelta
-    patience: timedelta = timedelta(seconds=RETRY_DEADLINE_S)
-
-    def covers(self, featurized: bool) -> bool:
-        """Whether an object with this outcome is cleared away."""
-        return self.how == "archive" or (self.how == "delete" and featurized)
-
-
-@dataclass(frozen=True)
-class _Due:
-    """Photos to clear away; those that failed before were waited for before this try.
-
-    From `old_s` of the monotonic clock on, none of them is young.
+    `retry_s` is how long those that failed before have waited for this try.
     """
 
     landing: StorageLocation
     objects: tuple[LandedObject, ...]
     old_s: float
-    waited_s: float = 0.0
-
-    @property
-    def is_again(self) -> bool:
-        return self.waited_s > 0.0
+    retry_s: float = 0.0
 
 
 class Cleaner:
-    """Clears away the photos of the batches of this run, each once it is due, in a thread of its own.
+    """Archives or deletes photos `clean_after` their commit; `delete` keeps rejected ones: they exist nowhere else.
 
-    It keeps no record: what a killed process leaves is found by the next listing. `on_left` is told the identity of
-    what could not be cleared away.
+    A file on disk that changed within `settle` stays: its writer may not be done with it. The photos of this run's
+    batches are cleared in a thread of their own. No record is kept: a listing finds what a killed process left.
     """
 
-    def __init__(self, home: Home, rule: CleaningRule, on_left: Callable[[bytes], None] = lambda _: None) -> None:
+    def __init__(self, home: Home, settings: Settings) -> None:
         self._home = home
-        self._rule = rule
-        self._clearing = Clearing(home, rule.how, rule.patience, on_left)
-        self._due: list[tuple[float, int, _Due]] = []
+        self._how = settings.clean
+        self._after_s = settings.clean_after.total_seconds()
+        self._settle_s = settings.settle.total_seconds()
+        self._clearing = Clearing(home, settings.clean, settings.storage_patience)
+        self._due: list[tuple[float, int, _DuePhotos]] = []
         self._numbers = itertools.count()
         self._due_objects = 0
+        self._first_batch = float("inf")
         self._changed = threading.Condition()
         self._closed = False
-        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="cleaner", daemon=True)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """What it failed of; it does nothing more then."""
-        return self._failure
+        self.failure: BaseException | None = None
 
     def start(self) -> None:
-        """Begin; with `keep` there is nothing to do."""
-        if self._rule.how != "keep":
+        """Start the thread; with `keep` there is nothing to do."""
+        if self._how != "keep":
             self._thread.start()
 
     def committed(self, plan: Plan, result: Result) -> None:
         """A batch is committed: its photos will be cleared away."""
-        if self._rule.how == "keep":
+        if self._how == "keep":
             return
+        self._first_batch = min(self._first_batch, plan.batch)
         rejected = set(result.rejected_keys)
-        covered = tuple(landed for landed in plan.objects if self._rule.covers(landed.key not in rejected))
-        old_s = time.monotonic() + self._rule.settle.total_seconds()
-        self._put(self._rule.after.total_seconds(), _Due(self._home.landing_named(plan.landing), covered, old_s))
+        objects = tuple(landed for landed in plan.objects if self._covers(landed.key not in rejected))
+        old_s = time.monotonic() + self._settle_s
+        self._put(self._after_s, _DuePhotos(self._home.landing_named(plan.landing), objects, old_s))
+
+    def clear_leftovers(self, shown: Iterable[tuple[LandedObject, ProcessedEntry]]) -> None:
+        """Clear away what a listing shows and the thread does not have; after a failure the next listing tries again.
+
+        Raises StorageRefused, StorageUnavailable.
+        """
+        now_s, landing = datetime.now(UTC).timestamp(), self._home.landing
+        leftovers = [landed for landed, entry in shown if self._is_leftover(entry, now_s)]
+        if leftovers:
+            with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
+                young = self._young(pool, landing, leftovers)
+                self._clearing.clear(pool, landing, [landed for landed in leftovers if landed not in young])
+
+    @property
+    def uncleared(self) -> int:
+        """How many objects could not be cleared away."""
+        return self._clearing.uncleared
 
     def close(self) -> None:
-        """Clear away what is due already, trying again what fails, and end; the rest is left to a later start."""
+        """Clear away what is due already, trying again what fails, and end; a later start does the rest."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -112,33 +106,32 @@ class Cleaner:
         try:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
                 while due := self._next():
-                    # Whatever the disk's clock says: a version that is cleared then has stood still since its commit.
+                    # Whatever the disk's clock says: a version that is cleared at `old_s` stood still since its commit.
                     is_old = time.monotonic() >= due.old_s
-                    young = () if is_old else _young(pool, self._rule, due.landing, due.objects)
+                    young = frozenset() if is_old else self._young(pool, due.landing, due.objects)
                     if young:
-                        self._put(due.old_s - time.monotonic(), replace(due, objects=young))
-                    others = [landed for landed in due.objects if landed not in set(young)]
-                    failed = self._clearing.clear(pool, due.landing, others)
-                    if failed:
-                        wait_s = min(max(2 * due.waited_s, AGAIN_S), LONGEST_AGAIN_S)
-                        self._put(wait_s, replace(due, objects=failed, waited_s=wait_s))
+                        self._put(due.old_s - time.monotonic(), replace(due, objects=tuple(young)))
+                    old = [landed for landed in due.objects if landed not in young]
+                    if failed := self._clearing.clear(pool, due.landing, old):
+                        retry_s = min(max(2 * due.retry_s, FIRST_RETRY_S), LONGEST_RETRY_S)
+                        self._put(retry_s, replace(due, objects=failed, retry_s=retry_s))
         except BaseException as error:
             # The stream looks for it, and stops.
-            self._failure = error
+            self.failure = error
 
-    def _put(self, wait_s: float, due: _Due) -> None:
+    def _put(self, wait_s: float, due: _DuePhotos) -> None:
         with self._changed:
             if self._due_objects + len(due.objects) <= MOST_DUE or not self._due:
                 heapq.heappush(self._due, (time.monotonic() + wait_s, next(self._numbers), due))
                 self._due_objects += len(due.objects)
                 self._changed.notify_all()
 
-    def _next(self) -> _Due | None:
+    def _next(self) -> _DuePhotos | None:
         with self._changed:
             while True:
                 if self._closed:
                     now_s = time.monotonic()
-                    self._due = sorted(due for due in self._due if due[0] <= now_s or due[2].is_again)
+                    self._due = sorted(due for due in self._due if due[0] <= now_s or due[2].retry_s)
                 wait_s = self._due[0][0] - time.monotonic() if self._due else None
                 if wait_s is not None and wait_s <= 0:
                     _, _, due = heapq.heappop(self._due)
@@ -148,55 +141,25 @@ class Cleaner:
                     return None
                 self._changed.wait(wait_s)
 
+    def _covers(self, featurized: bool) -> bool:
+        return self._how == "archive" or (self._how == "delete" and featurized)
 
-class Leftovers:
-    """For listings: clears away what has had its rows for long enough and is no business of this run's cleaner.
-
-    What fails is tried again by the next listing, so that it holds up none.
-    """
-
-    def __init__(self, home: Home, rule: CleaningRule, started_after: int) -> None:
-        self._landing = home.landing
-        self._rule = rule
-        self._started_after = started_after
-        self._clearing = Clearing(home, rule.how, rule.patience)
-
-    def clear(self, shown: Iterable[tuple[LandedObject, ProcessedEntry]]) -> None:
-        """Clear away what is left of these. Raises StorageRefused, StorageUnavailable."""
-        now_s = datetime.now(UTC).timestamp()
-        left = [landed for landed, known in shown if self._is_left(known, now_s)]
-        if left:
-            with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
-                young = set(_young(pool, self._rule, self._landing, left))
-                self._clearing.clear(pool, self._landing, [landed for landed in left if landed not in young])
-
-    def leave(self, names: Iterable[bytes]) -> None:
-        """The cleaner could not clear away objects of these identities."""
-        for name in names:
-            self._clearing.leave(name)
-
-    @property
-    def uncleared(self) -> int:
-        """How many objects could not be cleared away, by the cleaner or after a listing."""
-        return self._clearing.left
-
-    def _is_left(self, known: ProcessedEntry, now_s: float) -> bool:
-        if known.featurized is None or not self._rule.covers(known.featurized):
+    def _is_leftover(self, entry: ProcessedEntry, now_s: float) -> bool:
+        if entry.featurized is None or not self._covers(entry.featurized):
             return False
-        after = self._rule.after if known.batch <= self._started_after else self._rule.after + LEFT_TO_CLEANER
-        return known.at_s + after.total_seconds() <= now_s
+        extra_s = LEFT_TO_THREAD_S if entry.batch >= self._first_batch else 0.0
+        return entry.at_s + self._after_s + extra_s <= now_s
 
-
-def _young(
-    pool: ThreadPoolExecutor, rule: CleaningRule, landing: StorageLocation, objects: Sequence[LandedObject]
-) -> tuple[LandedObject, ...]:
-    """The files on disk that changed within `settle`, by the disk's clock."""
-    settle_s = rule.settle.total_seconds()
-    if not (landing.is_local and settle_s):
-        return ()
-
-    def is_young(landed: LandedObject) -> bool:
-        changed_s = changed_at_s(landing, landed)
-        return changed_s is not None and time.time() - changed_s < settle_s
-
-    return tuple(landed for landed, young in zip(objects, pool.map(is_young, objects), strict=True) if young)
+    def _young(
+        self, pool: ThreadPoolExecutor, landing: StorageLocation, objects: Sequence[LandedObject]
+    ) -> frozenset[LandedObject]:
+        """The files on disk that changed within `settle`, by the disk's clock."""
+        if not (landing.is_local and self._settle_s):
+            return frozenset()
+        changed_s = pool.map(lambda landed: changed_at_s(landing, landed), objects)
+        now_s = time.time()
+        return frozenset(
+            landed
+            for landed, at_s in zip(objects, changed_s, strict=True)
+            if at_s is not None and now_s - at_s < self._settle_s
+        )

@@ -1,8 +1,8 @@
-"""Clearing objects away: one that cannot be is left where it is for an hour, and stops nobody."""
+"""Archiving and deleting objects: one that cannot be cleared stays for an hour, and does not stop the others."""
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ from store.objects.landing import Cleaning, LandedObject, archive_or_delete_once
 from store.objects.location import StorageLocation
 from streaming.discovery.processed_index import identity
 
-LEFT_FOR = timedelta(hours=1)
+SKIPPED_FOR = timedelta(hours=1)
 # What no listing has shown since is not counted any longer; with a queue there is one every six hours.
 FORGOTTEN_AFTER = timedelta(hours=7)
 _PROBE_BYTES = 2**16
@@ -22,55 +22,46 @@ _TRIED_AGAIN = (Fault.TRANSIENT, Fault.NOT_UNDERSTOOD)
 
 
 class Clearing:
-    """Clears objects away, for one thread, and knows which of them could not be; `on_left` is told of each of these.
+    """Archives or deletes objects, for any thread, and knows which of them it could not.
 
-    An object that fails of what may pass is to be tried again for `patience`. Then it is left if something else was
-    cleared away meanwhile, and one that is refused if something was cleared away at all; else if a probe can be.
+    After a passing fault an object is tried again for `patience`. Then it is left where it is for an hour, if another
+    object was cleared meanwhile; a refused one, if any object was cleared in this run; else, if a probe can be cleared.
     """
 
-    def __init__(
-        self, home: Home, how: Cleaning, patience: timedelta, on_left: Callable[[bytes], None] = lambda _: None
-    ) -> None:
+    def __init__(self, home: Home, how: Cleaning, patience: timedelta) -> None:
         self._home = home
         self._how = how
         self._patience_s = patience.total_seconds()
-        self._on_left = on_left
         self._failing_since_s: dict[bytes, float] = {}
-        self._left_at_s: dict[bytes, float] = {}
+        self._skipped_at_s: dict[bytes, float] = {}
         self._began_s = time.monotonic()
         self._cleared_at_s = float("-inf")
 
     def clear(
         self, pool: ThreadPoolExecutor, landing: StorageLocation, objects: Iterable[LandedObject]
     ) -> tuple[LandedObject, ...]:
-        """Try each once, but those that were left within the hour, and return those to try again soon.
+        """Try each object once, except those left within the hour; returns those to try again soon.
 
-        Raises StorageRefused, StorageUnavailable when it is no matter of single objects.
+        Raises StorageRefused, StorageUnavailable when storage clears no object at all.
         """
         named = [(identity(landing, landed), landed) for landed in objects]
-        due = [(name, landed) for name, landed in named if not self._was_left(name)]
+        due = [(name, landed) for name, landed in named if not self._is_skipped(name)]
         failures = list(pool.map(lambda one: self._failure(landing, one[1]), due))
         for (name, _), failure in zip(due, failures, strict=True):
             if failure is None:
                 self._failing_since_s.pop(name, None)
-                self._left_at_s.pop(name, None)
+                self._skipped_at_s.pop(name, None)
         failed = [(*one, failure) for one, failure in zip(due, failures, strict=True) if failure is not None]
-        return tuple(
-            landed for name, landed, failure in failed if self._is_to_try_again(name, landing, landed, failure)
-        )
-
-    def leave(self, name: bytes) -> None:
-        """An object of this identity could not be cleared away; it is left for an hour."""
-        self._left_at_s[name] = time.monotonic()
+        return tuple(landed for name, landed, failure in failed if self._is_retried(name, landing, landed, failure))
 
     @property
-    def left(self) -> int:
+    def uncleared(self) -> int:
         """How many objects could not be cleared away and are still there, as far as is known."""
         oldest_s = time.monotonic() - FORGOTTEN_AFTER.total_seconds()
-        return sum(left_at_s > oldest_s for left_at_s in list(self._left_at_s.values()))
+        return sum(skipped_at_s > oldest_s for skipped_at_s in list(self._skipped_at_s.values()))
 
-    def _was_left(self, name: bytes) -> bool:
-        return time.monotonic() - self._left_at_s.get(name, float("-inf")) < LEFT_FOR.total_seconds()
+    def _is_skipped(self, name: bytes) -> bool:
+        return time.monotonic() - self._skipped_at_s.get(name, float("-inf")) < SKIPPED_FOR.total_seconds()
 
     def _failure(self, landing: StorageLocation, landed: LandedObject) -> Exception | None:
         try:
@@ -82,15 +73,14 @@ class Clearing:
             return error
         return None
 
-    def _is_to_try_again(self, name: bytes, landing: StorageLocation, landed: LandedObject, failure: Exception) -> bool:
+    def _is_retried(self, name: bytes, landing: StorageLocation, landed: LandedObject, failure: Exception) -> bool:
         fault, now_s = fault_of(failure), time.monotonic()
         since_s = self._failing_since_s.setdefault(name, now_s)
         if fault in _TRIED_AGAIN and now_s - since_s < self._patience_s:
             return True
         if not (fault is Fault.UNFIT_OBJECT or self._is_single(fault, since_s, landing)):
-            raise storage_error(f"clear away {landing.uri_of(landed.key)}", failure) from failure
-        self.leave(name)
-        self._on_left(name)
+            raise storage_error(f"clear away {landing.uri_of(landed.key)}", failure, landed.key) from failure
+        self._skipped_at_s[name] = time.monotonic()
         return False
 
     def _is_single(self, fault: Fault, since_s: float, landing: StorageLocation) -> bool:

@@ -1,7 +1,9 @@
 """Whether storage keeps to the conditions on a request; without them a photo could be lost, or planned twice."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import obstore
 
@@ -17,57 +19,51 @@ _OTHER_ETAG = '"00000000000000000000000000000000"'
 
 
 def check_conditions(home: Home, how: Cleaning) -> None:
-    """Refuse a server of S3's protocol that lacks or passes over a condition which this stream relies on.
+    """Refuse a server of S3's protocol that lacks or ignores a condition which this stream relies on.
 
-    A small object is written, is asked for with conditions that do not hold, and is deleted; on disk nothing is done.
+    A small object is written, requested with conditions that do not hold, and deleted; on disk nothing is done.
     Raises UnsafeStorage, StorageRefused, StorageUnavailable; a killed check leaves that object, which nobody reads.
     Protocol: `If-None-Match` and `If-Match` of PutObject, `If-Match` of DeleteObject (Amazon S3).
     """
     if not home.root.is_local:
-        _check(home.state, _puts, "Two streams could plan a photo twice: use another server, or a home on disk.")
+        place, harm = home.state, "Two streams could plan a photo twice: use another server, or a home on disk."
+        with _probe_object(place) as name:
+            create = partial(obstore.put, place.store, name, b"again", mode="create")
+            _check(place, "If-None-Match of a put", create, harm)
+            replace = partial(obstore.put, place.store, name, b"again", mode={"e_tag": _OTHER_ETAG})
+            _check(place, "If-Match of a put", replace, harm)
     if not home.landing.is_local and how != "keep":
         place = next(place for place in (home.state, home.archive, home.landing) if not place.is_local)
-        _check(
-            place,
-            _deletes,
-            "Clearing away could delete a photo that nobody has read: use --clean keep.",
-        )
+        harm = "Clearing away could delete a photo that nobody has read: use --clean keep."
+        with _probe_object(place) as name:
+            bucket, key = bucket_and_key(place, name)
+            delete = partial(s3_client(place).delete_object, Bucket=bucket, Key=key, IfMatch=_OTHER_ETAG)
+            _check(place, "If-Match of a delete", delete, harm)
 
 
-def _check(
-    place: StorageLocation, asks: Callable[[StorageLocation, str], dict[str, Callable[[], object]]], so: str
-) -> None:
+@contextmanager
+def _probe_object(place: StorageLocation) -> Iterator[str]:
     # Hidden, so that it is no photo where there is only a landing.
     name = f".fruits-{uuid.uuid4().hex}"
     overwrite(place, name, b"conditions")
     try:
-        for condition, ask in asks(place, name).items():
-            why = _why_not_kept(place, ask)
-            if why is not None:
-                raise UnsafeStorage(f"The server of {place.uri} {why} the condition {condition}. {so}")
+        yield name
     finally:
         delete_all(place, [name])
 
 
-def _puts(place: StorageLocation, name: str) -> dict[str, Callable[[], object]]:
-    return {
-        "If-None-Match of a put": lambda: obstore.put(place.store, name, b"again", mode="create"),
-        "If-Match of a put": lambda: obstore.put(place.store, name, b"again", mode={"e_tag": _OTHER_ETAG}),
-    }
+def _check(place: StorageLocation, condition: str, request: Callable[[], object], harm: str) -> None:
+    failure = _failure(place, request)
+    if failure is not None:
+        raise UnsafeStorage(f"The server of {place.uri} {failure} the condition {condition}. {harm}")
 
 
-def _deletes(place: StorageLocation, name: str) -> dict[str, Callable[[], object]]:
-    bucket, key = bucket_and_key(place, name)
-    client = s3_client(place)
-    return {"If-Match of a delete": lambda: client.delete_object(Bucket=bucket, Key=key, IfMatch=_OTHER_ETAG)}
-
-
-def _why_not_kept(place: StorageLocation, ask: Callable[[], object]) -> str | None:
+def _failure(place: StorageLocation, request: Callable[[], object]) -> str | None:
     """What the server does with a condition that does not hold; None if it keeps to it."""
 
     def is_done() -> bool:
         try:
-            ask()
+            request()
         except Exception as error:
             if is_fault(error) and fault_of(error) is Fault.CHANGED:
                 return False

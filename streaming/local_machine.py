@@ -28,7 +28,7 @@ class MachineUnfit(FruitsError):
 def use_own_spark() -> None:
     """Make this process use the installed Spark, with this interpreter and no settings of another Spark or Java.
 
-    Those are forgotten for good, since pyspark looks at them for as long as it is used.
+    Those settings are deleted from the environment for good, as pyspark reads them at any time.
     Raises MachineUnfit where a process may not open enough files, and for a user without a name.
     """
     _allow_open_files()
@@ -50,10 +50,9 @@ def spark_environment() -> dict[str, str]:
 
 
 def local_java_options(scratch: Path) -> list[str]:
-    """What Spark's Java is told, as words of a command line: to keep its files in `scratch`, and this machine's name.
+    """Options for Spark's Java: it keeps its files in `scratch`, and finds this machine's name, which need not resolve.
 
-    The user's home need not exist. Where there are credentials of AWS, Spark looks up this machine's name, which need
-    not resolve; it looks up no other one here.
+    The user's home need not exist. Spark looks up the name where there are credentials of AWS, and no other one here.
     """
     hosts = scratch / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n127.0.0.1 {socket.gethostname()}\n")

@@ -11,8 +11,9 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkContext
 
-from features.errors import last_words
+from features.errors import FruitsError
 from features.image import Limits
+from features.task_errors import carried_error, last_words
 from store.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable
 from store.home import Home
 from store.models.pca_models import versions_to_project
@@ -38,7 +39,7 @@ from store.tables.schemas import PROJECTION_ROWS, REJECT_ROWS, TABLES
 from streaming.access_denied import AccessDeniedMonitor
 from streaming.batches_in_flight import BatchesInHand, BatchInHand
 from streaming.executor.task import Task, TaskMessage, run_tasks
-from streaming.pacing import cut, estimated_work_s
+from streaming.pacing import split_into_tasks
 
 # Estimated work that covers the time from one batch's leave to the next one's first task (Spark's trigger, the plan):
 # 0.4 to 1 s was seen, and photos may take half of the estimate.
@@ -68,16 +69,14 @@ class BatchReport:
     @property
     def stages_s(self) -> dict[str, float]:
         """`plan`, `work`, `commit` on the clock; then, unless it was only rolled forward, the sums over its tasks."""
-        stages_s = {"plan": self.plan_s, "work": self.work_s, "commit": self.commit_s}
-        if not self.replayed:
-            tasks = self.counters
-            stages_s |= {"fetch": tasks.fetch_s, "decode": tasks.decode_s, "infer": tasks.infer_s}
-            stages_s |= {"write": tasks.write_s}
-        return stages_s
+        clock_s = {"plan": self.plan_s, "work": self.work_s, "commit": self.commit_s}
+        tasks = self.counters
+        sums_s = {"fetch": tasks.fetch_s, "decode": tasks.decode_s, "infer": tasks.infer_s, "write": tasks.write_s}
+        return clock_s if self.replayed else clock_s | sums_s
 
 
 class MicroBatches:
-    """Runs batches, also two at a time; keeps the networks that were broadcast."""
+    """Runs batches, also two at a time; keeps the network that was broadcast."""
 
     def __init__(
         self,
@@ -97,10 +96,9 @@ class MicroBatches:
         self._on_commit = on_commit
         self._on_stage = on_stage
         self._patience_s = patience_s
-        self._networks: dict[str, Broadcast[bytes]] = {}
+        self._network: tuple[str, Broadcast[bytes]] | None = None
         self._broadcasting = threading.Lock()
-        self._tasks_s: dict[int, list[float]] = {}
-        self._refusals = AccessDeniedMonitor(home)
+        self._access_denied = AccessDeniedMonitor(home)
         self._in_hand = BatchesInHand(spark)
 
     def run(self, batch: int, in_turn: Callable[[], None] = lambda: None) -> BatchReport:
@@ -113,35 +111,35 @@ class MicroBatches:
         try:
             return self._run(batch, in_turn)
         finally:
-            self._in_hand.ended(batch)
+            self._in_hand.end(batch)
 
     def in_hand(self) -> tuple[BatchInHand, ...]:
         """The batches that are in hand now; any thread may ask."""
         return self._in_hand.now()
 
     def _run(self, batch: int, in_turn: Callable[[], None]) -> BatchReport:
-        clock = _Clock()
+        began_s = time.perf_counter()
         plan = read_plan(self._home, batch)
         if plan is None:
             raise self._plan_is_gone(batch)
         result = read_result(self._home, batch)
         replayed = result is not None
-        plan_s = clock.lap_s()
+        plan_s = time.perf_counter() - began_s
         self._on_stage(batch, "plan", plan_s)
         if result is None:
             plan = self._without_erased(plan)
-            self._in_hand.began(batch, len(plan.objects))
-            result = self._work(plan)
+            self._in_hand.begin(batch, plan.objects)
+            result = self._run_tasks(plan)
             write_result(self._home, result)
-        work_s = clock.lap_s()
+        work_s = time.perf_counter() - began_s - plan_s
         self._on_stage(batch, "work", work_s)
         in_turn()
         # Waiting for the batch before is no stage of this one.
-        clock.lap_s()
+        commit_began_s = time.perf_counter()
         for table in TABLES:
             gone = retried_rows(self._home, plan) if table is REJECT_ROWS else frozenset()
             commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables, gone)
-        commit_s = clock.lap_s()
+        commit_s = time.perf_counter() - commit_began_s
         self._on_stage(batch, "commit", commit_s)
         self._on_commit(plan, result)
         return BatchReport(
@@ -159,24 +157,18 @@ class MicroBatches:
         )
 
     def nearly_done(self, batch: int) -> bool:
-        """Whether what is left of a batch will keep the cores busy no longer than another one needs to begin."""
-        waiting_s = self._tasks_s.get(batch)
-        if waiting_s is None:
-            return False
-        tracker = self._spark.statusTracker()
-        jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(_group(batch))]
-        stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
-        done = sum(stage.numCompletedTasks for stage in stages if stage)
-        return sum(waiting_s[done:]) <= BEGIN_S * self._spark.defaultParallelism
+        """Whether the rest of a batch keeps the cores busy no longer than another batch needs to begin."""
+        remaining_s = self._in_hand.remaining_s(batch)
+        return remaining_s is not None and remaining_s <= BEGIN_S
 
     def give_up(self) -> None:
         """Stop the tasks that run for any batch; their plans stay."""
         self._spark.cancelAllJobs()
 
-    def _work(self, plan: Plan) -> Result:
-        self._refuse_half_committed(plan)
-        # The plan's versions and those that stand now. Whoever switches versions waits for every plan it can see; a
-        # plan made from an older pointer after that look is begun after it too, and finds the new version here.
+    def _run_tasks(self, plan: Plan) -> Result:
+        self._check_not_committed(plan)
+        # The plan's versions and those of now. A switch of versions waits for every plan that it can see; a plan made
+        # from the older pointer after that is begun later, too, and finds the new version here.
         pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizer)}))
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_named(plan.landing)
@@ -185,21 +177,14 @@ class MicroBatches:
             Task(
                 home=self._home,
                 landing=landing,
-                batch=plan.batch,
-                ingest_date=plan.ingest_date,
-                featurizer=plan.featurizer,
-                pca_versions=pca_versions,
-                key_pattern=plan.key_pattern,
+                plan=replace(plan, objects=objects, pca_versions=pca_versions, retried=()),
                 limits=self._limits,
-                objects=objects,
-                retried=frozenset(one.key for one in objects if one.key in retried),
+                retried=frozenset(landed.key for landed in objects if landed.key in retried),
                 patience_s=self._patience_s,
             )
-            for objects in cut(plan.objects, self._spark.defaultParallelism)
+            for objects in split_into_tasks(plan.objects, self._spark.defaultParallelism)
         ]
-        # Tasks begin in this order, so the number of finished ones tells what is left.
-        self._tasks_s = {plan.batch: [sum(map(estimated_work_s, task.objects)) for task in tasks]}
-        messages = self._collect(tasks, self._network(plan.featurizer)) if tasks else []
+        messages = self._collect(plan.batch, tasks, self._broadcast_network(plan.featurizer)) if tasks else []
         if datetime.now(UTC) - began_at > ATTEMPT_LIMIT:
             raise BatchFailed(f"Batch {plan.batch} took over {ATTEMPT_LIMIT}; its files may be swept. Start again.")
         wall_s, slots = time.monotonic() - began_s, self._spark.defaultParallelism
@@ -207,7 +192,7 @@ class MicroBatches:
         outcomes = counters.photos + sum(counters.rejects.values())
         if outcomes != len(plan.objects):
             raise StateDamaged(f"Batch {plan.batch} has {len(plan.objects)} objects but {outcomes} outcomes.")
-        self._refusals.stop_if_most_were(plan, counters, next((m.refusal for m in messages if m.refusal), ""))
+        self._access_denied.check(plan, counters, next((m.refusal for m in messages if m.refusal), ""))
         adds = _added(messages)
         projections = sum(added.rows for added in adds[PROJECTION_ROWS.name])
         if projections != counters.photos * len(pca_versions):
@@ -216,22 +201,21 @@ class MicroBatches:
         return Result(plan.batch, self._nonce, datetime.now(UTC), adds, rejected_keys, counters)
 
     def _without_erased(self, plan: Plan) -> Plan:
-        # Whoever erases waits for every plan it can see; one made from an older look at what is to be passed over, and
-        # written after that, is begun after it too.
+        # An erasure waits for every plan that it can see; a plan that is written after that is begun later, too.
         erased = erasure_filter(self._home)
         landing = self._home.landing_named(plan.landing)
         if not any(erased.covers(landing, landed) for landed in plan.objects):
             return plan
-        left = delete_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed))
-        if left is None:
+        rest = delete_from_plan(self._home, plan.batch, lambda _, landed: erased.covers(landing, landed))
+        if rest is None:
             # What was read before it went has objects that are to be forgotten.
             raise self._plan_is_gone(plan.batch)
-        return left
+        return rest
 
     def _plan_is_gone(self, batch: int) -> StateDamaged:
         return StateDamaged(f"{self._home.batches.uri_of(plan_key(batch))} is gone; start the stream again.")
 
-    def _refuse_half_committed(self, plan: Plan) -> None:
+    def _check_not_committed(self, plan: Plan) -> None:
         for table in TABLES:
             _, committed = self._tables.look(table)
             if committed >= plan.batch:
@@ -241,29 +225,22 @@ class MicroBatches:
                     "what the tables lack is found by listing. Then run `fruits reproject`."
                 )
 
-    def _collect(self, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
-        finished = self._in_hand.finished(tasks[0].batch)
-        work: Callable[[Any], Any] = lambda part: finished.counted(run_tasks(part, network))  # noqa: E731 - Spark pickles it
-        self._spark.setJobGroup(_group(tasks[0].batch), f"batch {tasks[0].batch}")
+    def _collect(self, batch: int, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
+        self._spark.setJobDescription(f"batch {batch}")
+        counter = self._in_hand.counter(batch)
+        work: Callable[[Any], Any] = lambda part: counter(run_tasks(part, network))  # noqa: E731 - Spark pickles it
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
-            batch, words = tasks[0].batch, last_words(error)
-            if _was_raised(StorageRefused, error):
-                raise StorageRefused(f"{words}. Batch {batch} waits for the next start.") from error
-            if _was_raised(StorageUnavailable, error):
-                raise BatchFailed(
-                    f"A task of batch {batch} failed on every try: {words}. Start again once storage answers."
-                ) from error
-            raise BatchFailed(f"A task of batch {batch} failed on every try: {words}.") from error
+            raise _explained(batch, error) from error
 
-    def _network(self, featurizer: str) -> "Broadcast[bytes]":
+    def _broadcast_network(self, featurizer: str) -> "Broadcast[bytes]":
         with self._broadcasting:
-            if featurizer not in self._networks:
-                for old in self._networks.values():
-                    old.unpersist()
-                self._networks = {featurizer: self._spark.broadcast(load_network(self._home, featurizer))}
-            return self._networks[featurizer]
+            if self._network is None or self._network[0] != featurizer:
+                if self._network is not None:
+                    self._network[1].unpersist()
+                self._network = featurizer, self._spark.broadcast(load_network(self._home, featurizer))
+            return self._network[1]
 
 
 def _oldest_waited_s(plan: Plan) -> float:
@@ -273,27 +250,18 @@ def _oldest_waited_s(plan: Plan) -> float:
     return (now - min((one.visible_at for one in plan.objects if one.key not in retried), default=now)).total_seconds()
 
 
-def _was_raised(kind: type[Exception], error: Py4JJavaError) -> bool:
-    return f"{kind.__module__}.{kind.__name__}: " in str(error.java_exception)
-
-
-def _group(batch: int) -> str:
-    return f"fruits-batch-{batch}"
+def _explained(batch: int, error: Py4JJavaError) -> FruitsError:
+    ours, words = carried_error(error), last_words(error)
+    photo = ours.photo if ours else None
+    if isinstance(ours, StorageRefused):
+        return StorageRefused(f"{words}. Batch {batch} waits for the next start.", photo)
+    help = " Start again once storage answers." if isinstance(ours, StorageUnavailable) else ""
+    return BatchFailed(f"A task of batch {batch} failed on every try: {words}.{help}", photo)
 
 
 def _versions(result: Result) -> tuple[int, ...]:
     added = result.adds.get(PROJECTION_ROWS.name, ())
     return tuple(sorted({int(file.partition["pca_version"]) for file in added}))
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def lap_s(self) -> float:
-        now = time.perf_counter()
-        lap_s, self._since = now - self._since, now
-        return lap_s
 
 
 def _summed(parts: list[BatchCounters]) -> BatchCounters:

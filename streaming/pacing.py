@@ -56,13 +56,13 @@ class Pacer:
             count += 1
         return tuple(waiting[:count])
 
-    def started(self, batch: Sequence[LandedObject], waiting: int) -> None:
-        """A batch begins; `waiting` objects were left over, and only then does its pace say anything."""
+    def start(self, batch: Sequence[LandedObject], waiting: int) -> None:
+        """A batch begins; its pace only counts if `waiting` objects were left over."""
         work_s = sum(map(estimated_work_s, batch))
         self._full_batch = (time.monotonic(), work_s) if waiting else None
 
-    def ended(self) -> None:
-        """The batch is done: adapt the budget to the pace it had."""
+    def end(self) -> None:
+        """The batch is done: adapt the budget to its pace."""
         if self._full_batch is None:
             return
         started_at, work_s = self._full_batch
@@ -71,8 +71,8 @@ class Pacer:
         self._full_batch = None
 
 
-def cut(objects: Sequence[LandedObject], slots: int) -> list[tuple[LandedObject, ...]]:
-    """Objects as tasks, to be begun in this order: large ones first, then ever smaller, so that all slots end together.
+def split_into_tasks(objects: Sequence[LandedObject], slots: int) -> list[tuple[LandedObject, ...]]:
+    """Objects as tasks, to begin in this order: large tasks first, then ever smaller, so that all slots end together.
 
     A trickle is one task. Source: factoring (Hummel, Schonberg, Flynn, "Factoring: A Method for Scheduling Parallel
     Loops", CACM 1992): each round gives every slot half of its share of what is left.

@@ -14,7 +14,7 @@ LONGEST_PAUSE_S = 0.5
 class Pipeline:
     """Runs each batch in a thread of its own, at most two at a time, and commits them in the order of their numbers.
 
-    `on_batch` is told of each batch once it is committed and cleaned up, one at a time.
+    `on_batch` is called with each batch once it is committed, one at a time.
     """
 
     def __init__(self, batches: MicroBatches, on_batch: Callable[[BatchReport], None]) -> None:

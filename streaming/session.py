@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from features.environment import started_with
 from features.errors import FruitsError
 from streaming.local_machine import local_java_options, scratch_folder, spark_environment, use_own_spark
-from streaming.threads import SpareThreads
+from streaming.threads import in_thread
 
 # What jobs are given to, for those who hand it on.
 Spark: TypeAlias = SparkContext
@@ -45,12 +45,11 @@ def spark_session(master: str, name: str) -> Iterator[tuple[SparkSession, Path]]
 
 
 def open_session(master: str, scratch: Path, name: str = "fruits", java_options: str | None = None) -> SparkSession:
-    """A session on `master`; what Spark keeps on disk, and what it says, goes below `scratch`.
+    """A session on `master`; Spark's files and its log go below `scratch`.
 
-    On this machine executors run this interpreter, so that they find the same packages; on a cluster the one that
-    PYSPARK_PYTHON names, else a copy of it at the same place. On YARN the cluster's own settings stand. Java gets
-    `java_options` in place of the class archive.
-    Raises SparkUnavailable with Spark's last words, and MachineUnfit where this machine cannot run one.
+    On this machine executors run this interpreter; on a cluster the one that PYSPARK_PYTHON names, else one at the same
+    path. On YARN the cluster's own settings count. Java gets `java_options` in place of the class archive.
+    Raises SparkUnavailable with Spark's last words, and MachineUnfit where this machine cannot run Spark.
     """
     # Under spark-submit Java runs already, with what it was given.
     is_local = master.startswith("local") and "PYSPARK_GATEWAY_PORT" not in os.environ
@@ -81,26 +80,26 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
         .config("spark.ui.enabled", "false")
         .config("spark.driver.extraJavaOptions", " ".join(options))
     )
-    said = scratch / "spark.log"
+    log = scratch / "spark.log"
     try:
         inherited = started_with(spark_environment()) if is_local else nullcontext()
-        with inherited, _standard_error_to(said):
+        with inherited, _standard_error_to(log):
             return _started(builder)
     except BaseException as error:
         _end_java_if_interrupted(error)
         if not isinstance(error, (Py4JError, PySparkException, OSError, ValueError)):
             raise
-        lines = said.read_text(errors="replace").splitlines()
+        lines = log.read_text(errors="replace").splitlines()
         # Indented lines are frames of a stack, and Java warns of what it always does.
-        said_so = [line for line in lines if line.strip() and not line[0].isspace() and "WARN" not in line]
-        last_words = said_so[-1] if said_so else f"its Java process ended ({type(error).__name__})"
-        raise SparkUnavailable(f"Spark does not start: {last_words}") from error
+        messages = [line for line in lines if line.strip() and not line[0].isspace() and "WARN" not in line]
+        words = messages[-1] if messages else f"its Java process ended ({type(error).__name__})"
+        raise SparkUnavailable(f"Spark does not start: {words}") from error
 
 
 def close_session(session: SparkSession) -> None:
     """Stop Spark, its Java process and the thread that answers it: the process can then end in peace."""
     gateway = session.sparkContext._gateway
-    # A Java process that is gone has stopped; what it took along is said by whoever was working with it.
+    # A Java process that is gone has stopped; its users report what that broke.
     with suppress(Py4JError, ConnectionError):
         session.stop()
     if gateway is not None:
@@ -112,8 +111,8 @@ def _end_java_if_interrupted(error: BaseException) -> None:
     java = getattr(SparkContext._gateway, "proc", None)
     if isinstance(error, Exception) or java is None:
         return
-    # A question that was interrupted has no answer yet: Java would be heard wrongly from now on. Asked by a signal, it
-    # still takes its files away.
+    # An interrupted call has no answer yet: the next answer would be taken for it. After a signal Java still deletes
+    # its files.
     java.terminate()
     with suppress(subprocess.TimeoutExpired):
         java.wait(_JAVA_ENDS_S)
@@ -149,10 +148,7 @@ def _standard_error_to(path: Path) -> Iterator[None]:
 
 def _started(builder: SparkSession.Builder) -> SparkSession:
     # In the main thread a Spark context would take Ctrl-C for itself, and cancel the batch in hand.
-    threads = SpareThreads()
-    starting = threads.submit(builder.getOrCreate)
-    threads.close()
-    return starting.result()
+    return in_thread(builder.getOrCreate).result()
 
 
 _JAVA_ENDS_S = 5.0
@@ -164,7 +160,7 @@ _ON_THIS_MACHINE = ("local", "spark://127.0.0.1:")
 # workers in a stream's first minute, and 3 % are left with these (two cores, 350 px photos).
 _LIGHT_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:disable"
 
-# A failure reaches the user once, as a sentence; Spark's copies of it stay in its log.
+# A failure reaches the user once, as a sentence; Spark's own report of it stays in its log.
 _QUIET = """\
 rootLogger.level = warn
 rootLogger.appenderRef.stderr.ref = stderr

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from store.settings import Settings
 from store.state.heartbeat import FinishedBatch, Messages, StreamSettings, Vitals, Waiting
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
+from streaming.planner import PlannerReport
 
 # Long enough to hold some of the batches of 20 s that there are under backlog.
 WINDOW_S = 300.0
@@ -26,16 +26,16 @@ class StreamStats:
         )
         self._lock = threading.Lock()
         self._began_s = time.monotonic()
-        self._news: PlannerReport | None = None
+        self._planner: PlannerReport | None = None
         self._last: FinishedBatch | None = None
         self._recent: deque[tuple[float, FinishedBatch]] = deque()
 
-    def on_news(self, news: PlannerReport) -> None:
-        """This is what the planner last told; the first time the stream is up."""
+    def on_planner_report(self, report: PlannerReport) -> None:
+        """The planner's newest report; with the first one the stream is up."""
         with self._lock:
-            if self._news is None:
+            if self._planner is None:
                 self._began_s = time.monotonic()
-            self._news = news
+            self._planner = report
 
     def on_batch(self, report: BatchReport) -> None:
         """A batch is committed."""
@@ -56,20 +56,20 @@ class StreamStats:
             while self._recent and self._recent[0][0] < now_s - WINDOW_S:
                 self._recent.popleft()
             batches = [batch for _, batch in self._recent]
-            queue = self._news.queue if self._news else None
+            planner = self._planner
+            queue = planner.queue if planner else None
             return Vitals(
                 settings=self._settings,
-                waiting=_waiting(self._news) if self._news else None,
+                waiting=_waiting(planner) if planner else None,
                 messages=Messages(queue.held, queue.unknown) if queue else None,
                 window_s=round(min(WINDOW_S, now_s - self._began_s), 3),
                 photos=sum(batch.photos for batch in batches),
                 rejects=sum(batch.rejects for batch in batches),
                 last_batch=self._last,
-                passed_over=self._news.passed_over if self._news else {},
-                uncleared=self._news.uncleared if self._news else 0,
+                passed_over=planner.passed_over if planner else {},
             )
 
 
-def _waiting(news: PlannerReport) -> Waiting:
-    backlog = news.backlog
-    return Waiting(news.told_at, backlog.files, backlog.bytes, backlog.oldest_arrived_at, backlog.at_least)
+def _waiting(report: PlannerReport) -> Waiting:
+    backlog = report.backlog
+    return Waiting(report.made_at, backlog.files, backlog.bytes, backlog.oldest_arrived_at, backlog.at_least)

@@ -196,7 +196,7 @@ def test_a_batch_planned_before_a_switch_began_is_projected_with_the_next_versio
     (landing / "pear").mkdir(parents=True)
     (landing / "pear/1.jpg").write_bytes(jpeg(seed=1))
     # The planner looks at the pointer, sleeps while a refit and a reprojection run to their end, and then plans.
-    monkeypatch.setattr("streaming.source.versions_to_project", lambda *_: ())
+    monkeypatch.setattr("streaming.planner.versions_to_project", lambda *_: ())
     _refit(spark, home, 3)
     assert reproject(spark.sparkContext, home, print, lambda _, __: None) == Reprojection(1, ROWS_A_DAY, 1)
 

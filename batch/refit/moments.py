@@ -39,9 +39,10 @@ from batch.refit.stored_moments import (
     write_month,
     write_sum,
 )
-from features.errors import FruitsError, last_words
+from features.errors import FruitsError
 from features.featurizer import FEATURES
 from features.pca import Moments, NotFinite, merge_moments
+from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
 from store.errors import JobFailed, StateDamaged
 from store.home import Home
@@ -203,7 +204,7 @@ def _count_days(job: _Job, days: Sequence[Day]) -> dict[date, str]:
     files = [(day.date, path) for day in days for path in day.paths]
     if files:
         tasks = job.spark.parallelize(files, -(-len(files) // FILES_COUNTED_PER_TASK))
-        for day, counts in _collect(tasks.mapValues(partial(count_rows, job.home, job.featurizer))):
+        for day, counts in _collect(tasks.mapValues(carry_errors(partial(count_rows, job.home, job.featurizer)))):
             rows_by_batch[day].update(counts)
     return {day: digest_of_rows(counts) for day, counts in rows_by_batch.items()}
 
@@ -248,6 +249,7 @@ def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
     )
 
 
+@carry_errors
 def _read_files(home: Home, featurizer: str, read_bytes: "Accumulator[int]", task: ReadTask) -> tuple[int, _TaskSum]:
     """The sum of a task's files, under the number of its day."""
     try:
@@ -268,6 +270,7 @@ def _add(one: _TaskSum, other: _TaskSum) -> _TaskSum:
     )
 
 
+@carry_errors
 def _store_days(
     store: StorageLocation, paths_digests: Mapping[date, str], keep: bool, days: Iterable[tuple[int, _TaskSum]]
 ) -> Iterator[_ReadDays]:

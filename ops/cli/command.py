@@ -123,7 +123,7 @@ def _checked(settings: "Settings", patience: "timedelta", makes_home: bool) -> "
 
     home = settings.locations()
     use_patience(patience.total_seconds())
-    tell_waits(home)
+    tell_waits()
     check_links(home)
     if not home.root.is_local and "AWS_ACCESS_KEY_ID" not in os.environ:
         from store.aws import export_credentials

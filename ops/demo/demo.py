@@ -21,8 +21,8 @@ from ops.cli.process.interrupts import finish_at_interrupt, raise_if_interrupted
 from ops.demo.photos import DemoFile, demo_files
 from ops.query.query import connect, run_query
 from store.settings import Settings
-from streaming.news import PlannerReport
-from streaming.service import Watcher, claim_home, run_stream
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener, claim_home, run_stream
 
 MOST_COMPONENTS = 16
 
@@ -35,7 +35,7 @@ class Progress(AbstractContextManager["Progress"], Protocol):
     """Something that shows a running stream."""
 
     @property
-    def watcher(self) -> Watcher: ...
+    def watcher(self) -> StreamListener: ...
 
 
 def check_landing(settings: Settings) -> None:
@@ -59,13 +59,13 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
         with progress:
             inner = progress.watcher
 
-            def on_news(news: PlannerReport) -> None:
-                inner.on_news(news)
-                tour.on_news(news)
+            def on_planner_report(news: PlannerReport) -> None:
+                inner.on_planner_report(news)
+                tour.on_planner_report(news)
                 if tour.is_over.is_set():
                     stop.set()
 
-            watcher = replace(inner, on_news=on_news)
+            watcher = replace(inner, on_planner_report=on_planner_report)
             run_stream(settings, False, stop, watcher, heart, partial(finish_at_interrupt, stop))
     raise_if_interrupted()
     if tour.failure is not None:
@@ -87,7 +87,7 @@ class _Tour:
         self.failure: Exception | None = None
         self.is_over = threading.Event()
 
-    def on_news(self, news: PlannerReport) -> None:
+    def on_planner_report(self, news: PlannerReport) -> None:
         with self._caught_up:
             self._caught_up_to = news.caught_up_to
             self._caught_up.notify_all()

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Literal
 from features.errors import FruitsError
 from ops.cli.console import DEBUGGING
 from ops.monitor.run_stats import RunStats
-from store.home import Home
+from store.objects.faults import is_full
+from store.objects.location import printable
 from store.settings import Settings
 
 if TYPE_CHECKING:
     from streaming.micro_batch import BatchReport
-    from streaming.news import PlannerReport
-    from streaming.service import Watcher
+    from streaming.planner import PlannerReport
+    from streaming.service import StreamListener
 
 Level = Literal["info", "warning", "error"]
 
@@ -43,10 +44,10 @@ class JsonLines:
         self._stats = RunStats()
 
     @property
-    def watcher(self) -> "Watcher":
-        from streaming.service import Watcher
+    def watcher(self) -> "StreamListener":
+        from streaming.service import StreamListener
 
-        return Watcher(self._on_batch, self._on_news, self._on_stage)
+        return StreamListener(self._on_batch, self._on_planner_report, self._on_stage)
 
     def __enter__(self) -> "JsonLines":
         self._stats = RunStats()
@@ -58,25 +59,28 @@ class JsonLines:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         if not isinstance(error, Exception):
-            if self._news is not None and self._news.left is not None:
-                self._write("warning", "left", files=self._news.left.files)
+            if self._news is not None and self._news.unsettled is not None:
+                self._write("warning", "left", files=self._news.unsettled.files)
             totals = self._stats.totals()
             self._write("info", "end", **asdict(totals) | {"rejects": totals.rejects.total()})
             return
-        nameless = without_names(str(error), self._settings.locations(), has_reason=isinstance(error, FruitsError))
-        retryable = isinstance(error, FruitsError) and error.retryable
-        self._write("error", "failed", error=type(error).__name__, retryable=retryable, message=nameless)
-        if nameless == str(error) or DEBUGGING.is_set():
-            return
+        kind = type(error).__name__
         if isinstance(error, FruitsError):
-            raise type(error)(nameless) from error
-        raise FruitsError(f"Unexpected {type(error).__name__}: {nameless}") from error
+            message, retryable = without_photo(str(error), error.photo), error.retryable
+        else:
+            # A library may name a photo in its own words.
+            message, retryable = f"Unexpected {kind}: its message is left out of the log; --debug shows it.", False
+            message = "A disk of this machine is full." if is_full(error) else message
+        self._write("error", "failed", error=kind, retryable=retryable, message=message)
+        if DEBUGGING.is_set() or message == str(error) or is_full(error):
+            return
+        raise (type(error) if isinstance(error, FruitsError) else FruitsError)(message) from error
 
     def warn(self, sentence: str) -> None:
-        """Something that a person should know, and that does not stop the stream."""
-        self._write("warning", "warning", message=without_names(sentence, self._settings.locations(), has_reason=False))
+        """Something that a person should know and that does not stop the stream; it must not name a photo."""
+        self._write("warning", "warning", message=sentence)
 
-    def _on_news(self, news: "PlannerReport") -> None:
+    def _on_planner_report(self, news: "PlannerReport") -> None:
         if self._news is None:
             self._write("info", "ready")
         self._news = news
@@ -107,28 +111,16 @@ def json_line(level: Level, event: str, **fields: object) -> str:
     return json.dumps(_plain({"time": datetime.now(UTC), "level": level, "event": event, **fields}))
 
 
-def without_names(sentence: str, home: Home, has_reason: bool) -> str:
-    """The sentence cut where the name of a photo begins; with `has_reason`, what follows the last colon stays."""
-    begins = [
-        (at, at + len(below))
-        for place in (home.landing, home.archive)
-        for below in _ways_to_write(place.uri)
-        if (at := sentence.find(below)) >= 0 and sentence[at + len(below) :].strip(" .")
-    ]
-    if not begins:
+def without_photo(sentence: str, photo: str | None) -> str:
+    """The sentence without the key of the photo that it names."""
+    if not photo:
         return sentence
-    _, end = min(begins)
+    name = printable(photo)
+    before, _, after = sentence.partition(name)
     # In a library's reason there can be a path once more.
-    _, colon, last_words = sentence[end:].rpartition(": ")
-    because = f": {last_words.rstrip('.')}" if has_reason and colon and "/" not in last_words else ""
-    return f"{sentence[:end]}…{because}. The photo's name is left out of the log; --debug shows it."
-
-
-def _ways_to_write(uri: str) -> list[str]:
-    scheme, _, path = uri.partition("://")
-    # A library's own words may have the key without its bucket.
-    _, _, prefix = path.partition("/")
-    return [f"{uri}/", f"{path}/", *([f"{prefix}/"] if scheme == "s3" and prefix else [])]
+    end = "." if "/" in after else after
+    shown = f"{before}…{end}" if name in sentence else "…"
+    return f"{shown} The photo's name is left out of the log; --debug shows it."
 
 
 def _plain(value: object) -> object:

@@ -17,8 +17,8 @@ from store.objects.faults import is_fault, reason
 from store.settings import Settings
 from store.state.heartbeat import MOVED_WITHIN
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
-from streaming.service import Watcher
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener
 
 if TYPE_CHECKING:
     from types_boto3_cloudwatch import CloudWatchClient
@@ -33,7 +33,7 @@ MOST_DATA = 1000
 
 
 @contextmanager
-def with_metrics(settings: Settings, watcher: Watcher, warn: Callable[[str], None]) -> Iterator[Watcher]:
+def with_metrics(settings: Settings, watcher: StreamListener, warn: Callable[[str], None]) -> Iterator[StreamListener]:
     """The watcher to give to the stream instead of `watcher`: with the setting `metrics`, CloudWatch gets numbers, too.
 
     Each minute: `Alive` (1, and only while the stream works), `Photos`, `Rejects` (all, and by `Reason`),
@@ -51,11 +51,11 @@ def with_metrics(settings: Settings, watcher: Watcher, warn: Callable[[str], Non
             watcher.on_batch(report)
             metrics.on_batch(report)
 
-        def on_news(report: PlannerReport) -> None:
-            watcher.on_news(report)
-            metrics.on_news(report)
+        def on_planner_report(report: PlannerReport) -> None:
+            watcher.on_planner_report(report)
+            metrics.on_planner_report(report)
 
-        yield replace(watcher, on_batch=on_batch, on_news=on_news)
+        yield replace(watcher, on_batch=on_batch, on_planner_report=on_planner_report)
 
 
 class Metrics:
@@ -94,7 +94,7 @@ class Metrics:
             self._batches.append(report)
             self._committed_at = datetime.now(UTC)
 
-    def on_news(self, news: PlannerReport) -> None:
+    def on_planner_report(self, news: PlannerReport) -> None:
         """The stream's query runs, and this is the planner's last report."""
         with self._lock:
             self._news = news
@@ -109,7 +109,7 @@ class Metrics:
     def _is_alive(self, now: datetime) -> bool:
         with self._lock:
             is_heard = self._news is not None and time.monotonic() - self._heard_at_s <= HEARD_WITHIN_S
-            moved_at = max(self._committed_at, self._news.told_at) if self._news else self._committed_at
+            moved_at = max(self._committed_at, self._news.made_at) if self._news else self._committed_at
             return is_heard and now - moved_at <= MOVED_WITHIN
 
     def _counts(self, now: datetime) -> "list[MetricDatumTypeDef]":

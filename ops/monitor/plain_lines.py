@@ -6,8 +6,8 @@ from ops.monitor.progress import last_sentences
 from ops.monitor.run_stats import RunStats
 from ops.wording import escape_controls, quantity
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
-from streaming.service import Watcher
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener
 
 
 class PlainLines:
@@ -19,8 +19,8 @@ class PlainLines:
         self._news: PlannerReport | None = None
 
     @property
-    def watcher(self) -> Watcher:
-        return Watcher(self._on_batch, self._on_news, self._stats.on_stage)
+    def watcher(self) -> StreamListener:
+        return StreamListener(self._on_batch, self._on_planner_report, self._stats.on_stage)
 
     def __enter__(self) -> "PlainLines":
         self._stats = RunStats()
@@ -31,7 +31,7 @@ class PlainLines:
         for sentence in last_sentences(self._news, self._stats):
             self._say(sentence)
 
-    def _on_news(self, news: PlannerReport) -> None:
+    def _on_planner_report(self, news: PlannerReport) -> None:
         if self._news is None:
             self._say("The stream is up.")
         self._news = news

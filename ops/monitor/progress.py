@@ -19,8 +19,8 @@ from store.home import Home
 from store.models.pca_models import Current, current_models
 from streaming.batches_in_flight import BatchInHand
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
-from streaming.service import Watcher
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener
 
 SERVED_POLL_S = 5.0
 # The end does not wait longer for storage that hangs.
@@ -43,8 +43,8 @@ class LivePanel:
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
     @property
-    def watcher(self) -> Watcher:
-        return Watcher(self._on_batch, self._on_news, self._stats.on_stage, self._on_start)
+    def watcher(self) -> StreamListener:
+        return StreamListener(self._on_batch, self._on_planner_report, self._stats.on_stage, self._on_start)
 
     def __enter__(self) -> "LivePanel":
         self._stats = RunStats()
@@ -69,7 +69,7 @@ class LivePanel:
         self._stats.on_batch(report)
         self._last = report
 
-    def _on_news(self, news: PlannerReport) -> None:
+    def _on_planner_report(self, news: PlannerReport) -> None:
         self._news = news
 
     def _on_start(self, in_hand: Callable[[], tuple[BatchInHand, ...]]) -> None:
@@ -157,7 +157,7 @@ class LivePanel:
 def last_sentences(news: PlannerReport | None, stats: RunStats) -> list[str]:
     """What is said when a stream has ended: what a drain left, and what was done."""
     sentences = [stats.totals().sentence()]
-    if news is not None and (left := news.left) is not None:
+    if news is not None and (left := news.unsettled) is not None:
         more = left.files - len(left.keys)
         names = ", ".join(left.keys) + (f" and {more:,} more" if more else "")
         pronoun = "it" if left.files == 1 else "they"

@@ -26,11 +26,11 @@ from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_tables
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table
-from streaming.discovery.arrivals import NOTHING_WAITS, Backlog
+from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
 from streaming.discovery.snapshot import load_processed_index
 from streaming.discovery.visibility import first_seen, not_seen_at
-from streaming.source import only_new_since
+from streaming.planner import only_new_since
 
 # With a trigger of 2 s a table gets up to 1800 files an hour, which stay until the hour is over. With fewer than these,
 # it is not worth finding out which of them maintenance would compact.
@@ -187,7 +187,7 @@ def read_status(
             index = load_processed_index(home, Path(folder, "index.sqlite"))
             unplanned = _unplanned(home, index, passed_over)
             backlog = _sum(map(_backlog_of, (*(plan.objects for plan in plans), *unplanned)))
-            facts, days = index.facts, index.days
+            facts, days = index.info, index.days
             index.close()
         if verify:
             kept = [batch for batch in planned_batches(home) if facts.snapshot < batch <= committed]
@@ -330,7 +330,7 @@ def _backlog_of(objects: Collection[LandedObject]) -> Backlog:
 
 
 def _sum(backlogs: Iterable[Backlog]) -> Backlog:
-    total = NOTHING_WAITS
+    total = Backlog()
     for one in backlogs:
         oldest = min(filter(None, (total.oldest_arrived_at, one.oldest_arrived_at)), default=None)
         total = Backlog(total.files + one.files, total.bytes + one.bytes, oldest, total.at_least or one.at_least)
@@ -341,7 +341,7 @@ def _unplanned(home: Home, index: ProcessedIndex, passed_over: SkippedFiles) -> 
     """The objects of the landing that no batch holds, by page."""
     since, bound = only_new_since(home), not_seen_at(home)
     for page in list_pages(home.landing, home.own_locations, passed_over):
-        known = index.known([identity(home.landing, landed) for landed in page])
+        known = index.entries([identity(home.landing, landed) for landed in page])
         yield [
             first_seen(landed, bound)
             for landed in page

@@ -37,15 +37,18 @@ _FINAL = (*REFUSALS, Fault.NOT_UNDERSTOOD)
 UNKNOWN_OUTCOME = (Fault.TRANSIENT, Fault.CHANGED, Fault.MISSING)
 
 
-def retry_storage(operation: str, work: Callable[[], _T], again: Collection[Fault] = (Fault.TRANSIENT,)) -> _T:
+def retry_storage(
+    operation: str, work: Callable[[], _T], again: Collection[Fault] = (Fault.TRANSIENT,), photo: str | None = None
+) -> _T:
     """What `work` returns. It is repeated for `patience_s` after faults of the kinds in `again`.
 
-    `operation` ends the sentence "Cannot ...". `work` must be safe to repeat after a success whose answer was lost.
+    `operation` ends the sentence "Cannot ..."; `photo` is the key of the photo that it names. `work` must be safe to
+    repeat after a success whose answer was lost.
     Of other faults, MISSING raises FileNotFoundError, CHANGED the library's own error, and a final one StorageRefused.
     At the deadline it raises StorageUnavailable. Errors that are no faults of storage pass through at once.
     Listeners of `store.objects.waits` hear of a long wait.
     """
-    with waiting(operation, patience_s()) as request:
+    with waiting(operation, patience_s(), photo) as request:
         for wait_s in backoff_s():
             try:
                 done = work()
@@ -57,7 +60,7 @@ def retry_storage(operation: str, work: Callable[[], _T], again: Collection[Faul
                     raise
                 fault = fault_of(error)
                 if fault in _FINAL:
-                    raise storage_error(operation, error) from error
+                    raise storage_error(operation, error, photo) from error
                 request.is_answered = fault is not Fault.TRANSIENT
                 if fault is Fault.MISSING and fault not in again:
                     raise FileNotFoundError(reason(error)) from error
@@ -67,7 +70,7 @@ def retry_storage(operation: str, work: Callable[[], _T], again: Collection[Faul
             if not request.is_answered:
                 request.failed(reason(failure), is_full(failure))
             time.sleep(wait_s)
-        raise storage_error(operation, failure) from failure
+        raise storage_error(operation, failure, photo) from failure
 
 
 def patience_s() -> float:
@@ -81,10 +84,10 @@ def use_patience(deadline_s: float | None) -> None:
     _patience_s = deadline_s
 
 
-def storage_error(operation: str, error: BaseException) -> StorageUnavailable:
+def storage_error(operation: str, error: BaseException, photo: str | None = None) -> StorageUnavailable:
     """The error to raise for a fault: "Cannot `operation`: ...", StorageRefused if a later try cannot help."""
     kind = StorageRefused if is_final(error) else StorageUnavailable
-    return kind(f"Cannot {operation}: {reason(error)}.")
+    return kind(f"Cannot {operation}: {reason(error)}.", photo)
 
 
 def is_final(error: BaseException) -> bool:

@@ -129,7 +129,7 @@ def stat_object(landing: StorageLocation, key: str) -> LandedObject | None:
     """The current version under a key, or None when there is none. Raises StorageRefused, StorageUnavailable."""
     stat = _stat_file if landing.is_local else _head_object
     try:
-        return retry_storage(f"look up {landing.uri_of(key)}", lambda: stat(landing, key))
+        return retry_storage(f"look up {landing.uri_of(key)}", lambda: stat(landing, key), photo=key)
     except FileNotFoundError:
         return None
 
@@ -140,7 +140,9 @@ def fetch(landing: StorageLocation, landed: LandedObject, archive: StorageLocati
     Raises Rejected as `fetch_once` does, StorageRefused when storage refuses everything, StorageUnavailable for a fault
     that has not passed within two minutes.
     """
-    return retry_storage(f"read {landing.uri_of(landed.key)}", lambda: fetch_once(landing, landed, archive))
+    return retry_storage(
+        f"read {landing.uri_of(landed.key)}", lambda: fetch_once(landing, landed, archive), photo=landed.key
+    )
 
 
 def fetch_once(landing: StorageLocation, landed: LandedObject, archive: StorageLocation | None = None) -> bytes:
@@ -189,7 +191,7 @@ def archive_or_delete(
                 return False
             raise
 
-    return retry_storage(f"clear away {landing.uri_of(landed.key)}", clear)
+    return retry_storage(f"clear away {landing.uri_of(landed.key)}", clear, photo=landed.key)
 
 
 def archive_or_delete_once(

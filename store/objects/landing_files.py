@@ -229,7 +229,7 @@ class _Walk:
             (self._skip if readable or failure.errno in _GONE else unreadable)(key, failure)
 
     def _raise(self, key: str, error: OSError) -> None:
-        raise storage_error(f"list {self._directory / key}", error) from error
+        raise storage_error(f"list {self._directory / key}", error, key) from error
 
     def _skip(self, key: str, error: OSError) -> None:
         if error.errno in _GONE:

@@ -17,7 +17,8 @@ _CHECK_EVERY_S = 0.2
 class Wait:
     """A request has waited for `waited_s`, and is tried again until `patience_s` are over.
 
-    `what` ends the sentence "Waiting for storage to ..."; `reason` is why the last try failed, None without a failure.
+    `what` ends the sentence "Waiting for storage to ..."; `photo` is the key of the photo that it names. `reason` is
+    why the last try failed, None without a failure.
     """
 
     what: str
@@ -25,6 +26,7 @@ class Wait:
     patience_s: float
     reason: str | None
     is_full: bool
+    photo: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Request:
     started_s: float
     reason: str | None = None
     is_full: bool = False
+    photo: str | None = None
     is_answered: bool = False
 
     def failed(self, reason: str, is_full: bool) -> None:
@@ -62,9 +65,9 @@ def report_waits_to(listener: Callable[[Wait | Recovery], None] | None) -> None:
 
 
 @contextmanager
-def waiting(what: str, patience_s: float) -> Iterator[Request]:
+def waiting(what: str, patience_s: float, photo: str | None = None) -> Iterator[Request]:
     """A request to storage lasts while this is entered; the caller sets `is_answered` when it is done."""
-    request = Request(what, patience_s, time.monotonic())
+    request = Request(what, patience_s, time.monotonic(), photo=photo)
     outer = getattr(_OF_THREAD, "request", None)
     _OF_THREAD.request = request
     _WAITS.begin(request)
@@ -119,7 +122,8 @@ class _Waits:
             if self._reported is not None or not late:
                 return
             self._reported = worst = max(late, key=lambda request: (request.is_full, -request.started_s))
-        self._report(Wait(worst.what, now_s - worst.started_s, worst.patience_s, worst.reason, worst.is_full))
+        waited_s = now_s - worst.started_s
+        self._report(Wait(worst.what, waited_s, worst.patience_s, worst.reason, worst.is_full, worst.photo))
 
     def _report(self, event: Wait | Recovery) -> None:
         if self.listener is not None:

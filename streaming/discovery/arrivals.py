@@ -10,9 +10,9 @@ from datetime import datetime
 from store.home import Home
 from store.objects.landing import LandedObject
 from store.state.plans import Plan
+from streaming.discovery.in_flight_messages import Arrival
 from streaming.discovery.notifications import is_later
 from streaming.discovery.processed_index import ProcessedEntry, ProcessedIndex, identity
-from streaming.discovery.queue import Arrival
 from streaming.discovery.snapshot import in_tables
 
 # More are not held: a listing waits until some are planned, and the queue keeps its messages.
@@ -23,15 +23,12 @@ _SEQUENCERS_KEPT = 100_000
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits to be planned, the oldest since `oldest_arrived_at`; there is more where `at_least` says so."""
+    """What waits to be planned, the oldest since `oldest_arrived_at`; with `at_least` there may be more."""
 
-    files: int
-    bytes: int
-    oldest_arrived_at: datetime | None
+    files: int = 0
+    bytes: int = 0
+    oldest_arrived_at: datetime | None = None
     at_least: bool = False
-
-
-NOTHING_WAITS = Backlog(0, 0, None)
 
 
 @dataclass
@@ -43,15 +40,15 @@ class _Waiting:
 
 
 class Arrivals:
-    """The difference between what arrived and what was planned, for the threads that find and the one that plans.
+    """What arrived and was not planned, for the threads that find and the one that plans.
 
     A version counts as planned under its `(source, etag)`: the same bytes under the same key again are no arrival
-    while they are remembered, unless they were rejected.
+    while the index has them, unless they were rejected.
     """
 
-    def __init__(self, home: Home, seen: ProcessedIndex) -> None:
+    def __init__(self, home: Home, index: ProcessedIndex) -> None:
         self._home = home
-        self._seen = seen
+        self._index = index
         self._by_key: dict[str, _Waiting] = {}
         self._heap: list[tuple[datetime, str]] = []
         self._bytes = 0
@@ -76,24 +73,24 @@ class Arrivals:
         with self._changed:
             self._changed.notify_all()
 
-    def known(self, landed: Sequence[LandedObject]) -> list[ProcessedEntry | None]:
-        """What is known of each of these versions; None of those that were never planned."""
+    def entries(self, landed: Sequence[LandedObject]) -> list[ProcessedEntry | None]:
+        """The index's entry of each version; None of a version that was never planned."""
         identities = [identity(self._home.landing, one) for one in landed]
-        found = self._seen.known(identities)
-        known = [found.get(key) for key in identities]
-        return [what if what and what.covers(one) else None for one, what in zip(landed, known, strict=True)]
+        found = self._index.entries(identities)
+        entries = [found.get(key) for key in identities]
+        return [entry if entry and entry.covers(one) else None for one, entry in zip(landed, entries, strict=True)]
 
-    def listed(self, landed: Sequence[LandedObject], listing: int) -> None:
+    def add_listed(self, landed: Sequence[LandedObject], listing: int) -> None:
         """A listing shows these; what was never planned waits from now on."""
         forgotten = self._forgotten(landed)
         with self._changed:
-            for one, known in zip(landed, self.known(landed), strict=True):
-                if known is None and one not in forgotten:
+            for one, entry in zip(landed, self.entries(landed), strict=True):
+                if entry is None and one not in forgotten:
                     self._add(_Waiting(one, listing))
             self._changed.notify_all()
 
-    def listing_is_complete(self, listing: int) -> None:
-        """What an earlier listing showed and this one does not is gone, and waits no longer."""
+    def remove_gone(self, listing: int) -> None:
+        """What earlier listings showed and this complete one does not is gone, and waits no longer."""
         with self._changed:
             gone = [
                 key
@@ -104,23 +101,22 @@ class Arrivals:
                 self._remove(key)
             self._changed.notify_all()
 
-    def told(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
-        """Messages tell of these; returns those that need no plan: planned before, or overtaken by a later version."""
-        known = self.known([arrival.landed for arrival in arrivals])
-        forgotten = self._forgotten([a.landed for a, before in zip(arrivals, known, strict=True) if before is None])
+    def add_messages(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Messages announce these; returns those that need no plan: planned before, or replaced by a later version."""
+        landed = [arrival.landed for arrival in arrivals]
+        forgotten = self._forgotten([one for one, entry in zip(landed, self.entries(landed), strict=True) if not entry])
         needless: list[Arrival] = []
         with self._changed:
             # Once more under the lock: a listing may have shown them, and they may have been planned, meanwhile.
-            known = self.known([arrival.landed for arrival in arrivals])
-            for arrival, before in zip(arrivals, known, strict=True):
-                if before is not None or self._overtaken(arrival) or arrival.landed in forgotten:
+            for arrival, entry in zip(arrivals, self.entries(landed), strict=True):
+                if entry is not None or self._is_replaced(arrival) or arrival.landed in forgotten:
                     needless.append(arrival)
                 else:
                     self._add(_Waiting(arrival.landed, None, arrival.sequencer, [arrival]))
             self._changed.notify_all()
         return needless
 
-    def first(self, most: int) -> list[LandedObject]:
+    def oldest(self, most: int) -> list[LandedObject]:
         """The oldest ones, at most so many."""
         with self._changed:
             found: list[tuple[datetime, str]] = []
@@ -135,15 +131,19 @@ class Arrivals:
 
     def planned(self, plan: Plan) -> list[Arrival]:
         """These are in a durable plan; returns the messages' arrivals that this settles."""
-        settled: list[Arrival] = []
         with self._changed:
             identities = ((identity(self._home.landing, landed), landed.arrived_at) for landed in plan.objects)
-            self._seen.planned(plan.batch, identities, plan.planned_at)
-            for landed in plan.objects:
-                waiting = self._by_key.get(landed.key)
-                if waiting is None or waiting.landed.etag != landed.etag:
+            self._index.planned(plan.batch, identities, plan.planned_at)
+            return self.skip(plan.objects)
+
+    def skip(self, objects: Iterable[LandedObject]) -> list[Arrival]:
+        """These wait no longer; returns the messages' arrivals that this settles."""
+        settled: list[Arrival] = []
+        with self._changed:
+            for landed in objects:
+                if not self.has(landed):
                     continue
-                self._remove(landed.key)
+                waiting = self._remove(landed.key)
                 settled += waiting.arrivals
                 if waiting.sequencer is not None:
                     self._sequencers[landed.key] = waiting.sequencer
@@ -153,22 +153,10 @@ class Arrivals:
             self._changed.notify_all()
         return settled
 
-    def skip(self, objects: Iterable[LandedObject]) -> list[Arrival]:
-        """These wait no longer; returns the messages' arrivals that this settles."""
-        settled: list[Arrival] = []
-        with self._changed:
-            for landed in objects:
-                waiting = self._by_key.get(landed.key)
-                if waiting is not None and waiting.landed.etag == landed.etag:
-                    self._remove(landed.key)
-                    settled += waiting.arrivals
-            self._changed.notify_all()
-        return settled
-
     def backlog(self, at_least: bool) -> Backlog:
         """What waits; `at_least` when not everything was found yet."""
         with self._changed:
-            oldest = self.first(1)
+            oldest = self.oldest(1)
             return Backlog(len(self._by_key), self._bytes, oldest[0].visible_at if oldest else None, at_least)
 
     def _add(self, new: _Waiting) -> None:
@@ -191,16 +179,18 @@ class Arrivals:
         if old is None or old.landed.visible_at != new.landed.visible_at:
             heapq.heappush(self._heap, (new.landed.visible_at, key))
 
-    def _remove(self, key: str) -> None:
-        self._bytes -= self._by_key.pop(key).landed.size_bytes
+    def _remove(self, key: str) -> _Waiting:
+        waiting = self._by_key.pop(key)
+        self._bytes -= waiting.landed.size_bytes
+        return waiting
 
-    def _overtaken(self, arrival: Arrival) -> bool:
+    def _is_replaced(self, arrival: Arrival) -> bool:
         planned = self._sequencers.get(arrival.landed.key)
         return planned is not None and arrival.sequencer is not None and is_later(planned, arrival.sequencer)
 
     def _forgotten(self, arrived: Iterable[LandedObject]) -> set[LandedObject]:
         """Those that were planned so long ago that only the tables know."""
-        complete_since_s = self._seen.facts.complete_since_s
+        complete_since_s = self._index.info.complete_since_s
         old = [landed for landed in arrived if landed.arrived_at.timestamp() < complete_since_s]
         if not old:
             return set()

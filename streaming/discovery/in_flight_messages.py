@@ -10,7 +10,7 @@ from store.objects.landing import LandedObject
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A landed object that a message told of; `message` is the queue's own handle for it."""
+    """A landed object that a message announced; `message` is the number of that message."""
 
     landed: LandedObject
     sequencer: str | None
@@ -26,10 +26,10 @@ class _Message:
 
 
 class InFlightMessages:
-    """The books of one queue, for one thread at a time; times are seconds of a clock that never goes back.
+    """The messages of one queue, for one thread at a time; times are seconds of a monotonic clock.
 
-    A message that was not understood altogether is held until what it told of is settled, but is neither renewed,
-    nor deleted, nor given back: its redrive policy is to see that it came again and again.
+    A message that is not fully understood is held until its arrivals are settled, but is neither renewed, nor deleted,
+    nor given back: it must come again and again until the queue's redrive policy moves it.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,6 @@ class InFlightMessages:
         return len(self._messages)
 
     @property
-    def any_waiting(self) -> bool:
-        """Whether there is something to take, or was when a message was let go."""
-        return bool(self._waiting)
-
-    @property
     def all_settled(self) -> bool:
         return self._unsettled == 0
 
@@ -58,19 +53,19 @@ class InFlightMessages:
         self,
         id: str,
         receipt: str,
-        told: Iterable[tuple[LandedObject, str | None]],
+        announced: Iterable[tuple[LandedObject, str | None]],
         is_understood: bool,
         until_s: float,
     ) -> None:
-        """A message was received and is invisible until then; one that is held already only gets its newest receipt."""
+        """Keep a received message, which is invisible until then; one that is held already gets its newest receipt."""
         number = self._numbers.get(id)
         if number is not None:
             self._messages[number].receipt = receipt
             self.renewed([number], until_s)
             return
         number = next(self._next_number)
-        # A message may tell of the same thing twice.
-        arrivals = dict.fromkeys(Arrival(landed, sequencer, number) for landed, sequencer in told)
+        # A message may announce the same object twice.
+        arrivals = dict.fromkeys(Arrival(landed, sequencer, number) for landed, sequencer in announced)
         self._messages[number] = _Message(id, receipt, set(arrivals), is_understood)
         self._numbers[id] = number
         self._waiting.extend(arrivals)
@@ -81,7 +76,7 @@ class InFlightMessages:
             self._finish(number)
 
     def take(self, most: int) -> list[Arrival]:
-        """The arrivals that waited longest, each once; those of a message that was let go come again with it."""
+        """The arrivals that waited longest, each once; those of a removed message come again with it."""
         taken: list[Arrival] = []
         while self._waiting and len(taken) < most:
             arrival = self._waiting.popleft()
@@ -90,7 +85,7 @@ class InFlightMessages:
         return taken
 
     def settle(self, arrivals: Iterable[Arrival]) -> None:
-        """Nothing more is to be done for these; those of a message that was let go are passed over."""
+        """Nothing more is to be done for these; those of a removed message are ignored."""
         for arrival in arrivals:
             message = self._messages.get(arrival.message)
             if message is not None and arrival in message.unsettled:
@@ -126,7 +121,7 @@ class InFlightMessages:
                 self._comes_back_s.pop(number, None)
                 self._comes_back_s[number] = until_s
 
-    def drop(self, numbers: Iterable[int]) -> None:
+    def remove(self, numbers: Iterable[int]) -> None:
         """These are deleted, or no longer ours."""
         for number in numbers:
             message = self._messages.pop(number, None)
@@ -140,4 +135,4 @@ class InFlightMessages:
         if self._messages[number].is_understood:
             self._settled.append(number)
         else:
-            self.drop([number])
+            self.remove([number])

@@ -23,30 +23,28 @@ SHORT_PAGES = 10
 FORGET_EVERY_S = 600.0
 _LOOK_S = 0.5
 _HELD_AT_ONCE = 10_000
+_CLOSING_S = 5.0
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A complete listing: when it began, how long it took, what it showed in how many pages, what it passed over."""
+class CompleteListing:
+    """When a complete listing began, and what it left out on purpose, counted by kind."""
 
     began_at: datetime
-    took_s: float
-    objects: int
-    pages: int
-    passed_over: SkippedFiles
+    left_out: dict[str, int]
 
 
 class Listing:
-    """Lists the landing prefix when told to, one listing at a time, in a thread of its own.
+    """Lists the landing, one listing at a time, in a thread of its own.
 
-    What was never planned goes to `arrivals` page by page, once it has settled; `planned_before` is given what was,
-    with what is known of it. What arrived before `only_since` is passed over.
+    Page by page, `arrivals` gets what was never planned, once it has settled, and `planned_before` the rest with its
+    entries. What arrived before `only_since` is ignored.
     """
 
     def __init__(
         self,
         home: Home,
-        seen: ProcessedIndex,
+        index: ProcessedIndex,
         arrivals: Arrivals,
         planned_before: Callable[[Sequence[tuple[LandedObject, ProcessedEntry]]], None],
         only_since: datetime | None,
@@ -55,7 +53,7 @@ class Listing:
         self._landing = home.landing
         self._avoid = home.own_locations
         self._not_seen_at = not_seen_at(home)
-        self._seen = seen
+        self._index = index
         self._arrivals = arrivals
         self._planned_before = planned_before
         self._only_since = only_since
@@ -66,7 +64,7 @@ class Listing:
         self._closed = threading.Event()
         self._number = 0
         self._forgot_s = float("-inf")
-        self.last: Listed | None = None
+        self.last: CompleteListing | None = None
 
     @property
     def active(self) -> bool:
@@ -84,16 +82,16 @@ class Listing:
         """Begin one."""
         self._begin(self._list)
 
-    def look_again(self) -> None:
-        """Begin to look once more at what the last one held back, and at nothing else if all of that is remembered."""
-        self._begin(self._look_at_held if self._settling.remembers_all else self._list)
+    def begin_with_held(self) -> None:
+        """Begin one of only those files that the last one held back."""
+        self._begin(self._list_held)
 
     def close(self) -> None:
-        """Give up the one under way."""
+        """Give up the one under way; one that hangs is not waited for."""
         self._closed.set()
         self._arrivals.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_CLOSING_S)
 
     def _begin(self, work: Callable[[], None]) -> None:
         self._thread = threading.Thread(target=self._run, args=(work,), name="listing", daemon=True)
@@ -103,7 +101,7 @@ class Listing:
         try:
             work()
         except BaseException as error:
-            # It is raised to whoever looks next.
+            # It is raised to the planner when it polls.
             self._failure = error
         finally:
             self._arrivals.notify()
@@ -113,41 +111,39 @@ class Listing:
         self._number += 1
         if self._landing.is_local and not self._landing.directory.is_dir():
             raise StorageUnavailable(f"{self._landing.uri} is gone; bring it back (is it mounted?) and start again.")
-        objects = pages = 0
-        passed_over = SkippedFiles()
-        for page in list_pages(self._landing, self._avoid, passed_over):
+        pages = 0
+        left_out = SkippedFiles()
+        for page in list_pages(self._landing, self._avoid, left_out):
             if not self._take(page, began_at):
                 return
-            objects += len(page)
             pages += 1
         self._settling.end_look()
-        self._arrivals.listing_is_complete(self._number)
+        self._arrivals.remove_gone(self._number)
         if began_s - self._forgot_s > FORGET_EVERY_S:
-            self._seen.forget(began_at - REMEMBERED_FOR)
+            self._index.forget(began_at - REMEMBERED_FOR)
             self._forgot_s = began_s
-        took_s = time.monotonic() - began_s
-        self.last = Listed(began_at, took_s, objects, pages, passed_over)
+        self.last = CompleteListing(began_at, dict(left_out.counts))
         self._not_seen_at = began_at
         if pages > SHORT_PAGES:
-            self._rests_until_s = began_s + took_s * (1 + PAUSES)
+            self._rests_until_s = time.monotonic() + PAUSES * (time.monotonic() - began_s)
 
-    def _look_at_held(self) -> None:
-        began_at, standing = datetime.now(UTC), self._settling.standing()
-        while page := list(itertools.islice(standing, _HELD_AT_ONCE)):
+    def _list_held(self) -> None:
+        began_at, held = datetime.now(UTC), self._settling.held_objects()
+        while page := list(itertools.islice(held, _HELD_AT_ONCE)):
             if not self._take(page, began_at):
                 return
         self._settling.end_look()
 
     def _take(self, page: list[LandedObject], began_at: datetime) -> bool:
-        known = self._arrivals.known(page)
-        before = [(landed, what) for landed, what in zip(page, known, strict=True) if what is not None]
-        self._seen.shown([identity(self._landing, landed) for landed, _ in before], began_at)
+        entries = self._arrivals.entries(page)
+        before = [(landed, entry) for landed, entry in zip(page, entries, strict=True) if entry is not None]
+        self._index.shown([identity(self._landing, landed) for landed, _ in before], began_at)
         self._planned_before(before)
-        fresh = [landed for landed, what in zip(page, known, strict=True) if what is None]
+        fresh = [landed for landed, entry in zip(page, entries, strict=True) if entry is None]
         if self._only_since is not None:
             fresh = [landed for landed in fresh if landed.visible_at >= self._only_since]
         fresh = [first_seen(landed, self._not_seen_at) for landed in fresh]
-        self._arrivals.listed(self._settling.settled(fresh), self._number)
+        self._arrivals.add_listed(self._settling.settled(fresh), self._number)
         while len(self._arrivals) >= MOST_WAITING and not self._closed.is_set():
             self._arrivals.wait(_LOOK_S)
         return not self._closed.is_set()

@@ -139,15 +139,17 @@ def _of_event(event: Any) -> Created | None:
 
 def _created(bucket: str, key: str, size_bytes: int, etag: str, at: str, rest: dict[object, object]) -> Created:
     sequencer = rest.get("sequencer")
-    # To Python, and to nobody else, `true` is a number.
-    if isinstance(size_bytes, bool) or not 0 <= size_bytes <= _MOST_BYTES:
-        raise UnknownShape("a size is not a number of bytes")
     if not isinstance(sequencer, str | None):
         raise UnknownShape("a sequencer is not text")
-    if not (bucket and key):
-        raise UnknownShape("a bucket or key is empty")
-    if not _ETAG.fullmatch(etag.strip('"')):
-        raise UnknownShape("an etag is none")
+    faults = {
+        # To Python, and to nobody else, `true` is a number.
+        "a size is not a number of bytes": isinstance(size_bytes, bool) or not 0 <= size_bytes <= _MOST_BYTES,
+        "a bucket or key is empty": not (bucket and key),
+        "an etag is none": not _ETAG.fullmatch(etag.strip('"')),
+    }
+    for why, is_so in faults.items():
+        if is_so:
+            raise UnknownShape(why)
     try:
         time = datetime.fromisoformat(at)
         (bucket + key + etag).encode()

@@ -38,9 +38,9 @@ _SCHEMA = """
 
 @dataclass(frozen=True, slots=True)
 class ProcessedEntry:
-    """An object version that was planned: in which batch, when it had arrived, when it was planned, what it became.
+    """An object version that was planned: its batch, its time of arrival, and whether it became a feature row.
 
-    From its commit on, `at_s` is the time of that; until then `featurized` is None.
+    Until its commit `featurized` is None and `at_s` is the time of the plan, then that of the commit.
     """
 
     batch: int
@@ -49,9 +49,9 @@ class ProcessedEntry:
     featurized: bool | None
 
     def covers(self, landed: LandedObject) -> bool:
-        """Whether an object that arrived is this very upload of the version, or one that adds nothing to it.
+        """Whether an object that arrived is this very upload of the version, or adds nothing to it.
 
-        What was rejected, for instance because it was gone, and is uploaded again afterwards, is another arrival.
+        A rejected object that is uploaded again afterwards is another arrival.
         """
         arrived_s = landed.arrived_at.timestamp()
         return self.featurized is not False or arrived_s <= self.at_s or int(arrived_s) <= self.arrived_s
@@ -84,12 +84,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What a snapshot is a snapshot of.
+    """What an index covers.
 
-    `through` is the last batch in it, `days_since` the last one before those that its days count, and
-    `rows_before_days` how many rows the tables had then. Messages and listings may tell of objects that arrived before
-    `complete_since_s` and that it no longer knows. `snapshot` is the last batch of the newest snapshot, which held so
-    many objects.
+    `through` is its last batch, `days_since` the last batch before those that its days count, and `rows_before_days`
+    how many rows the tables had then. Of objects that arrived before `complete_since_s` some are forgotten. `snapshot`
+    is the last batch of the newest snapshot, which has `snapshot_objects`.
     """
 
     through: int = 0
@@ -126,10 +125,12 @@ class ProcessedIndex:
     def close(self) -> None:
         self._connection.close()
 
-    def known(self, identities: Sequence[bytes]) -> dict[bytes, ProcessedEntry]:
-        """Those that were planned."""
+    def entries(self, identities: Sequence[bytes]) -> dict[bytes, ProcessedEntry]:
+        """The entries of those that were planned."""
         found: dict[bytes, ProcessedEntry] = {}
-        for some, marks in _in_pieces(identities):
+        for start in range(0, len(identities), _ASKED_AT_ONCE):
+            some = identities[start : start + _ASKED_AT_ONCE]
+            marks = ",".join("?" * len(some))
             sql = f"SELECT identity, batch, arrived_s, at_s, featurized FROM seen WHERE identity IN ({marks})"
             for key, batch, arrived_s, at_s, featurized in self._rows(sql, some):
                 found[key] = ProcessedEntry(batch, arrived_s, at_s, None if featurized is None else bool(featurized))
@@ -149,19 +150,18 @@ class ProcessedIndex:
         """A batch has its rows in the tables. Replay changes nothing; batches come in the order of their numbers."""
         at_s = int(outcome.at.timestamp())
         with self._transaction():
-            if batch <= self.facts.through:
+            if batch <= self.info.through:
                 return
-            for some, marks in _in_pieces(outcome.rejected):
-                self._connection.execute(
-                    f"UPDATE seen SET featurized = 0, at_s = ? WHERE featurized IS NULL AND identity IN ({marks})",
-                    [at_s, *some],
-                )
+            self._connection.executemany(
+                "UPDATE seen SET featurized = 0, at_s = ? WHERE featurized IS NULL AND identity = ?",
+                ((at_s, key) for key in outcome.rejected),
+            )
             self._connection.execute(
                 "UPDATE seen SET featurized = 1, at_s = ? WHERE featurized IS NULL AND batch = ?", (at_s, batch)
             )
             self._set("through", batch)
-            self._take_off(outcome.retried)
-            if batch <= self.facts.days_since:
+            self._subtract_retried(outcome.retried)
+            if batch <= self.info.days_since:
                 return
             self._connection.execute(
                 "INSERT INTO day VALUES (?, 1, ?, ?) ON CONFLICT (ingest_date) DO UPDATE SET batches = batches + 1, "
@@ -169,13 +169,13 @@ class ProcessedIndex:
                 (outcome.ingest_date.isoformat(), outcome.photos, outcome.rejects),
             )
 
-    def _take_off(self, rows: Sequence[tuple[int, date]]) -> None:
+    def _subtract_retried(self, rows: Sequence[tuple[int, date]]) -> None:
         if not rows:
             return
-        facts = self.facts
-        counted = [(day.isoformat(),) for batch, day in rows if batch > facts.days_since]
+        info = self.info
+        counted = [(day.isoformat(),) for batch, day in rows if batch > info.days_since]
         self._connection.executemany("UPDATE day SET rejects = rejects - 1 WHERE ingest_date = ?", counted)
-        self._set("rows_before_days", facts.rows_before_days - sum(batch <= facts.days_since for batch, _ in rows))
+        self._set("rows_before_days", info.rows_before_days - sum(batch <= info.days_since for batch, _ in rows))
 
     def has_rows(self, rows: Iterable[tuple[bytes, ProcessedEntry]]) -> None:
         """The tables hold rows of these identities. Features count more than a reject, then the newest one."""
@@ -188,14 +188,12 @@ class ProcessedIndex:
         )
 
     def shown(self, identities: Sequence[bytes], at: datetime) -> None:
-        """A listing that began then shows these. It is written down once an hour at most."""
+        """A listing that began then shows these; written once an hour at most."""
         at_s = int(at.timestamp())
-        with self._transaction():
-            for some, marks in _in_pieces(identities):
-                self._connection.execute(
-                    f"UPDATE seen SET shown_s = ? WHERE identity IN ({marks}) AND shown_s < ?",
-                    [at_s, *some, at_s - _SHOWN_ROUNDED_S],
-                )
+        self._write(
+            "UPDATE seen SET shown_s = ? WHERE identity = ? AND shown_s < ?",
+            ((at_s, key, at_s - _SHOWN_ROUNDED_S) for key in identities),
+        )
 
     def forget(self, before: datetime) -> None:
         """Forget what is committed and was neither committed nor shown by a listing since `before`.
@@ -218,7 +216,7 @@ class ProcessedIndex:
         youngest = self._rows(f"SELECT max(arrived_s) FROM seen WHERE {which}", values)[0][0]
         if youngest is not None:
             self._connection.execute(f"DELETE FROM seen WHERE {which}", values)
-            self._set("complete_since_s", max(self.facts.complete_since_s, youngest + _TIMES_DIFFER_S))
+            self._set("complete_since_s", max(self.info.complete_since_s, youngest + _TIMES_DIFFER_S))
 
     def forget_objects(self) -> None:
         """Forget all objects, not the days."""
@@ -245,29 +243,27 @@ class ProcessedIndex:
         return [Day(date.fromisoformat(day), *counts) for day, *counts in rows]
 
     @property
-    def facts(self) -> IndexInfo:
+    def info(self) -> IndexInfo:
         """Raises ValueError when the file is of another format."""
         found = dict(self._rows("SELECT name, value FROM fact", []))
         if found.pop("format", str(_FORMAT)) != str(_FORMAT):
             raise ValueError("It was written by another version of this program.")
         return IndexInfo(**{name: type(getattr(IndexInfo(), name))(value) for name, value in found.items()})
 
-    def set_facts(self, **facts: int | str) -> None:
-        """Change some of the facts."""
-        with self._transaction():
-            for name, value in facts.items():
-                self._set(name, value)
+    def set_info(self, **values: int | str) -> None:
+        """Change some fields of `info`."""
+        self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", [(name, str(value)) for name, value in values.items()])
 
     def copy_committed(self, file: Path) -> IndexInfo:
-        """Write what is committed at this moment to a new file and tell its facts."""
+        """Write what is committed at this moment to a new file, and return its info."""
         with self._lock:
             self._connection.execute("VACUUM INTO ?", (str(file),))
         copy = ProcessedIndex(file)
         try:
             copy._write("DELETE FROM seen WHERE featurized IS NULL", [()])
-            through, objects = copy.facts.through, copy.committed_objects
-            copy.set_facts(format=_FORMAT, snapshot=through, snapshot_objects=objects)
-            return copy.facts
+            through, objects = copy.info.through, copy.committed_objects
+            copy.set_info(format=_FORMAT, snapshot=through, snapshot_objects=objects)
+            return copy.info
         finally:
             copy.close()
 
@@ -287,17 +283,6 @@ class ProcessedIndex:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock:
+        with self._lock, self._connection:
             self._connection.execute("BEGIN")
-            try:
-                yield
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-
-
-def _in_pieces(identities: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:
-    for start in range(0, len(identities), _ASKED_AT_ONCE):
-        some = identities[start : start + _ASKED_AT_ONCE]
-        yield some, ",".join("?" * len(some))
+            yield

@@ -1,9 +1,10 @@
-"""Discovery without listing: what landed, as an SQS queue is told by S3."""
+"""Discovery without listing: S3's event notifications from an SQS queue."""
 
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,8 +12,7 @@ from typing import TYPE_CHECKING
 from features.errors import InvalidSetting
 from store.objects.landing import LandedObject, is_photo_key
 from store.objects.location import StorageLocation
-from streaming.discovery.in_flight_messages import Arrival as Arrival
-from streaming.discovery.in_flight_messages import InFlightMessages
+from streaming.discovery.in_flight_messages import Arrival, InFlightMessages
 from streaming.discovery.notifications import UnknownShape, created_objects
 from streaming.discovery.sqs import MOST_IN_A_REQUEST, WAIT_S, QueueDepth, Requests, sqs_client
 
@@ -23,18 +23,27 @@ VISIBILITY_S = 120
 # SQS lets a queue have 120,000 messages in flight.
 HELD_LIMIT = 20_000
 # At 50 ms a call, 8 threads receive or delete 10,000 messages in 6 s.
-RECEIVERS = 8
-WORKERS = 8
+MOST_RECEIVING = 8
+THREADS = 16
 # How long the end of the program waits for a receive that is under way, and for what is to be deleted.
 CLOSING_S = 5.0
 
 _REMEMBERED_UNKNOWN = 100_000
 
 
-class Queue:
-    """S3 event notifications from an SQS queue: each is held until what it tells of is settled, and then deleted.
+@dataclass(frozen=True)
+class QueueStats:
+    """About how many messages the queue has, how many of them this stream holds, how many were of unknown shape."""
 
-    What is never settled comes again, to this process or to the next; so the same object may arrive more than once.
+    depth: QueueDepth
+    held: int
+    unknown: int
+
+
+class Queue:
+    """Receives messages, holds each until its objects are settled, and then deletes it.
+
+    A message that is not settled comes again, to this process or to the next: an object may arrive more than once.
     `wait_s` is how long a receive waits for messages. Raises InvalidSetting for a URL that is no standard queue's, or
     a landing that is not on S3.
     """
@@ -49,23 +58,24 @@ class Queue:
         self._wait_s = WAIT_S if wait_s is None else wait_s
         self._bucket, prefix = landing.bucket_and_prefix
         self._below = f"{prefix}/" if prefix else ""
-        self._requests = Requests(sqs_client(url, region, RECEIVERS + WORKERS), url)
+        self._requests = Requests(sqs_client(url, region, THREADS), url)
         self._changed = threading.Condition()
         self._held = InFlightMessages()
-        self._unknown: dict[str, None] = {}
-        self._unknown_count = 0
-        # Receivers that may poll now, and those that do.
-        self._wanted, self._polling = 1, 0
-        self._found_empty_at: datetime | None = None
-        self._has_news = False
+        self._unknown_ids: dict[str, None] = {}
+        # Messages of unknown shape since the start. They are left to the queue's redrive policy.
+        self.unknown = 0
+        # How many threads may receive now, and how many do.
+        self._may_receive, self._receiving = 1, 0
+        # The begin of the newest receive that returned nothing while no other was under way and all was settled: what
+        # was sent before then, and no other consumer holds, is settled.
+        self.found_empty_at: datetime | None = None
         self._is_closing = False
         self._failure: Exception | None = None
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin to receive, in threads that do not keep the process alive."""
-        work = [partial(self._receive, number) for number in range(RECEIVERS)] + [self._tend] * WORKERS
-        self._threads = [threading.Thread(target=self._guard, args=(part,), name="queue", daemon=True) for part in work]
+        self._threads = [threading.Thread(target=self._run, name="queue", daemon=True) for _ in range(THREADS)]
         for thread in self._threads:
             thread.start()
 
@@ -75,7 +85,8 @@ class Queue:
         Raises InvalidSetting or StorageUnavailable when the queue could not be used until the deadline.
         """
         with self._changed:
-            self._raise_failure()
+            if self._failure is not None:
+                raise self._failure
             return self._held.take(most)
 
     def settled(self, arrivals: Iterable[Arrival]) -> None:
@@ -87,43 +98,19 @@ class Queue:
             self._held.settle(arrivals)
             self._changed.notify_all()
 
-    def wait(self, timeout_s: float) -> None:
-        """Return when something can be taken, when the queue proved empty since the last wait, or when time is up.
-
-        Raises what `take` raises.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._has_news or self._held.any_waiting or self._failure, timeout_s)
-            self._has_news = False
-            self._raise_failure()
-
-    @property
-    def found_empty_at(self) -> datetime | None:
-        """The begin of the newest receive that returned nothing while no other was under way and all was settled.
-
-        What was sent before then and no other consumer holds is settled.
-        """
-        return self._found_empty_at
-
-    @property
-    def unknown(self) -> int:
-        """Messages of unknown shape since the start. They are left to the queue's redrive policy."""
-        return self._unknown_count
-
     @property
     def held(self) -> int:
         """Messages received and not yet deleted."""
         return len(self._held)
 
-    def depth(self) -> QueueDepth:
-        """What SQS says is in the queue. Raises what `take` raises."""
-        return self._requests.depth()
+    def stats(self) -> QueueStats:
+        """The queue's figures now. Raises what `take` raises."""
+        return QueueStats(self._requests.depth(), self.held, self.unknown)
 
     def close(self) -> None:
-        """Stop receiving, delete what is settled, and give back at once what is not.
+        """Stop receiving, delete what is settled, and give the rest back at once. Takes 5 s at most.
 
-        Takes 5 s at most. A receive that takes longer gives back what it got, if the process lives on; else, as after
-        any failure here, SQS does so when the visibility ends.
+        What cannot be given back in time comes back when its visibility ends.
         """
         with self._changed:
             self._is_closing = True
@@ -132,51 +119,53 @@ class Queue:
         for thread in self._threads:
             thread.join(max(0.0, self._requests.gives_up_at_s - time.monotonic()))
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    def _run(self) -> None:
         try:
-            work()
+            while (request := self._next_request()) is not None:
+                request()
         except Exception as error:
             with self._changed:
                 self._failure = self._failure or error
                 self._changed.notify_all()
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _receive(self, receiver: int) -> None:
-        while self._may_poll(receiver):
-            began_at, began_s = datetime.now(UTC), time.monotonic()
-            # Only the first receiver polls a quiet queue; the others are not to be waited for when it has become quiet.
-            messages = self._requests.receive(self._wait_s if receiver == 0 else 1, VISIBILITY_S)
-            told = [(message, *self._ours(message["Body"])) for message in messages]
-            with self._changed:
-                for message, objects, is_understood in told:
-                    self._note(message, objects, is_understood)
-                self._polling -= 1
-                if len(messages) == MOST_IN_A_REQUEST:
-                    self._wanted = min(2 * self._wanted, RECEIVERS)
-                elif not messages:
-                    self._wanted = 1
-                    # While messages may be hidden that nobody got, an empty answer proves nothing.
-                    none_lost = self._requests.answer_lost_at_s + VISIBILITY_S < began_s
-                    if none_lost and self._polling == 0 and self._held.all_settled:
-                        self._found_empty_at, self._has_news = began_at, True
-                self._changed.notify_all()
-        # What came in while the workers ended is given back here.
-        self._tend()
-
-    def _may_poll(self, receiver: int) -> bool:
+    def _next_request(self) -> Callable[[], None] | None:
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_closing or (receiver < self._wanted and len(self._held) < HELD_LIMIT) or self._failure
-            )
-            if self._is_closing or self._failure is not None:
-                return False
-            self._polling += 1
-            return True
+            while True:
+                if settled := self._held.to_delete(MOST_IN_A_REQUEST):
+                    return partial(self._delete, settled)
+                now_s = time.monotonic()
+                before_s = math.inf if self._is_closing else now_s + VISIBILITY_S / 2
+                if due := self._held.to_renew(before_s, MOST_IN_A_REQUEST):
+                    return partial(self._give_back if self._is_closing else self._renew, due)
+                if self._is_closing:
+                    return None
+                has_room = self._receiving < self._may_receive and len(self._held) < HELD_LIMIT
+                if has_room and self._failure is None:
+                    self._receiving += 1
+                    # One thread polls a quiet queue; the others are not to be waited for when it has become quiet.
+                    return partial(self._receive, self._wait_s if self._receiving == 1 else 1)
+                next_s = self._held.next_comes_back_s
+                self._changed.wait(None if next_s is None else max(0.0, next_s - before_s))
 
-    def _ours(self, body: str) -> tuple[list[tuple[LandedObject, str | None]], bool]:
+    def _receive(self, wait_s: int) -> None:
+        began_at, began_s = datetime.now(UTC), time.monotonic()
+        messages = self._requests.receive(wait_s, VISIBILITY_S)
+        parsed = [(message, *self._parsed(message["Body"])) for message in messages]
+        with self._changed:
+            for message, objects, is_understood in parsed:
+                self._hold(message, objects, is_understood)
+            self._receiving -= 1
+            if len(messages) == MOST_IN_A_REQUEST:
+                self._may_receive = min(2 * self._may_receive, MOST_RECEIVING)
+            elif not messages:
+                self._may_receive = 1
+                # While messages may be hidden that nobody got, an empty answer proves nothing.
+                none_lost = self._requests.answer_lost_at_s + VISIBILITY_S < began_s
+                if none_lost and self._receiving == 0 and self._held.all_settled:
+                    self.found_empty_at = began_at
+            self._changed.notify_all()
+
+    def _parsed(self, body: str) -> tuple[list[tuple[LandedObject, str | None]], bool]:
         try:
             created, is_understood = created_objects(body), True
         except UnknownShape as unknown:
@@ -191,56 +180,38 @@ class Queue:
                 ours.append((LandedObject(key, one.size_bytes, one.etag, one.at), one.sequencer))
         return ours, is_understood
 
-    def _note(
+    def _hold(
         self, message: "MessageTypeDef", objects: list[tuple[LandedObject, str | None]], is_understood: bool
     ) -> None:
         id = message["MessageId"]
-        if id in self._unknown:
+        if id in self._unknown_ids:
             return
         if not is_understood:
-            self._unknown_count += 1
-            self._unknown[id] = None
-            if len(self._unknown) > _REMEMBERED_UNKNOWN:
-                del self._unknown[next(iter(self._unknown))]
+            self.unknown += 1
+            self._unknown_ids[id] = None
+            if len(self._unknown_ids) > _REMEMBERED_UNKNOWN:
+                del self._unknown_ids[next(iter(self._unknown_ids))]
         until_s = time.monotonic() + VISIBILITY_S
         self._held.hold(id, message["ReceiptHandle"], objects, is_understood, until_s)
-
-    def _tend(self) -> None:
-        while (chore := self._next_chore()) is not None:
-            chore()
-
-    def _next_chore(self) -> Callable[[], None] | None:
-        with self._changed:
-            while True:
-                if settled := self._held.to_delete(MOST_IN_A_REQUEST):
-                    return partial(self._delete, settled)
-                now_s = time.monotonic()
-                before_s = math.inf if self._is_closing else now_s + VISIBILITY_S / 2
-                if due := self._held.to_renew(before_s, MOST_IN_A_REQUEST):
-                    return partial(self._give_back if self._is_closing else self._renew, due)
-                if self._is_closing:
-                    return None
-                next_s = self._held.next_comes_back_s
-                self._changed.wait(None if next_s is None else max(0.0, next_s - before_s))
 
     def _delete(self, numbers: list[int]) -> None:
         self._requests.delete(self._receipts(numbers))
         with self._changed:
-            self._held.drop(numbers)
+            self._held.remove(numbers)
             self._changed.notify_all()
 
     def _renew(self, numbers: list[int]) -> None:
         refused = self._requests.hide(self._receipts(numbers), VISIBILITY_S)
         with self._changed:
             # SQS hides no message for more than 12 h in all; such a one comes back and is a duplicate.
-            self._held.drop(refused)
+            self._held.remove(refused)
             self._held.renewed(numbers, time.monotonic() + VISIBILITY_S)
             self._changed.notify_all()
 
     def _give_back(self, numbers: list[int]) -> None:
         self._requests.hide(self._receipts(numbers), 0)
         with self._changed:
-            self._held.drop(numbers)
+            self._held.remove(numbers)
 
     def _receipts(self, numbers: list[int]) -> dict[int, str]:
         with self._changed:

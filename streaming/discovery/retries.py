@@ -1,4 +1,4 @@
-"""What people asked to be tried again, until it is planned."""
+"""Rejects that people asked to be tried again, until they are planned."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -12,37 +12,37 @@ from store.state.retries import Retry, delete_requests, list_requests, read_requ
 from store.tables.reject_rows import existing_rejects
 from streaming.discovery.processed_index import ProcessedIndex, identity
 
-# A look is one listing, which S3 charges for like a put.
-LOOK_EVERY_S = 10.0
+# Each time is one listing, which S3 charges for like a put.
+POLL_EVERY_S = 10.0
 
 
 class Retries:
     """Rejects to be planned once more, from the requests of a home, for the thread that plans.
 
-    A reject row is planned once, however many requests name it and whoever was killed where: only while the table
-    holds it and no unfinished plan holds its object. What cannot be retried any more is dropped, and a request of which
-    nothing is left is deleted.
+    A reject row is planned once, however many requests name it and whatever was killed: only while the table has it
+    and no unfinished plan has its object. A retry that is done or impossible leaves its request, and an empty request
+    is deleted.
     """
 
-    def __init__(self, home: Home, seen: ProcessedIndex) -> None:
+    def __init__(self, home: Home, index: ProcessedIndex) -> None:
         self._home = home
-        self._seen = seen
+        self._index = index
         self._waiting: dict[str, list[Retry]] = {}
-        self._passed_over: set[str] = set()
+        self._ignored: set[str] = set()
         self._next: dict[LandedObject, list[Retry]] = {}
-        self._looked_s = float("-inf")
+        self._polled_s = float("-inf")
 
     def __len__(self) -> int:
-        """How many are asked for and not planned."""
+        """How many are requested and not planned."""
         return sum(map(len, self._waiting.values()))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take in new requests, every 10 s at most. Raises StorageRefused, StorageUnavailable."""
-        if time.monotonic() - self._looked_s < LOOK_EVERY_S:
+        if time.monotonic() - self._polled_s < POLL_EVERY_S:
             return
-        self._looked_s = time.monotonic()
+        self._polled_s = time.monotonic()
         for name in list_requests(self._home):
-            if name not in self._waiting and name not in self._passed_over:
+            if name not in self._waiting and name not in self._ignored:
                 self._take_in(name)
 
     def among(self, arrivals: Sequence[LandedObject], most: int) -> list[LandedObject]:
@@ -63,12 +63,12 @@ class Retries:
 
     def planned(self, plan: Plan) -> None:
         """These are in a durable plan. Raises StorageRefused, StorageUnavailable."""
-        self.passed_over(plan.objects)
+        self.skip(plan.objects)
         self._next = {}
 
-    def passed_over(self, objects: Sequence[LandedObject]) -> None:
+    def skip(self, objects: Sequence[LandedObject]) -> None:
         """These are never to be planned. Raises StorageRefused, StorageUnavailable."""
-        self._drop(set(chain.from_iterable(self._next.get(landed, ()) for landed in objects)))
+        self._remove(set(chain.from_iterable(self._next.get(landed, ()) for landed in objects)))
 
     def _take_in(self, name: str) -> None:
         try:
@@ -79,20 +79,20 @@ class Retries:
         if request is not None and request.landing == self._home.landing.source:
             self._waiting[name] = list(request.retries)
         else:
-            self._passed_over.add(name)
+            self._ignored.add(name)
 
     def _plannable(self, most: int) -> dict[LandedObject, list[Retry]]:
         waiting = list(dict.fromkeys(chain.from_iterable(self._waiting.values())))
         identities = [identity(self._home.landing, retry.landed) for retry in waiting]
-        known = self._seen.known(identities)
-        became = {
+        known = self._index.entries(identities)
+        featurized = {
             one: known[key].featurized if key in known else False for one, key in zip(waiting, identities, strict=True)
         }
-        # What is in flight, because another request or a new upload came first, is looked at again after its commit.
-        some = [retry for retry in waiting if became[retry] is False][:most]
-        standing = existing_rejects(self._home, {retry.row(self._home.landing) for retry in some})
-        plannable = [retry for retry in some if retry.row(self._home.landing) in standing]
-        self._drop({retry for retry in waiting if became[retry]} | (set(some) - set(plannable)))
+        # What is in flight, because another request or a new upload came first, waits for its commit.
+        some = [retry for retry in waiting if featurized[retry] is False][:most]
+        rows = existing_rejects(self._home, {retry.row(self._home.landing) for retry in some})
+        plannable = [retry for retry in some if retry.row(self._home.landing) in rows]
+        self._remove({retry for retry in waiting if featurized[retry]} | (set(some) - set(plannable)))
         by_key: dict[str, list[Retry]] = {}
         for retry in plannable:
             of_key = by_key.setdefault(retry.landed.key, [])
@@ -101,7 +101,7 @@ class Retries:
                 of_key.append(retry)
         return {retries[0].landed: retries for retries in by_key.values()}
 
-    def _drop(self, done: Collection[Retry]) -> None:
+    def _remove(self, done: Collection[Retry]) -> None:
         for name, retries in self._waiting.items():
             self._waiting[name] = [retry for retry in retries if retry not in done]
         finished = [name for name, retries in self._waiting.items() if not retries]

@@ -14,8 +14,6 @@ from store.objects.location import StorageLocation
 STILL_S = 0.25
 # The clock of a network disk may be off by this much; an older file is not looked into.
 CLOCKS_DIFFER_S = 300.0
-# More unfinished files are not remembered from look to look: those beyond wait until some of these have settled.
-MOST_HELD = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +33,8 @@ class Settling:
     """Tells settled files from those that may still be being written, and remembers the latter from look to look.
 
     A file has settled when it stood still for 250 ms and is old, or looks whole, or has not changed for `settle` by
-    this machine's clock; `has_settled` tells of those that were found so before and are still to be planned. A start
-    remembers nothing of earlier ones. On S3 objects appear whole.
+    this machine's clock; `has_settled` is true for those that settled before and are not planned yet. On S3 objects
+    appear whole.
     """
 
     def __init__(
@@ -47,8 +45,6 @@ class Settling:
         self._settle_s = settle.total_seconds()
         self._held: dict[str, _Held] = {}
         self._holding: dict[str, _Held] = {}
-        self._unremembered = 0
-        self.remembers_all = True
         self.awaits_any = False
 
     def settled(self, fresh: list[LandedObject]) -> list[LandedObject]:
@@ -61,21 +57,15 @@ class Settling:
         return [self._as_first_seen(landed) for landed in fresh if self._is_settled(landed, listed_s, old_s)]
 
     def end_look(self) -> None:
-        """All were looked at: what was held back before and was not shown again is gone, and is forgotten.
+        """A look is complete: files that were held back before and not shown again are gone, and are forgotten.
 
-        From now on `remembers_all` tells whether all that is held back is remembered, and `awaits_any` whether
-        something is held back that has not kept changing for longer than `settle`.
+        From now on `awaits_any` says whether a held file has not kept changing for longer than `settle`.
         """
         self._held, self._holding = self._holding, {}
-        self.remembers_all, self._unremembered = self._unremembered == 0, 0
-        changed_for_s = (held.since_s - held.first_s for held in self._held.values())
-        self.awaits_any = not self.remembers_all or any(long_s <= self._settle_s for long_s in changed_for_s)
+        self.awaits_any = any(held.since_s - held.first_s <= self._settle_s for held in self._held.values())
 
-    def standing(self) -> Iterator[LandedObject]:
-        """What stands now under the names of the files that are held back.
-
-        Raises StorageRefused, StorageUnavailable.
-        """
+    def held_objects(self) -> Iterator[LandedObject]:
+        """The files that are held back, as they are now. Raises StorageRefused, StorageUnavailable."""
         for key in self._held:
             if self._may_be_file(key) and (found := stat_object(self._landing, key)) is not None:
                 yield found
@@ -85,10 +75,14 @@ class Settling:
         """The keys of the files that the last look held back."""
         return self._held.keys()
 
-    def _as_first_seen(self, landed: LandedObject) -> LandedObject:
+    def _held_before(self, landed: LandedObject) -> _Held | None:
+        """What is remembered of this very version."""
         before = self._held.get(landed.key)
-        is_same = before is not None and before.etag == landed.etag
-        return replace(landed, first_visible_at=before.visible_at) if before is not None and is_same else landed
+        return before if before is not None and before.etag == landed.etag else None
+
+    def _as_first_seen(self, landed: LandedObject) -> LandedObject:
+        before = self._held_before(landed)
+        return replace(landed, first_visible_at=before.visible_at) if before is not None else landed
 
     def _may_be_file(self, key: str) -> bool:
         try:
@@ -105,10 +99,9 @@ class Settling:
             return False
         if changed_s < old_s or self._has_settled(landed):
             return True
-        before = self._held.get(landed.key)
-        is_same = before is not None and before.etag == landed.etag
-        since_s = before.since_s if before is not None and is_same else listed_s
-        if time.monotonic() - since_s >= self._settle_s or (not is_same and self._looks_whole(landed)):
+        before = self._held_before(landed)
+        since_s = before.since_s if before is not None else listed_s
+        if time.monotonic() - since_s >= self._settle_s or (before is None and self._looks_whole(landed)):
             return True
         self._hold(landed, since_s)
         return False
@@ -126,11 +119,7 @@ class Settling:
         return is_whole and changed_at_s(self._landing, landed) is not None
 
     def _hold(self, landed: LandedObject, since_s: float) -> None:
-        before = self._held.get(landed.key)
-        if before is None and len(self._holding) >= MOST_HELD:
-            self._unremembered += 1
-            return
-        is_same = before is not None and before.etag == landed.etag
-        visible_at = before.visible_at if before is not None and is_same else landed.visible_at
-        first_s = since_s if before is None else before.first_s
+        earlier = self._held.get(landed.key)
+        visible_at = self._as_first_seen(landed).visible_at
+        first_s = since_s if earlier is None else earlier.first_s
         self._holding[landed.key] = _Held(landed.etag, since_s, first_s, visible_at)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from store.tables.files import data_files
 from store.tables.handles import TableHandles, open_table, open_tables
 from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS
 from streaming.discovery.processed_index import Outcome, ProcessedEntry, ProcessedIndex, identity, identity_of
+from streaming.threads import in_thread
 
 # A snapshot is due when what came since the last one is a tenth of what it holds: writing them then costs each photo
 # the same, however long the history is. But a start reads no more than this many batches one by one.
@@ -36,34 +38,34 @@ _READERS = 16
 def load_processed_index(home: Home, file: Path) -> ProcessedIndex:
     """Everything that was ever planned, as far as it can come again, in a new file.
 
-    From the newest snapshot and the plans and results since; where one is missing, and for another landing, from the
-    tables, which know all. Replay gives the same. Raises StorageUnavailable and StateDamaged.
+    It comes from the newest snapshot and the plans and results since; if one is missing, and for another landing, from
+    the tables. Replay gives the same. Raises StorageUnavailable and StateDamaged.
     """
     tables = open_tables(home)
     committed = tables.committed_to_all
-    seen = _from_snapshot(home, file, _ids(tables), committed)
-    through = seen.facts.through
-    if seen.facts.landing not in ("", home.landing.source):
-        seen.forget_objects()
-        _take_rows(home, seen, tables, pc.field("batch") <= through)
+    index = _from_snapshot(home, file, _ids(tables), committed)
+    through = index.info.through
+    if index.info.landing not in ("", home.landing.source):
+        index.forget_objects()
+        _take_rows(home, index, tables, pc.field("batch") <= through)
     planned = planned_batches(home, through)
     finished = [batch for batch in planned if batch <= committed]
     known = set(planned) >= set(range(through + 1, tables.committed_to_any + 1))
-    if not (known and _take_batches(home, seen, finished)):
-        seen.forget_objects()
-        _take_rows(home, seen, tables, pc.field("batch") >= 0)
+    if not (known and _take_batches(home, index, finished)):
+        index.forget_objects()
+        _take_rows(home, index, tables, pc.field("batch") >= 0)
         # Nobody knows any more what the batches up to here should have held.
-        seen.forget_days()
-        seen.set_facts(through=committed, days_since=tables.committed_to_any, rows_before_days=_row_count(tables))
-    elif not _rows_are_all_there(home, seen, tables):
-        seen.forget_objects()
-        _take_rows(home, seen, tables, pc.field("batch") >= 0)
+        index.forget_days()
+        index.set_info(through=committed, days_since=tables.committed_to_any, rows_before_days=_row_count(tables))
+    elif not _rows_are_all_there(home, index, tables):
+        index.forget_objects()
+        _take_rows(home, index, tables, pc.field("batch") >= 0)
     for batch in planned:
         plan = read_plan(home, batch) if batch > committed else None
         if plan is not None:
-            seen.planned(batch, _identities(home, plan), plan.planned_at)
-    seen.set_facts(landing=home.landing.source, tables=_ids(tables))
-    return seen
+            index.planned(batch, _identities(home, plan), plan.planned_at)
+    index.set_info(landing=home.landing.source, tables=_ids(tables))
+    return index
 
 
 def outcome_of(home: Home, plan: Plan, result: Result) -> Outcome:
@@ -79,11 +81,10 @@ def outcome_of(home: Home, plan: Plan, result: Result) -> Outcome:
 class Snapshots:
     """Writes a snapshot whenever one is due, in the background."""
 
-    def __init__(self, home: Home, seen: ProcessedIndex) -> None:
+    def __init__(self, home: Home, index: ProcessedIndex) -> None:
         self._home = home
-        self._seen = seen
-        self._grown = seen.committed_objects - seen.facts.snapshot_objects
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._index = index
+        self._grown = index.committed_objects - index.info.snapshot_objects
         self._writing: Future[None] | None = None
 
     def committed(self, objects: int) -> None:
@@ -94,17 +95,17 @@ class Snapshots:
             self._writing = None
         if self._writing is None and self._is_due:
             self._grown = 0
-            self._writing = self._writer.submit(write_snapshot, self._home, self._seen)
+            self._writing = in_thread(partial(write_snapshot, self._home, self._index))
 
     @property
     def _is_due(self) -> bool:
-        facts = self._seen.facts
-        if facts.through - facts.snapshot >= SNAPSHOT_MOST_BATCHES:
+        info = self._index.info
+        if info.through - info.snapshot >= SNAPSHOT_MOST_BATCHES:
             return True
-        return self._grown > max(SNAPSHOT_LEAST_OBJECTS, SNAPSHOT_GROWTH * facts.snapshot_objects)
+        return self._grown > max(SNAPSHOT_LEAST_OBJECTS, SNAPSHOT_GROWTH * info.snapshot_objects)
 
 
-def write_snapshot(home: Home, seen: ProcessedIndex) -> None:
+def write_snapshot(home: Home, index: ProcessedIndex) -> None:
     """Make what is committed durable in one object, then delete what it stands for: older snapshots, plans, results.
 
     Killed in between, the next one deletes the rest. Plans and results stay for a day, for those who were paused with
@@ -112,11 +113,11 @@ def write_snapshot(home: Home, seen: ProcessedIndex) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "snapshot.sqlite")
-        facts = seen.copy_committed(file)
-        upload(home.snapshots, _key(facts.through), file)
-    delete_all(home.snapshots, (_key(batch) for batch in _snapshots(home) if batch < facts.through))
-    seen.set_facts(snapshot=facts.snapshot, snapshot_objects=facts.snapshot_objects)
-    delete_old_batches(home, facts.through)
+        info = index.copy_committed(file)
+        upload(home.snapshots, _key(info.through), file)
+    delete_all(home.snapshots, (_key(batch) for batch in _snapshots(home) if batch < info.through))
+    index.set_info(snapshot=info.snapshot, snapshot_objects=info.snapshot_objects)
+    delete_old_batches(home, info.through)
 
 
 def in_tables(home: Home, landed: Sequence[LandedObject]) -> set[bytes]:
@@ -137,10 +138,10 @@ def _from_snapshot(home: Home, file: Path, tables: str, committed: int) -> Proce
         if not download(home.snapshots, _key(batch), file):
             continue
         try:
-            seen = ProcessedIndex(file)
-            if seen.is_whole and seen.facts.through == batch <= committed and seen.facts.tables == tables:
-                return seen
-            seen.close()
+            index = ProcessedIndex(file)
+            if index.is_whole and index.info.through == batch <= committed and index.info.tables == tables:
+                return index
+            index.close()
         except (sqlite3.DatabaseError, ValueError, TypeError):
             # It only repeats what the tables hold: a damaged one counts as never written.
             pass
@@ -148,7 +149,7 @@ def _from_snapshot(home: Home, file: Path, tables: str, committed: int) -> Proce
     return ProcessedIndex(file)
 
 
-def _take_batches(home: Home, seen: ProcessedIndex, batches: Sequence[int]) -> bool:
+def _take_batches(home: Home, index: ProcessedIndex, batches: Sequence[int]) -> bool:
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(batches), _READERS):
             some = batches[start : start + _READERS]
@@ -157,18 +158,18 @@ def _take_batches(home: Home, seen: ProcessedIndex, batches: Sequence[int]) -> b
             for plan, result in zip(plans, results, strict=True):
                 if plan is None or result is None:
                     return False
-                seen.planned(plan.batch, _identities(home, plan), plan.planned_at)
-                seen.committed(plan.batch, outcome_of(home, plan, result))
+                index.planned(plan.batch, _identities(home, plan), plan.planned_at)
+                index.committed(plan.batch, outcome_of(home, plan, result))
     return True
 
 
-def _take_rows(home: Home, seen: ProcessedIndex, tables: TableHandles, batches: pc.Expression) -> None:
+def _take_rows(home: Home, index: ProcessedIndex, tables: TableHandles, batches: pc.Expression) -> None:
     below = pc.starts_with(pc.field("source"), home.landing.source + "/")
     columns = ["source", "etag", "batch", "arrived_at", "ingested_at"]
     for table in (FEATURE_ROWS, REJECT_ROWS):
         handle = tables[table]
         for rows in _rows(handle, columns, batches & below) if handle else ():
-            seen.has_rows(
+            index.has_rows(
                 (
                     identity_of(source, etag),
                     ProcessedEntry(batch, int(arrived_at.timestamp()), int(at.timestamp()), table is FEATURE_ROWS),
@@ -177,12 +178,12 @@ def _take_rows(home: Home, seen: ProcessedIndex, tables: TableHandles, batches: 
             )
 
 
-def _rows_are_all_there(home: Home, seen: ProcessedIndex, tables: TableHandles) -> bool:
-    # A table that was restored to an older version, or that rows were deleted from, no longer holds all that was seen.
+def _rows_are_all_there(home: Home, index: ProcessedIndex, tables: TableHandles) -> bool:
+    # A table that was restored to an older version, or lost rows, no longer holds all that was processed.
     since = first_kept_day(home)
     # Nobody knows of which days the rows before were.
-    before_days = seen.facts.rows_before_days if since == date.min else 0
-    expected = before_days + sum(day.photos + day.rejects for day in seen.days if day.ingest_date >= since)
+    before_days = index.info.rows_before_days if since == date.min else 0
+    expected = before_days + sum(day.photos + day.rejects for day in index.days if day.ingest_date >= since)
     for days in erased_rows(home, tables).values():
         expected -= sum(sum(batches.values()) for day, batches in days.items() if day >= since)
     return _row_count(tables, since) >= expected

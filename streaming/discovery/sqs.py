@@ -130,12 +130,12 @@ class Requests:
 
     def _send_batch(self, request: Callable[..., Any], entries: list[dict[str, Any]]) -> set[int]:
         """Send a batch until no entry may succeed any more; returns those that SQS refused."""
-        left = entries
+        unsent = entries
         refused: set[int] = set()
 
         def attempt() -> None:
-            nonlocal left
-            answer = request(QueueUrl=self._url, Entries=left)
+            nonlocal unsent
+            answer = request(QueueUrl=self._url, Entries=unsent)
             failed = {entry["Id"]: entry for entry in answer.get("Failed", [])}
             again = {
                 id
@@ -143,9 +143,9 @@ class Requests:
                 if not entry["SenderFault"] or fault_of_code(entry["Code"]) is Fault.TRANSIENT
             }
             refused.update(int(id) for id in failed.keys() - again)
-            left = [entry for entry in left if entry["Id"] in again]
-            if left:
-                raise _PartlyDone(f"{failed[left[0]['Id']]['Code']} for {len(left)} messages")
+            unsent = [entry for entry in unsent if entry["Id"] in again]
+            if unsent:
+                raise _PartlyDone(f"{failed[unsent[0]['Id']]['Code']} for {len(unsent)} messages")
 
         if entries:
             self._retry(attempt)

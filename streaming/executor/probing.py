@@ -11,7 +11,7 @@ from store.objects.faults import is_fault
 from store.objects.landing import LandedObject, fetch_once, list_landed
 from store.objects.location import STALL_TIMEOUT, StorageLocation
 from store.objects.page_cache import forget
-from streaming.threads import SpareThreads
+from streaming.threads import in_thread
 
 # So many objects are looked at, and the smallest so many of these are read.
 _LISTED = 1000
@@ -24,42 +24,34 @@ def answers(
     """Whether storage lists a landing and hands out another object than the one under `key` and those `unread`.
 
     An archive in the same bucket or on the same disk serves as well. Without any other object in the landing its
-    listing is all there is to ask for. Waits for each answer for 30 s, or for `patience_s` if that is less; what hangs
-    is left to itself. Raises nothing for storage's sake.
+    listing is enough. Waits for each answer for 30 s, or for `patience_s` if that is less; what hangs is left to its
+    thread. Raises nothing for storage's sake.
     """
-    listed = _listed_in_time(landing, patience_s)
-    if listed is None:
+    wait_s = min(patience_s, STALL_TIMEOUT.total_seconds())
+    objects = _listed_in_time(landing, wait_s)
+    if objects is None:
         return False
-    others = [landed for landed in listed if landed.key != key]
-    if not others or hands_out_one(landing, [landed for landed in others if landed.key not in unread], patience_s):
+    others = [landed for landed in objects if landed.key != key]
+    if not others or _hands_out_one(landing, [landed for landed in others if landed.key not in unread], wait_s):
         return True
     is_same_storage = _storage_of(landing) == _storage_of(archive)
-    return is_same_storage and hands_out_one(archive, _listed_in_time(archive, patience_s) or (), patience_s)
+    return is_same_storage and _hands_out_one(archive, _listed_in_time(archive, wait_s) or (), wait_s)
 
 
-def hands_out_one(landing: StorageLocation, objects: Iterable[LandedObject], patience_s: float) -> bool:
-    """Whether storage answers for one of these objects; the smallest are asked for at once. Waits as `answers` does."""
-    # An empty file tells least of a disk.
+def _hands_out_one(landing: StorageLocation, objects: Iterable[LandedObject], wait_s: float) -> bool:
+    # The smallest at once; an empty file says least of a disk.
     some = sorted(objects, key=lambda landed: (landed.size_bytes == 0, landed.size_bytes))[:_READ]
-    threads = SpareThreads()
-    reading = {threads.submit(partial(_can_be_read, landing, landed)) for landed in some}
-    threads.close()
+    reading = {in_thread(partial(_can_be_read, landing, landed)) for landed in some}
     while reading:
-        done, reading = wait(reading, _wait_s(patience_s), FIRST_COMPLETED)
+        done, reading = wait(reading, wait_s, FIRST_COMPLETED)
         if not done or any(one.result() for one in done):
             return bool(done)
     return False
 
 
-def _wait_s(patience_s: float) -> float:
-    return min(patience_s, STALL_TIMEOUT.total_seconds())
-
-
-def _listed_in_time(landing: StorageLocation, patience_s: float) -> list[LandedObject] | None:
-    threads = SpareThreads()
-    listing = threads.submit(partial(_listed, landing))
-    threads.close()
-    wait([listing], _wait_s(patience_s))
+def _listed_in_time(landing: StorageLocation, wait_s: float) -> list[LandedObject] | None:
+    listing = in_thread(partial(_listed, landing))
+    wait([listing], wait_s)
     return listing.result() if listing.done() else None
 
 

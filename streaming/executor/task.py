@@ -5,7 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,17 +18,18 @@ from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
 from features.pca import project
 from features.rejects import Reason, Rejected
+from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules
 from store.home import Home
 from store.models.pca_models import cached_model
 from store.objects.faults import RETRY_DEADLINE_S
 from store.objects.landing import LandedObject, ObjectAccessDenied, key_group
 from store.objects.location import StorageLocation, printable
-from store.state.plans import AddedFile, BatchCounters
+from store.state.plans import AddedFile, BatchCounters, Plan
 from store.tables.files import vectors_column, write_file
 from store.tables.projections import write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
-from streaming.executor.fetching import Fetched, Shelf, fetch_all
+from streaming.executor.fetching import Fetched, ReadLocations, fetch_all
 
 _T = TypeVar("_T")
 Decode = Callable[[bytes, Limits], Photo]
@@ -36,21 +37,18 @@ Decode = Callable[[bytes, Limits], Photo]
 
 @dataclass(frozen=True)
 class Task:
-    """A share of a batch, complete in itself."""
+    """A share of a batch, complete in itself; `plan` has its objects only, and the versions to project them with.
+
+    `retried` has the keys of those that were rejected before. An object that storage does not hand out is tried again
+    for `patience_s`.
+    """
 
     home: Home
     landing: StorageLocation
-    batch: int
-    ingest_date: date
-    featurizer: str
-    pca_versions: tuple[int, ...]
-    key_pattern: str
+    plan: Plan
     limits: Limits
-    objects: tuple[LandedObject, ...]
     retried: frozenset[str] = frozenset()
-    """The keys of those that were rejected before."""
     patience_s: float = RETRY_DEADLINE_S
-    """How long an object is tried again that storage does not hand out."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,14 @@ class _Outcome:
             self.seconds[stage] += time.perf_counter() - started_at
 
 
+@carry_errors
 def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[TaskMessage]:
     """Run tasks one after the other in this worker.
 
     Replay writes new files under new names; only those in a message that reached the driver are ever committed.
-    A photo that crashes or hangs the decoder, or hangs when it is read, takes its worker along; the next try decodes
-    each photo in a process of its own, reads each in a thread, and rejects the culprit. Raises StorageUnavailable when
-    storage hands out none of the photos for longer than its retries last, and DecoderUnavailable: the task is tried
-    again.
+    A photo that crashes the decoder, or hangs it or its read, ends the worker; the task's next try decodes each photo
+    in a process of its own, reads each in a thread, and rejects the culprit. Raises StorageUnavailable when storage
+    hands out no photo, and DecoderUnavailable: Spark tries the task again.
     """
     context = TaskContext.get()
     tried_before = context is not None and context.attemptNumber() > 0
@@ -103,7 +101,7 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
 
 def _run(task: Task, network: "Broadcast[bytes]", decode: Decode, may_end_worker: bool) -> TaskMessage:
     outcome = _Outcome()
-    featurizer = _cached_featurizer(task.featurizer, network)
+    featurizer = _cached_featurizer(task.plan.featurizer, network)
     for fetched in _fetched(task, outcome, may_end_worker):
         try:
             _featurize(fetched, task, featurizer, decode, outcome)
@@ -127,13 +125,13 @@ def _cached_featurizer(featurizer: str, network: "Broadcast[bytes]") -> Featuriz
 
 def _fetched(task: Task, outcome: _Outcome, may_end_worker: bool) -> Iterator[Fetched]:
     most_bytes = task.limits.max_image_bytes
-    for landed in task.objects:
+    for landed in task.plan.objects:
         if landed.size_bytes > most_bytes:
             detail = f"{landed.size_bytes} bytes; the limit is {most_bytes}."
             yield Fetched(landed, Rejected(Reason.TOO_MANY_BYTES, detail))
-    shelf = Shelf(task.landing, task.home.archive, task.retried, task.patience_s)
-    readable = [landed for landed in task.objects if landed.size_bytes <= most_bytes]
-    fetching = fetch_all(shelf, readable, may_end_worker)
+    locations = ReadLocations(task.landing, task.home.archive, task.retried, task.patience_s)
+    readable = [landed for landed in task.plan.objects if landed.size_bytes <= most_bytes]
+    fetching = fetch_all(locations, readable, may_end_worker)
     while (fetched := outcome.timed("fetch", partial(next, fetching, None))) is not None:
         yield fetched
 
@@ -149,12 +147,12 @@ def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Dec
         {
             **_common_columns(fetched.landed, task),
             "image_id": hashlib.sha256(body).hexdigest(),
-            "label": key_group(task.key_pattern, key, "label"),
-            "subject": key_group(task.key_pattern, key, "subject"),
+            "label": key_group(task.plan.key_pattern, key, "label"),
+            "subject": key_group(task.plan.key_pattern, key, "subject"),
             "format": photo.format,
             "width": photo.width_px,
             "height": photo.height_px,
-            "featurizer": task.featurizer,
+            "featurizer": task.plan.featurizer,
         }
     )
 
@@ -163,7 +161,7 @@ def _reject(fetched: Fetched, task: Task, rejected: Rejected, outcome: _Outcome)
     common = _common_columns(fetched.landed, task)
     outcome.rejects.append({**common, "reason": str(rejected.reason), "detail": printable(rejected.detail)})
     outcome.rejected_keys.append(fetched.landed.key)
-    # That one is refused which was refused before says nothing of a permission that was lost.
+    # A retried photo that is refused again says nothing of a permission that was lost.
     if isinstance(rejected, ObjectAccessDenied) and fetched.landed.key not in task.retried:
         outcome.refusals.append(rejected.words)
 
@@ -175,12 +173,12 @@ def _common_columns(landed: LandedObject, task: Task) -> dict[str, Any]:
         "bytes": landed.size_bytes,
         "arrived_at": landed.arrived_at,
         "first_visible_at": landed.visible_at,
-        "batch": task.batch,
+        "batch": task.plan.batch,
     }
 
 
 def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
-    partition = {"ingest_date": task.ingest_date.isoformat()}
+    partition = {"ingest_date": task.plan.ingest_date.isoformat()}
     ingested_at = datetime.now(UTC)
     adds: dict[str, tuple[AddedFile, ...]] = {}
     if outcome.rows:
@@ -189,7 +187,7 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
         features = rows | {"features": vectors_column(vectors)}
         adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)
         adds[PROJECTION_ROWS.name] = tuple(
-            _projections_written(task, version, rows, vectors) for version in task.pca_versions
+            _projections_written(task, version, rows, vectors) for version in task.plan.pca_versions
         )
     if outcome.rejects:
         rows = _columns(outcome.rejects) | {"ingested_at": [ingested_at] * len(outcome.rejects)}
@@ -200,7 +198,7 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
 def _projections_written(task: Task, version: int, rows: Mapping[str, Any], vectors: NDArray[np.float32]) -> AddedFile:
     model = cached_model(task.home, version)
     projected = project(model.pca.mean, model.pca.components, vectors)
-    return write_projections(task.home, model.meta, rows, projected, task.ingest_date)
+    return write_projections(task.home, model.meta, rows, projected, task.plan.ingest_date)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -212,7 +210,7 @@ def _counters(task: Task, outcome: _Outcome) -> BatchCounters:
         photos=len(outcome.rows),
         rejects=dict(Counter(row["reason"] for row in outcome.rejects)),
         refused=len(outcome.refusals),
-        landed_bytes=sum(landed.size_bytes for landed in task.objects),
+        landed_bytes=sum(landed.size_bytes for landed in task.plan.objects),
         fetch_s=outcome.seconds["fetch"],
         decode_s=outcome.seconds["decode"],
         infer_s=outcome.seconds["infer"],

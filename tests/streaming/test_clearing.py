@@ -69,12 +69,11 @@ def on_disk(tmp_path: Path) -> Home:
 
 
 class _Clearer:
-    """A run's clearing, and whom it told of."""
+    """A run's clearing."""
 
     def __init__(self, home: Home, how: Cleaning = "archive", patience_s: float = 0.0) -> None:
-        self.told: list[bytes] = []
         self._home = home
-        self.clearing = Clearing(home, how, timedelta(seconds=patience_s), self.told.append)
+        self.clearing = Clearing(home, how, timedelta(seconds=patience_s))
 
     def clear(self) -> list[str]:
         """Everything in the landing; returns the keys to try again."""
@@ -95,14 +94,14 @@ def test_one_object_that_s3_does_not_clear_away_is_left_for_an_hour(
     run = _Clearer(on_s3)
     assert run.clear() == []
     assert _keys(on_s3) == ["kiwi/0.jpg"]
-    assert (run.clearing.left, len(run.told)) == (1, 1)
+    assert run.clearing.uncleared == 1
 
     set_rules(proxy)
     run.clear()
     assert _keys(on_s3) == ["kiwi/0.jpg"]
-    monkeypatch.setattr("streaming.clearing.LEFT_FOR", timedelta(0))
+    monkeypatch.setattr("streaming.clearing.SKIPPED_FOR", timedelta(0))
     run.clear()
-    assert (_keys(on_s3), run.clearing.left) == ([], 0)
+    assert (_keys(on_s3), run.clearing.uncleared) == ([], 0)
 
 
 def test_what_may_pass_is_to_be_tried_again_first(on_s3: Home, proxy: str) -> None:
@@ -112,7 +111,7 @@ def test_what_may_pass_is_to_be_tried_again_first(on_s3: Home, proxy: str) -> No
     assert run.clear() == ["kiwi/0.jpg"]
     set_rules(proxy)
     assert run.clear() == []
-    assert (_keys(on_s3), run.clearing.left) == ([], 0)
+    assert (_keys(on_s3), run.clearing.uncleared) == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_an_object_alone_is_told_from_storage_by_a_probe(
     folder = "archive" if how == "archive" else "landing"
     _rules(proxy, rf"/{folder}/kiwi/0\.", status, body)
     alone = _Clearer(on_s3, how)
-    assert (alone.clear(), alone.clearing.left) == ([], 1)
+    assert (alone.clear(), alone.clearing.uncleared) == ([], 1)
 
     # The proxy interferes with answers only: what it lets S3 delete is put there again.
     _land(s3, on_s3, ["kiwi/0.jpg"])
@@ -160,7 +159,7 @@ def test_one_file_that_a_disk_does_not_clear_away_is_left(on_disk: Home, how: Cl
         (landing / key).unlink()
     with _immutable(landing / "kiwi/0.jpg"):
         run = _Clearer(on_disk, how)
-        assert (run.clear(), run.clearing.left) == ([], 1)
+        assert (run.clear(), run.clearing.uncleared) == ([], 1)
     assert _keys(on_disk) == ["kiwi/0.jpg"]
     # Nothing of the probe is left.
     assert [path.name for path in landing.rglob("*") if path.is_file()] == ["0.jpg"]

@@ -114,16 +114,16 @@ def test_a_trickle_of_refused_photos_stops_the_stream_once_they_are_most_of_the_
     refused = BatchCounters(rejects={"unreadable": 1}, refused=1)
     refusals = AccessDeniedMonitor(home)
     for batch in range(1, 20):
-        refusals.stop_if_most_were(_plan(batch), refused, "No")
+        refusals.check(_plan(batch), refused, "No")
         write_result(home, Result(batch, "nonce", datetime.now(UTC), {}, ("a.jpg",), refused))
     for after_a_start in (refusals, AccessDeniedMonitor(home)):
         with pytest.raises(StorageRefused, match=r"^Storage did not hand out 20 of the last 20 photos: No; "):
-            after_a_start.stop_if_most_were(_plan(20), refused, "No")
+            after_a_start.check(_plan(20), refused, "No")
 
     mended = AccessDeniedMonitor(home)
     for batch in range(20, 30):
-        mended.stop_if_most_were(_plan(batch), BatchCounters(photos=1), "")
-    mended.stop_if_most_were(_plan(30), refused, "No")
+        mended.check(_plan(batch), BatchCounters(photos=1), "")
+    mended.check(_plan(30), refused, "No")
 
 
 def _plan(batch: int) -> Plan:

@@ -9,9 +9,10 @@ from store.state.heartbeat import Messages, Waiting
 from store.state.plans import BatchCounters
 from streaming import vitals
 from streaming.discovery.arrivals import Backlog
+from streaming.discovery.queue import QueueStats
 from streaming.discovery.sqs import QueueDepth
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport, QueueNews
+from streaming.planner import PlannerReport
 from streaming.vitals import StreamStats
 
 NOW = datetime.now(UTC)
@@ -29,8 +30,8 @@ def test_before_anything_happened_nothing_is_known_but_the_settings() -> None:
 
 def test_it_tells_the_newest_of_all_it_heard_and_the_sum_of_the_last_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = StreamStats(load_settings(home="s3://bucket/home"))
-    watch.on_news(
-        PlannerReport(Backlog(7, 700, NOW, at_least=True), queue=QueueNews(QueueDepth(3, 2, 1), 5, 4), told_at=NOW)
+    watch.on_planner_report(
+        PlannerReport(Backlog(7, 700, NOW, at_least=True), queue=QueueStats(QueueDepth(3, 2, 1), 5, 4), made_at=NOW)
     )
     watch.on_batch(REPORT)
     watch.on_batch(REPORT)

@@ -17,8 +17,8 @@ from pyspark.sql import SparkSession
 from ops.query.query import connect, run_query
 from store.settings import Settings
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
-from streaming.service import Watcher, stream_in
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener, stream_in
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Run:
     news: list[PlannerReport] = field(default_factory=list)
 
     @property
-    def watcher(self) -> Watcher:
-        return Watcher(self.reports.append, self.news.append)
+    def watcher(self) -> StreamListener:
+        return StreamListener(self.reports.append, self.news.append)
 
     @property
     def photos(self) -> int:

@@ -5,18 +5,17 @@ from datetime import timedelta
 
 from ops.cli.console import messages, notify
 from ops.wording import duration
-from store.home import Home
 from store.objects.waits import Recovery, Wait, report_waits_to
 
 
-def tell_waits(home: Home) -> None:
+def tell_waits() -> None:
     """From now on, tell on standard error of each wait for storage once, and when it is over."""
 
     def tell(told: Wait | Recovery) -> None:
         if messages.is_terminal:
             notify(sentence_of(told))
         else:
-            _log(told, home)
+            _log(told)
 
     report_waits_to(tell)
 
@@ -36,14 +35,14 @@ def sentence_of(told: Wait | Recovery) -> str:
     )
 
 
-def _log(told: Wait | Recovery, home: Home) -> None:
+def _log(told: Wait | Recovery) -> None:
     # Loaded only here: most commands never wait.
-    from ops.monitor.json_lines import json_line, without_names
+    from ops.monitor.json_lines import json_line, without_photo
 
     if isinstance(told, Recovery):
         line = json_line("info", "answered", message=sentence_of(told), waited_s=told.waited_s)
     else:
-        message = without_names(sentence_of(told), home, has_reason=False)
+        message = without_photo(sentence_of(told), told.photo)
         line = json_line("warning", "waiting", message=message, waited_s=told.waited_s, patience_s=told.patience_s)
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()

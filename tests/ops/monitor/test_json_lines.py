@@ -2,13 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ops.monitor.json_lines import JsonLines, without_names
+from features.task_errors import TaskFailed, carried_error, carry_errors, last_words
+from ops.monitor.json_lines import JsonLines, without_photo
 from store.errors import StorageRefused
 from store.objects.operations import read
 from store.settings import Settings, load_settings
@@ -77,50 +79,59 @@ def _beat_with_batch(settings: Settings) -> str:
     return beat
 
 
-@pytest.fixture
-def on_s3() -> Settings:
-    return load_settings(home="s3://bucket/home", s3_region="eu-west-3")
+LANDING = "s3://bucket/home/landing"
 
 
 @pytest.mark.parametrize(
-    "sentence",
+    ("sentence", "photo", "told"),
     [
-        "The stream has stopped.",
-        "Cannot list s3://bucket/home/landing: Slow down (SlowDown).",
-        "Cannot read s3://bucket/home/state/batches/000000000007.plan.json: Access Denied (AccessDenied).",
+        ("The stream has stopped.", None, "The stream has stopped."),
+        (
+            f"Cannot read {LANDING}/anna: 1.jpg: Slow (SlowDown).",
+            "anna: 1.jpg",
+            f"Cannot read {LANDING}/…: Slow (SlowDown).",
+        ),
+        (
+            f"Cannot read {LANDING}/anna/1.jpg for 120 s, nor any other photo: Slow. Start again once storage answers.",
+            "anna/1.jpg",
+            f"Cannot read {LANDING}/… for 120 s, nor any other photo: Slow. Start again once storage answers.",
+        ),
+        (
+            f"Cannot read {LANDING}/anna/1.jpg: Object at location home/landing/anna/1.jpg is archived: No.",
+            "anna/1.jpg",
+            f"Cannot read {LANDING}/….",
+        ),
+        (f"Cannot read {LANDING}/anna/1.jpg: GET http://host/anna%2F1.jpg", "anna/1.jpg", f"Cannot read {LANDING}/…."),
+        ("It is told in a way that nobody foresaw: anna%2F1.jpg", "anna/1.jpg", "…"),
     ],
 )
-def test_what_names_no_photo_is_told_as_it_is(on_s3: Settings, sentence: str) -> None:
-    assert without_names(sentence, on_s3.locations(), has_reason=True) == sentence
+def test_the_name_of_a_photo_is_left_out_of_a_sentence(sentence: str, photo: str | None, told: str) -> None:
+    rest = " The photo's name is left out of the log; --debug shows it." if photo else ""
+    assert without_photo(sentence, photo) == told + rest
 
 
-@pytest.mark.parametrize(
-    ("sentence", "has_reason", "told"),
-    [
-        (
-            "A task of batch 7 failed on every try: Cannot read s3://bucket/home/landing/anna: 1.jpg: Slow (SlowDown).",
-            True,
-            "A task of batch 7 failed on every try: Cannot read s3://bucket/home/landing/…: Slow (SlowDown).",
-        ),
-        (
-            "A task of batch 7 failed on every try: Cannot read s3://bucket/home/landing/anna/1.jpg for 120 s, nor any "
-            "other photo of the landing: Slow (SlowDown). Start again once storage answers.",
-            True,
-            "A task of batch 7 failed on every try: Cannot read s3://bucket/home/landing/…: Slow (SlowDown). Start "
-            "again once storage answers.",
-        ),
-        ("Object at location home/landing/anna/1.jpg is archived: No.", False, "Object at location home/landing/…."),
-        (
-            "Cannot list s3://bucket/home/archive/a: b/home/archive/a: c/d.",
-            True,
-            "Cannot list s3://bucket/home/archive/….",
-        ),
-        ("GET http://host/bucket/home/landing/anna%2F1.jpg", True, "GET http://host/bucket/home/landing/…."),
-    ],
-)
-def test_a_name_is_cut_out_of_a_sentence(on_s3: Settings, sentence: str, has_reason: bool, told: str) -> None:
-    rest = " The photo's name is left out of the log; --debug shows it."
-    assert without_names(sentence, on_s3.locations(), has_reason) == told + rest
+@pytest.mark.parametrize("work", [lambda: _fail(), lambda: list(_fail_late())], ids=["function", "generator"])
+def test_an_error_of_a_task_comes_to_the_driver_with_its_class_and_its_photo(work: Callable[[], object]) -> None:
+    with pytest.raises(TaskFailed) as failed:
+        work()
+    told = "Lost task 0.3\n" + "".join(traceback.format_exception(failed.value)) + "\n\tat org.apache.spark\n"
+    error = carried_error(Exception(told))
+    assert (type(error), str(error)) == (StorageRefused, "Cannot read kiwi/\nü.jpg: No.")
+    assert error is not None
+    assert (error.photo, error.retryable) == ("kiwi/\nü.jpg", False)
+    assert last_words(Exception(told)) == "Cannot read kiwi/\nü.jpg: No"
+    assert carried_error(ValueError("store.errors.StorageRefused: No.")) is None
+
+
+@carry_errors
+def _fail() -> None:
+    raise StorageRefused("Cannot read kiwi/\nü.jpg: No.", photo="kiwi/\nü.jpg")
+
+
+@carry_errors
+def _fail_late() -> Iterator[int]:
+    yield 1
+    _fail.__wrapped__()  # type: ignore[attr-defined]
 
 
 def test_an_error_keeps_its_kind_and_a_program_error_names_nobody(
@@ -129,7 +140,7 @@ def test_an_error_keeps_its_kind_and_a_program_error_names_nobody(
     settings = load_settings(home=str(tmp_path))
     photo = settings.places().landing.directory / "zz-anna: 1.jpg"
     with pytest.raises(StorageRefused, match=r"landing/…: No\.") as refused, JsonLines(settings):
-        raise StorageRefused(f"Cannot read {photo}: No.")
+        raise StorageRefused(f"Cannot read {photo}: No.", photo="zz-anna: 1.jpg")
     with pytest.raises(Exception, match="Unexpected FileExistsError") as unexpected, JsonLines(settings):
         raise FileExistsError(17, "File exists", str(photo))
     told = capsys.readouterr()

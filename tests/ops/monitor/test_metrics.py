@@ -23,10 +23,10 @@ from ops.monitor.metrics import with_metrics
 from store.models.pca_models import begin_switch, finish_switch
 from store.settings import Settings, load_settings
 from store.state.plans import BatchCounters
-from streaming.discovery.arrivals import NOTHING_WAITS, Backlog
+from streaming.discovery.arrivals import Backlog
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
-from streaming.service import Watcher, stream_in
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener, stream_in
 from tests.conftest import REGION
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, stream_process
@@ -93,8 +93,8 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(metrics.EVERY_S / 2)
 
 
-def _news(backlog: Backlog = NOTHING_WAITS) -> PlannerReport:
-    return PlannerReport(backlog)
+def _news(backlog: Backlog | None = None) -> PlannerReport:
+    return PlannerReport(backlog or Backlog())
 
 
 def test_without_the_setting_nothing_is_in_between(local_settings: MakeSettings) -> None:
@@ -109,7 +109,7 @@ def test_a_minute_is_added_up(local_settings: MakeSettings, cloudwatch: "CloudWa
     inner = Run()
     waiting = Backlog(12, 3456, datetime.now(UTC) - timedelta(seconds=90))
     with with_metrics(settings, inner.watcher, print) as watcher:
-        watcher.on_news(_news(waiting))
+        watcher.on_planner_report(_news(waiting))
         watcher.on_batch(REPORT)
         watcher.on_batch(replace(REPORT, photos=10, rejects={"empty": 1}, work_s=4.0))
         _until(lambda: "PcaVersion" in _told(cloudwatch, namespace, "PcaVersion"))
@@ -145,7 +145,7 @@ def test_when_nothing_waits_the_backlog_has_no_age(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:
     with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
-        watcher.on_news(_news())
+        watcher.on_planner_report(_news())
     told = _told(cloudwatch, namespace)
     assert told["BacklogAgeSeconds"] == {"Sum": 0, "Minimum": 0, "Maximum": 0}
     assert told["Rejects"]["Sum"] == 0
@@ -157,7 +157,7 @@ def test_a_stream_that_has_not_begun_or_has_ended_is_not_alive(
     with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
         _until(lambda: "Photos" in _told(cloudwatch, namespace, "Photos"))
         assert "Alive" not in _told(cloudwatch, namespace, "Alive")
-        watcher.on_news(_news())
+        watcher.on_planner_report(_news())
         _until(lambda: "Alive" in _told(cloudwatch, namespace, "Alive"))
     before = _told(cloudwatch, namespace, "Alive")["Alive"]["Sum"]
     time.sleep(3 * metrics.EVERY_S)
@@ -169,7 +169,7 @@ def test_a_stream_whose_service_went_quiet_is_not_alive(
 ) -> None:
     monkeypatch.setattr(metrics, "HEARD_WITHIN_S", 0.0)
     with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
-        watcher.on_news(_news())
+        watcher.on_planner_report(_news())
         _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace, "BacklogFiles"))
         assert "Alive" not in _told(cloudwatch, namespace, "Alive")
 
@@ -177,9 +177,9 @@ def test_a_stream_whose_service_went_quiet_is_not_alive(
 def test_a_stream_in_which_nothing_moves_is_not_alive_until_a_batch_is_committed(
     local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
 ) -> None:
-    stale = replace(_news(), told_at=datetime.now(UTC) - metrics.MOVED_WITHIN - timedelta(seconds=1))
+    stale = replace(_news(), made_at=datetime.now(UTC) - metrics.MOVED_WITHIN - timedelta(seconds=1))
     with with_metrics(local_settings(metrics=namespace), Run().watcher, print) as watcher:
-        watcher.on_news(stale)
+        watcher.on_planner_report(stale)
         _until(lambda: "BacklogFiles" in _told(cloudwatch, namespace, "BacklogFiles"))
         assert "Alive" not in _told(cloudwatch, namespace, "Alive")
         watcher.on_batch(REPORT)
@@ -269,7 +269,7 @@ def test_a_running_stream_is_alive_with_its_counts(
         if "Alive" in told and told["Photos"]["Sum"] == 3:
             stop.set()
 
-    with with_metrics(settings, Watcher(reports.append, seen), print) as watcher:
+    with with_metrics(settings, StreamListener(reports.append, seen), print) as watcher:
         stream_in(spark, settings, False, stop, watcher, tmp_path / "scratch")
     told = _told(cloudwatch, namespace)
     assert (told["Photos"]["Sum"], told["Rejects"]["Sum"], told["Rejects not_an_image"]["Sum"]) == (3, 1, 1)

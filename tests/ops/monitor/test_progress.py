@@ -29,10 +29,10 @@ from store.objects.operations import overwrite
 from store.settings import Settings, load_settings
 from store.state.plans import BatchCounters
 from streaming.batches_in_flight import BatchInHand
-from streaming.discovery.arrivals import NOTHING_WAITS
+from streaming.discovery.arrivals import Backlog
 from streaming.micro_batch import BatchReport
-from streaming.news import PlannerReport
-from streaming.service import Watcher, stream_in
+from streaming.planner import PlannerReport
+from streaming.service import StreamListener, stream_in
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT
 from tests.support.pictures import jpeg, text_file
 
@@ -65,10 +65,10 @@ def test_the_panel_tells_how_many_photos_could_not_be_cleared_away(home: Home) -
     shown = StringIO()
     panel = LivePanel(Console(file=shown, force_terminal=True, width=100), "fruits stream", home)
     with panel:
-        panel.watcher.on_news(PlannerReport(NOTHING_WAITS))
+        panel.watcher.on_planner_report(PlannerReport(Backlog()))
     assert "cleared away" not in shown.getvalue()
     with panel:
-        panel.watcher.on_news(PlannerReport(NOTHING_WAITS, uncleared=2))
+        panel.watcher.on_planner_report(PlannerReport(Backlog(), uncleared=2))
     assert "2 photos could not be cleared away" in shown.getvalue()
 
 
@@ -122,7 +122,7 @@ def test_the_panel_shows_idle_the_landing_the_served_version_and_how_far_a_batch
     with panel:
         watcher = panel.watcher
         watcher.on_start(lambda: tuple(in_hand))
-        watcher.on_news(PlannerReport(NOTHING_WAITS))
+        watcher.on_planner_report(PlannerReport(Backlog()))
         _until(lambda: "PCA none" in _last_frame(shown))
         assert "340 of 1,200 files, 4 s" in _last_frame(shown)
         assert "photos/s –" in _last_frame(shown)
@@ -197,7 +197,7 @@ def test_how_far_a_batch_is_comes_from_its_tasks_and_a_task_that_runs_again_coun
         threading.Thread(target=follow, daemon=True).start()
 
     reports: list[BatchReport] = []
-    watcher = Watcher(reports.append, lambda _: None, on_start=on_start)
+    watcher = StreamListener(reports.append, lambda _: None, on_start=on_start)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     stream_in(spark, settings, True, threading.Event(), watcher, scratch)
@@ -217,7 +217,7 @@ def test_how_far_a_batch_is_comes_from_its_tasks_and_a_task_that_runs_again_coun
 def test_where_no_panel_can_be_drawn_a_person_reads_sentences() -> None:
     shown = StringIO()
     with PlainLines(Console(file=shown, width=160)) as lines:
-        lines.watcher.on_news(PlannerReport(NOTHING_WAITS))
+        lines.watcher.on_planner_report(PlannerReport(Backlog()))
         lines.watcher.on_stage(1, "plan", 0.0)
         lines.watcher.on_batch(REPORT)
     assert "Batch 1: 30 photos and 2 rejects in 2.4 s." in shown.getvalue()

@@ -12,7 +12,7 @@ from ops.status.health import assess_health
 from ops.status.queue_status import QueueStatus
 from ops.status.status import LastBatch, ModelStatus, Pace, Status, StreamStatus, Switch, TableStatus, Today
 from store.state.heartbeat import MOVED_WITHIN
-from streaming.discovery.arrivals import NOTHING_WAITS, Backlog
+from streaming.discovery.arrivals import Backlog
 
 NOW = datetime(2026, 10, 3, 12, tzinfo=UTC)
 MIN_ROWS = 1000
@@ -26,7 +26,7 @@ SOUND = Status(
     stream=RUNNING,
     last_batch=LastBatch(9, NOW, 5, 0, {}),
     unfinished_batches=[],
-    backlog=NOTHING_WAITS,
+    backlog=Backlog(),
     backlog_as_of=NOW,
     pace=Pace(1.0, 300.0),
     today=Today(NOW.date(), 500, 3, {"empty": 3}),

@@ -17,7 +17,6 @@ from store.errors import StorageUnavailable
 from store.objects.location import StorageLocation
 from store.settings import Settings, load_settings
 from store.state.plans import Plan
-from streaming.cleaning import CleaningRule
 from streaming.discovery.discovery import Discovery, DiscoveryOptions
 from streaming.discovery.processed_index import ProcessedIndex
 from tests.conftest import REGION
@@ -69,8 +68,7 @@ def discover(tmp_path: Path) -> Iterator[Callable[..., Discovery]]:
         home = replace(load_settings(home=str(tmp_path / "home")).places(), landing=landing)
         seen = ProcessedIndex(tmp_path / f"seen-{len(begun)}.sqlite")
         rules = {"backfill": timedelta(hours=6), "drain": False, "only_since": None, "settle": timedelta(0)} | watched
-        keep = CleaningRule("keep", timedelta(0), timedelta(0))
-        found = Discovery(home, seen, DiscoveryOptions(queue, **rules), keep, started_after=0)
+        found = Discovery(home, seen, DiscoveryOptions(queue, **rules))
         begun.append(found)
         found.start()
         return found
@@ -82,15 +80,15 @@ def discover(tmp_path: Path) -> Iterator[Callable[..., Discovery]]:
 
 def _waiting(discovery: Discovery) -> list[str]:
     """The keys that wait after the listing under way and, if one may begin, one more."""
-    discovery.look()
-    discovery.look()
+    discovery.poll()
+    discovery.poll()
     # On a busy machine a listing hands over its pages before it is complete.
-    _wait_until(lambda: not discovery.backlog.at_least or bool(discovery.look()))
-    return [landed.key for landed in discovery.first(100_000)]
+    _wait_until(lambda: not discovery.backlog.at_least or bool(discovery.poll()))
+    return [landed.key for landed in discovery.oldest(100_000)]
 
 
 def _plan_all(discovery: Discovery) -> None:
-    objects = tuple(discovery.first(100_000))
+    objects = tuple(discovery.oldest(100_000))
     now = datetime.now(UTC)
     discovery.planned(Plan(1, "nonce", now, now.date(), "unused", "", "unused", objects))
 
@@ -199,9 +197,9 @@ def test_of_a_photo_that_is_replaced_before_it_is_planned_only_the_new_version_w
     discovery = discover(StorageLocation.at(str(tmp_path / "landing")))
     _waiting(discovery)
     photo.write_bytes(b"another")
-    _wait_until(lambda: (discovery.look(), [one.size_bytes for one in discovery.first(10)] == [7])[1])
+    _wait_until(lambda: (discovery.poll(), [one.size_bytes for one in discovery.oldest(10)] == [7])[1])
     photo.unlink()
-    _wait_until(lambda: (discovery.look(), discovery.backlog.files == 0)[1])
+    _wait_until(lambda: (discovery.poll(), discovery.backlog.files == 0)[1])
 
 
 def test_a_failed_listing_stops_and_says_why(

@@ -38,7 +38,7 @@ def _commit(seen: ProcessedIndex, batch: int, identities: list[bytes], rejected:
 def test_only_what_was_planned_is_known(seen: ProcessedIndex) -> None:
     planned, others = _identities(2500), _identities(2500, "other")
     _plan(seen, 7, planned)
-    known = seen.known(planned + others)
+    known = seen.entries(planned + others)
     assert known == dict.fromkeys(planned, ProcessedEntry(7, int(NOW.timestamp()), int(NOW.timestamp()), None))
 
 
@@ -47,9 +47,9 @@ def test_a_commit_tells_photos_from_rejects_and_counts_its_day_once(seen: Proces
     _commit(seen, 1, first, rejected=3)
     _commit(seen, 1, first, rejected=3)
     _commit(seen, 2, second)
-    assert [seen.known(first)[one].featurized for one in first] == [False] * 3 + [True] * 7
+    assert [seen.entries(first)[one].featurized for one in first] == [False] * 3 + [True] * 7
     assert seen.days == [Day(NOW.date(), batches=2, photos=12, rejects=3)]
-    assert seen.facts.through == 2
+    assert seen.info.through == 2
     assert seen.committed_objects == 15
 
 
@@ -61,9 +61,9 @@ def test_what_was_neither_committed_nor_shown_for_14_days_is_forgotten_and_nothi
     _plan(seen, 4, in_hand, long_ago)
     seen.shown(shown, NOW - timedelta(days=1))
     seen.forget(before=NOW - timedelta(days=14))
-    assert set(seen.known(old + shown + young + in_hand)) == {*shown, *young, *in_hand}
+    assert set(seen.entries(old + shown + young + in_hand)) == {*shown, *young, *in_hand}
     # Whoever asks for anything as old has to look further.
-    assert seen.facts.complete_since_s > long_ago.timestamp()
+    assert seen.info.complete_since_s > long_ago.timestamp()
 
 
 def test_one_listing_that_does_not_show_it_makes_nothing_forgotten(seen: ProcessedIndex) -> None:
@@ -72,8 +72,8 @@ def test_one_listing_that_does_not_show_it_makes_nothing_forgotten(seen: Process
     seen.shown(photos, NOW - timedelta(hours=1))
     seen.shown([], NOW)
     seen.forget(before=NOW - timedelta(days=14))
-    assert set(seen.known(photos)) == set(photos)
-    assert seen.facts.complete_since_s == 0
+    assert set(seen.entries(photos)) == set(photos)
+    assert seen.info.complete_since_s == 0
 
 
 def test_beyond_the_limit_the_oldest_go_and_that_is_known(
@@ -83,9 +83,9 @@ def test_beyond_the_limit_the_oldest_go_and_that_is_known(
     for batch in range(20):
         _commit(seen, batch + 1, _identities(10, f"{batch}-"), at=NOW + timedelta(seconds=batch))
     seen.forget(before=NOW - timedelta(days=14))
-    kept = [batch for batch in range(20) if seen.known(_identities(10, f"{batch}-"))]
+    kept = [batch for batch in range(20) if seen.entries(_identities(10, f"{batch}-"))]
     assert kept == list(range(11, 20))
-    assert seen.facts.complete_since_s > (NOW + timedelta(seconds=10)).timestamp()
+    assert seen.info.complete_since_s > (NOW + timedelta(seconds=10)).timestamp()
 
 
 def test_a_rejected_version_that_is_uploaded_again_is_planned_and_remembered_anew(seen: ProcessedIndex) -> None:
@@ -93,12 +93,12 @@ def test_a_rejected_version_that_is_uploaded_again_is_planned_and_remembered_ane
     landed = LandedObject("a.jpg", 3, "etag", NOW)
     again = LandedObject("a.jpg", 3, "etag", NOW + timedelta(hours=1))
     _commit(seen, 1, [photo], rejected=1)
-    assert seen.known([photo])[photo].covers(landed)
-    assert not seen.known([photo])[photo].covers(again)
+    assert seen.entries([photo])[photo].covers(landed)
+    assert not seen.entries([photo])[photo].covers(again)
     seen.planned(2, [(photo, again.arrived_at)], again.arrived_at)
-    assert seen.known([photo])[photo].covers(again)
+    assert seen.entries([photo])[photo].covers(again)
     seen.committed(2, Outcome(NOW + timedelta(hours=2), NOW.date(), 1, 0, ()))
-    assert seen.known([photo])[photo].featurized
+    assert seen.entries([photo])[photo].featurized
 
 
 def test_a_reject_from_a_clock_that_runs_fast_is_no_arrival_again_and_again(seen: ProcessedIndex) -> None:
@@ -106,7 +106,7 @@ def test_a_reject_from_a_clock_that_runs_fast_is_no_arrival_again_and_again(seen
     tomorrow = NOW + timedelta(days=1)
     seen.planned(1, [(photo, tomorrow)], NOW)
     seen.committed(1, Outcome(NOW, NOW.date(), 0, 1, (photo,)))
-    assert seen.known([photo])[photo].covers(LandedObject("a.jpg", 3, "etag", tomorrow))
+    assert seen.entries([photo])[photo].covers(LandedObject("a.jpg", 3, "etag", tomorrow))
 
 
 def test_a_copy_holds_what_is_committed_and_the_original_goes_on(seen: ProcessedIndex, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_copy_holds_what_is_committed_and_the_original_goes_on(seen: Processed
     facts = seen.copy_committed(tmp_path / "copy.sqlite")
     _commit(seen, 3, _identities(1, "later"))
     copy = ProcessedIndex(tmp_path / "copy.sqlite")
-    assert set(copy.known(done + in_hand)) == set(done)
-    assert copy.facts == facts
+    assert set(copy.entries(done + in_hand)) == set(done)
+    assert copy.info == facts
     assert (facts.through, facts.snapshot, facts.snapshot_objects) == (1, 1, 10)
     copy.close()
 

@@ -70,9 +70,12 @@ def _told(bucket: str, *keys: str) -> str:
 
 def _take(queue: Queue, count: int) -> list[Arrival]:
     taken: list[Arrival] = []
-    while len(taken) < count:
-        queue.wait(20)
-        taken += queue.take(count - len(taken))
+
+    def is_complete() -> bool:
+        taken.extend(queue.take(count - len(taken)))
+        return len(taken) == count
+
+    _until(is_complete)
     return taken
 
 
@@ -110,7 +113,7 @@ def test_an_upload_that_s3_tells_the_queue_of_arrives(
     assert began_at <= landed.arrived_at <= datetime.now(UTC)
     assert queue.unknown == 0
     queue.settled([arrival])
-    _until(lambda: queue.depth() == QueueDepth(0, 0, 0))
+    _until(lambda: queue.stats().depth == QueueDepth(0, 0, 0))
 
 
 def test_an_upload_that_comes_through_a_topic_arrives(
@@ -134,7 +137,7 @@ def test_a_message_is_deleted_when_all_it_tells_of_is_settled(
     assert [arrival.landed.key for arrival in first + second] == ["a.jpg", "b.jpg", "c.jpg"]
     queue.settled(first)
     queue.settled(first)
-    queue.wait(0.3)
+    time.sleep(0.3)
     assert (queue.held, queue.found_empty_at) == (1, None)
     assert _visible_and_hidden(sqs, queue_url) == (0, 1)
     queue.settled(second)
@@ -159,10 +162,10 @@ def test_the_queue_proves_empty_only_after_all_that_came_is_settled(
     sqs.send_message(QueueUrl=queue_url, MessageBody=_told(bucket, "landing/a.jpg"))
     queue = open_queue()
     arrivals = _take(queue, 1)
-    queue.wait(1.2)
+    time.sleep(1.2)
     assert queue.found_empty_at is None
     queue.settled(arrivals)
-    queue.wait(20)
+    _until(lambda: queue.found_empty_at is not None)
     assert queue.found_empty_at is not None
     assert queue.found_empty_at > began_at
 
@@ -224,7 +227,7 @@ def test_a_message_that_comes_again_while_it_is_held_arrives_once_and_is_deleted
     # SQS may show a message again before its time.
     sqs.change_message_visibility(QueueUrl=queue_url, ReceiptHandle=receipt, VisibilityTimeout=0)
     _until(lambda: _visible_and_hidden(sqs, queue_url) == (0, 1))
-    queue.wait(0.1)
+    time.sleep(0.1)
     assert (queue.take(10), queue.held) == ([], 1)
     queue.settled(arrivals)
     _until(lambda: _visible_and_hidden(sqs, queue_url) == (0, 0))
@@ -301,7 +304,7 @@ def test_a_queue_that_does_not_exist_is_one_sentence(s3_server: str, bucket: str
     with pytest.raises(
         InvalidSetting, match=r"^There is no queue http://\S+/nowhere; check --queue, and its region\.$"
     ):
-        queue.wait(20)
+        _until(lambda: queue.take(1))
     with pytest.raises(InvalidSetting, match="There is no queue"):
         queue.take(1)
     queue.close()
@@ -311,7 +314,7 @@ def test_a_refused_request_says_what_to_grant(queue_url: str, bucket: str, proxy
     set_rules(proxy, Rule("POST", "^/$", answer=403))
     queue = Queue(queue_url.replace(s3_server, proxy), StorageLocation.at(f"s3://{bucket}/landing"), REGION)
     with pytest.raises(StorageUnavailable, match=r"sqs:ReceiveMessage, sqs:DeleteMessage"):
-        queue.depth()
+        queue.stats()
 
 
 @pytest.mark.parametrize(
@@ -345,7 +348,7 @@ def test_a_message_that_can_be_hidden_no_longer_is_let_go_and_arrives_anew() -> 
     held.hold("another message", "another receipt", [(landed, "01")], True, until_s=101.0)
     (first, _) = held.take(2)
     assert held.to_renew(before_s=101.0, most=10) == [first.message]
-    held.drop([first.message])
+    held.remove([first.message])
     held.settle([first])
     assert held.to_delete(10) == []
     held.hold("a message", "a later receipt", [(landed, None)], True, until_s=200.0)

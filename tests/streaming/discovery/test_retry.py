@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +36,11 @@ from store.tables.files import data_files, write_file
 from store.tables.handles import create_tables, open_table
 from store.tables.reject_rows import RejectRow, existing_rejects
 from store.tables.schemas import REJECT_ROWS
-from streaming.cleaning import CleaningRule
+from streaming.cleaning import Cleaner
 from streaming.discovery.processed_index import Day, Outcome, ProcessedIndex
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
-from streaming.pacing import Caps
+from streaming.planner import Planner
 from streaming.service import stream_in
-from streaming.source import Planner, PlanningRequest
 from tests.support.feature_rows import serve_a_model
 from tests.support.pictures import jpeg, text_file, truncated_jpeg
 from tests.support.stream_run import Run, rows, run_here
@@ -171,8 +170,8 @@ def test_a_retry_that_commits_while_promises_are_checked_breaks_none(
     rejected: Settings, retried: tuple[Settings, str], tmp_path: Path
 ) -> None:
     seen = load_processed_index(rejected.places(), tmp_path / "seen.sqlite")
-    assert check_invariants(retried[0].places(), 1, [1], seen.days, seen.facts) == []
-    assert check_invariants(retried[0].places(), 2, [1, 2], seen.days, seen.facts) == []
+    assert check_invariants(retried[0].places(), 1, [1], seen.days, seen.info) == []
+    assert check_invariants(retried[0].places(), 2, [1, 2], seen.days, seen.info) == []
     seen.close()
 
 
@@ -208,7 +207,7 @@ def test_who_is_erased_before_the_retry_is_planned_is_not_tried_again(before: Se
     request_retries(home, home.landing.uri, _retries(before, "kiwi/big.jpg", "pear/notes.jpg"), 0)
     _erase(home, "kiwi/big.jpg")
     with _planner(before, tmp_path / "channel") as planner:
-        assert planner.next_batch() == 2
+        assert _next_batch(planner) == 2
     assert [landed.key for landed in _plan(home, 2).objects] == ["pear/notes.jpg"]
     assert list_requests(home) == []
     dropped = delete_from_plan(home, 2, lambda _, landed: landed.key == "pear/notes.jpg")
@@ -246,20 +245,13 @@ def _planner(settings: Settings, folder: Path) -> Iterator[Planner]:
     home = settings.places()
     with hold_claim(home, threading.Event(), print, False, lambda: None) as heart:
         assert heart is not None
-        request = PlanningRequest(
-            home=home,
-            caps=Caps(settings.max_files, settings.max_bytes),
-            key_pattern=settings.key_pattern,
-            queue=None,
-            backfill=timedelta(hours=6),
-            only_new=False,
-            drain=False,
-            settle=settings.settle,
-            cleaning=CleaningRule("archive", timedelta(0), settings.settle),
-            nonce=heart.nonce,
-            folder=folder,
-        )
-        yield Planner(request)
+        settings = settings.model_copy(update={"clean": "archive"})
+        yield Planner(home, settings, False, heart.nonce, Cleaner(home, settings), folder)
+
+
+def _next_batch(planner: Planner) -> int:
+    planner.next_batch()
+    return planner.newest
 
 
 def _plan(home: Home, batch: int) -> Plan:
@@ -283,7 +275,7 @@ def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_d
     request_retries(home, home.landing.uri, one, 0)
 
     with _planner(before, tmp_path / "first") as planner:
-        assert [planner.next_batch(), planner.next_batch()] == [2, 2]
+        assert [_next_batch(planner), _next_batch(planner)] == [2, 2]
 
     plan = _plan(home, 2)
     assert {landed.key for landed in plan.objects} == {"kiwi/big.jpg", "kiwi/cut.jpg"}
@@ -291,7 +283,7 @@ def test_what_two_requests_name_is_planned_once_also_after_a_kill_before_their_d
     assert list_requests(home) == []
     request_retries(home, home.landing.uri, both, 0)
     with _planner(before, tmp_path / "second") as planner:
-        assert [planner.next_batch() for _ in range(3)] == [2, 2, 2]
+        assert [_next_batch(planner) for _ in range(3)] == [2, 2, 2]
     assert read_plan(home, 3) is None
     assert len(list_requests(home)) == 1
 
@@ -314,7 +306,7 @@ def test_an_upload_under_the_same_key_is_planned_after_the_retry(before: Setting
     upload.write_bytes(jpeg(seed=3))
     try:
         with _planner(before, tmp_path / "channel") as planner:
-            _until(lambda: planner.next_batch() == 3)
+            _until(lambda: _next_batch(planner) == 3)
     finally:
         upload.unlink()
 
@@ -408,13 +400,13 @@ def _compact(home: Home) -> str:
 def test_days_and_rows_of_which_no_day_is_known_lose_what_was_retried(tmp_path: Path) -> None:
     seen = ProcessedIndex(tmp_path / "seen.sqlite")
     day, next_day = date(2026, 10, 3), date(2026, 10, 4)
-    seen.set_facts(through=4, days_since=4, rows_before_days=10)
+    seen.set_info(through=4, days_since=4, rows_before_days=10)
     seen.committed(5, Outcome(NOW, day, 3, 2, (b"a", b"b")))
     later = Outcome(NOW, next_day, 2, 1, (b"c",), retried=((3, day), (5, day), (5, day)))
     seen.committed(6, later)
     seen.committed(6, later)
     assert seen.days == [Day(day, 1, 3, 0), Day(next_day, 1, 2, 1)]
-    assert seen.facts.rows_before_days == 9
+    assert seen.info.rows_before_days == 9
     seen.close()
 
 

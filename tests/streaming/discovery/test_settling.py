@@ -23,11 +23,9 @@ from ops.monitor.progress import LivePanel
 from ops.status.status import read_status
 from store.objects.location import StorageLocation
 from store.settings import Settings, load_settings
-from streaming.cleaning import CleaningRule
 from streaming.discovery import settling
-from streaming.discovery.discovery import Discovery, DiscoveryOptions
+from streaming.discovery.discovery import Discovery, DiscoveryOptions, UnsettledFiles
 from streaming.discovery.processed_index import ProcessedIndex
-from streaming.news import LeftBehind
 from streaming.service import stream_in
 from tests.support.pictures import encoded, jpeg, pixels, text_file, truncated_jpeg
 from tests.support.stream_run import Run, rows
@@ -89,7 +87,7 @@ def discover(tmp_path: Path, landing: Path) -> Iterator[Discover]:
         settle = timedelta(seconds=settle_s)
         watched = DiscoveryOptions(None, timedelta(hours=6), drain, None, settle)
         seen = ProcessedIndex(tmp_path / f"seen-{len(begun)}.sqlite")
-        found = Discovery(home, seen, watched, CleaningRule("keep", timedelta(0), settle), started_after=0)
+        found = Discovery(home, seen, watched)
         begun.append(found)
         found.start()
         return found
@@ -102,20 +100,20 @@ def discover(tmp_path: Path, landing: Path) -> Iterator[Discover]:
 def _keys(discovery: Discovery) -> list[str]:
     """What waits to be planned after three more looks."""
     for _ in range(3):
-        discovery.look()
+        discovery.poll()
         _wait_until(lambda: not discovery.backlog.at_least)
-    return sorted(landed.key for landed in discovery.first(1000))
+    return sorted(landed.key for landed in discovery.oldest(1000))
 
 
 def _drained(discovery: Discovery) -> list[str]:
     """What waits to be planned once a drain awaits nothing more."""
 
     def is_complete() -> bool:
-        discovery.look()
+        discovery.poll()
         return not discovery.awaits_files
 
     _wait_until(is_complete)
-    return sorted(landed.key for landed in discovery.first(1000))
+    return sorted(landed.key for landed in discovery.oldest(1000))
 
 
 def test_an_unfinished_file_is_taken_when_it_looks_whole_however_long_it_took(
@@ -169,7 +167,7 @@ def test_a_settle_of_nothing_holds_nothing_back(landing: Path, discover: Discove
     (landing / "cut.jpg").write_bytes(HALF)
     (landing / "empty.jpg").touch()
     discovery = discover(settle_s=0)
-    discovery.look()
+    discovery.poll()
     assert discovery.backlog.files == 2
 
 
@@ -215,18 +213,7 @@ def test_a_drain_waits_for_what_stands_still_and_leaves_what_keeps_changing(land
         (landing / "loop.jpg").symlink_to("loop.jpg")
         (landing / "later.jpg").write_bytes(HALF)
         assert _drained(discovery) == ["cut.jpg", "whole.jpg"]
-        assert discovery.left == LeftBehind(1, ("growing.jpg",))
-
-
-def test_a_drain_of_more_unfinished_files_than_are_remembered_takes_them_all(
-    monkeypatch: pytest.MonkeyPatch, landing: Path, discover: Discover
-) -> None:
-    monkeypatch.setattr(settling, "MOST_HELD", 2)
-    for number in range(5):
-        (landing / f"{number}.jpg").write_bytes(HALF)
-    discovery = discover(settle_s=0.6, drain=True)
-    assert _drained(discovery) == [f"{number}.jpg" for number in range(5)]
-    assert discovery.left is None
+        assert discovery.unsettled == UnsettledFiles(1, ("growing.jpg",))
 
 
 @contextmanager
@@ -303,7 +290,7 @@ def test_a_drain_that_leaves_a_file_names_it_on_the_terminal_and_tells_the_log_h
         JsonLines(settings),
     ):
         with progress:
-            progress.watcher.on_news(run.news[-1])
+            progress.watcher.on_planner_report(run.news[-1])
     assert "Left for the next start, because it kept changing: kiwi/growing.jpg" in seen_on_terminal.getvalue()
     log = capsys.readouterr().out
     assert "growing" not in log
@@ -312,7 +299,7 @@ def test_a_drain_that_leaves_a_file_names_it_on_the_terminal_and_tells_the_log_h
 
     growing.write_bytes(WHOLE)
     again = drain(settings)
-    assert (again.photos, again.news[-1].left) == (1, None)
+    assert (again.photos, again.news[-1].unsettled) == (1, None)
 
 
 def test_no_start_clears_a_young_file_away_and_a_later_one_does(local_settings: MakeSettings, drain: Drain) -> None:

@@ -74,7 +74,7 @@ def _known(home: Home, file: Path, batches: int) -> list[list[ProcessedEntry | N
     found = []
     for batch in range(1, batches + 1):
         identities = [identity(home.landing, one) for one in _objects(batch)]
-        known = seen.known(identities)
+        known = seen.entries(identities)
         found.append([known.get(one) for one in identities])
     seen.close()
     return found
@@ -103,7 +103,7 @@ def test_snapshot_results_and_tables_tell_the_same(home: Home, tmp_path: Path) -
 
     _damage_snapshot(home, 3)
     assert _known(home, tmp_path / "tables.sqlite", 4) == expected
-    assert load_processed_index(home, tmp_path / "last.sqlite").facts.days_since == 3
+    assert load_processed_index(home, tmp_path / "last.sqlite").info.days_since == 3
 
 
 def test_a_snapshot_of_tables_that_were_made_anew_is_not_used(on_disk: Home, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_start_after_a_lost_state_counts_only_the_days_of_what_came_since(on_d
     for table in TABLES[1:]:
         (on_disk.root.child(table.name).directory / "_delta_log/00000000000000000002.json").unlink()
     shutil.rmtree(on_disk.state.directory)
-    assert load_processed_index(on_disk, tmp_path / "first.sqlite").facts.days_since == 2
+    assert load_processed_index(on_disk, tmp_path / "first.sqlite").info.days_since == 2
 
 
 def test_the_tables_are_asked_for_what_is_no_longer_remembered(home: Home) -> None:

@@ -21,7 +21,7 @@ from features.rejects import Reason, Rejected
 from store.errors import StorageUnavailable
 from store.objects.landing import LandedObject, ObjectAccessDenied, archived_name, list_landed
 from store.objects.location import StorageLocation
-from streaming.executor.fetching import Shelf, fetch_all
+from streaming.executor.fetching import ReadLocations, fetch_all
 from tests.conftest import REGION
 from tests.support.fault_proxy import Rule, Weather, s3_error, set_rules, set_weather
 
@@ -40,29 +40,29 @@ SLOW_DOWN = s3_error("SlowDown", "Please reduce your request rate.")
 
 
 @pytest.fixture
-def on_disk(tmp_path: Path) -> Shelf:
+def on_disk(tmp_path: Path) -> ReadLocations:
     landing = StorageLocation.at(str(tmp_path / "landing"))
     for key, body in BODIES.items():
         path = landing.directory / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-    return Shelf(landing, StorageLocation.at(str(tmp_path / "archive")), frozenset(), PATIENCE_S)
+    return ReadLocations(landing, StorageLocation.at(str(tmp_path / "archive")), frozenset(), PATIENCE_S)
 
 
 @pytest.fixture
-def on_s3(proxy: str, bucket: str, s3: "S3Client") -> Shelf:
+def on_s3(proxy: str, bucket: str, s3: "S3Client") -> ReadLocations:
     """The same in a bucket, through the proxy."""
     for key, body in BODIES.items():
         s3.put_object(Bucket=bucket, Key=f"landing/{key}", Body=body)
     landing, archive = (StorageLocation.at(f"s3://{bucket}/{name}", proxy, REGION) for name in ("landing", "archive"))
-    return Shelf(landing, archive, frozenset(), PATIENCE_S)
+    return ReadLocations(landing, archive, frozenset(), PATIENCE_S)
 
 
-def _listed(shelf: Shelf) -> list[LandedObject]:
+def _listed(shelf: ReadLocations) -> list[LandedObject]:
     return sorted(list_landed(shelf.landing), key=lambda landed: landed.key)
 
 
-def _outcomes(shelf: Shelf, objects: list[LandedObject]) -> tuple[dict[str, bytes | Rejected], list[str]]:
+def _outcomes(shelf: ReadLocations, objects: list[LandedObject]) -> tuple[dict[str, bytes | Rejected], list[str]]:
     """What became of each object, and their keys in the order in which that was known."""
     found = [(fetched.landed.key, fetched.body) for fetched in fetch_all(shelf, objects)]
     assert sorted(key for key, _ in found) == sorted(landed.key for landed in objects)
@@ -73,7 +73,7 @@ def _reasons(found: dict[str, bytes | Rejected]) -> dict[str, tuple[Reason, str]
     return {key: (body.reason, body.detail) for key, body in found.items() if isinstance(body, Rejected)}
 
 
-def _make_unreadable(shelf: Shelf, *keys: str) -> None:
+def _make_unreadable(shelf: ReadLocations, *keys: str) -> None:
     for key in keys:
         path = shelf.landing.directory / key
         path.unlink()
@@ -81,7 +81,7 @@ def _make_unreadable(shelf: Shelf, *keys: str) -> None:
 
 
 @contextmanager
-def _hanging(shelf: Shelf, *keys: str) -> Iterator[list[Path]]:
+def _hanging(shelf: ReadLocations, *keys: str) -> Iterator[list[Path]]:
     """Pipes in the places of files: opening one waits for ever, until the end."""
     paths = [shelf.landing.directory / key for key in keys]
     for path in paths:
@@ -99,7 +99,7 @@ def _release(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 
-def test_files_that_a_disk_cannot_read_come_last_and_cost_their_time_together(on_disk: Shelf) -> None:
+def test_files_that_a_disk_cannot_read_come_last_and_cost_their_time_together(on_disk: ReadLocations) -> None:
     objects = _listed(on_disk)
     bad = [landed.key for landed in objects[:4]]
     _make_unreadable(on_disk, *bad)
@@ -114,7 +114,7 @@ def test_files_that_a_disk_cannot_read_come_last_and_cost_their_time_together(on
     assert all(isinstance(found[key], ObjectAccessDenied) for key in bad)
 
 
-def test_a_file_that_can_be_read_again_in_time_is_read(on_disk: Shelf) -> None:
+def test_a_file_that_can_be_read_again_in_time_is_read(on_disk: ReadLocations) -> None:
     objects = _listed(on_disk)
     [key, *_] = BODIES
     path = on_disk.landing.directory / key
@@ -130,7 +130,7 @@ def test_a_file_that_can_be_read_again_in_time_is_read(on_disk: Shelf) -> None:
 
 
 def test_reads_that_hang_hold_up_no_other_and_one_that_ends_in_time_has_its_outcome(
-    on_disk: Shelf, monkeypatch: pytest.MonkeyPatch
+    on_disk: ReadLocations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streaming.executor.fetching.HANGS_AFTER_S", 0.3)
     objects = _listed(on_disk)
@@ -151,7 +151,7 @@ def test_reads_that_hang_hold_up_no_other_and_one_that_ends_in_time_has_its_outc
     }
 
 
-def test_many_reads_that_hang_cost_their_time_together(on_disk: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_reads_that_hang_cost_their_time_together(on_disk: ReadLocations, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streaming.executor.fetching.HANGS_AFTER_S", 0.3)
     for number in range(30):
         (on_disk.landing.directory / f"kiwi/more-{number}.jpg").write_bytes(b"x")
@@ -167,7 +167,7 @@ def test_many_reads_that_hang_cost_their_time_together(on_disk: Shelf, monkeypat
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["errors", "hangs"])
 def test_a_disk_that_answers_for_nothing_raises_and_names_an_object(
-    on_disk: Shelf, monkeypatch: pytest.MonkeyPatch, hangs: bool
+    on_disk: ReadLocations, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     monkeypatch.setattr("streaming.executor.fetching.HANGS_AFTER_S", 0.3)
     objects = _listed(on_disk)
@@ -186,14 +186,16 @@ def test_a_disk_that_answers_for_nothing_raises_and_names_an_object(
             list(fetch_all(on_disk, objects))
 
 
-def test_an_object_alone_in_its_task_is_told_from_storage_by_another_of_the_landing(on_disk: Shelf) -> None:
+def test_an_object_alone_in_its_task_is_told_from_storage_by_another_of_the_landing(on_disk: ReadLocations) -> None:
     objects = _listed(on_disk)
     _make_unreadable(on_disk, "kiwi/0.jpg")
     found, _ = _outcomes(on_disk, objects[:1])
     assert _reasons(found)["kiwi/0.jpg"][0] is Reason.UNREADABLE
 
 
-def test_an_object_alone_in_the_landing_is_told_from_storage_by_the_listing_or_the_archive(on_disk: Shelf) -> None:
+def test_an_object_alone_in_the_landing_is_told_from_storage_by_the_listing_or_the_archive(
+    on_disk: ReadLocations,
+) -> None:
     landing, archive = on_disk.landing.directory, on_disk.archive.directory
     objects = _listed(on_disk)
     for key in list(BODIES)[2:]:
@@ -213,7 +215,7 @@ def test_an_object_alone_in_the_landing_is_told_from_storage_by_the_listing_or_t
     assert len(_reasons(found)) == 1
 
 
-def test_what_the_archive_hands_out_says_nothing_of_the_landing(on_disk: Shelf) -> None:
+def test_what_the_archive_hands_out_says_nothing_of_the_landing(on_disk: ReadLocations) -> None:
     memory = Path("/dev/shm")
     landing = on_disk.landing.directory
     if not memory.is_dir() or memory.stat().st_dev == landing.stat().st_dev:
@@ -231,7 +233,9 @@ def test_what_the_archive_hands_out_says_nothing_of_the_landing(on_disk: Shelf) 
             next(fetching)
 
 
-def test_an_archived_copy_of_another_length_is_final_at_once(on_disk: Shelf, on_s3: Shelf, s3: "S3Client") -> None:
+def test_an_archived_copy_of_another_length_is_final_at_once(
+    on_disk: ReadLocations, on_s3: ReadLocations, s3: "S3Client"
+) -> None:
     for shelf in (on_disk, on_s3):
         wrong, right, *_ = _listed(shelf)
         name = archived_name(wrong)
@@ -255,7 +259,7 @@ def test_an_archived_copy_of_another_length_is_final_at_once(on_disk: Shelf, on_
         assert _reasons(found) == {wrong.key: (Reason.UNREADABLE, detail)}
 
 
-def test_a_key_that_s3_always_fails_on_is_rejected_beside_others_and_alone(on_s3: Shelf) -> None:
+def test_a_key_that_s3_always_fails_on_is_rejected_beside_others_and_alone(on_s3: ReadLocations) -> None:
     objects = _listed(on_s3)
     endpoint = str(on_s3.landing.s3_endpoint)
     set_rules(endpoint, Rule("GET", r"/landing/kiwi/0\.jpg", answer=503, body=SLOW_DOWN, times=-1))
@@ -266,7 +270,7 @@ def test_a_key_that_s3_always_fails_on_is_rejected_beside_others_and_alone(on_s3
         assert _reasons(found) == {"kiwi/0.jpg": (Reason.UNREADABLE, detail)}
 
 
-def test_s3_that_fails_on_every_photo_raises_and_names_one(on_s3: Shelf) -> None:
+def test_s3_that_fails_on_every_photo_raises_and_names_one(on_s3: ReadLocations) -> None:
     objects = _listed(on_s3)
     set_rules(str(on_s3.landing.s3_endpoint), Rule("GET", r"/landing/kiwi/", answer=503, body=SLOW_DOWN, times=-1))
     with pytest.raises(
@@ -275,7 +279,7 @@ def test_s3_that_fails_on_every_photo_raises_and_names_one(on_s3: Shelf) -> None
         list(fetch_all(on_s3, objects))
 
 
-def test_a_body_that_stalls_holds_up_no_other(on_s3: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_stalls_holds_up_no_other(on_s3: ReadLocations, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("store.objects.location.STALL_TIMEOUT", timedelta(seconds=0.3))
     objects = _listed(on_s3)
     stalled = Weather(slow_body=1, slow_body_s=60, match=r"GET .*/landing/kiwi/0\.jpg")
@@ -290,11 +294,11 @@ def test_a_body_that_stalls_holds_up_no_other(on_s3: Shelf, monkeypatch: pytest.
 def test_a_read_that_hangs_ends_the_worker_at_a_tasks_first_try(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     work = (
-        "import sys\nfrom datetime import UTC, datetime\nfrom streaming.executor import fetching, watchdog\n"
+        "import sys\nfrom datetime import UTC, datetime\nfrom streaming.executor import fetching\n"
         "from store.objects.landing import LandedObject\nfrom store.objects.location import StorageLocation\n"
-        "fetching.ENDS_AFTER_S = watchdog.LOOK_S = 0.1\n"
+        "fetching.ENDS_AFTER_S = 0.1\n"
         "landing, photo = StorageLocation.at(sys.argv[1]), LandedObject('pipe.jpg', 1, 'e', datetime.now(UTC))\n"
-        "list(fetching.fetch_all(fetching.Shelf(landing, landing, (), 60.0), [photo], may_end_worker=True))\n"
+        "list(fetching.fetch_all(fetching.ReadLocations(landing, landing, (), 60.0), [photo], may_end_worker=True))\n"
     )
     ended = subprocess.run([sys.executable, "-c", work, str(tmp_path)], timeout=60, capture_output=True, cwd=ROOT)
-    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, b"")
+    assert (ended.returncode, ended.stderr) == (-signal.SIGALRM, b"")
