@@ -14,14 +14,15 @@ BENCHMARKS_READY := $(BENCHMARKS)/ready
 # A user's own modules are not taken for those of the project or of what it uses.
 unexport PYTHONPATH PYTHONSTARTUP
 
-.PHONY: help demo test test-processes test-deployment lint benchmark slides java chromium lock clean
+.PHONY: help demo test test-processes test-deployment test-long lint benchmark slides java chromium lock clean
 
 help:
 	@echo "make demo        photos in, features out, on this machine"
 	@echo "make test        the tests"
 	@echo "make test-processes    whole streams as processes, killed at every step"
 	@echo "make test-deployment   a deployment to stand-ins for AWS"
-	@echo "make lint        ruff, mypy --strict, cfn-lint, the import rule"
+	@echo "make test-long   both of these in one run"
+	@echo "make lint        ruff, mypy --strict, cfn-lint, the rules of the house"
 	@echo "make benchmark   how fast it is, beside other ways to do the same"
 	@echo "make slides      docs/slides.pdf from docs/slides.md"
 	@echo "make lock        resolve the dependencies again"
@@ -40,12 +41,16 @@ test-processes: $(TESTS_READY) java
 test-deployment: $(TESTS_READY) java
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m deployment
 
+# Both in one run: while a test waits for processes of its own, another one works.
+test-long: $(TESTS_READY) java
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup -m "processes or deployment"
+
 lint: $(TESTS_READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/cfn-lint --regions eu-central-1 eu-west-1 eu-west-3 eu-north-1 eu-south-1 eu-south-2 -- bootstrap/aws/stack.yaml
-	@$(BIN)/python -m pytest -q tests/test_imports.py
+	@$(BIN)/python -m pytest -q tests/test_imports.py tests/test_rooms.py
 
 benchmark: $(BENCHMARKS_READY) java
 	@$(BENCHMARKS)/bin/python -m benchmarks.stream

@@ -1,6 +1,8 @@
 """What the tests of a process share: a Spark session, a compiled network, an S3 server, and homes to run on."""
 
+import fcntl
 import os
+import pickle
 import subprocess
 import sys
 import uuid
@@ -16,13 +18,12 @@ from bootstrap.programs import ChromiumMissing, find_chromium, use_java
 from bootstrap.weights.weights import CompiledNetwork, compile_weights
 from features.errors import WeightsUnavailable
 from features.featurizer import Featurizer
-from store.models.registry import publish_featurizer
 from store.objects.faults import use_patience
 from store.objects.waits import report_waits_to
 from store.settings import Settings, load_settings
 from streaming.session import close_session, open_session
 from tests.support import servers
-from tests.support.stream_run import Run, run_here
+from tests.support.stream_run import Run, run_here, with_featurizer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -33,16 +34,29 @@ REGION = "eu-west-3"
 
 # Before anything opens a connection: storage clients read these once.
 os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION=REGION)
+# A page of the S3 server's listings, so that a few hundred objects are several pages.
+S3_PAGE_KEYS = 200
+os.environ["MOTO_S3_DEFAULT_MAX_KEYS"] = str(S3_PAGE_KEYS)
 for name in [name for name in os.environ if name.startswith("FRUITS_")]:
     del os.environ[name]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, each has one Spark session, and a module's tests with it stay together."""
+    """Where tests run in several processes, each has one Spark session, and a module's tests with it stay together.
+
+    These modules come first: a long one at the end would leave the other process idle. Tests that compile weights stay
+    together, too, since TensorFlow takes seconds to load.
+    """
+    with_spark = set()
     for item in items:
-        if "spark" in getattr(item, "fixturenames", ()):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "spark" in fixtures:
+            with_spark.add(item.path)
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        elif "from_the_wheel" in fixtures or "weights" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("tensorflow"))
+    items.sort(key=lambda item: item.path not in with_spark)
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +68,17 @@ def own_patience() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def untrained() -> CompiledNetwork:
-    """A real network with seeded weights."""
-    return compile_weights("untrained:7", print)
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> CompiledNetwork:
+    """A real network with seeded weights, compiled once for all processes that run tests together."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return compile_weights("untrained:7", print)
+    shared = tmp_path_factory.getbasetemp().parent / "untrained.pickle"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            shared.write_bytes(pickle.dumps(compile_weights("untrained:7", print)))
+    network: CompiledNetwork = pickle.loads(shared.read_bytes())
+    return network
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +171,7 @@ def local_settings(tmp_path: Path, untrained: CompiledNetwork) -> Callable[..., 
     def settings(**flags: object) -> Settings:
         # Tests drop whole files, so that the broken ones among them come in the same batch.
         common = {"home": str(tmp_path / "home"), "trigger": "100ms", "settle": "0s"}
-        return _with_featurizer(load_settings(**(common | flags)), untrained)
+        return with_featurizer(load_settings(**(common | flags)), untrained)
 
     return settings
 
@@ -160,7 +182,7 @@ def s3_settings(bucket: str, s3_server: str, untrained: CompiledNetwork) -> Call
 
     def settings(**flags: object) -> Settings:
         common = {"home": f"s3://{bucket}/home", "s3_endpoint": s3_server, "s3_region": REGION, "trigger": "100ms"}
-        return _with_featurizer(load_settings(**(common | flags)), untrained)
+        return with_featurizer(load_settings(**(common | flags)), untrained)
 
     return settings
 
@@ -169,8 +191,3 @@ def s3_settings(bucket: str, s3_server: str, untrained: CompiledNetwork) -> Call
 def drain(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Settings], Run]:
     """Runs the stream in the suite's session until what is there is done."""
     return lambda settings: run_here(spark, settings, tmp_path_factory.mktemp("scratch"))
-
-
-def _with_featurizer(settings: Settings, network: CompiledNetwork) -> Settings:
-    publish_featurizer(settings.places(), network.network, network.source, network.fingerprint)
-    return settings

@@ -4,6 +4,8 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -42,9 +44,15 @@ def _imported(file: Path) -> set[str]:
 
 
 def _distributions(files: list[Path]) -> set[str]:
-    known = packages_distributions()
+    known = _known()
     imported = set().union(*(_imported(file) for file in files))
     return {_name(BROUGHT.get(name, known.get(name, [name])[0])) for name in imported}
+
+
+@cache
+def _known() -> Mapping[str, list[str]]:
+    """The distributions of each module that is installed: to find them takes seconds."""
+    return packages_distributions()
 
 
 def _locked(lock: str) -> dict[str, str]:

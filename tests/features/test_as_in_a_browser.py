@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("browser")
 
 LIMITS = Limits(max_image_bytes=64 * 2**20, max_pixels=20_000_000)
-PICTURE = pixels(seed=3, width_px=400, height_px=300)
+WIDTH_PX, HEIGHT_PX = 300, 224
+PICTURE = pixels(seed=3, width_px=WIDTH_PX, height_px=HEIGHT_PX)
 GREYS = np.asarray(Image.fromarray(PICTURE).convert("L"))
-ALPHA = np.tile(np.linspace(0, 255, 400), (300, 1)).astype(np.uint8)
-KEYED = np.where(np.arange(300)[:, None, None] < 100, np.array([9, 8, 7]), PICTURE)
+ALPHA = np.tile(np.linspace(0, 255, WIDTH_PX), (HEIGHT_PX, 1)).astype(np.uint8)
+KEYED = np.where(np.arange(HEIGHT_PX)[:, None, None] < 75, np.array([9, 8, 7]), PICTURE)
 ADOBE_RGB = chromaticities(0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 SAMPLES = {
     "grey": (GREYS, GREY, 8, []),

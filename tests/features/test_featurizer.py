@@ -14,6 +14,8 @@ from features.featurizer import FEATURES, Featurizer
 if TYPE_CHECKING:
     import keras
 
+pytestmark = pytest.mark.xdist_group("tensorflow")
+
 PICTURES = 11
 
 

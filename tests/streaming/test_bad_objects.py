@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,13 @@ from PIL import Image
 from ops.rejects import RejectFilter, select_retries
 from ops.status.status import read_status
 from store.errors import BatchFailed, StorageRefused
-from store.models.registry import current_featurizer
-from store.objects.landing import list_landed
 from store.settings import Settings
-from store.state.plans import Plan, read_result, write_plan
+from store.state.plans import read_result
 from store.state.retries import request_retries
-from store.tables.handles import create_tables
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT
 from tests.support.fault_proxy import Rule, s3_error, set_rules
 from tests.support.pictures import jpeg, text_file, truncated_jpeg
-from tests.support.stream_run import Run, outcomes, rows
+from tests.support.stream_run import Run, drop, outcomes, plan_all, rows
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -34,17 +30,11 @@ MakeSettings = Callable[..., Settings]
 
 PHOTOS = {f"kiwi/{number}.jpg": jpeg(seed=number) for number in range(24)}
 SLOW_DOWN = s3_error("SlowDown", "Please reduce your request rate.")
+DENIED = s3_error("AccessDenied", "Access Denied")
 # Reading from its beginning is an input/output error, whoever reads.
 UNREADABLE = "/proc/self/mem"
 EIO = "It could not be read for 1 s, while other photos could: Input/output error."
 SILENT = "It could not be read for 1 s, while other photos could: no answer came."
-
-
-def _drop(settings: Settings, files: dict[str, bytes]) -> None:
-    for key, body in files.items():
-        path = settings.places().landing.directory / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(body)
 
 
 def _put(s3: "S3Client", settings: Settings, files: dict[str, bytes]) -> None:
@@ -55,17 +45,6 @@ def _put(s3: "S3Client", settings: Settings, files: dict[str, bytes]) -> None:
 
 def _some(count: int, start: int = 0) -> dict[str, bytes]:
     return dict(list(PHOTOS.items())[start : start + count])
-
-
-def _plan_all(settings: Settings) -> None:
-    """A plan of everything in the landing, as a stream leaves it that is killed before its first task."""
-    home = settings.places()
-    create_tables(home)
-    now = datetime.now(UTC)
-    featurizer = current_featurizer(home)
-    assert featurizer is not None
-    objects = tuple(list_landed(home.landing))
-    write_plan(home, Plan(1, "killed", now, now.date(), home.landing.uri, settings.key_pattern, featurizer, objects))
 
 
 def _reasons(settings: Settings) -> dict[str, tuple[str, str]]:
@@ -92,7 +71,7 @@ def test_rejects_whose_archived_file_is_another_by_now_or_cannot_be_read_stop_no
 ) -> None:
     settings = local_settings(clean="archive", storage_patience="1s")
     home = settings.places()
-    _drop(settings, _some(2) | {"pear/cut.jpg": truncated_jpeg(), "pear/notes.jpg": text_file()})
+    drop(settings, _some(2) | {"pear/cut.jpg": truncated_jpeg(), "pear/notes.jpg": text_file()})
     drain(settings)
     [cut] = home.archive.directory.glob("pear/cut.*")
     cut.write_bytes(jpeg(seed=99))
@@ -101,7 +80,7 @@ def test_rejects_whose_archived_file_is_another_by_now_or_cannot_be_read_stop_no
     notes.symlink_to(UNREADABLE)
 
     request_retries(home, home.landing.source, select_retries(home, RejectFilter()).retries, 0)
-    _drop(settings, _some(2, start=2))
+    drop(settings, _some(2, start=2))
     began_s = time.monotonic()
     drain(settings)
     assert time.monotonic() - began_s < 30
@@ -123,8 +102,8 @@ def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_t
     settings = local_settings(storage_patience="1s")
     landing = settings.places().landing.directory
     bad = {f"pear/{number}.jpg": jpeg(seed=40 + number) for number in range(4)}
-    _drop(settings, _some(3) | bad | {"kiwi/crashing.jpg": _crashing()})
-    _plan_all(settings)
+    drop(settings, _some(3) | bad | {"kiwi/crashing.jpg": _crashing()})
+    plan_all(settings)
     for key in bad:
         (landing / key).unlink()
     hanging = [landing / "pear/0.jpg", landing / "pear/1.jpg"]
@@ -142,8 +121,8 @@ def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_t
     )
     assert {row["key"]: (row["reason"], row["detail"]) for row in first} == {
         "kiwi/crashing.jpg": ("decoder_crashed", "The decoder was ended by SIGSEGV."),
-        "pear/0.jpg": ("unreadable", SILENT),
-        "pear/1.jpg": ("unreadable", SILENT),
+        "pear/0.jpg": ("unreadable", print, lambda _, __: None),
+        "pear/1.jpg": ("unreadable", print, lambda _, __: None),
         "pear/2.jpg": ("unreadable", EIO),
         "pear/3.jpg": ("unreadable", EIO),
     }
@@ -151,24 +130,42 @@ def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_t
     assert read_status(settings.places(), verify=True).broken == []
 
 
-def test_a_key_that_s3_always_fails_on_is_rejected_and_many_or_all_of_them_stop_the_stream(
+def test_single_photos_that_s3_does_not_hand_out_are_rejects_and_most_or_all_of_them_stop_the_stream(
     s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:
     settings = s3_settings(s3_endpoint=proxy, storage_patience="1s")
     home = settings.places()
-    _put(s3, settings, _some(6))
-    set_rules(proxy, Rule("GET", r"/landing/kiwi/0\.jpg", answer=503, body=SLOW_DOWN, times=-1))
+    _put(s3, settings, _some(12))
+    failing = Rule("GET", r"/landing/kiwi/0\.jpg", answer=503, body=SLOW_DOWN, times=-1)
+    set_rules(proxy, failing, Rule("GET", r"/landing/kiwi/3\.jpg", answer=403, body=DENIED, times=-1))
     drain(settings)
-    fails = "It could not be read for 1 s, while other photos could: Please reduce your request rate (SlowDown)."
-    assert _reasons(settings) == {"kiwi/0.jpg": ("unreadable", fails)}
+    rejected = {
+        "kiwi/0.jpg": (
+            "unreadable",
+            "It could not be read for 1 s, while other photos could: Please reduce your request rate (SlowDown).",
+        ),
+        "kiwi/3.jpg": ("unreadable", "It may not be read: Access Denied (AccessDenied)."),
+    }
+    assert _reasons(settings) == rejected
 
-    # With those of the first batch 14 of 24: no matter of single photos, though some can still be read.
-    _put(s3, settings, _some(18, start=6))
-    set_rules(proxy, Rule("GET", r"/landing/kiwi/(?!(6|7|8|9|10)\.)", answer=503, body=SLOW_DOWN, times=-1))
+    _put(s3, settings, _some(12, start=12))
+    unknown = s3_error("InvalidAccessKeyId", "The access key does not exist.")
+    set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=403, body=unknown, times=-1))
     with pytest.raises(
-        StorageRefused, match=r"^Storage did not hand out 14 of the last 24 photos: Please reduce .* can be read, its"
+        StorageRefused, match=r"^Cannot read s3://.*\.jpg: The access key does not exist \(InvalidAccessKeyId\)"
     ):
         drain(settings)
+
+    # With those of the first batch 14 of 24.
+    set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=403, body=DENIED, times=-1))
+    with pytest.raises(StorageRefused) as stopped:
+        drain(settings)
+    assert str(stopped.value) == (
+        "Storage did not hand out 14 of the last 24 photos: Access Denied (AccessDenied); check that "
+        f"{home.landing.uri} can be read, its disk or network, permission and key, then start again: nothing was "
+        "rejected by this batch."
+    )
+    assert not stopped.value.retryable
     assert read_result(home, 2) is None
 
     set_rules(proxy, Rule("GET", r"/landing/kiwi/", answer=503, body=SLOW_DOWN, times=-1))
@@ -182,5 +179,5 @@ def test_a_key_that_s3_always_fails_on_is_rejected_and_many_or_all_of_them_stop_
 
     set_rules(proxy)
     drain(settings)
-    assert set(_reasons(settings)) == {"kiwi/0.jpg"}
+    assert _reasons(settings) == rejected
     assert {outcome["key"] for outcome in outcomes(settings)} == set(PHOTOS)

@@ -19,19 +19,17 @@ from batch.reproject import reproject
 from bootstrap.weights.weights import CompiledNetwork
 from ops.status.status import read_status
 from store.errors import AnotherStreamRunning, StateDamaged
-from store.models.registry import publish_featurizer
 from store.objects.operations import delete_all, overwrite, read
 from store.settings import Settings, load_settings
 from store.state import claim, heartbeat
 from store.state.heartbeat import HEARTBEAT_KEY, Heartbeat, read_heartbeat
 from store.state.plans import planned_batches, read_plan, write_plan
-from store.tables.handles import create_tables
 from store.tables.schemas import TABLES
 from streaming.service import stream_in
 from tests.support.fault_proxy import Rule, set_rules, unused_rules
 from tests.support.feature_rows import serve_a_model
 from tests.support.pictures import jpeg, text_file, truncated_jpeg
-from tests.support.stream_run import Run, outcomes, rows, run_here, stream_process
+from tests.support.stream_run import Run, drop, outcomes, rows, run_here, stream_process, with_featurizer
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -45,21 +43,6 @@ PHOTOS = {
     for label in ("kiwi", "pear-tree")
 }
 DROPPED = {**PHOTOS, "pear-tree/notes.jpg": text_file(), "kiwi/cut.jpg": truncated_jpeg()}
-
-
-@pytest.fixture
-def landed(local_settings: MakeSettings) -> Settings:
-    settings = local_settings()
-    serve_a_model(settings.places())
-    _drop_all(settings)
-    return settings
-
-
-def _drop_all(settings: Settings) -> None:
-    for key, body in DROPPED.items():
-        path = settings.places().landing.directory / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(body)
 
 
 def _as_after_the_plan(home: Path) -> None:
@@ -86,14 +69,30 @@ def _as_after_all_commits(home: Path) -> None:
 def finished(
     spark: SparkSession, untrained: CompiledNetwork, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Settings, list[dict[str, Any]]]:
-    """A home that ran undisturbed, its landing beside it, and its outcomes."""
-    folder = tmp_path_factory.mktemp("finished")
-    settings = load_settings(home=str(folder / "home"), landing=str(folder / "landing"), trigger="100ms", settle="0s")
-    publish_featurizer(settings.places(), untrained.network, untrained.source, untrained.fingerprint)
+    """A home that ran undisturbed, and its outcomes."""
+    home = tmp_path_factory.mktemp("finished") / "home"
+    settings = with_featurizer(load_settings(home=str(home), trigger="100ms", settle="0s"), untrained)
     serve_a_model(settings.places())
-    _drop_all(settings)
+    drop(settings, DROPPED)
     run_here(spark, settings, tmp_path_factory.mktemp("scratch"))
     return settings, outcomes(settings)
+
+
+@pytest.fixture
+def copied(finished: tuple[Settings, list[dict[str, Any]]], tmp_path: Path) -> Settings:
+    """A copy of it, to damage."""
+    settings, _ = finished
+    shutil.copytree(settings.home, tmp_path / "home")
+    return settings.model_copy(update={"home": str(tmp_path / "home")})
+
+
+@pytest.fixture
+def landed(local_settings: MakeSettings) -> Settings:
+    """A home with a model and with photos that no stream has seen."""
+    settings = local_settings()
+    serve_a_model(settings.places())
+    drop(settings, DROPPED)
+    return settings
 
 
 @pytest.mark.processes
@@ -103,59 +102,57 @@ def finished(
 )
 def test_a_home_as_a_kill_leaves_it_ends_with_the_same_rows(
     finished: tuple[Settings, list[dict[str, Any]]],
+    copied: Settings,
     spark: SparkSession,
     drain: Drain,
-    tmp_path: Path,
     as_killed: Callable[[Path], None],
     state_is_lost: bool,
 ) -> None:
-    settings, undisturbed = finished
-    killed = settings.model_copy(update={"home": str(tmp_path / "home")})
-    shutil.copytree(settings.home, killed.home)
-    as_killed(Path(killed.home))
+    _, undisturbed = finished
+    as_killed(Path(copied.home))
     if state_is_lost:
-        shutil.rmtree(Path(killed.home) / "state")
+        shutil.rmtree(Path(copied.home) / "state")
 
-    drain(killed)
+    drain(copied)
     if state_is_lost:
         # Without a result nobody knows the projections of a batch that only `features` holds.
-        reproject(spark.sparkContext, killed.places(), print, lambda _, __: None)
+        reproject(spark.sparkContext, copied.places(), print, lambda _, __: None)
 
-    status = read_status(killed.places(), verify=True)
-    assert outcomes(killed) == undisturbed
+    status = read_status(copied.places(), verify=True)
+    assert outcomes(copied) == undisturbed
     assert (status.broken, status.backlog.files) == ([], 0)
 
 
 def test_a_result_that_is_gone_while_a_table_holds_its_batch_stops_the_stream_and_says_what_to_do(
-    finished: tuple[Settings, list[dict[str, Any]]], spark: SparkSession, drain: Drain, tmp_path: Path
+    finished: tuple[Settings, list[dict[str, Any]]], copied: Settings, spark: SparkSession, drain: Drain
 ) -> None:
-    settings, undisturbed = finished
-    damaged = settings.model_copy(update={"home": str(tmp_path / "home")})
-    shutil.copytree(settings.home, damaged.home)
-    _as_between_commits(Path(damaged.home))
-    state = Path(damaged.home) / "state/batches"
+    _, undisturbed = finished
+    _as_between_commits(Path(copied.home))
+    state = Path(copied.home) / "state/batches"
     (state / "000000000001.result.json").unlink()
 
     with pytest.raises(StateDamaged, match=r"Delete .*1\.plan\.json and start again.*Then run `fruits reproject`"):
-        drain(damaged)
+        drain(copied)
     (state / "000000000001.plan.json").unlink()
-    drain(damaged)
-    reproject(spark.sparkContext, damaged.places(), print, lambda _, __: None)
+    drain(copied)
+    reproject(spark.sparkContext, copied.places(), print, lambda _, __: None)
 
-    assert outcomes(damaged) == undisturbed
+    assert outcomes(copied) == undisturbed
 
 
-def test_a_result_is_rolled_forward_without_running_a_task(landed: Settings, drain: Drain) -> None:
-    drain(landed)
-    files = sorted(landed.places().root.directory.glob("features/ingest_date=*/*"))
-    _as_after_the_result(landed.places().root.directory)
-    shutil.rmtree(landed.places().landing.directory)
+def test_a_result_is_rolled_forward_without_running_a_task(copied: Settings, drain: Drain) -> None:
+    home = Path(copied.home)
+    files = sorted(home.glob("features/ingest_date=*/*"))
+    _as_after_the_result(home)
+    # A task would need what it works on and with.
+    shutil.rmtree(home / "landing")
+    shutil.rmtree(home / "models/featurizer")
 
-    [report] = drain(landed).reports
+    [report] = drain(copied).reports
 
     assert (report.replayed, report.counters.slots) == (True, 2)
-    assert sorted(landed.places().root.directory.glob("features/ingest_date=*/*")) == files
-    assert len(outcomes(landed)) == len(DROPPED)
+    assert sorted(home.glob("features/ingest_date=*/*")) == files
+    assert len(outcomes(copied)) == len(DROPPED)
 
 
 def test_a_batch_whose_result_came_first_waits_for_the_one_before(landed: Settings, drain: Drain) -> None:
@@ -174,18 +171,16 @@ def test_a_batch_whose_result_came_first_waits_for_the_one_before(landed: Settin
     assert read_status(landed.places(), verify=True).broken == []
 
 
-def test_a_photo_that_changes_between_attempts_has_one_outcome(landed: Settings, drain: Drain) -> None:
-    drain(landed)
-    home = landed.places()
-    _as_after_the_plan(home.root.directory)
-    (home.landing.directory / "kiwi/0.jpg").write_bytes(text_file())
+def test_a_photo_that_changes_between_attempts_has_one_outcome(copied: Settings, drain: Drain) -> None:
+    _as_after_the_plan(Path(copied.home))
+    drop(copied, {"kiwi/0.jpg": text_file()})
 
-    drain(landed)
+    drain(copied)
 
     of_the_key = "SELECT batch, reason FROM rejects WHERE source LIKE '%/kiwi/0.jpg' ORDER BY batch"
-    assert rows(landed, of_the_key) == [{"batch": 1, "reason": "replaced"}, {"batch": 2, "reason": "not_an_image"}]
-    assert rows(landed, "SELECT * FROM features WHERE source LIKE '%/kiwi/0.jpg'") == []
-    assert read_status(home, verify=True).broken == []
+    assert rows(copied, of_the_key) == [{"batch": 1, "reason": "replaced"}, {"batch": 2, "reason": "not_an_image"}]
+    assert rows(copied, "SELECT * FROM features WHERE source LIKE '%/kiwi/0.jpg'") == []
+    assert read_status(copied.places(), verify=True).broken == []
 
 
 @pytest.mark.processes
@@ -221,18 +216,16 @@ def test_sigkill_at_steps_that_leave_work_half_done_on_s3(
     assert (len(left), len(archived)) == (0, len(DROPPED))
 
 
-@pytest.mark.parametrize(
-    "path", [r"/state/batches/0+1\.plan\.json", r"/state/batches/0+1\.result\.json", r"/_delta_log/0+1\.json"]
-)
-def test_a_write_that_landed_though_its_answer_was_an_error_is_our_own(
-    s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client", path: str
+def test_writes_that_landed_though_their_answers_were_errors_are_our_own(
+    s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:
     settings = s3_settings(s3_endpoint=proxy)
     serve_a_model(settings.places())
     bucket = settings.home.removeprefix("s3://").split("/")[0]
     for key, body in PHOTOS.items():
         s3.put_object(Bucket=bucket, Key=f"home/landing/{key}", Body=body)
-    set_rules(proxy, Rule("PUT", path, answer=500, times=len(TABLES) if "_delta_log" in path else 1))
+    state = [Rule("PUT", rf"/state/batches/0+1\.{name}\.json", answer=500) for name in ("plan", "result")]
+    set_rules(proxy, *state, Rule("PUT", r"/_delta_log/0+1\.json", answer=500, times=len(TABLES)))
 
     drain(settings)
 
@@ -300,7 +293,9 @@ def test_a_driver_paused_while_another_took_over_cannot_commit(
     assert read_status(settings.places(), verify=True).broken == []
 
 
-@pytest.mark.parametrize("claim_is", ["lost", "another's", "another's that ended"])
+@pytest.mark.parametrize(
+    "claim_is", ["lost", "another's", pytest.param("another's that ended", marks=pytest.mark.processes)]
+)
 def test_only_the_stream_that_holds_the_home_plans(
     local_settings: MakeSettings, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim_is: str
 ) -> None:
@@ -320,7 +315,7 @@ def test_only_the_stream_that_holds_the_home_plans(
                 ended_at = ours.beat_at if "ended" in claim_is else None
                 theirs = TypeAdapter(Heartbeat).dump_json(replace(ours, nonce="theirs", ended_at=ended_at))
                 overwrite(home.state, HEARTBEAT_KEY, theirs)
-            _drop_all(settings)
+            drop(settings, DROPPED)
             _wait_until(lambda: run.photos >= len(PHOTOS) or here.done(), timeout_s=90)
         finally:
             stop.set()
@@ -333,10 +328,8 @@ def test_only_the_stream_that_holds_the_home_plans(
         assert read(home.state, HEARTBEAT_KEY) == theirs
 
 
-def test_a_plan_of_another_stream_is_not_overwritten(landed: Settings, drain: Drain) -> None:
-    home = landed.places()
-    create_tables(home)
-    drain(landed)
+def test_a_plan_of_another_stream_is_not_overwritten(copied: Settings) -> None:
+    home = copied.places()
     plan = read_plan(home, 1)
     assert plan is not None
     with pytest.raises(AnotherStreamRunning):
@@ -351,7 +344,6 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
         time.sleep(0.05)
 
 
-def test_the_plan_names_what_its_batch_is(landed: Settings, drain: Drain) -> None:
-    drain(landed)
-    plan = json.loads((landed.places().root.directory / "state/batches/000000000001.plan.json").read_bytes())
+def test_the_plan_names_what_its_batch_is(finished: tuple[Settings, list[dict[str, Any]]]) -> None:
+    plan = json.loads((Path(finished[0].home) / "state/batches/000000000001.plan.json").read_bytes())
     assert {entry["key"] for entry in plan["objects"]} == set(DROPPED)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bootstrap.weights.weights import CompiledNetwork
 from ops.status.health import assess_health
@@ -17,9 +16,6 @@ from store.state.landing_names import read_record
 from streaming.discovery.visibility import LISTED_KEY, CaughtUp, not_seen_at
 from tests.support.pictures import jpeg
 from tests.support.stream_run import Run, rows
-
-if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
 
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
@@ -33,11 +29,14 @@ def _drop(folder: Path, name: str, seed: int, old_s: float = YEARS_S) -> None:
     os.utime(folder / name, (time.time() - old_s, time.time() - old_s))
 
 
-def test_photos_with_old_times_wait_since_they_came(local_settings: MakeSettings, drain: Drain) -> None:
-    settings = local_settings()
+def test_photos_with_old_times_wait_since_they_came_and_the_first_are_planned_first(
+    local_settings: MakeSettings, drain: Drain
+) -> None:
+    settings = local_settings(max_files=1)
     kiwi = settings.places().landing.directory / "kiwi"
-    for number in range(3):
-        _drop(kiwi, f"{number}.jpg", number)
+    for number, old_s in enumerate((0, YEARS_S)):
+        _drop(kiwi, f"{number}.jpg", number, old_s)
+        time.sleep(0.05)
     status = read_status(settings.places(), verify=False)
     assert datetime.now(UTC) - (status.backlog.oldest_arrived_at or datetime.min.replace(tzinfo=UTC)) < timedelta(
         minutes=5
@@ -48,8 +47,9 @@ def test_photos_with_old_times_wait_since_they_came(local_settings: MakeSettings
     assert max(report.oldest_waited_s for report in run.reports) < 300
     [waited] = rows(settings, "SELECT max(epoch(ingested_at) - epoch(first_visible_at)) AS s FROM photos")
     assert 0 <= waited["s"] < 300
-    [old] = rows(settings, "SELECT max(arrived_at) AS at FROM features")
-    assert datetime.now(UTC) - old["at"] > timedelta(days=2000)
+    first, second = rows(settings, "SELECT source, arrived_at FROM features ORDER BY batch")
+    assert (first["source"].rpartition("/")[2], second["source"].rpartition("/")[2]) == ("0.jpg", "1.jpg")
+    assert datetime.now(UTC) - second["arrived_at"] > timedelta(days=2000)
     assert "days" not in assess_health(read_status(settings.places(), verify=False), 10).verdict
 
 
@@ -74,30 +74,6 @@ def test_a_folder_that_is_moved_in_with_its_old_inodes_waits_since_the_last_list
     [row] = rows(settings, "SELECT first_visible_at AS at FROM features WHERE source LIKE '%camera%'")
     assert row["at"] == listed_at
     assert row["at"].timestamp() > changed_at + 1
-
-
-def test_what_came_first_is_planned_first_whatever_its_date(local_settings: MakeSettings, drain: Drain) -> None:
-    settings = local_settings(max_files=1)
-    kiwi = settings.places().landing.directory / "kiwi"
-    _drop(kiwi, "first.jpg", 1, old_s=0)
-    time.sleep(0.05)
-    _drop(kiwi, "second.jpg", 2)
-
-    drain(settings)
-
-    found = rows(settings, "SELECT source FROM features ORDER BY batch")
-    assert [row["source"].rpartition("/")[2] for row in found] == ["first.jpg", "second.jpg"]
-
-
-def test_on_s3_the_objects_own_time_holds(s3_settings: MakeSettings, drain: Drain, s3: "S3Client") -> None:
-    settings = s3_settings()
-    bucket, prefix = settings.places().landing.bucket_and_prefix
-    s3.put_object(Bucket=bucket, Key=f"{prefix}/kiwi/0.jpg", Body=jpeg(seed=0))
-
-    drain(settings)
-
-    assert rows(settings, "SELECT source FROM features WHERE first_visible_at = arrived_at") != []
-    assert not_seen_at(settings.places()) is None
 
 
 def test_how_far_listings_came_is_kept_by_the_landings_name(tmp_path: Path, untrained: CompiledNetwork) -> None:

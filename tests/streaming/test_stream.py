@@ -1,29 +1,29 @@
 """Photos in, features out."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from pyspark.sql import SparkSession
 
 from bootstrap.weights.weights import CompiledNetwork
 from features.featurizer import Featurizer
 from features.image import decode
 from ops.status.status import read_status
-from store.settings import Settings
+from store.settings import Settings, load_settings
 from store.tables.files import data_files
 from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT, STUCK
 from tests.support.pictures import encoded, jpeg, pixels, scan_bomb, text_file
-from tests.support.stream_run import Run, photos_told, rows, stream_process
+from tests.support.stream_run import Run, drop, photos_told, plan_all, rows, run_here, stream_process, with_featurizer
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -32,95 +32,70 @@ Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
 
 
-def _drop(settings: Settings, key: str, body: bytes) -> None:
-    path = settings.places().landing.directory / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(body)
+# What `decode` makes of each is in tests/features; here one drain gives all of them their rows.
+PHOTOS = {
+    "u1/kiwi/a.jpg": jpeg(seed=1, width_px=640, height_px=480),
+    "u2/lime/b.png": encoded(pixels(seed=2), "PNG"),
+    "u2/lime/c.webp": encoded(pixels(seed=3), "WEBP"),
+    "elsewhere.jpg": jpeg(seed=4),
+}
+REJECTS = {
+    "empty.jpg": (b"", "empty"),
+    "notes.jpg": (text_file(), "not_an_image"),
+    "heavy.jpg": (os.urandom(5_000_000), "too_many_bytes"),
+    "wide.png": (encoded(np.zeros((4000, 4001), np.uint8), "PNG"), "too_many_pixels"),
+    "cut.jpg": (jpeg(seed=2)[:3000], "truncated"),
+    "moving.gif": (encoded(pixels(seed=3), "GIF"), "unsupported_format"),
+}
+CRASHING = {
+    "segfault.jpg": (encoded(pixels(seed=7), "JPEG", comment=SEGFAULT), "The decoder was ended by SIGSEGV."),
+    "stuck.jpg": (encoded(pixels(seed=8), "JPEG", comment=STUCK), "The decoder was stuck for 1 s."),
+    "bomb.jpg": (scan_bomb(), "The decoder was stuck for 1 s."),
+}
 
 
-def test_a_photo_becomes_a_row_with_the_features_of_its_pixels(
-    local_settings: MakeSettings, drain: Drain, untrained: CompiledNetwork
-) -> None:
-    settings = local_settings(key_pattern=r"^(?P<subject>u\d+)/(?P<label>[^/]+)/")
-    before = datetime.now(UTC)
-    bodies = {
-        "u1/kiwi/a.jpg": jpeg(seed=1, width_px=640, height_px=480),
-        "u2/lime/b.png": encoded(pixels(seed=2), "PNG"),
-        "u2/lime/c.webp": encoded(pixels(seed=3), "WEBP"),
-        "elsewhere.jpg": jpeg(seed=4),
-    }
-    for key, body in bodies.items():
-        _drop(settings, key, body)
+@pytest.fixture(scope="module")
+def drained(spark: SparkSession, untrained: CompiledNetwork, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home with photos, what cannot be used, and what ends the decoder, all taken in one drain."""
+    settings = load_settings(
+        home=str(tmp_path_factory.mktemp("drained") / "home"),
+        trigger="100ms",
+        settle="0s",
+        key_pattern=r"^(?P<subject>u\d+)/(?P<label>[^/]+)/",
+        max_image_bytes="4MiB",
+        max_pixels=16_000_000,
+        max_decode_time="1s",
+    )
+    bad = {key: body for key, (body, _) in (REJECTS | CRASHING).items()}
+    drop(settings, PHOTOS | bad)
+    run_here(spark, with_featurizer(settings, untrained), tmp_path_factory.mktemp("scratch"))
+    return settings
 
-    drain(settings)
 
-    found = {Path(row["source"]).name: row for row in rows(settings, "SELECT * FROM features")}
-    assert len(found) == 4
+def test_a_photo_becomes_a_row_with_the_features_of_its_pixels(drained: Settings, untrained: CompiledNetwork) -> None:
+    found = {Path(row["source"]).name: row for row in rows(drained, "SELECT * FROM features")}
+    assert found.keys() == {Path(key).name for key in PHOTOS}
     network = Featurizer(untrained.network)
-    for key, body in bodies.items():
+    for key, body in PHOTOS.items():
         row = found[Path(key).name]
-        expected = network.features(decode(body, settings.limits).pixels[None])[0]
+        expected = network.features(decode(body, drained.limits).pixels[None])[0]
         assert np.allclose(row["features"], expected, rtol=1e-5, atol=1e-6)
         assert row["bytes"] == len(body)
-        assert before <= row["ingested_at"] <= datetime.now(UTC)
+        assert timedelta(0) <= datetime.now(UTC) - row["ingested_at"] < timedelta(hours=1)
         assert row["ingest_date"] == row["ingested_at"].date()
     assert (found["a.jpg"]["label"], found["a.jpg"]["subject"]) == ("kiwi", "u1")
     assert (found["a.jpg"]["width"], found["a.jpg"]["height"], found["a.jpg"]["format"]) == (640, 480, "JPEG")
     assert (found["elsewhere.jpg"]["label"], found["elsewhere.jpg"]["subject"]) == (None, None)
-    assert found["b.png"]["source"] == settings.places().landing.uri_of("u2/lime/b.png")
+    assert found["b.png"]["source"] == drained.places().landing.uri_of("u2/lime/b.png")
 
 
-def test_what_cannot_be_used_is_a_reject_and_stops_nothing(local_settings: MakeSettings, drain: Drain) -> None:
-    settings = local_settings(max_image_bytes="100KiB", max_pixels=200_000)
-    files = {
-        "fine.jpg": jpeg(seed=1),
-        "empty.jpg": b"",
-        "notes.jpg": text_file(),
-        "heavy.jpg": os.urandom(200_000),
-        "wide.png": encoded(np.zeros((500, 500), np.uint8), "PNG"),
-        "cut.jpg": jpeg(seed=2)[:3000],
-        "moving.gif": encoded(pixels(seed=3), "GIF"),
-    }
-    for key, body in files.items():
-        _drop(settings, key, body)
-    _drop(settings, "locked.jpg", jpeg(seed=5))
-
-    drain(settings)
-
-    rejects = {Path(row["source"]).name: row for row in rows(settings, "SELECT * FROM rejects")}
-    assert {name: row["reason"] for name, row in rejects.items()} == {
-        "empty.jpg": "empty",
-        "notes.jpg": "not_an_image",
-        "heavy.jpg": "too_many_bytes",
-        "wide.png": "too_many_pixels",
-        "cut.jpg": "truncated",
-        "moving.gif": "unsupported_format",
-    }
+def test_what_cannot_be_used_or_ends_the_decoder_is_a_reject_and_its_neighbours_are_not(drained: Settings) -> None:
+    rejects = {Path(row["source"]).name: row for row in rows(drained, "SELECT * FROM rejects")}
+    reasons = {key: reason for key, (_, reason) in REJECTS.items()} | dict.fromkeys(CRASHING, "decoder_crashed")
+    assert {name: row["reason"] for name, row in rejects.items()} == reasons
     assert all(row["detail"] for row in rejects.values())
-    assert len(rows(settings, "SELECT * FROM features")) == 2
-
-
-def test_photos_that_crash_or_hang_the_decoder_are_rejects_and_their_neighbours_are_not(
-    local_settings: MakeSettings, drain: Drain
-) -> None:
-    settings = local_settings(max_decode_time="2s")
-    for number in range(6):
-        _drop(settings, f"kiwi/{number}.jpg", jpeg(seed=number))
-    _drop(settings, "kiwi/segfault.jpg", encoded(pixels(seed=7), "JPEG", comment=SEGFAULT))
-    _drop(settings, "kiwi/stuck.jpg", encoded(pixels(seed=8), "JPEG", comment=STUCK))
-    _drop(settings, "kiwi/bomb.jpg", scan_bomb())
-
-    drain(settings)
-
-    rejects = {Path(row["source"]).name: row for row in rows(settings, "SELECT * FROM rejects")}
-    assert {name: (row["reason"], row["detail"]) for name, row in rejects.items()} == {
-        "segfault.jpg": ("decoder_crashed", "The decoder was ended by SIGSEGV."),
-        "stuck.jpg": ("decoder_crashed", "The decoder was stuck for 2 s."),
-        "bomb.jpg": ("decoder_crashed", "The decoder was stuck for 2 s."),
-    }
-    found = rows(settings, "SELECT source FROM features ORDER BY source")
-    assert [Path(row["source"]).name for row in found] == [f"{number}.jpg" for number in range(6)]
-    assert read_status(settings.places(), verify=True).broken == []
+    assert {key: rejects[key]["detail"] for key in CRASHING} == {key: detail for key, (_, detail) in CRASHING.items()}
+    assert read_status(drained.places(), verify=True).broken == []
 
 
 def test_photos_deleted_before_they_are_fetched_are_missing_on_s3(
@@ -129,10 +104,7 @@ def test_photos_deleted_before_they_are_fetched_are_missing_on_s3(
     settings = s3_settings()
     bucket = settings.home.removeprefix("s3://").split("/")[0]
     s3.put_object(Bucket=bucket, Key="home/landing/a.jpg", Body=jpeg(seed=1))
-    drain(settings)
-    for table in ("features", "projections", "rejects"):
-        s3.delete_object(Bucket=bucket, Key=f"home/{table}/_delta_log/00000000000000000001.json")
-    s3.delete_object(Bucket=bucket, Key="home/state/batches/000000000001.result.json")
+    plan_all(settings)
     s3.delete_object(Bucket=bucket, Key="home/landing/a.jpg")
 
     drain(settings)
@@ -142,8 +114,7 @@ def test_photos_deleted_before_they_are_fetched_are_missing_on_s3(
 
 def test_clean_delete_keeps_what_was_rejected_and_what_was_replaced(local_settings: MakeSettings, drain: Drain) -> None:
     settings = local_settings(clean="delete")
-    _drop(settings, "kiwi/a.jpg", jpeg(seed=1))
-    _drop(settings, "kiwi/notes.jpg", text_file())
+    drop(settings, {"kiwi/a.jpg": jpeg(seed=1), "kiwi/notes.jpg": text_file()})
     drain(settings)
     landing = settings.places().landing.directory
     assert [path.name for path in landing.rglob("*.*")] == ["notes.jpg"]
@@ -152,7 +123,7 @@ def test_clean_delete_keeps_what_was_rejected_and_what_was_replaced(local_settin
 def test_clean_archive_moves_photos_under_names_with_their_etag(local_settings: MakeSettings, drain: Drain) -> None:
     settings = local_settings(clean="archive")
     for seed in (1, 2):
-        _drop(settings, "kiwi/a.jpg", jpeg(seed=seed))
+        drop(settings, {"kiwi/a.jpg": jpeg(seed=seed)})
         drain(settings)
     etags = {row["etag"] for row in rows(settings, "SELECT etag FROM features")}
     archived = {path.name for path in (settings.places().archive.directory / "kiwi").iterdir()}
@@ -166,16 +137,14 @@ def test_a_running_stream_survives_a_killed_worker_and_finishes_the_batch_in_han
     local_settings: MakeSettings,
 ) -> None:
     settings = local_settings()
-    for number in range(60):
-        _drop(settings, f"kiwi/{number}.jpg", jpeg(seed=number, width_px=2400, height_px=1800))
+    drop(settings, {f"kiwi/{number}.jpg": jpeg(seed=number, width_px=2400, height_px=1800) for number in range(60)})
     with stream_process(settings) as process:
         os.kill(_first_worker(process.pid, timeout_s=90), signal.SIGKILL)
         _wait_for_photos(settings, 60, process)
-        _drop(settings, "lime/dropped while it runs.jpg", jpeg(seed=60))
+        drop(settings, {"lime/dropped while it runs.jpg": jpeg(seed=60)})
         _wait_for_photos(settings, 61, process)
         before = _files(settings)
-        for number in range(30):
-            _drop(settings, f"pear/{number}.jpg", jpeg(seed=number, width_px=1600, height_px=1200))
+        drop(settings, {f"pear/{number}.jpg": jpeg(seed=number, width_px=1600, height_px=1200) for number in range(30)})
         _wait_until(lambda: _files(settings) > before, process, 60)
         process.send_signal(signal.SIGINT)
         output, message = process.communicate(timeout=60)
@@ -229,13 +198,3 @@ def _ancestors(pid: int) -> list[str]:
         pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
         found.append(str(pid))
     return found
-
-
-def test_a_home_that_was_moved_goes_on(local_settings: MakeSettings, drain: Drain, tmp_path: Path) -> None:
-    settings = local_settings(landing=str(tmp_path / "landing"))
-    _drop(settings, "kiwi/a.jpg", jpeg(seed=1))
-    drain(settings)
-    shutil.move(tmp_path / "home", tmp_path / "moved")
-    moved = local_settings(landing=str(tmp_path / "landing")).model_copy(update={"home": str(tmp_path / "moved")})
-    _drop(moved, "kiwi/b.jpg", jpeg(seed=2))
-    assert drain(moved).photos == 1

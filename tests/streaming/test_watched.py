@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import date
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from features.errors import InvalidSetting
 from ops.status.status import read_status
 from store.settings import Settings
+from tests.support.feature_rows import commit_features, feature_vectors
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, outcomes, rows
 
@@ -94,10 +96,7 @@ def test_only_new_passes_over_what_is_there_at_a_homes_first_start_for_good(
 
 def test_only_new_is_refused_where_it_comes_too_late(local_settings: MakeSettings, drain: Drain) -> None:
     settings = local_settings()
-    landing = settings.places().landing.directory
-    landing.mkdir(parents=True)
-    (landing / "old.jpg").write_bytes(jpeg(seed=1))
-    drain(settings)
+    commit_features(settings.places(), 1, date(2026, 10, 3), feature_vectors(1, 1))
     with pytest.raises(InvalidSetting, match="first start only"):
         drain(local_settings(only_new=True))
 

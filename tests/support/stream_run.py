@@ -6,16 +6,22 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
+from bootstrap.weights.weights import CompiledNetwork
 from ops.query.query import connect, run_query
+from store.models.registry import current_featurizer, publish_featurizer
+from store.objects.landing import list_landed
 from store.settings import Settings
+from store.state.plans import Plan, write_plan
+from store.tables.handles import create_tables
 from streaming.micro_batch import BatchReport
 from streaming.planner import PlannerReport
 from streaming.service import StreamListener, stream_in
@@ -41,6 +47,30 @@ def run_here(spark: SparkSession, settings: Settings, scratch: Path) -> Run:
     run = Run()
     stream_in(spark, settings, True, threading.Event(), run.watcher, scratch)
     return run
+
+
+def with_featurizer(settings: Settings, network: CompiledNetwork) -> Settings:
+    """The settings, after the network was published in their home."""
+    publish_featurizer(settings.places(), network.network, network.source, network.fingerprint)
+    return settings
+
+
+def drop(settings: Settings, bodies: Mapping[str, bytes]) -> None:
+    """Write files into a landing on disk, by their keys."""
+    for key, body in bodies.items():
+        path = settings.places().landing.directory / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+
+
+def plan_all(settings: Settings) -> None:
+    """Plan everything in the landing, as a stream leaves it that is killed before its first task."""
+    home = settings.places()
+    create_tables(home)
+    now, featurizer = datetime.now(UTC), current_featurizer(home)
+    assert featurizer is not None
+    objects = tuple(list_landed(home.landing))
+    write_plan(home, Plan(1, "killed", now, now.date(), home.landing.source, settings.key_pattern, featurizer, objects))
 
 
 def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:

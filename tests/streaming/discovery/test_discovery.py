@@ -19,7 +19,8 @@ from store.settings import Settings, load_settings
 from store.state.plans import Plan
 from streaming.discovery.discovery import Discovery, DiscoveryOptions
 from streaming.discovery.processed_index import ProcessedIndex
-from tests.conftest import REGION
+from tests.conftest import REGION, S3_PAGE_KEYS
+from tests.support.keys import IGNORED_KEYS, ODD_KEYS
 from tests.support.pictures import jpeg
 from tests.support.stream_run import Run, outcomes, rows
 
@@ -28,26 +29,6 @@ if TYPE_CHECKING:
 
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
-
-ODD_KEYS = [
-    "two words/a photo.jpg",
-    "plus+sign.jpg",
-    "100%.jpg",
-    "a%20b.jpg",
-    "crème/brûlée.jpg",
-    "🍎/🍐.jpg",
-    "a/b/c/d/e/f/g/h.jpg",
-    "hash#and?mark.jpg",
-    "star*[x]{y}~.jpg",
-    "quote'\"s.jpg",
-    "back\\slash.jpg",
-    "e\u0301 combined.jpg",
-]
-IGNORED_KEYS = [
-    *(".hidden.jpg", "_draft.jpg", ".folder/x.jpg", "_folder/x.jpg"),
-    *("x.jpg.part", "x.jpg.tmp", "x.crdownload"),
-]
-DOTTED_KEYS = ["dots/../up.jpg", "./here.jpg"]
 
 
 def _drop(landing: Path, key: str, body: bytes, mtime_s: float | None = None) -> Path:
@@ -112,35 +93,15 @@ def test_odd_names_on_disk_become_rows_under_their_own_names(local_settings: Mak
     assert drain(settings).reports == []
 
 
-def test_odd_keys_on_s3_become_rows_and_none_stops_the_stream(
-    s3_settings: MakeSettings, drain: Drain, s3: "S3Client"
-) -> None:
-    settings = s3_settings()
-    bucket = settings.home.removeprefix("s3://").split("/")[0]
-    for number, key in enumerate(ODD_KEYS + IGNORED_KEYS + DOTTED_KEYS):
-        s3.put_object(Bucket=bucket, Key=f"home/landing/{key}", Body=jpeg(seed=number))
-    s3.put_object(Bucket=bucket, Key="home/landing/folder/", Body=b"")
-
-    drain(settings)
-
-    found = outcomes(settings)
-    assert {outcome["key"] for outcome in found if outcome["reason"] is None} == set(ODD_KEYS)
-    assert {outcome["key"]: outcome["reason"] for outcome in found if outcome["reason"]} == dict.fromkeys(
-        DOTTED_KEYS, "unreadable"
-    )
-    assert read_status(settings.places(), verify=True).broken == []
-    assert drain(settings).reports == []
-
-
 def test_an_s3_listing_of_several_pages_is_complete(
     s3: "S3Client", bucket: str, s3_server: str, discover: Callable[..., Discovery]
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
-        keys = [f"landing/{number}.jpg" for number in range(1050)]
+        keys = [f"landing/{number}.jpg" for number in range(S3_PAGE_KEYS + 10)]
         list(pool.map(lambda key: s3.put_object(Bucket=bucket, Key=key, Body=b"x"), keys))
     discovery = discover(StorageLocation.at(f"s3://{bucket}/landing", s3_server, REGION))
-    assert len(_waiting(discovery)) == 1050
-    assert discovery.backlog.files == 1050
+    assert len(_waiting(discovery)) == S3_PAGE_KEYS + 10
+    assert discovery.backlog.files == S3_PAGE_KEYS + 10
 
 
 def test_oldest_first(tmp_path: Path, discover: Callable[..., Discovery]) -> None:
@@ -227,23 +188,20 @@ def test_a_restart_and_a_changed_landing_take_nothing_twice(
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     _drop(first, "a.jpg", jpeg(seed=1))
+    _drop(first, "kept.jpg", jpeg(seed=4))
     _drop(second, "b.jpg", jpeg(seed=2))
-    for landing, photos in ((first, 1), (second, 1), (first, 0), (second, 0)):
+    for landing, photos in ((first, 2), (second, 1)):
         assert drain(local_settings(landing=str(landing))).photos == photos
     _drop(first, "a.jpg", jpeg(seed=3))
     assert drain(local_settings(landing=str(first))).photos == 1
-    assert len(rows(local_settings(), "SELECT * FROM features")) == 3
+    assert len(rows(local_settings(), "SELECT * FROM features")) == 4
 
 
 def test_every_batch_keeps_to_the_caps(local_settings: MakeSettings, drain: Drain) -> None:
-    photo = jpeg(seed=1)
-    for number in range(7):
-        _drop(local_settings().places().landing.directory, f"{number}.jpg", photo)
-    by_files = drain(local_settings(max_files=3)).reports
-    assert [report.photos for report in by_files] == [3, 3, 1]
-    for number in range(7, 12):
-        _drop(local_settings().places().landing.directory, f"{number}.jpg", photo)
-    by_bytes = drain(local_settings(max_bytes=str(2 * len(photo) + 10), max_files=3)).reports
-    assert [report.photos for report in by_bytes] == [2, 2, 1]
-    _drop(local_settings().places().landing.directory, "large.jpg", photo)
-    assert drain(local_settings(max_bytes="1B")).photos == 1
+    small, large = jpeg(seed=1), jpeg(seed=1, width_px=960, height_px=720)
+    settings = local_settings(max_files=3, max_bytes=str(len(large) - 1))
+    for number, body in enumerate([small, small, small, small, large, small]):
+        _drop(settings.places().landing.directory, f"{number}.jpg", body)
+        # What came first is planned first.
+        time.sleep(0.02)
+    assert [report.photos for report in drain(settings).reports] == [3, 1, 1, 1]

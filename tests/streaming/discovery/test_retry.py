@@ -1,8 +1,6 @@
 """A reject that is tried again becomes a photo or is rejected again, once, whoever is killed where."""
 
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pyspark.sql import SparkSession
+from typer.testing import CliRunner
 
 from batch.erase.erase import ErasureRequest, erase
 from bootstrap.weights.weights import CompiledNetwork
 from features.rejects import Reason, Rejected
+from ops.cli.main import app
 from ops.rejects import RejectFilter, select_retries
 from ops.status.status import read_status
 from ops.status.verification import check_invariants
@@ -48,7 +48,6 @@ from tests.support.stream_run import Run, rows, run_here
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-ROOT = Path(__file__).parents[3]
 NOW = datetime(2026, 10, 3, 12, tzinfo=UTC)
 DROPPED = {
     "kiwi/small.jpg": jpeg(seed=1),
@@ -80,10 +79,9 @@ def retried(rejected: Settings, spark: SparkSession, tmp_path_factory: pytest.Te
     home = tmp_path_factory.mktemp("retried") / "home"
     settings = _copied(rejected, home).model_copy(update={"max_pixels": 1_000_000})
     with _running(spark, settings, tmp_path_factory.mktemp("scratch")):
-        command = [sys.executable, "-m", "ops", "rejects", "retry", "--wait", "--home", settings.home]
-        command += ["--landing", str(settings.landing), "--source", "kiwi/big.jpg", "--source", "pear/notes.jpg"]
-        asked = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert asked.returncode == 0, asked.stderr
+        command = ["rejects", "retry", "--wait", "--home", settings.home, "--landing", str(settings.landing)]
+        asked = CliRunner().invoke(app, [*command, "--source", "kiwi/big.jpg", "--source", "pear/notes.jpg"])
+    assert asked.exit_code == 0, asked.output
     return settings, asked.stdout
 
 

@@ -146,23 +146,6 @@ def test_a_file_that_never_looks_whole_is_taken_when_it_stood_still(landing: Pat
     assert _keys(discovery) == ["cut.jpg"]
 
 
-def test_a_photo_that_lacks_only_its_end_has_its_row_once_it_stood_still(
-    local_settings: Callable[..., Settings], drain: Callable[[Settings], Run]
-) -> None:
-    settings = local_settings(settle="2s")
-    began_s = time.monotonic()
-    for name, form in (("baseline", {}), ("progressive", {"progressive": True})):
-        whole = encoded(pixels(seed=3), "JPEG", **form)
-        _drop(settings, f"kiwi/{name}.jpg", whole[:-2])
-        _drop(settings, f"kiwi/{name} without more.jpg", whole[:-30])
-    drain(settings)
-    assert time.monotonic() - began_s > 1.9
-    landed = "SELECT regexp_extract(source, '[^/]+$') AS name FROM {} ORDER BY 1"
-    assert [row["name"] for row in rows(settings, landed.format("features"))] == ["baseline.jpg", "progressive.jpg"]
-    cut = rows(settings, "SELECT DISTINCT reason, count(*) OVER () AS files FROM rejects")
-    assert cut == [{"reason": "truncated", "files": 2}]
-
-
 def test_a_settle_of_nothing_holds_nothing_back(landing: Path, discover: Discover) -> None:
     (landing / "cut.jpg").write_bytes(HALF)
     (landing / "empty.jpg").touch()
@@ -229,23 +212,23 @@ def _running(spark: SparkSession, settings: Settings, scratch: Path) -> Iterator
         stream.result()
 
 
-@pytest.mark.parametrize("clean", ["archive", "delete"])
+@pytest.mark.parametrize("clean", ["archive", pytest.param("delete", marks=pytest.mark.processes)])
 def test_a_file_written_in_two_halves_is_one_photo_and_stays_while_it_is_young(
     spark: SparkSession, local_settings: MakeSettings, tmp_path: Path, clean: str
 ) -> None:
-    settings = local_settings(clean=clean, settle="8s")
+    settings = local_settings(clean=clean, settle="6s")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with _running(spark, settings, scratch) as run:
         path = _drop(settings, "kiwi/slow.jpg", HALF)
-        time.sleep(2)
+        time.sleep(1)
         assert run.reports == []
         with path.open("ab") as file:
             file.write(WHOLE[len(HALF) :])
         changed_s = path.stat().st_ctime
         _wait_until(lambda: bool(run.reports))
         _wait_until(lambda: not path.exists())
-        assert time.time() - changed_s >= 8
+        assert time.time() - changed_s >= 6
 
     [row] = rows(settings, "SELECT image_id FROM features")
     assert row["image_id"] == hashlib.sha256(WHOLE).hexdigest()
@@ -254,23 +237,28 @@ def test_a_file_written_in_two_halves_is_one_photo_and_stays_while_it_is_young(
     assert archived == ([WHOLE] if clean == "archive" else [])
 
 
-def test_whole_photos_are_taken_without_waiting(local_settings: MakeSettings, drain: Drain) -> None:
-    settings = local_settings(settle="1h")
+def test_whole_photos_are_taken_without_waiting_and_the_others_once_they_stood_still(
+    local_settings: MakeSettings, drain: Drain
+) -> None:
+    settings = local_settings(settle="2s")
     for form in ("JPEG", "PNG", "WEBP", "HEIF", "AVIF"):
         _drop(settings, f"kiwi/{form}.photo", encoded(pixels(seed=2), form))
-    assert drain(settings).photos == 5
-    assert [row["format"] for row in rows(settings, "SELECT format FROM features ORDER BY 1")] == [
-        *("AVIF", "HEIF", "JPEG", "PNG", "WEBP")
-    ]
+    for name, form in (("baseline", {}), ("progressive", {"progressive": True})):
+        whole = encoded(pixels(seed=3), "JPEG", **form)
+        _drop(settings, f"pear/{name}.jpg", whole[:-2])
+        _drop(settings, f"pear/{name} without more.jpg", whole[:-30])
+    _drop(settings, "pear/half.jpg", truncated_jpeg())
+    began_s = time.monotonic()
 
-
-def test_a_drain_rejects_a_file_that_stays_cut_after_it_stood_still(local_settings: MakeSettings, drain: Drain) -> None:
-    settings = local_settings(settle="3s")
-    _drop(settings, "kiwi/cut.jpg", truncated_jpeg())
-    _drop(settings, "kiwi/whole.jpg", WHOLE)
     [first, second] = drain(settings).reports
-    assert (first.photos, first.rejects) == (1, {})
-    assert (second.photos, second.rejects) == (0, {"truncated": 1})
+
+    assert time.monotonic() - began_s > 1.9
+    assert (first.photos, first.rejects) == (5, {})
+    assert (second.photos, second.rejects) == (2, {"truncated": 3})
+    in_time = rows(settings, "SELECT format FROM features WHERE batch = 1 ORDER BY 1")
+    assert [row["format"] for row in in_time] == ["AVIF", "HEIF", "JPEG", "PNG", "WEBP"]
+    later = rows(settings, "SELECT regexp_extract(source, '[^/]+$') AS name FROM features WHERE batch = 2 ORDER BY 1")
+    assert [row["name"] for row in later] == ["baseline.jpg", "progressive.jpg"]
     assert read_status(settings.places(), verify=True).broken == []
 
 

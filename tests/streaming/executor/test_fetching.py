@@ -268,6 +268,7 @@ def test_a_key_that_s3_always_fails_on_is_rejected_beside_others_and_alone(on_s3
         found, order = _outcomes(on_s3, some)
         assert order[-1] == "kiwi/0.jpg"
         assert _reasons(found) == {"kiwi/0.jpg": (Reason.UNREADABLE, detail)}
+        assert isinstance(found["kiwi/0.jpg"], ObjectAccessDenied)
 
 
 def test_s3_that_fails_on_every_photo_raises_and_names_one(on_s3: ReadLocations) -> None:
