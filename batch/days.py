@@ -18,9 +18,8 @@ from features.pca import Moments, NotFinite, moments_of
 from store.errors import StateDamaged
 from store.home import Home
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import open_tables
+from store.tables.handles import open_tables, unsettled_plans
 from store.tables.schemas import FEATURE_ROWS
-from store.tables.unsettled import unsettled_plans
 
 # A task's moments are 6.6 MB: little beside what it reads for them.
 TASK_BYTES = 64 * 2**20

@@ -37,10 +37,9 @@ from store.state.lease import hold_lease
 from store.state.plans import AddedFile
 from store.tables.commits import append_once
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import TableHandles, open_tables
+from store.tables.handles import TableHandles, open_tables, unsettled_plans
 from store.tables.projections import KEPT_COLUMNS, SWITCHING, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table
-from store.tables.unsettled import unsettled_plans
 
 TASK_BYTES = 64 * 2**20
 # How long a batch that was planned without the version may take to be committed.

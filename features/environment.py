@@ -1,6 +1,7 @@
-"""The environment of the Python and Java processes that this one starts, whatever else its user has set up."""
+"""What the processes that this one starts get: their environment, and whether they see a Ctrl-C."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,16 @@ def started_with(environment: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         _change(environment, before)
+
+
+@contextmanager
+def interrupts_withheld() -> Iterator[None]:
+    """Processes that are started here never see the Ctrl-C of a terminal: whoever started them ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _change(before: Mapping[str, str], after: Mapping[str, str]) -> None:

@@ -14,11 +14,10 @@ from typing import IO, NoReturn
 
 import numpy as np
 
-from features.environment import python_environment
+from features.environment import interrupts_withheld, python_environment
 from features.errors import DecoderUnavailable
 from features.featurizer import INPUT_PX
 from features.image import Limits, Photo, decode
-from features.interrupts import interrupts_withheld
 from features.rejects import Reason, Rejected
 
 # What a process may need to begin on a machine that is busy; the decoder's own deadline starts after that.

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,17 +12,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class ErrorRecord:
-    """An error of ours: the name of its class, its sentence, and the key of the photo it is about."""
-
-    kind: str
-    message: str
-    photo: str | None
-
-
 class TaskFailed(Exception):
-    """What a task raises in place of an error of ours; its text is the record as JSON on one line."""
+    """What a task raises in place of an error of ours; its text has the error's class and arguments, as JSON."""
 
 
 def carry_errors(work: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -38,8 +28,7 @@ def carry_errors(work: Callable[_P, _T]) -> Callable[_P, _T]:
             result = work(*args, **kwargs)
             return iter(list(result)) if isinstance(result, Iterator) else result
         except FruitsError as error:
-            record = ErrorRecord(type(error).__name__, str(error), error.photo)
-            raise TaskFailed(json.dumps(asdict(record))) from error
+            raise TaskFailed(json.dumps([type(error).__name__, str(error), error.photo])) from error
 
     return run
 
@@ -49,9 +38,9 @@ def carried_error(error: Exception) -> FruitsError | None:
     found = _RECORD.findall(_text(error))
     if not found:
         return None
-    record = ErrorRecord(**json.loads(found[-1]))
-    kind = next((kind for kind in _kinds(FruitsError) if kind.__name__ == record.kind), FruitsError)
-    return kind(record.message, photo=record.photo)
+    name, message, photo = json.loads(found[-1])
+    kind = next((kind for kind in _kinds(FruitsError) if kind.__name__ == name), FruitsError)
+    return kind(message, photo=photo)
 
 
 def last_words(error: Exception) -> str:
@@ -73,4 +62,4 @@ def _kinds(kind: type[FruitsError]) -> Iterator[type[FruitsError]]:
 
 
 # The last line of a Python traceback.
-_RECORD = re.compile(rf"^{re.escape(__name__)}\.TaskFailed: (\{{.*\}})$", flags=re.MULTILINE)
+_RECORD = re.compile(rf"^{re.escape(__name__)}\.TaskFailed: (\[.*\])$", flags=re.MULTILINE)

@@ -53,7 +53,7 @@ class _ReadAsSize:
 
 Duration = Annotated[timedelta, _ReadAsDuration()]
 Bytes = Annotated[int, _ReadAsSize()]
-LongerThanNothing = Gt(timedelta(0))
+PositiveDuration = Annotated[Duration, Gt(timedelta(0))]
 
 
 class SettingFields:
@@ -87,7 +87,7 @@ class SettingFields:
     )
     queue: Annotated[str | None, Flag("An SQS queue that S3 notifies of new objects.", "URL")] = None
     backfill: Annotated[
-        Duration, LongerThanNothing, Flag("With a queue: how often to list the landing all the same.", "DURATION")
+        PositiveDuration, Flag("With a queue: how often to list the landing all the same.", "DURATION")
     ] = timedelta(hours=6)
     only_new: Annotated[bool, Flag("At a home's first start: ignore the photos that are there already.")] = False
     clean: Annotated[
@@ -97,14 +97,10 @@ class SettingFields:
         0
     )
     keep_archive: Annotated[
-        Duration | None,
-        LongerThanNothing,
-        Flag("Delete archived photos after this, like 90d; default: never.", "DURATION"),
+        PositiveDuration | None, Flag("Delete archived photos after this, like 90d; default: never.", "DURATION")
     ] = None
     keep_reports: Annotated[
-        Duration | None,
-        LongerThanNothing,
-        Flag("Delete pages of reports after this, like 30d; default: never.", "DURATION"),
+        PositiveDuration | None, Flag("Delete pages of reports after this, like 30d; default: never.", "DURATION")
     ] = None
     keep_rows: Annotated[
         Duration | None,
@@ -124,15 +120,13 @@ class SettingFields:
         100_000_000
     )
     max_decode_time: Annotated[
-        Duration, LongerThanNothing, Flag("Photos that take longer to decode are rejects, like 60s.", "DURATION")
+        PositiveDuration, Flag("Photos that take longer to decode are rejects, like 60s.", "DURATION")
     ] = timedelta(seconds=60)
-    storage_patience: Annotated[
-        Duration, LongerThanNothing, Flag("How long to try again when storage fails.", "DURATION")
-    ] = timedelta(seconds=RETRY_DEADLINE_S)
+    storage_patience: Annotated[PositiveDuration, Flag("How long to try again when storage fails.", "DURATION")] = (
+        timedelta(seconds=RETRY_DEADLINE_S)
+    )
     reading_patience: Annotated[
-        Duration,
-        LongerThanNothing,
-        Flag("Give up when storage has not answered for this long; default: 30s.", "DURATION"),
+        PositiveDuration, Flag("Give up when storage has not answered for this long; default: 30s.", "DURATION")
     ] = timedelta(seconds=READING_DEADLINE_S)
     metrics: Annotated[str | None, Flag("Report to CloudWatch under this name, like Fruits/prod.", "NAMESPACE")] = None
     s3_endpoint: Annotated[str | None, Flag("Another server that speaks S3's protocol.", "URL")] = None

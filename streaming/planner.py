@@ -18,8 +18,7 @@ from store.settings import Settings
 from store.state.erasures import erasure_filter
 from store.state.heartbeat import check_claim
 from store.state.plans import Plan, Result, write_plan
-from store.tables.handles import open_tables
-from store.tables.unsettled import unsettled_batches
+from store.tables.handles import open_tables, unsettled_batches
 from streaming.cleaning import Cleaner
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.discovery import Discovery, DiscoveryOptions, UnsettledFiles

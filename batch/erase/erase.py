@@ -33,10 +33,9 @@ from store.state.lease import hold_lease
 from store.state.plans import Plan, delete_from_plan, delete_from_result, read_plans
 from store.state.retries import delete_from_requests
 from store.tables.commits import append_once
-from store.tables.handles import open_tables
+from store.tables.handles import open_tables, unsettled_batches
 from store.tables.projections import SWITCHING
 from store.tables.schemas import PROJECTION_ROWS, TABLES
-from store.tables.unsettled import unsettled_batches
 
 # A living stream that takes longer for a batch counts as stuck.
 PATIENCE_S = 300.0

@@ -12,10 +12,9 @@ from store.models.pca_models import current_models
 from store.state.lease import hold_lease
 from store.tables.commits import delete_rows
 from store.tables.files import data_files
-from store.tables.handles import open_table
+from store.tables.handles import open_table, unsettled_plans
 from store.tables.projections import SWITCHING
 from store.tables.schemas import PROJECTION_ROWS
-from store.tables.unsettled import unsettled_plans
 
 
 @dataclass(frozen=True)

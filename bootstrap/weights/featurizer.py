@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from bootstrap.weights.calibration import choose_pictures
 from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of
-from features.environment import python_environment, started_with
+from features.environment import interrupts_withheld, python_environment, started_with
 from features.errors import WeightsUnavailable
 from features.image import Limits
-from features.interrupts import interrupts_withheld
 from features.precision import Precision
 from store.errors import FeaturizerConflict
 from store.home import Home

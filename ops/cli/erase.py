@@ -53,7 +53,7 @@ def erase(
     from batch.erase.erase import erase as run_erase
     from ops.rejects import source_of
     from store.objects.location import StorageLocation
-    from store.tables.ingested import nothing_ingested
+    from store.tables.handles import nothing_ingested
 
     kind, value = _one_of(subject=subject, image=image, source=source)
     settings = flags.open_to_change()

@@ -21,7 +21,7 @@ def maintain(
     """Compact finished hours and days, remove what no table needs since a day, keep the logs short."""
     from batch.maintain.maintain import maintain as run_maintain
     from batch.maintain.retention import Retention
-    from store.tables.ingested import check_ingested
+    from store.tables.handles import check_ingested
 
     settings = flags.open_to_change()
     saved: Counter[str] = Counter()

@@ -16,8 +16,7 @@ from features.errors import FruitsError
 from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import Current, current_models
-from store.tables.handles import open_tables
-from store.tables.ingested import check_ingested
+from store.tables.handles import check_ingested, open_tables
 from store.tables.schemas import TABLES, Table
 
 CURRENT_PROJECTIONS = "current_projections"

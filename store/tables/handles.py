@@ -1,4 +1,4 @@
-"""The Delta tables of a home: created, opened, kept open."""
+"""The Delta tables of a home: created, opened, kept open, and which batches they have."""
 
 import json
 import threading
@@ -13,11 +13,11 @@ import pyarrow.fs
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from store.errors import StateDamaged
+from store.errors import NothingIngested, StateDamaged
 from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, reason, retry_storage
 from store.objects.operations import keys_below
-from store.state.plans import read_results
+from store.state.plans import Plan, planned_batches, read_plans, read_results
 from store.tables.schemas import TABLES, Table, table_location
 
 APPLICATION = "fruits"
@@ -89,6 +89,33 @@ def open_tables(home: Home) -> TableHandles:
     """
     handles = {table.name: open_table(home, table) for table in reversed(TABLES)}
     return TableHandles({table.name: handles[table.name] for table in TABLES})
+
+
+def check_ingested(home: Home) -> None:
+    """Raises NothingIngested, no failure, before the first commit of a batch; StateDamaged, StorageUnavailable."""
+    if not open_tables(home).committed_to_any:
+        raise nothing_ingested(home)
+
+
+def nothing_ingested(home: Home) -> NothingIngested:
+    """What to raise then."""
+    return NothingIngested(
+        f"Nothing was ingested into {home.root.uri} yet; drop photos below {home.landing.uri} and run `fruits stream`."
+    )
+
+
+def unsettled_batches(home: Home, tables: TableHandles | None = None) -> list[int]:
+    """The numbers of the batches that are planned and that not all tables have, ascending.
+
+    A batch that is committed between the two looks, at the tables (unless they are given) and then at the plans,
+    counts as unsettled. Raises StateDamaged, StorageRefused, StorageUnavailable.
+    """
+    return planned_batches(home, after=(tables or open_tables(home)).committed_to_all)
+
+
+def unsettled_plans(home: Home, tables: TableHandles | None = None) -> Iterator[Plan]:
+    """The plans of these batches. Raises as `unsettled_batches`."""
+    return read_plans(home, after=(tables or open_tables(home)).committed_to_all)
 
 
 class OpenTables:

@@ -5,9 +5,8 @@ from datetime import UTC, date, datetime
 from store.home import Home
 from store.state.plans import Plan, write_plan
 from store.tables.commits import commit
-from store.tables.handles import create_tables, open_tables
+from store.tables.handles import create_tables, open_tables, unsettled_batches, unsettled_plans
 from store.tables.schemas import TABLES
-from store.tables.unsettled import unsettled_batches, unsettled_plans
 
 
 def _plan(home: Home, batch: int) -> None:
