@@ -115,4 +115,5 @@ def _to_delete(versions: list[Version], is_covered: Callable[[Version], bool]) -
     covered = real[newest:]
     marks = [version for version in versions if version.is_mark]
     # A mark that stays would name what was deleted. A mark that goes too early would bring an older version back.
-    return covered + [mark for mark in marks if len(covered) == len(real) or mark.visible_at <= covered[0].visible_at]
+    last_at = covered[0].landed.visible_at
+    return covered + [mark for mark in marks if len(covered) == len(real) or mark.landed.visible_at <= last_at]

@@ -71,7 +71,7 @@ class Selection:
 
     def covers_landed(self, landing: StorageLocation, version: Version) -> bool:
         """Whether a version of an object of a landing is covered."""
-        return version.visible_at < self.before and self._covers(landing, version.key, version.landed.etag)
+        return version.landed.visible_at < self.before and self._covers(landing, version.key, version.landed.etag)
 
     def covers_archived(self, version: Version, newer_versions: Collection[tuple[str, str]]) -> bool:
         """The same of the archive. A later copy counts as newer only if its object has a newer row."""
@@ -79,7 +79,7 @@ class Selection:
         if not any(self._covers(landing, key, etag) for landing in self.landings):
             return False
         is_newer = any((landing.source_of(key), etag) in newer_versions for landing in self.landings)
-        return version.visible_at < self.before or not is_newer
+        return version.landed.visible_at < self.before or not is_newer
 
     def covers_planned(self, landing: StorageLocation, landed: LandedObject) -> bool:
         """Whether an object of a plan is covered."""

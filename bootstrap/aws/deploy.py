@@ -32,7 +32,7 @@ from store.aws import export_credentials, try_aws_call
 from store.errors import CloudRefused
 from store.home import Home
 from store.objects.location import StorageLocation
-from store.objects.operations import keys_below, upload
+from store.objects.operations import keys_below, overwrite
 from store.settings import Settings
 from store.tables.handles import create_tables
 
@@ -228,5 +228,5 @@ def _upload(cloud: Cloud, settings: Settings, wheelhouse: Wheelhouse, echo: Call
         return
     echo(f"Uploading {wheelhouse.bytes / 1e6:.0f} MB …")
     # The installer last: where it is, all is.
-    upload(place, f"{folder}/wheelhouse.tar", wheelhouse.path)
-    upload(place, f"{folder}/install.sh", INSTALL_SCRIPT)
+    overwrite(place, f"{folder}/wheelhouse.tar", wheelhouse.path)
+    overwrite(place, f"{folder}/install.sh", INSTALL_SCRIPT)

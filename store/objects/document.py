@@ -1,6 +1,7 @@
 """JSON documents in storage: each kind is read, written and changed as a value of one type."""
 
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,13 +33,8 @@ class Document(Generic[T]):
 
     def read(self, location: StorageLocation, *names: object, unreadable_as_missing: bool = False) -> T | None:
         """The content, or None when there is no such document."""
-        body = operations.read_if_exists(location, self.key(*names))
-        try:
-            return None if body is None else self.parse(body, location.uri_of(self.key(*names)))
-        except StateDamaged:
-            if unreadable_as_missing:
-                return None
-            raise
+        key = self.key(*names)
+        return self._read(operations.read_if_exists(location, key), location.uri_of(key), unreadable_as_missing)
 
     def write(self, location: StorageLocation, content: T, *names: object) -> None:
         """Write a document, whatever was there. Replay writes it again."""
@@ -63,12 +59,7 @@ class Document(Generic[T]):
         uri = location.uri_of(self.key(*names))
 
         def edit_body(body: bytes | None) -> bytes:
-            try:
-                before = None if body is None else self.parse(body, uri)
-            except StateDamaged:
-                if not unreadable_as_missing:
-                    raise
-                before = None
+            before = self._read(body, uri, unreadable_as_missing)
             after = edit(before)
             return body if body is not None and after == before else self.dump(after)
 
@@ -93,6 +84,11 @@ class Document(Generic[T]):
             return self._adapter.validate_json(body)
         except ValidationError as error:
             raise StateDamaged(f"{uri} cannot be read; {self._remedy}.") from error
+
+    def _read(self, body: bytes | None, uri: str, unreadable_as_missing: bool) -> T | None:
+        with suppress(StateDamaged) if unreadable_as_missing else nullcontext():
+            return None if body is None else self.parse(body, uri)
+        return None
 
     def dump(self, content: T) -> bytes:
         """The document's bytes, as a file has them."""

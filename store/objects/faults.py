@@ -114,7 +114,9 @@ def fault_of(error: BaseException) -> Fault:
     An unknown fault may pass, unless its status is 501 or says that the request is wrong.
     """
     text = str(error)
-    by_code = fault_of_code(_code(error, text))
+    found = re.search(r"<Code>([^<]*)</Code>", text)
+    # Where an answer has no body, botocore takes its status for the code.
+    by_code = fault_of_code(_botocore_answer(error).get("Code") or (found[1] if found else ""))
     if by_code is not None:
         return by_code
     status = http_status(error)
@@ -127,10 +129,9 @@ def fault_of(error: BaseException) -> Fault:
             return _FAULT_OF_CLASS[kind.__name__]
     if _METADATA_SERVICE in text and not re.search(r"status code: (?:429|5\d\d)", text):
         return Fault.REFUSED
-    by_words = next((fault for words, fault in _FAULT_OF_WORDS.items() if words in text), None)
-    if by_words is not None:
-        return by_words
-    return Fault.NOT_UNDERSTOOD if _is_wrong(status) else Fault.TRANSIENT
+    is_wrong = status is not None and (300 <= status < 500) and status not in _PASSING_STATUSES
+    otherwise = Fault.NOT_UNDERSTOOD if is_wrong else Fault.TRANSIENT
+    return next((fault for words, fault in _FAULT_OF_WORDS.items() if words in text), otherwise)
 
 
 def fault_of_code(code: str) -> Fault | None:
@@ -186,16 +187,6 @@ def reason(error: BaseException) -> str:
     return ": ".join(filter(None, causes))[:_REASON_CHARACTERS].rstrip(".") or type(error).__name__
 
 
-def _code(error: BaseException, text: str) -> str:
-    """S3's error code, or the status where botocore found no code; empty when there is neither."""
-    found = re.search(r"<Code>([^<]*)</Code>", text)
-    return _botocore_answer(error).get("Code") or (found[1] if found else "")
-
-
-def _is_wrong(status: int | None) -> bool:
-    return status is not None and (300 <= status < 500) and status not in _PASSING_STATUSES
-
-
 def _botocore_answer(error: BaseException) -> Mapping[str, str]:
     response = getattr(error, "response", None)
     return response.get("Error", {}) if isinstance(response, dict) else {}
@@ -225,7 +216,6 @@ _PASSING_CODE = re.compile(
     r"|OverLimit|.*(Throttl|RequestLimitExceeded|ExpiredToken|RequestExpired|RequestTimeout|Unavailable).*)$"
 )
 _CODES = {
-    # Statuses are codes where an answer has no body (HEAD).
     Fault.MISSING: (
         *("404", "NoSuchKey", "NoSuchVersion", "QueueDoesNotExist"),
         *("AWS.SimpleQueueService.NonExistentQueue", "AWS.SimpleQueueService.QueueDeletedRecently"),

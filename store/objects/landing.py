@@ -75,7 +75,11 @@ def list_pages(
     `skipped` counts what is left out.
     """
     skipped = SkippedFiles() if skipped is None else skipped
-    pages = _pages_of_directory(landing, avoid, skipped) if landing.is_local else _pages_of_bucket(landing)
+    if landing.is_local:
+        files = landed_files(landing, avoid, skipped)
+        pages = iter(lambda: list(itertools.islice(files, _PAGE_FILES)), [])
+    else:
+        pages = _pages_of_bucket(landing)
     return ([landed for landed in page if is_photo_key(landed.key, skipped)] for page in pages)
 
 
@@ -169,8 +173,17 @@ def _fetch(landing: StorageLocation, landed: LandedObject, check_etag: bool = Tr
     try:
         return read(landing, landed, check_etag)
     except Exception as error:
-        if is_fault(error):
-            _reject_if_final(error, landed)
+        fault = fault_of(error) if is_fault(error) else None
+        if fault is Fault.MISSING and _ESCAPED_BYTE in landed.key:
+            raise Rejected(Reason.UNREADABLE, "The file's name is not UTF-8; rename it.") from error
+        if fault is Fault.MISSING:
+            raise Rejected(Reason.MISSING, "It was gone when it was read.") from error
+        if fault is Fault.CHANGED:
+            raise Rejected(Reason.REPLACED, _REPLACED) from error
+        if fault is Fault.REFUSED_OBJECT:
+            raise ObjectAccessDenied(reason(error)) from error
+        if fault is Fault.UNFIT_OBJECT:
+            raise Rejected(Reason.UNREADABLE, f"It cannot be read: {reason(error)}.") from error
         raise
 
 
@@ -235,14 +248,6 @@ def landed_files(
     directories = [other.directory for other in avoid if other.is_local]
     for file in files_below(location.directory, directories, skipped):
         yield _landed(printable(file.key), file.status)
-
-
-def _pages_of_directory(
-    landing: StorageLocation, avoid: Sequence[StorageLocation], skipped: SkippedFiles
-) -> Iterator[list[LandedObject]]:
-    files = landed_files(landing, avoid, skipped)
-    while page := list(itertools.islice(files, _PAGE_FILES)):
-        yield page
 
 
 def _landed(key: str, status: os.stat_result) -> LandedObject:
@@ -349,20 +354,6 @@ def _checked(body: bytes, landed: LandedObject) -> bytes:
     if len(body) != landed.size_bytes:
         raise ConnectionError(f"{len(body)} of {landed.size_bytes} bytes came")
     return body
-
-
-def _reject_if_final(error: Exception, landed: LandedObject) -> None:
-    fault = fault_of(error)
-    if fault is Fault.MISSING and _ESCAPED_BYTE in landed.key:
-        raise Rejected(Reason.UNREADABLE, "The file's name is not UTF-8; rename it.") from error
-    if fault is Fault.MISSING:
-        raise Rejected(Reason.MISSING, "It was gone when it was read.") from error
-    if fault is Fault.CHANGED:
-        raise Rejected(Reason.REPLACED, _REPLACED) from error
-    if fault is Fault.REFUSED_OBJECT:
-        raise ObjectAccessDenied(reason(error)) from error
-    if fault is Fault.UNFIT_OBJECT:
-        raise Rejected(Reason.UNREADABLE, f"It cannot be read: {reason(error)}.") from error
 
 
 def _clear_file(landing: StorageLocation, archive: StorageLocation, landed: LandedObject, cleaning: Cleaning) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 from obstore.exceptions import NotFoundError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 from store.objects.location import StorageLocation
 
 _DELETED_AT_ONCE = 1000
+
+_T = TypeVar("_T")
 
 
 def read(location: StorageLocation, key: str) -> bytes:
@@ -66,12 +68,12 @@ def write_once(location: StorageLocation, key: str, body: bytes) -> bytes:
     return retry_storage(f"write {location.uri_of(key)}", create_or_read, again=UNKNOWN_OUTCOME)
 
 
-def overwrite(location: StorageLocation, key: str, body: bytes) -> None:
-    """Put an object, whatever was there. Raises StorageRefused, StorageUnavailable when storage does not answer."""
+def overwrite(location: StorageLocation, key: str, content: bytes | Path) -> None:
+    """Put bytes or a file, in parts when it is large, whatever was there. Raises StorageRefused, StorageUnavailable."""
 
     def put() -> None:
         location.create()
-        obstore.put(location.store, key, body)
+        obstore.put(location.store, key, content)
 
     retry_storage(f"write {location.uri_of(key)}", put, again=UNKNOWN_OUTCOME)
 
@@ -95,14 +97,6 @@ def download(location: StorageLocation, key: str, file: Path) -> bool:
         raise
 
 
-def upload(location: StorageLocation, key: str, file: Path) -> None:
-    """Put a file, whatever was there, in parts when it is large. Raises StorageRefused, StorageUnavailable."""
-    location.create()
-    retry_storage(
-        f"write {location.uri_of(key)}", lambda: obstore.put(location.store, key, file), again=UNKNOWN_OUTCOME
-    )
-
-
 def change(location: StorageLocation, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
     """Replace an object atomically by what `edit` returns for it (None: it does not exist), and return that.
 
@@ -115,24 +109,20 @@ def change(location: StorageLocation, key: str, edit: Callable[[bytes | None], b
     def change_once() -> bytes:
         location.create()
         with _locked(location):
-            return _change_once(location, key, edit)
+            try:
+                found = obstore.get(location.store, key)
+            except (NotFoundError, FileNotFoundError):
+                body = edit(None)
+                obstore.put(location.store, key, body, mode="create")
+                return body
+            before = bytes(found.bytes())
+            body = edit(before)
+            if body != before:
+                unless_changed: UpdateVersion = {"e_tag": found.meta["e_tag"] or ""}
+                obstore.put(location.store, key, body, mode="overwrite" if location.is_local else unless_changed)
+            return body
 
     return retry_storage(f"change {location.uri_of(key)}", change_once, again=UNKNOWN_OUTCOME)
-
-
-def _change_once(location: StorageLocation, key: str, edit: Callable[[bytes | None], bytes]) -> bytes:
-    try:
-        found = obstore.get(location.store, key)
-    except (NotFoundError, FileNotFoundError):
-        body = edit(None)
-        obstore.put(location.store, key, body, mode="create")
-        return body
-    before = bytes(found.bytes())
-    body = edit(before)
-    if body != before:
-        unless_changed: UpdateVersion = {"e_tag": found.meta["e_tag"] or ""}
-        obstore.put(location.store, key, body, mode="overwrite" if location.is_local else unless_changed)
-    return body
 
 
 @contextmanager
@@ -173,10 +163,17 @@ def delete_all(location: StorageLocation, keys: Iterable[str]) -> int:
 
     Raises StorageRefused, StorageUnavailable.
     """
+    return delete_in_groups(location, keys, _delete)
+
+
+def delete_in_groups(
+    location: StorageLocation, things: Iterable[_T], delete: Callable[[StorageLocation, list[_T]], None]
+) -> int:
+    """Call `delete`, which must be safe to repeat, for a thousand each time; returns how many."""
     deleted = 0
-    remaining = iter(keys)
+    remaining = iter(things)
     while some := list(itertools.islice(remaining, _DELETED_AT_ONCE)):
-        retry_storage(f"delete from {location.uri}", partial(_delete, location, some))
+        retry_storage(f"delete from {location.uri}", partial(delete, location, some))
         deleted += len(some)
     return deleted
 

@@ -1,11 +1,10 @@
 """All versions of the objects below a place, also those that listings do not show: list, read, delete for good."""
 
 import errno
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +13,12 @@ from store.objects.faults import retry_storage
 from store.objects.landing import LandedObject, landed_files
 from store.objects.landing_files import folders_below
 from store.objects.location import StorageLocation, printable
+from store.objects.operations import delete_in_groups
 from store.objects.s3 import bucket_and_key, s3_client
 
 if TYPE_CHECKING:
     from types_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectIdentifierTypeDef
 
-_DELETED_AT_ONCE = 1000
 # What XML 1.0, in which a request names many keys, cannot hold.
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
@@ -30,7 +29,6 @@ class Version:
 
     landed: LandedObject
     id: str | None
-    visible_at: datetime
     is_current: bool
     is_mark: bool
 
@@ -45,7 +43,9 @@ def list_versions(place: StorageLocation, avoid: Sequence[StorageLocation] = ())
     On disk, links are followed, but not into the places in `avoid`.
     Raises StorageRefused, StorageUnavailable. Protocol: ListObjectVersions (Amazon S3).
     """
-    return _versions_on_disk(place, avoid) if place.is_local else _versions_in_bucket(place)
+    if not place.is_local:
+        return _versions_in_bucket(place)
+    return (Version(landed, None, is_current=True, is_mark=False) for landed in landed_files(place, avoid))
 
 
 def read_version(place: StorageLocation, version: Version) -> bytes | None:
@@ -62,13 +62,7 @@ def delete_versions(place: StorageLocation, versions: Iterable[Version]) -> int:
 
     Replay finds nothing left to do. Raises StorageRefused, StorageUnavailable.
     """
-    deleted = 0
-    remaining = iter(versions)
-    delete = _unlink if place.is_local else _delete
-    while some := list(itertools.islice(remaining, _DELETED_AT_ONCE)):
-        retry_storage(f"delete from {place.uri}", partial(delete, place, some))
-        deleted += len(some)
-    return deleted
+    return delete_in_groups(place, versions, _unlink if place.is_local else _delete)
 
 
 def remove_empty_folders(
@@ -97,11 +91,6 @@ def _rmdir(folder: Path) -> None:
             raise
 
 
-def _versions_on_disk(place: StorageLocation, avoid: Sequence[StorageLocation]) -> Iterator[Version]:
-    for landed in landed_files(place, avoid):
-        yield Version(landed, None, landed.visible_at, is_current=True, is_mark=False)
-
-
 def _versions_in_bucket(place: StorageLocation) -> Iterator[Version]:
     client = s3_client(place)
     bucket, below = bucket_and_key(place, "")
@@ -117,11 +106,11 @@ def _versions_in_bucket(place: StorageLocation) -> Iterator[Version]:
         for entry in page.get("Versions", []):
             at = entry["LastModified"].astimezone(UTC)
             landed = LandedObject(entry["Key"].removeprefix(below), entry["Size"], entry["ETag"].strip('"'), at)
-            yield Version(landed, entry["VersionId"], at, entry["IsLatest"], is_mark=False)
+            yield Version(landed, entry["VersionId"], entry["IsLatest"], is_mark=False)
         for mark in page.get("DeleteMarkers", []):
             at = mark["LastModified"].astimezone(UTC)
             landed = LandedObject(mark["Key"].removeprefix(below), 0, "", at)
-            yield Version(landed, mark["VersionId"], at, mark["IsLatest"], is_mark=True)
+            yield Version(landed, mark["VersionId"], mark["IsLatest"], is_mark=True)
         if not page.get("IsTruncated"):
             return
         key, version = page["NextKeyMarker"], page.get("NextVersionIdMarker", "")

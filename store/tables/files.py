@@ -26,7 +26,7 @@ from store.errors import StateDamaged, StorageUnavailable
 from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, reason, retry_storage
 from store.objects.location import StorageLocation
-from store.objects.operations import upload
+from store.objects.operations import overwrite
 from store.state.plans import AddedFile
 from store.tables.schemas import READ_ROWS, ROW_GROUP_ROWS, Table, table_location
 
@@ -167,7 +167,7 @@ def write_large_file(
         file = Path(folder, "rows.parquet")
         numbers = retry_storage(f"write {file}", lambda: _write_locally(file, table, parts()))
         size_bytes = file.stat().st_size
-        upload(location, path, file)
+        overwrite(location, path, file)
     return AddedFile(path, size_bytes, numbers.num_rows, dict(partition), _statistics(table, numbers))
 
 

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 
 from store.home import Home
 from store.objects.landing import LandedObject
-from store.objects.operations import delete_all, download, keys_below, upload
+from store.objects.operations import delete_all, download, keys_below, overwrite
 from store.state.erasures import erased_rows
 from store.state.expired import first_kept_day
 from store.state.plans import Plan, Result, delete_old_batches, planned_batches, read_plan, read_result
@@ -114,7 +114,7 @@ def write_snapshot(home: Home, index: ProcessedIndex) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "snapshot.sqlite")
         info = index.copy_committed(file)
-        upload(home.snapshots, _key(info.through), file)
+        overwrite(home.snapshots, _key(info.through), file)
     delete_all(home.snapshots, (_key(batch) for batch in _snapshots(home) if batch < info.through))
     index.set_info(snapshot=info.snapshot, snapshot_objects=info.snapshot_objects)
     delete_old_batches(home, info.through)

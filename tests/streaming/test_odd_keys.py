@@ -175,7 +175,7 @@ def test_versions_of_a_key_that_no_xml_can_hold_are_deleted(s3: "S3Client", s3_s
     for key in ("\x01.jpg", "\ufffe.jpg", "a.jpg") * 2:
         put = s3.put_object(Bucket=bucket, Key=f"landing/{key}", Body=b"1")
         landed = LandedObject(key, 1, put["ETag"].strip('"'), datetime.now(UTC))
-        versions.append(Version(landed, put["VersionId"], landed.arrived_at, is_current=True, is_mark=False))
+        versions.append(Version(landed, put["VersionId"], is_current=True, is_mark=False))
     assert delete_versions(StorageLocation.at(f"s3://{bucket}/landing", s3_server, REGION), versions) == 6
     assert s3.list_object_versions(Bucket=bucket).get("Versions", []) == []
 

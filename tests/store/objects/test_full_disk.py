@@ -16,7 +16,7 @@ from store.objects import faults
 from store.objects.faults import Fault, fault_of, is_full
 from store.objects.landing import archive_or_delete, archived_name, stat_object
 from store.objects.location import StorageLocation
-from store.objects.operations import change, download, overwrite, read, upload, write_once
+from store.objects.operations import change, download, overwrite, read, write_once
 from store.objects.waits import Recovery, Wait, report_waits_to
 from store.settings import load_settings
 from store.tables.commits import commit
@@ -86,7 +86,7 @@ def test_a_full_disk_is_told_at_once_and_keeps_no_half_file(
         lambda: write_once(home.state, "plan", BODY),
         lambda: overwrite(home.state, "there", BODY),
         lambda: change(home.state, "there", lambda _: BODY),
-        lambda: upload(home.state, "large", large),
+        lambda: overwrite(home.state, "large", large),
         lambda: download(StorageLocation.at(str(tmp_path)), "large", disk / "downloaded"),
         lambda: write_file(home, REJECT_ROWS, _rows(10_000), day),
     ]
