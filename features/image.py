@@ -122,15 +122,13 @@ def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits) -> Photo:
         source = png.read_png(body) if body.startswith(png.SIGNATURE) else png.Png(body, ())
         with _opened(source.body) as image:
             return _photo(image, source, header, limits)
-    except Rejected:
+    except (Rejected, MemoryError):
         raise
     except UnidentifiedImageError:
         raise _unidentified(body) from None
-    except MemoryError:
-        raise
     except Exception as error:
         # Decoders meet hostile bytes here and raise whatever their parsers trip over; each is the same fact.
-        raise Rejected(_reason(error, body), _sentence(error)) from error
+        raise Rejected(_reason(error, body), f"{type(error).__name__}: {error}"[:300]) from error
 
 
 def _completed(body: bytes, header: jpeg.Header, limits: Limits) -> bytes | None:
@@ -240,7 +238,3 @@ def _is_cut(body: bytes) -> bool:
 
 def _begins_like(body: bytes, formats: dict[str, tuple[int, tuple[bytes, ...]]]) -> str | None:
     return next((name for name, (offset, magics) in formats.items() if body.startswith(magics, offset)), None)
-
-
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300]

@@ -61,13 +61,9 @@ class Header:
         return None
 
     @property
-    def is_progressive(self) -> bool:
-        return self.frame_marker in _PROGRESSIVE
-
-    @property
     def has_one_scan(self) -> bool:
         """Whether the first scan holds the whole picture, which is then decoded line by line."""
-        return not self.is_progressive and self.components_of_first_scan == len(self.sampling)
+        return self.frame_marker not in _PROGRESSIVE and self.components_of_first_scan == len(self.sampling)
 
     @property
     def kept_coefficients(self) -> int:

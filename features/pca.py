@@ -113,27 +113,21 @@ def merge_moments(parts: Iterable[Moments], columns: int) -> Moments:
     rows, mean, triangle = 0, np.zeros(columns), np.zeros(columns * (columns + 1) // 2)
     for part in parts:
         if part.rows:
-            mean, shift = _merge_means(rows, mean, part.rows, part.mean)
+            difference, all_rows = part.mean - mean, rows + part.rows
+            mean = mean + difference * (part.rows / all_rows)
             triangle += part.triangle
             if rows:
+                # Its outer square is what the scatters of both groups of rows lack.
+                shift = difference * math.sqrt(rows * part.rows / all_rows)
                 for place, row in _rows_of_triangle(triangle, columns):
                     row += shift[place] * shift[place:]
-            rows += part.rows
+            rows = all_rows
     return Moments(rows, mean, triangle)
 
 
 def _rows_of_triangle(triangle: NDArray[np.float64], columns: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Views of the rows of a symmetric matrix from the diagonal on, each with its number."""
     return enumerate(np.split(triangle, np.cumsum(range(columns, 1, -1))))
-
-
-def _merge_means(
-    rows: int, mean: NDArray[np.float64], more_rows: int, more_mean: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The mean of both groups of rows, and the vector whose outer square is added to the sum of their scatters."""
-    difference = more_mean - mean
-    all_rows = rows + more_rows
-    return mean + difference * (more_rows / all_rows), difference * math.sqrt(rows * more_rows / all_rows)
 
 
 def pack_moments(moments: Moments) -> bytes:

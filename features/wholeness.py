@@ -73,10 +73,9 @@ def _is_known(file: BinaryIO, start: int, size_bytes: int) -> bool:
         if end is None:
             return False
         start = end
-    boxes = _boxes(file, start, size_bytes)
-    if boxes is None or boxes[0] != b"ftyp" or not {b"moov", b"mdat"} <= set(boxes):
-        return False
-    return not _ends_with_zeros(file, size_bytes)
+    kinds, end = _boxes(file, start, size_bytes)
+    is_video = kinds[:1] == [b"ftyp"] and {b"moov", b"mdat"} <= set(kinds) and end == size_bytes
+    return is_video and not _ends_with_zeros(file, size_bytes)
 
 
 def _first_scan(file: BinaryIO, start: int, size_bytes: int) -> int | None:
@@ -161,35 +160,29 @@ def _is_whole_webp(file: BinaryIO, size_bytes: int, head: bytes) -> bool:
 
 def _is_whole_heif(file: BinaryIO, size_bytes: int) -> bool:
     """ISO/IEC 14496-12 and 23008-12: a box of what is in the file, and one with the pictures' data."""
-    boxes = _boxes(file, 0, size_bytes)
-    if boxes is None or b"meta" not in boxes:
-        return False
-    return (b"mdat" in boxes or _has_data_in_meta(file, size_bytes)) and not _ends_with_zeros(file, size_bytes)
+    kinds, end = _boxes(file, 0, size_bytes)
+    return end == size_bytes and _has_picture(file, kinds, size_bytes) and not _ends_with_zeros(file, size_bytes)
 
 
 def _lacks_boxes(file: BinaryIO, size_bytes: int) -> bool:
-    kinds, at = set(), 0
-    for kind, _, behind in boxes_between(file, 0, size_bytes):
-        kinds.add(kind)
-        at = behind
-    if at != size_bytes:
-        return at > size_bytes or size_bytes - at < 8
-    return b"meta" not in kinds or not (b"mdat" in kinds or _has_data_in_meta(file, size_bytes))
+    kinds, end = _boxes(file, 0, size_bytes)
+    if end != size_bytes:
+        return end > size_bytes or size_bytes - end < 8
+    return not _has_picture(file, kinds, size_bytes)
 
 
-def _has_data_in_meta(file: BinaryIO, size_bytes: int) -> bool:
-    [meta] = [(start, end) for kind, start, end in boxes_between(file, 0, size_bytes) if kind == b"meta"][:1]
+def _has_picture(file: BinaryIO, kinds: list[bytes], size_bytes: int) -> bool:
+    if b"meta" not in kinds or b"mdat" in kinds:
+        return b"meta" in kinds
+    start, end = next((start, end) for kind, start, end in boxes_between(file, 0, size_bytes) if kind == b"meta")
     # Its own header and 4 bytes of version and flags come before the boxes in it.
-    return any(kind == b"idat" for kind, _, _ in boxes_between(file, meta[0] + 12, meta[1]))
+    return any(kind == b"idat" for kind, _, _ in boxes_between(file, start + 12, end))
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> list[bytes] | None:
-    """The kinds of the boxes between two positions, or None if they do not fill the space between them exactly."""
-    kinds, at = [], start
-    for kind, _, behind in boxes_between(file, start, end):
-        kinds.append(kind)
-        at = behind
-    return kinds if kinds and at == end else None
+def _boxes(file: BinaryIO, start: int, end: int) -> tuple[list[bytes], int]:
+    """The kinds of the boxes between two positions, and where the last of them ends."""
+    boxes = list(boxes_between(file, start, end))
+    return [kind for kind, _, _ in boxes], boxes[-1][2] if boxes else start
 
 
 def _ends_with_zeros(file: BinaryIO, size_bytes: int) -> bool:

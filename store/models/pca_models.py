@@ -19,8 +19,9 @@ from store.tables.files import data_files
 from store.tables.handles import open_table
 from store.tables.schemas import PROJECTION_ROWS
 
-_ARRAYS = "model.npz"
-_SCREE = "scree.png"
+_ARRAYS = "v{:06d}/model.npz"
+_SCREE = "v{:06d}/scree.png"
+_PCA_ARRAYS = ("mean", "components", "explained_variance", "explained_variance_ratio")
 _ARRAYS_KEY = re.compile(r"v(\d{6,})/model\.npz")
 _ANY_KEY = re.compile(r"v(\d{6,})/.*")
 
@@ -86,7 +87,7 @@ def publish_model(home: Home, model: PcaModel) -> None:
 
     Raises AnotherRefit when another refit has taken the version, StorageUnavailable.
     """
-    stored = write_once(home.pca_models, f"{_folder(model.meta.version)}/{_ARRAYS}", _pack(model))
+    stored = write_once(home.pca_models, _ARRAYS.format(model.meta.version), _pack(model))
     if _unpack(stored, home, model.meta.version).meta.nonce != model.meta.nonce:
         raise AnotherRefit(
             f"Another refit published version {model.meta.version} while this one was at work; nothing of this one is "
@@ -97,17 +98,17 @@ def publish_model(home: Home, model: PcaModel) -> None:
 def write_copies(home: Home, meta: PcaMeta, scree_png: bytes) -> None:
     """Write copies that people can read beside a version's arrays; nothing depends on them. Replay writes the same."""
     _META.write(home.pca_models, meta, meta.version)
-    overwrite(home.pca_models, f"{_folder(meta.version)}/{_SCREE}", scree_png)
+    overwrite(home.pca_models, _SCREE.format(meta.version), scree_png)
 
 
 def has_scree(home: Home, version: int) -> bool:
     """Whether the scree plot of a version is stored: a refit can be killed before it writes the plot."""
-    return read_if_exists(home.pca_models, f"{_folder(version)}/{_SCREE}") is not None
+    return read_if_exists(home.pca_models, _SCREE.format(version)) is not None
 
 
 def scree_uri(home: Home, version: int) -> str:
     """Where the scree plot of a version is."""
-    return home.pca_models.uri_of(f"{_folder(version)}/{_SCREE}")
+    return home.pca_models.uri_of(_SCREE.format(version))
 
 
 def versions(home: Home) -> list[int]:
@@ -124,7 +125,7 @@ def describe_model(home: Home, version: int) -> PcaMeta:
 
 def load_model(home: Home, version: int) -> PcaModel:
     """A version with its arrays. Raises UnknownModel when there is none, StateDamaged when it cannot be read."""
-    body = read_if_exists(home.pca_models, f"{_folder(version)}/{_ARRAYS}")
+    body = read_if_exists(home.pca_models, _ARRAYS.format(version))
     if body is None:
         there = ", ".join(map(str, versions(home))) or "none"
         raise UnknownModel(f"{home.root.uri} has no PCA model {version}; it has {there}.")
@@ -199,20 +200,10 @@ def _change(home: Home, edit: Callable[[Current], Current]) -> Current:
     return _POINTER.change(home.pca_models, lambda current: edit(current or Current()))
 
 
-def _folder(version: int) -> str:
-    return f"v{version:06d}"
-
-
 def _pack(model: PcaModel) -> bytes:
-    buffer, pca = io.BytesIO(), model.pca
-    np.savez(
-        buffer,
-        meta=np.frombuffer(_META.dump(model.meta), np.uint8),
-        mean=pca.mean,
-        components=pca.components,
-        explained_variance=pca.explained_variance,
-        explained_variance_ratio=pca.explained_variance_ratio,
-    )
+    buffer = io.BytesIO()
+    arrays = {name: getattr(model.pca, name) for name in _PCA_ARRAYS}
+    np.savez(buffer, meta=np.frombuffer(_META.dump(model.meta), np.uint8), **arrays)
     return buffer.getvalue()
 
 
@@ -220,15 +211,9 @@ def _unpack(body: bytes, home: Home, version: int) -> PcaModel:
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
             meta = _META.parse(arrays["meta"].tobytes(), _META.key(version))
-            pca = Pca(
-                rows=meta.rows,
-                mean=arrays["mean"],
-                components=arrays["components"],
-                explained_variance=arrays["explained_variance"],
-                explained_variance_ratio=arrays["explained_variance_ratio"],
-            )
+            pca = Pca(meta.rows, **{name: arrays[name] for name in _PCA_ARRAYS})
     # Depending on where bytes are damaged, NumPy and zipfile raise a dozen unrelated kinds.
     except Exception as error:
-        uri = home.pca_models.uri_of(f"{_folder(version)}/{_ARRAYS}")
+        uri = home.pca_models.uri_of(_ARRAYS.format(version))
         raise StateDamaged(f"{uri} cannot be read; restore it, or refit and use the new version.") from error
     return PcaModel(meta, pca)

@@ -8,6 +8,7 @@ message of S3 can be late; without it such a message would bring the name of an 
 import hashlib
 import unicodedata
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -240,13 +241,12 @@ def _settled(known: ErasedRows, tables: TableHandles) -> ErasedRows:
     handle = tables.handles.get(pending.table)
     if handle is None or (handle.transaction_version(pending.application) or 0) < pending.number:
         return replace(known, pending=None)
-    rows = {table: {day: dict(batches) for day, batches in days.items()} for table, days in known.rows.items()}
-    days = rows.setdefault(pending.table, {})
+    days = dict(known.rows.get(pending.table, {}))
     for day, batches in pending.rows.items():
-        of_day = days.setdefault(day, {})
-        for batch, count in batches.items():
-            of_day[batch] = of_day.get(batch, 0) + count
-    return ErasedRows(rows)
+        counts = Counter(days.get(day, {}))
+        counts.update(batches)
+        days[day] = dict(counts)
+    return ErasedRows({**known.rows, pending.table: days})
 
 
 def _unfinished(known: Erasures, kind: Kind, digests: Collection[str]) -> list[Erasure]:

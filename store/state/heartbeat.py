@@ -213,7 +213,9 @@ class HeartbeatWriter:
         if not isinstance(self._failure, StorageUnavailable | AnotherStreamRunning):
             # What went wrong first is what has to be told.
             with suppress(StorageUnavailable) if error is not None else nullcontext():
-                self._end(_kind(error if error is not None else self._failure))
+                if self._has_stop_request():
+                    delete_all(self._home.state, [STOP_KEY])
+                self._write(has_ended=True, error=_kind(error if error is not None else self._failure))
         if error is None and self._failure is not None:
             raise self._failure
 
@@ -241,11 +243,6 @@ class HeartbeatWriter:
         except Exception as error:
             # The stream polls `failure`, and stops.
             self._failure = error
-
-    def _end(self, error: str | None) -> None:
-        if self._has_stop_request():
-            delete_all(self._home.state, [STOP_KEY])
-        self._write(has_ended=True, error=error)
 
     def _write(
         self,

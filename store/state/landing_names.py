@@ -81,7 +81,8 @@ def remember_landing(home: Home, moved_from: str | None = None, former: Sequence
     known = record.landings if record else _infer_landings(home)
     landings = _add_own_landing(home, known, moved_from and StorageLocation.at(moved_from).uri)
     names = {landing.name for landing in landings}
-    landings += tuple(NamedLanding(uri, uri) for uri in _uris(former) if uri not in names)
+    uris = (StorageLocation.at(location).uri for location in former)
+    landings += tuple(NamedLanding(uri, uri) for uri in uris if uri not in names)
     named = _with_landings(home, landings)
     if record is None:
         _check_rows(named)
@@ -143,17 +144,11 @@ def _add_own_landing(home: Home, known: Sequence[NamedLanding], moved_from: str 
     return (NamedLanding(moved_from, location), *(landing for landing in known if landing.name != moved_from))
 
 
-def _uris(locations: Iterable[str]) -> list[str]:
-    return [StorageLocation.at(location).uri for location in locations]
-
-
 def _infer_landings(home: Home) -> tuple[NamedLanding, ...]:
     """The landings by the tables' commits; for a home made before names were kept, by its state."""
     if landings := _landings_in_commits(home):
         return landings
     names = list(dict.fromkeys(_names_in_state(home)))
-    if not names:
-        return ()
     location = home.path_or_uri(home.landing)
     own = [name for name in names if name == home.landing.uri]
     own += [name for name in names if name not in own and _is_former_location(home, location, name)]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 from features.errors import FruitsError
 from store.errors import HomeInUse, StorageUnavailable
@@ -57,8 +56,15 @@ def _acquire(home: Home, work: str, say: Callable[[str], None]) -> Lease:
     now = datetime.now(UTC)
     ours = Lease(work, str(this_process()), uuid.uuid4().hex, now, now)
     is_wait_reported = False
+
+    def ours_if_free(stored: Lease | None) -> Lease:
+        now = datetime.now(UTC)
+        if stored is None or stored == signs.dead or stored.nonce == ours.nonce or stored.until + CLOCK_SKEW <= now:
+            return replace(ours, since=now, until=now + LASTS)
+        return stored
+
     while True:
-        stored = _LEASE.change(home.state, partial(_ours_if_free, ours, signs.dead))
+        stored = _LEASE.change(home.state, ours_if_free)
         if stored.nonce == ours.nonce:
             return stored
         if not is_wait_reported:
@@ -70,13 +76,6 @@ def _acquire(home: Home, work: str, say: Callable[[str], None]) -> Lease:
                 f"({stored.holder}); run this again when it has finished."
             )
         time.sleep(LOOK_S)
-
-
-def _ours_if_free(ours: Lease, dead: object, stored: Lease | None) -> Lease:
-    now = datetime.now(UTC)
-    if stored is not None and stored != dead and stored.nonce != ours.nonce and stored.until + CLOCK_SKEW > now:
-        return stored
-    return replace(ours, since=now, until=now + LASTS)
 
 
 class _Renewal:
