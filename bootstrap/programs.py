@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from features.environment import java_environment
+from features.environment import JAVA_OPTIONS
 from features.errors import FruitsError
 
 JAVA_VERSIONS = (17, 21)
@@ -79,8 +79,9 @@ def _chromium_candidates() -> Iterator[Path]:
 
 def _output(program: Path, option: str) -> str | None:
     """What a program writes for an option; None if it cannot run or fails."""
+    environment = {name: value for name, value in os.environ.items() if name not in JAVA_OPTIONS}
     try:
-        done = subprocess.run([program, option], capture_output=True, text=True, timeout=60, env=java_environment())
+        done = subprocess.run([program, option], capture_output=True, text=True, timeout=60, env=environment)
     except OSError:
         return None
     return done.stdout + done.stderr if done.returncode == 0 else None

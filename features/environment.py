@@ -21,11 +21,6 @@ def python_environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": importable, "PYTHONSAFEPATH": "1"}
 
 
-def java_environment() -> dict[str, str]:
-    """For a Java process of ours: without options that are meant for others."""
-    return {name: value for name, value in os.environ.items() if name not in JAVA_OPTIONS}
-
-
 @contextmanager
 def started_with(environment: Mapping[str, str]) -> Iterator[None]:
     """Give the processes that are started in this block an environment, for starters that take none."""
@@ -54,6 +49,7 @@ def _change(before: Mapping[str, str], after: Mapping[str, str]) -> None:
     os.environ.update({name: after[name] for name in after if after[name] != before.get(name)})
 
 
+# Options that are meant for other Java processes than ours.
 JAVA_OPTIONS = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"})
 _BEND_PYTHON = frozenset({"PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONWARNINGS"})
 _PROJECT = str(Path(__file__).parents[1])

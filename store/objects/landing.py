@@ -4,12 +4,12 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
 
@@ -17,11 +17,10 @@ from features.rejects import Reason, Rejected
 from store.objects.faults import Fault, fault_of, is_fault, reason, retry_storage
 from store.objects.landing_files import SkippedFiles, files_below, is_reached_by_link, move_file, reason_to_skip
 from store.objects.location import StorageLocation, is_plain_key, printable, to_nfc
-from store.objects.s3 import bucket_and_key, s3_client
+from store.objects.s3 import bucket_and_key, list_in_pages, s3_client
 
 if TYPE_CHECKING:
     from obstore import GetOptions
-    from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 Cleaning = Literal["keep", "archive", "delete"]
 
@@ -273,29 +272,16 @@ def _head_object(landing: StorageLocation, key: str) -> LandedObject:
 
 def _pages_of_bucket(landing: StorageLocation) -> Iterator[list[LandedObject]]:
     # Not obstore: one key with an empty or dotted segment, which anybody may upload, fails its whole listing.
-    client = s3_client(landing)
-    bucket, below = bucket_and_key(landing, "")
+    _, below = bucket_and_key(landing, "")
+    markers = {"NextContinuationToken": "ContinuationToken"}
+    for page in list_in_pages(landing, landing.uri, "list_objects_v2", markers):
+        yield [listed_object(entry, below) for entry in page.get("Contents", [])]
 
-    def page_after(token: str | None) -> "ListObjectsV2OutputTypeDef":
-        if token is None:
-            return client.list_objects_v2(Bucket=bucket, Prefix=below)
-        return client.list_objects_v2(Bucket=bucket, Prefix=below, ContinuationToken=token)
 
-    token: str | None = None
-    while True:
-        page = retry_storage(f"list {landing.uri}", partial(page_after, token))
-        yield [
-            LandedObject(
-                entry["Key"].removeprefix(below),
-                entry["Size"],
-                entry["ETag"].strip('"'),
-                entry["LastModified"].astimezone(UTC),
-            )
-            for entry in page.get("Contents", [])
-        ]
-        if not page.get("IsTruncated"):
-            return
-        token = page["NextContinuationToken"]
+def listed_object(entry: Mapping[str, Any], below: str) -> LandedObject:
+    """An entry in a listing of S3, with its key below a prefix."""
+    arrived_at = entry["LastModified"].astimezone(UTC)
+    return LandedObject(entry["Key"].removeprefix(below), entry["Size"], entry["ETag"].strip('"'), arrived_at)
 
 
 def _read_file(landing: StorageLocation, landed: LandedObject, check_etag: bool) -> bytes:

@@ -44,35 +44,32 @@ def check_home(home: Home, queue: str | None, allow_region: str | None, say: Cal
     buckets = {place.bucket_and_prefix[0]: place for place in places if not place.is_local}
     regions = {bucket: _region_of_bucket(bucket, place) for bucket, place in buckets.items()}
     for bucket, region in regions.items():
-        _check(region, f"The bucket {bucket}", allow_region, say)
+        check_in_europe(region, f"The bucket {bucket}", allow_region, say)
     own = next((regions[place.bucket_and_prefix[0]] for place in (home.root, home.landing) if not place.is_local), None)
     if queue is not None:
-        _check(_region_of_queue(queue, home.landing.s3_region or own), f"The queue {queue}", allow_region, say)
+        region = _region_of_queue(queue, home.landing.s3_region or own)
+        check_in_europe(region, f"The queue {queue}", allow_region, say)
     return own
 
 
-def check_in_europe(region: str | None, subject: str, allow_region: str | None) -> None:
-    """Raises OutsideEurope unless a region is one of the six, or is `allow_region`.
+def check_in_europe(region: str | None, subject: str, allow_region: str | None, say: Callable[[str], None]) -> None:
+    """Raises OutsideEurope unless a region is one of the six, or is `allow_region`, which `say` is told.
 
     `subject` begins the sentence "... lies in". A `region` of None is unknown, and refused, too.
     """
-    if region in EU_REGIONS or (region is not None and region == allow_region):
+    if region in EU_REGIONS:
         return
     if region is None:
         raise OutsideEurope(
             f"{subject} does not tell its region, so it cannot be known to lie in the EU; "
             "use storage that tells it (S3 in the answer to HeadBucket, SQS in a queue's ARN)."
         )
-    raise OutsideEurope(
-        f"{subject} lies in {region}, outside the EU regions {EU_REGIONS_IN_WORDS}. "
-        f"Use one that lies there, or allow this one with --allow-region {region}."
-    )
-
-
-def _check(region: str | None, subject: str, allow_region: str | None, say: Callable[[str], None]) -> None:
-    check_in_europe(region, subject, allow_region)
-    if region not in EU_REGIONS:
-        say(f"{subject} lies in {region}, outside the EU; allowed by allow_region.")
+    if region != allow_region:
+        raise OutsideEurope(
+            f"{subject} lies in {region}, outside the EU regions {EU_REGIONS_IN_WORDS}. "
+            f"Use one that lies there, or allow this one with --allow-region {region}."
+        )
+    say(f"{subject} lies in {region}, outside the EU; allowed by allow_region.")
 
 
 def _region_of_bucket(bucket: str, place: StorageLocation) -> str | None:

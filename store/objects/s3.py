@@ -1,11 +1,12 @@
 """What obstore cannot ask of S3, asked through boto3 by exactly the key that is meant."""
 
+from collections.abc import Iterator
 from datetime import timedelta
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 from store.aws import make_client
-from store.objects.faults import patience_s
+from store.objects.faults import patience_s, retry_storage
 from store.objects.location import CONNECT_TIMEOUT, StorageLocation, stall_timeout
 
 if TYPE_CHECKING:
@@ -25,6 +26,23 @@ def s3_client(place: StorageLocation) -> "S3Client":
     stall = stall_timeout()
     # A time-out is tried again, too, so all tries together take no longer than the patience.
     return _client(place, stall, min(_MOST_TRIES, int(timedelta(seconds=patience_s()) / (2 * stall))))
+
+
+def list_in_pages(place: StorageLocation, what: str, request: str, markers: dict[str, str]) -> Iterator[Any]:
+    """Each answer to a listing request below a place; `what` ends "Cannot list ...".
+
+    `markers` maps what a page gives to what the request for the next one takes. Raises StorageRefused,
+    StorageUnavailable. Not a paginator of boto3: after a fault that would begin anew.
+    """
+    bucket, below = bucket_and_key(place, "")
+    list_page = partial(getattr(s3_client(place), request), Bucket=bucket, Prefix=below)
+    after: dict[str, str] = {}
+    while True:
+        page = retry_storage(f"list {what}", partial(list_page, **after))
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        after = {taken: page[given] for given, taken in markers.items() if given in page}
 
 
 @lru_cache(maxsize=8)

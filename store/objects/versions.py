@@ -4,20 +4,19 @@ import errno
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from store.objects.faults import retry_storage
-from store.objects.landing import LandedObject, landed_files
+from store.objects.landing import LandedObject, landed_files, listed_object
 from store.objects.landing_files import folders_below
 from store.objects.location import StorageLocation, printable
 from store.objects.operations import delete_in_groups
-from store.objects.s3 import bucket_and_key, s3_client
+from store.objects.s3 import bucket_and_key, list_in_pages, s3_client
 
 if TYPE_CHECKING:
-    from types_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectIdentifierTypeDef
+    from types_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 # What XML 1.0, in which a request names many keys, cannot hold.
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -92,28 +91,14 @@ def _rmdir(folder: Path) -> None:
 
 
 def _versions_in_bucket(place: StorageLocation) -> Iterator[Version]:
-    client = s3_client(place)
-    bucket, below = bucket_and_key(place, "")
-
-    def page_after(key: str, version: str) -> "ListObjectVersionsOutputTypeDef":
-        if not key:
-            return client.list_object_versions(Bucket=bucket, Prefix=below)
-        return client.list_object_versions(Bucket=bucket, Prefix=below, KeyMarker=key, VersionIdMarker=version)
-
-    key = version = ""
-    while True:
-        page = retry_storage(f"list the versions below {place.uri}", partial(page_after, key, version))
+    _, below = bucket_and_key(place, "")
+    markers = {"NextKeyMarker": "KeyMarker", "NextVersionIdMarker": "VersionIdMarker"}
+    for page in list_in_pages(place, f"the versions below {place.uri}", "list_object_versions", markers):
         for entry in page.get("Versions", []):
-            at = entry["LastModified"].astimezone(UTC)
-            landed = LandedObject(entry["Key"].removeprefix(below), entry["Size"], entry["ETag"].strip('"'), at)
-            yield Version(landed, entry["VersionId"], entry["IsLatest"], is_mark=False)
+            yield Version(listed_object(entry, below), entry["VersionId"], entry["IsLatest"], is_mark=False)
         for mark in page.get("DeleteMarkers", []):
-            at = mark["LastModified"].astimezone(UTC)
-            landed = LandedObject(mark["Key"].removeprefix(below), 0, "", at)
+            landed = listed_object({"Size": 0, "ETag": "", **mark}, below)
             yield Version(landed, mark["VersionId"], mark["IsLatest"], is_mark=True)
-        if not page.get("IsTruncated"):
-            return
-        key, version = page["NextKeyMarker"], page.get("NextVersionIdMarker", "")
 
 
 def _read_file(place: StorageLocation, version: Version) -> bytes:

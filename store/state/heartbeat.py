@@ -169,6 +169,7 @@ class HeartbeatWriter:
     At the end it deletes the request and writes that the stream has ended, with the kind of the error, if any. It fails
     with AnotherStreamRunning once it finds another stream's sign, and leaves that sign as it is. When storage fails it
     is silent. Leaving raises StorageUnavailable when the end could not be written and nothing else went wrong.
+    `failure` is why the writer has failed, if it has; it writes no more signs of life then.
     """
 
     def __init__(
@@ -186,7 +187,7 @@ class HeartbeatWriter:
         self._started_at = datetime.now(UTC)
         self._stop_requested = threading.Event()
         self._closing = threading.Event()
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def claim(self, is_free: Callable[[Heartbeat], bool]) -> Heartbeat:
@@ -210,24 +211,19 @@ class HeartbeatWriter:
         self._closing.set()
         self._thread.join()
         # After a fault of this very storage another try would take two minutes more, and silence says so.
-        if not isinstance(self._failure, StorageUnavailable | AnotherStreamRunning):
+        if not isinstance(self.failure, StorageUnavailable | AnotherStreamRunning):
             # What went wrong first is what has to be told.
             with suppress(StorageUnavailable) if error is not None else nullcontext():
                 if self._has_stop_request():
                     delete_all(self._home.state, [STOP_KEY])
-                self._write(has_ended=True, error=_kind(error if error is not None else self._failure))
-        if error is None and self._failure is not None:
-            raise self._failure
+                self._write(has_ended=True, error=_kind(error if error is not None else self.failure))
+        if error is None and self.failure is not None:
+            raise self.failure
 
     @property
     def is_stop_requested(self) -> bool:
         """Whether somebody asked this very stream to stop."""
         return self._stop_requested.is_set()
-
-    @property
-    def failure(self) -> Exception | None:
-        """Why the writer has failed, if it has; it writes no more signs of life then."""
-        return self._failure
 
     def _beat(self) -> None:
         try:
@@ -242,7 +238,7 @@ class HeartbeatWriter:
                     return
         except Exception as error:
             # The stream polls `failure`, and stops.
-            self._failure = error
+            self.failure = error
 
     def _write(
         self,

@@ -14,7 +14,7 @@ from store.errors import StorageUnavailable
 from store.objects.faults import REFUSALS, backoff_s, fault_of, is_fault, reason, storage_error
 from store.objects.landing import LandedObject, ObjectAccessDenied, fetch_once
 from store.objects.location import StorageLocation
-from store.objects.page_cache import announce
+from store.objects.page_cache import advise_kernel
 from streaming.executor.probing import answers
 from streaming.threads import in_thread
 
@@ -103,12 +103,12 @@ class _Fetching:
         landing = self._locations.landing
         with process_deadline(ENDS_AFTER_S):
             for landed in objects[:AHEAD_FILES]:
-                announce(landing, landed)
+                advise_kernel(landing, landed, is_needed=True)
         for landed, coming in zip_longest(objects, objects[AHEAD_FILES:]):
             read: Future[bytes] = Future()
             with process_deadline(ENDS_AFTER_S + landed.size_bytes / SLOWEST_BYTES_PER_S):
                 if coming is not None:
-                    announce(landing, coming)
+                    advise_kernel(landing, coming, is_needed=True)
                 try:
                     read.set_result(self._read(landed))
                 except Exception as error:

@@ -10,7 +10,7 @@ from store.errors import StorageUnavailable
 from store.objects.faults import is_fault
 from store.objects.landing import LandedObject, fetch_once, list_landed
 from store.objects.location import STALL_TIMEOUT, StorageLocation
-from store.objects.page_cache import forget
+from store.objects.page_cache import advise_kernel
 from streaming.threads import in_thread
 
 # So many objects are looked at, and the smallest so many of these are read.
@@ -76,7 +76,7 @@ def _listed(landing: StorageLocation) -> list[LandedObject] | None:
 def _can_be_read(landing: StorageLocation, landed: LandedObject) -> bool:
     if landing.is_local:
         # What the kernel still holds says nothing of the disk.
-        forget(landing, landed)
+        advise_kernel(landing, landed, is_needed=False)
     try:
         fetch_once(landing, landed)
     except Rejected:

@@ -48,13 +48,13 @@ def _fruits(*arguments: str) -> Result:
 
 @pytest.mark.parametrize("region", EU_REGIONS)
 def test_the_six_regions_are_fine(region: str) -> None:
-    check_in_europe(region, "The bucket kiwis", None)
+    check_in_europe(region, "The bucket kiwis", None, pytest.fail)
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-2", "eu-central-2", "ap-southeast-1", "EU", ""])
 def test_others_are_refused_with_what_to_do(region: str) -> None:
     with pytest.raises(OutsideEurope) as refused:
-        check_in_europe(region, "The bucket kiwis", "us-west-2")
+        check_in_europe(region, "The bucket kiwis", "us-west-2", pytest.fail)
     sentence = str(refused.value)
     assert f"The bucket kiwis lies in {region}, outside the EU" in sentence
     assert f"--allow-region {region}" in sentence
