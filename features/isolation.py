@@ -25,10 +25,7 @@ START_S = 120.0
 
 
 def decode_or_die(body: bytes, limits: Limits) -> Photo:
-    """Decode in this process, which the kernel kills when the decoder is stuck; for the main thread of a worker.
-
-    Raises what `decode` raises.
-    """
+    """As `decode`, in this process, which the kernel kills when the decoder is stuck; for a worker's main thread."""
     with process_deadline(limits.max_decode_s):
         return decode(body, limits)
 

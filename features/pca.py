@@ -106,10 +106,7 @@ def _moments_of_block(block: NDArray[np.float64]) -> Moments:
 
 
 def merge_moments(parts: Iterable[Moments], columns: int) -> Moments:
-    """The moments of the rows of all parts, in any order and grouping up to rounding; no parts give zeros.
-
-    Source: as `moments_of`.
-    """
+    """The moments of the rows of all parts, up to rounding; no parts give zeros. Source: as `moments_of`."""
     rows, mean, triangle = 0, np.zeros(columns), np.zeros(columns * (columns + 1) // 2)
     for part in parts:
         if part.rows:

@@ -17,10 +17,7 @@ class TaskFailed(Exception):
 
 
 def carry_errors(work: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Make a function that tasks run raise its FruitsErrors so that `carried_error` finds them in the driver.
-
-    What the function yields is collected first.
-    """
+    """Make a task's function raise FruitsErrors as `carried_error` finds them; what it yields is collected first."""
 
     @wraps(work)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> Any:

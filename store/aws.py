@@ -107,10 +107,7 @@ def aws_call(operation: str) -> Iterator[None]:
 
 
 def try_aws_call(operation: str, request: Callable[[], _T], *expected: str) -> _T | None:
-    """What a request returns, or None when it fails with one of the expected error codes or words.
-
-    Raises as `aws_call`.
-    """
+    """What a request returns; None if it fails with one of the expected error codes or words. Raises as `aws_call`."""
     from botocore.exceptions import ClientError
 
     with aws_call(operation):

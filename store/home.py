@@ -54,10 +54,7 @@ class Home:
         return (self.landing, *self.other_landings)
 
     def landing_named(self, name: str) -> StorageLocation:
-        """The landing that has this name in plans and requests, where it lies today.
-
-        Raises StateDamaged when that would be in another home.
-        """
+        """The landing of this name in plans and requests. Raises StateDamaged if it would lie in another home."""
         known = next((landing for landing in self.landings if landing.source == name), None)
         if known is not None:
             return known

@@ -29,10 +29,7 @@ def check_links(home: Home) -> None:
 
 
 def check_is_home(home: Home) -> None:
-    """Refuse a location that is no home; a home in which nothing was ingested yet is one.
-
-    Raises HomeMissing, AccessDenied, StorageUnavailable.
-    """
+    """Refuse what is no home; an empty home is one. Raises HomeMissing, AccessDenied, StorageUnavailable."""
     refused: StorageRefused | None = None
     for is_found in _signs(home):
         try:

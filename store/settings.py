@@ -102,10 +102,7 @@ _ALTERNATIVES = ("components", "variance")
 
 
 def load_settings(**flags: Any) -> Settings:
-    """The settings in force, given the flags that were used (None means: not used).
-
-    Raises InvalidSetting with one line for each setting that is unusable.
-    """
+    """The settings in force, given the flags (None: not used). Raises InvalidSetting with a line for each mistake."""
     given = {name: value for name, value in flags.items() if value is not None}
     if len(given.keys() & _ALTERNATIVES) == 1:
         # A flag beats what the environment or the file say of its alternative, too.

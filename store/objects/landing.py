@@ -69,10 +69,7 @@ def list_landed(landing: StorageLocation, avoid: Sequence[StorageLocation] = ())
 def list_pages(
     landing: StorageLocation, avoid: Sequence[StorageLocation] = (), skipped: SkippedFiles | None = None
 ) -> Iterator[list[LandedObject]]:
-    """The same in pages, as storage gives them: up to 1,000 objects on S3, 10,000 on disk.
-
-    `skipped` counts what is left out.
-    """
+    """The same in pages of up to 1,000 objects on S3 and 10,000 on disk; `skipped` counts what is left out."""
     skipped = SkippedFiles() if skipped is None else skipped
     if landing.is_local:
         files = landed_files(landing, avoid, skipped)
@@ -96,10 +93,7 @@ def is_photo_key(key: str, skipped: SkippedFiles | None = None) -> bool:
 
 
 def key_group(key_pattern: str, key: str, group: str) -> str | None:
-    """The text of a named group of the pattern, `label` or `subject`, in a key, if there is one.
-
-    It is NFC: a folder `pêche` is one label, on whichever system it was made.
-    """
+    """The text of the group `label` or `subject` in a key, in NFC: a folder `pêche` is one label on all systems."""
     found = key_groups(key_pattern, key, group)
     return to_nfc(printable(found[0])) if found else None
 
@@ -112,10 +106,7 @@ def key_groups(key_pattern: str, key: str, group: str) -> list[str]:
 
 
 def changed_at_s(landing: StorageLocation, landed: LandedObject) -> float | None:
-    """When this version of a file on disk was last written or moved, in seconds since 1970 by the disk's clock.
-
-    None when it is gone or was replaced.
-    """
+    """When this version of a file was last written or moved, in Unix seconds by the disk's clock; None if gone."""
     try:
         status = (landing.directory / landed.key).stat()
     except OSError:

@@ -26,10 +26,7 @@ _T = TypeVar("_T")
 
 
 def read(location: StorageLocation, key: str) -> bytes:
-    """The bytes of one object.
-
-    Raises FileNotFoundError when it is not there, StorageRefused, StorageUnavailable when storage does not answer.
-    """
+    """The bytes of one object. Raises FileNotFoundError when it is not there, StorageRefused, StorageUnavailable."""
     body = read_if_exists(location, key)
     if body is None:
         raise FileNotFoundError(location.uri_of(key))
@@ -140,10 +137,7 @@ def _locked(location: StorageLocation) -> Iterator[None]:
 
 
 def keys_below(location: StorageLocation, after: str | None = None) -> Iterator[str]:
-    """Every key below a location, or every key that sorts after `after`; none when the location does not exist.
-
-    Raises StorageRefused, StorageUnavailable.
-    """
+    """Every key below a location that may not exist, or those that sort after `after`. Raises StorageUnavailable."""
     return (meta["path"] for meta in _list(location, after))
 
 
@@ -159,10 +153,7 @@ def sizes_below(location: StorageLocation) -> dict[str, int]:
 
 
 def delete_all(location: StorageLocation, keys: Iterable[str]) -> int:
-    """Delete objects, a thousand a request on S3; returns how many, with those that were gone already.
-
-    Raises StorageRefused, StorageUnavailable.
-    """
+    """Delete objects; returns how many, with those that were gone already. Raises StorageUnavailable."""
     return delete_in_groups(location, keys, _delete)
 
 

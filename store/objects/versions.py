@@ -57,10 +57,7 @@ def read_version(place: StorageLocation, version: Version) -> bytes | None:
 
 
 def delete_versions(place: StorageLocation, versions: Iterable[Version]) -> int:
-    """Delete versions for good, a thousand in a request on S3, and return how many.
-
-    Replay finds nothing left to do. Raises StorageRefused, StorageUnavailable.
-    """
+    """Delete versions for good, and return how many. Replay finds nothing left to do. Raises StorageUnavailable."""
     return delete_in_groups(place, versions, _unlink if place.is_local else _delete)
 
 

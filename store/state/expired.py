@@ -16,10 +16,7 @@ _EXPIRED = Document(_Expired, "expired.json", remedy="restore it or delete it", 
 
 
 def first_kept_day(home: Home) -> date:
-    """The first day whose rows are kept; the first of all days when no rows were ever deleted for their age.
-
-    Raises StateDamaged, StorageRefused, StorageUnavailable.
-    """
+    """The first day whose rows are kept; `date.min` if all days' are. Raises StateDamaged, StorageUnavailable."""
     expired = _EXPIRED.read(home.state)
     return expired.before if expired else date.min
 

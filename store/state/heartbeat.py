@@ -57,10 +57,7 @@ class Messages:
 
 @dataclass(frozen=True)
 class FinishedBatch:
-    """What a batch was: counts, and seconds by stage.
-
-    `plan`, `work` and `commit` are on the clock; `fetch`, `decode`, `infer` and `write` are summed over tasks.
-    """
+    """What a batch was; seconds of `plan`, `work` and `commit` are on the clock, the others summed over tasks."""
 
     batch: int
     finished_at: datetime
@@ -130,20 +127,14 @@ def is_alive(heartbeat: Heartbeat, now: datetime) -> bool:
 
 
 def check_claim(home: Home, nonce: str) -> None:
-    """Raise AnotherStreamRunning if another stream than the one with this nonce holds the home.
-
-    A damaged claim counts as none. Raises StorageUnavailable.
-    """
+    """Raise AnotherStreamRunning if another stream holds the home (a damaged claim is none), or StorageUnavailable."""
     stored = _HEARTBEAT.read(home.state, unreadable_as_missing=True)
     if stored is not None and stored.nonce != nonce:
         raise _superseded(stored)
 
 
 def request_stop(home: Home, nonce: str) -> None:
-    """Ask the stream with this nonce to finish what is in flight and end. Replay asks again.
-
-    Raises StorageUnavailable.
-    """
+    """Ask the stream with this nonce to finish what it is at and end. Replay asks again. Raises StorageUnavailable."""
     _STOP.write(home.state, StopRequest(nonce, datetime.now(UTC)))
 
 

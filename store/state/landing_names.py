@@ -34,10 +34,7 @@ _HISTORY_SEARCHED = 1000
 
 @dataclass(frozen=True)
 class NamedLanding:
-    """A name, and where its landing lies: a path below the home, or a URI.
-
-    One location can have several names; the first one counts.
-    """
+    """A name, and where its landing lies: a path below the home, or a URI. If one has several, the first counts."""
 
     name: str
     location: str

@@ -168,10 +168,7 @@ def planned_batches(home: Home, after: int = 0) -> list[int]:
 
 
 def delete_old_batches(home: Home, through: int) -> int:
-    """Delete the plans and results of batches up to `through` that nobody can be at work on, and say how many.
-
-    Replay deletes what is left. Raises StorageUnavailable.
-    """
+    """Delete old plans and results up to a batch; returns how many. Replay deletes what is left."""
     names = (_NAME.fullmatch(key) for key in old_keys(home.batches, 2 * ATTEMPT_LIMIT))
     return delete_all(home.batches, (name[0] for name in names if name and int(name[1]) <= through))
 

@@ -50,10 +50,7 @@ def create_tables(home: Home) -> None:
 
 
 def open_table(home: Home, table: Table) -> DeltaTable | None:
-    """The table as it is now, or None when it was never created.
-
-    Raises StateDamaged when its log cannot be read, StorageRefused, StorageUnavailable.
-    """
+    """The table as it is; None if it was never created. Raises StateDamaged for a broken log, StorageUnavailable."""
     return _retry_opening(home, table, partial(load_table, home, table))
 
 
@@ -119,10 +116,7 @@ def unsettled_plans(home: Home, tables: TableHandles | None = None) -> Iterator[
 
 
 class OpenTables:
-    """The tables of a home kept open: a look reads what was committed since the last look, not the whole log.
-
-    Each table is for one thread at a time.
-    """
+    """The tables of a home kept open, so that a look reads only what is new. Each is for one thread at a time."""
 
     def __init__(self, home: Home) -> None:
         self._home = home

@@ -30,10 +30,7 @@ class RejectRow:
 
 
 def existing_rejects(home: Home, rows: Collection[RejectRow]) -> set[RejectRow]:
-    """Those of some rows that `rejects` holds now; only files of their days and batches are read.
-
-    Raises StateDamaged, StorageRefused, StorageUnavailable.
-    """
+    """Those of some rows that are in `rejects`; reads files of their days. Raises StateDamaged, StorageUnavailable."""
     rows = set(rows)
     if not rows:
         return set()
