@@ -56,7 +56,7 @@ class IsolatedDecoder:
         stuck there. Raises DecoderUnavailable when no process can do its work, which says nothing of the photo.
         """
         assert limits == self._limits
-        self._server = self._server or _started(limits)
+        self._server = self._server or _start_server(limits)
         try:
             code, answer = _asked(self._server, body, START_S + limits.max_decode_s)
         except (OSError, EOFError) as error:
@@ -71,7 +71,7 @@ class IsolatedDecoder:
         return _photo(answer)
 
 
-def _started(limits: Limits) -> "subprocess.Popen[bytes]":
+def _start_server(limits: Limits) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits))]
     with interrupts_withheld():
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=python_environment())

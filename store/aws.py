@@ -93,10 +93,7 @@ def export_credentials() -> None:
 
 @contextmanager
 def aws_call(operation: str) -> Iterator[None]:
-    """Turn what boto3 raises into one sentence; `operation` ends "AWS did not ...".
-
-    Raises CloudRefused for what AWS will refuse again, CloudUnavailable for what may pass.
-    """
+    """Turn what boto3 raises into "AWS did not `operation`": CloudRefused, or CloudUnavailable for what may pass."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

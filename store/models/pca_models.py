@@ -83,10 +83,7 @@ def next_version(home: Home) -> int:
 
 
 def publish_model(home: Home, model: PcaModel) -> None:
-    """Store a new version, once. Arrays and metadata are one object, so that there is no half model.
-
-    Raises AnotherRefit when another refit has taken the version, StorageUnavailable.
-    """
+    """Store a new version, once, as one object. Raises AnotherRefit when another refit took it, StorageUnavailable."""
     stored = write_once(home.pca_models, _ARRAYS.format(model.meta.version), _pack(model))
     if _unpack(stored, home, model.meta.version).meta.nonce != model.meta.nonce:
         raise AnotherRefit(
@@ -171,10 +168,7 @@ def begin_switch(home: Home, version: int, newer_only: bool = False) -> Current:
 
 
 def finish_switch(home: Home, begun: Current) -> Current:
-    """Serve the next version of the switch `begun`, now that every row has it.
-
-    Replay changes nothing. Raises AnotherRefit when another switch has replaced that one.
-    """
+    """Serve the next version of a switch, now that all rows have it. Replay changes nothing. Raises AnotherRefit."""
 
     def edit(current: Current) -> Current:
         check_no_other_switch(begun, current)

@@ -153,9 +153,7 @@ def http_status(error: BaseException) -> int | None:
 def backoff_s(deadline_s: float | None = None) -> Iterator[float]:
     """Waits between tries until a deadline (`patience_s`): exponential with full jitter, 0.1 s to 10 s.
 
-    The last wait ends with the deadline.
-
-    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    The last ends with the deadline. Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
     ends_at = time.monotonic() + (patience_s() if deadline_s is None else deadline_s)
     ceiling_s = 0.2

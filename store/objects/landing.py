@@ -57,19 +57,18 @@ class LandedObject:
         return self.first_visible_at or self.arrived_at
 
 
-def list_landed(landing: StorageLocation, avoid: Sequence[StorageLocation] = ()) -> Iterator[LandedObject]:
-    """Every object below the landing prefix that has a photo's key, in no promised order.
-
-    On disk links are followed, but none to the locations in `avoid`. Raises StorageUnavailable when the listing cannot
-    be completed.
-    """
-    return itertools.chain.from_iterable(list_pages(landing, avoid))
+def list_landed(landing: StorageLocation) -> Iterator[LandedObject]:
+    """Every object below the landing prefix that has a photo's key, in no promised order. Raises StorageUnavailable."""
+    return itertools.chain.from_iterable(list_pages(landing))
 
 
 def list_pages(
     landing: StorageLocation, avoid: Sequence[StorageLocation] = (), skipped: SkippedFiles | None = None
 ) -> Iterator[list[LandedObject]]:
-    """The same in pages of up to 1,000 objects on S3 and 10,000 on disk; `skipped` counts what is left out."""
+    """The same in pages of up to 1,000 objects on S3 and 10,000 on disk; `skipped` counts what is left out.
+
+    On disk links are followed, but none to the locations in `avoid`.
+    """
     skipped = SkippedFiles() if skipped is None else skipped
     if landing.is_local:
         files = landed_files(landing, avoid, skipped)
@@ -131,8 +130,7 @@ def stat_object(landing: StorageLocation, key: str) -> LandedObject | None:
 def fetch(landing: StorageLocation, landed: LandedObject, archive: StorageLocation | None = None) -> bytes:
     """The bytes of exactly the version that was listed; from the archive, if one is given, when the landing lacks it.
 
-    Raises Rejected as `fetch_once` does, StorageRefused when storage refuses everything, StorageUnavailable for a fault
-    that has not passed within two minutes.
+    Raises Rejected as `fetch_once`, StorageRefused if all is refused, StorageUnavailable for a fault that stays.
     """
     return retry_storage(
         f"read {landing.uri_of(landed.key)}", lambda: fetch_once(landing, landed, archive), photo=landed.key

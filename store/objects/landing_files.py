@@ -39,8 +39,7 @@ class File:
 class SkippedFiles:
     """What a listing skipped on purpose, counted by kind, with an example of each.
 
-    Kinds: `hidden`, `unfinished` and `system` names, a `link` that is not followed, a `home` in the landing, and
-    `unreadable` entries.
+    Kinds: `hidden`, `unfinished` and `system` names, a `link` not followed, a `home`, and `unreadable` entries.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -54,8 +53,7 @@ class SkippedFiles:
 def reason_to_skip(key: str) -> str | None:
     """The kind of a key that is no photo's, or None for a photo's key.
 
-    It is skipped when a name in it begins with a dot or an underscore, or is a file manager's, or when it ends like an
-    unfinished download.
+    A name in it begins with a dot or an underscore, or is a file manager's, or it ends like an unfinished download.
     """
     segments = key.lower().split("/")
     if any(segment.startswith((".", "_")) and segment not in (".", "..") for segment in segments):
@@ -137,15 +135,14 @@ class _Walk:
             except queue.Empty:
                 self._skip(followed[-1], TimeoutError(errno.ETIMEDOUT, "no answer came"))
                 return
-            match item:
-                case None:
-                    return
-                case str():
-                    followed.append(item)
-                case Exception():
-                    raise item
-                case _:
-                    yield item
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, str):
+                followed.append(item)
+            else:
+                yield item
 
     def _through(self, link: str) -> Iterator[File]:
         path = self._directory / link

@@ -14,11 +14,11 @@ import obstore
 from obstore.exceptions import NotFoundError
 
 from store.objects.faults import REFUSALS, UNKNOWN_OUTCOME, fault_of, is_fault, retry_storage
+from store.objects.location import StorageLocation
 from store.objects.waits import note_progress
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, UpdateVersion
-from store.objects.location import StorageLocation
 
 _DELETED_AT_ONCE = 1000
 
@@ -98,8 +98,7 @@ def change(location: StorageLocation, key: str, edit: Callable[[bytes | None], b
     """Replace an object atomically by what `edit` returns for it (None: it does not exist), and return that.
 
     `edit` is called again when another process wrote meanwhile, and when the answer to a write was lost; then it must
-    recognise its own work. When `edit` raises, the object stays as it is. Raises StorageRefused, and StorageUnavailable
-    at the deadline.
+    recognise its own work. When `edit` raises, the object stays as it is. Raises StorageRefused, StorageUnavailable.
     Protocol: `If-Match` and `If-None-Match` (Amazon S3 conditional writes); a lock on the directory on disk.
     """
 

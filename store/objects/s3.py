@@ -29,10 +29,9 @@ def s3_client(place: StorageLocation) -> "S3Client":
 
 
 def list_in_pages(place: StorageLocation, what: str, request: str, markers: dict[str, str]) -> Iterator[Any]:
-    """Each answer to a listing request below a place; `what` ends "Cannot list ...".
+    """Each answer to a listing request below a place; `what` ends "Cannot list ...". Raises StorageUnavailable.
 
-    `markers` maps what a page gives to what the request for the next one takes. Raises StorageRefused,
-    StorageUnavailable. Not a paginator of boto3: after a fault that would begin anew.
+    `markers` maps what a page gives to what the next request takes. boto3's paginator would begin anew after a fault.
     """
     bucket, below = bucket_and_key(place, "")
     list_page = partial(getattr(s3_client(place), request), Bucket=bucket, Prefix=below)

@@ -58,10 +58,7 @@ class Erasures:
 
 @dataclass(frozen=True)
 class ErasedRows:
-    """How many rows erasures removed, by table, day and batch.
-
-    `pending` counts once the table has the transaction with its number, which is the removal itself.
-    """
+    """How many rows erasures removed, by table, day and batch; `pending` counts once the table has its transaction."""
 
     rows: Mapping[str, Mapping[date, Mapping[int, int]]] = field(default_factory=dict)
     pending: "Pending | None" = None
@@ -150,10 +147,9 @@ def erasure_filter(home: Home) -> ErasureFilter:
 
 
 def begin_erasure(home: Home, kind: Kind, value: str, key_patterns: Iterable[str], now: datetime) -> Erasure:
-    """Write down a request; from then on the stream plans nothing that it covers.
+    """Write down a request; from then on the stream plans nothing that it covers. Raises as `read_erasures`.
 
     An unfinished request for the same, in whichever form its accents are written, is continued, with its own time.
-    Raises as `read_erasures`.
     """
     fresh_salt, fresh_id = uuid.uuid4().hex, uuid.uuid4().hex
 

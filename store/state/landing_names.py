@@ -58,8 +58,7 @@ class UnknownLanding(FruitsError):
 def with_names(home: Home) -> Home:
     """The home with its landings' names, as far as they are known; nothing is written.
 
-    Raises InvalidSetting when the landing or the archive lies in another home, StateDamaged, StorageRefused,
-    StorageUnavailable.
+    Raises InvalidSetting when the landing or the archive lies in another home, StateDamaged, StorageUnavailable.
     """
     _check_no_other_home(home)
     record = read_record(home)
@@ -70,8 +69,7 @@ def remember_landing(home: Home, moved_from: str | None = None, former: Sequence
     """Write down the name of the home's landing, and return the home with it. Replay changes nothing.
 
     `moved_from` is the name of a landing that was moved here, `former` are URIs of other landings that rows are of.
-    Raises UnknownLanding when rows lie below no landing that is known, InvalidSetting when a name is taken; and as
-    `with_names`.
+    Raises as `with_names`, UnknownLanding when rows lie below no known landing, InvalidSetting when a name is taken.
     """
     _check_no_other_home(home)
     record = read_record(home)

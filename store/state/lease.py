@@ -41,9 +41,8 @@ def hold_lease(home: Home, work: str, say: Callable[[str], None]) -> Iterator[Ca
     """Hold the home's lease while entered; yields a check that raises HomeInUse once the lease was lost.
 
     A lease that a killed process left is waited for, 22 seconds at most, and `say` is told so. Work under a lease
-    must be safe without it, too, because a process can be paused right after a check: the lease only keeps two
-    processes from doing the same work at once. Raises HomeInUse when another process that lives holds it,
-    StorageUnavailable.
+    must be safe without it, too, because a process can be paused right after a check: the lease only keeps two from
+    the same work at once. Raises HomeInUse when another process that lives holds it, StorageUnavailable.
     """
     renewal = _Renewal(home, _acquire(home, work, say))
     with renewal:

@@ -99,10 +99,9 @@ _RESULT = Document(Result, "{:012d}.result.json", _REMEDY)
 
 
 def write_plan(home: Home, plan: Plan) -> None:
-    """Make a plan durable, once.
+    """Make a plan durable, once. Its nonce identifies our own write when only the answer to it was lost.
 
-    Raises AnotherStreamRunning when another stream has planned this batch. The nonce identifies our own write when only
-    the answer to it was lost.
+    Raises AnotherStreamRunning when another stream has planned this batch.
     """
     _check_is_ours(home, plan, _PLAN.write_once(home.batches, plan, plan.batch), plan_key(plan.batch))
 

@@ -159,8 +159,7 @@ def write_large_file(
 ) -> AddedFile:
     """The same for more rows than memory should hold: record batches of the file's columns, through a local file.
 
-    Memory holds one row group. `parts` is called again when the local disk was full. Raises what `parts` raises,
-    StorageRefused, StorageUnavailable.
+    Memory holds one row group. `parts` is called again if the local disk was full. Raises as `parts` and `write_file`.
     """
     path, location = _new_path(table, partition), table_location(home, table)
     with tempfile.TemporaryDirectory() as folder:

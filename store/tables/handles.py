@@ -35,8 +35,7 @@ _T = TypeVar("_T")
 def create_tables(home: Home) -> None:
     """Create the tables that do not exist yet, and add the columns that others lack. Replay changes nothing.
 
-    Raises StateDamaged when a table is gone whose files the results of batches still name, StorageRefused,
-    StorageUnavailable.
+    Raises StateDamaged when a table is gone whose files the results of batches still name, StorageUnavailable.
     """
     missing = [table for table in TABLES if open_table(home, table) is None]
     for table in missing:

@@ -37,8 +37,7 @@ def shorten_log(home: Home, table: Table) -> None:
 def unreferenced_files(home: Home, table: Table) -> list[str]:
     """The files below a table that no version has named for a day, or ever; files of the log are none of them.
 
-    Files of a batch that has its result and waits for its commit can be among them.
-    Raises StorageRefused, StorageUnavailable.
+    Files of a batch that has its result and waits for its commit can be among them. Raises StorageUnavailable.
     """
     hours = int(UNREFERENCED_KEPT.total_seconds() // 3600)
 
