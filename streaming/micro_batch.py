@@ -22,7 +22,6 @@ from store.objects.faults import RETRY_DEADLINE_S
 from store.state.erasures import erasure_filter
 from store.state.plans import (
     ATTEMPT_LIMIT,
-    AddedFile,
     BatchCounters,
     Plan,
     Result,
@@ -142,10 +141,11 @@ class MicroBatches:
         commit_s = time.perf_counter() - commit_began_s
         self._on_stage(batch, "commit", commit_s)
         self._on_commit(plan, result)
+        projections = result.adds.get(PROJECTION_ROWS.name, ())
         return BatchReport(
             batch=batch,
             photos=result.counters.photos,
-            pca_versions=_versions(result),
+            pca_versions=tuple(sorted({int(file.partition["pca_version"]) for file in projections})),
             rejects=dict(result.counters.rejects),
             landed_bytes=result.counters.landed_bytes,
             replayed=replayed,
@@ -193,7 +193,10 @@ class MicroBatches:
         if outcomes != len(plan.objects):
             raise StateDamaged(f"Batch {plan.batch} has {len(plan.objects)} objects but {outcomes} outcomes.")
         self._access_denied.check(plan, counters, next((m.refusal for m in messages if m.refusal), ""))
-        adds = _added(messages)
+        adds = {
+            table.name: tuple(added for message in messages for added in message.adds.get(table.name, ()))
+            for table in TABLES
+        }
         projections = sum(added.rows for added in adds[PROJECTION_ROWS.name])
         if projections != counters.photos * len(pca_versions):
             raise StateDamaged(f"Batch {plan.batch} has {counters.photos} photos but {projections} projections.")
@@ -259,11 +262,6 @@ def _explained(batch: int, error: Py4JJavaError) -> FruitsError:
     return BatchFailed(f"A task of batch {batch} failed on every try: {words}.{help}", photo)
 
 
-def _versions(result: Result) -> tuple[int, ...]:
-    added = result.adds.get(PROJECTION_ROWS.name, ())
-    return tuple(sorted({int(file.partition["pca_version"]) for file in added}))
-
-
 def _summed(parts: list[BatchCounters]) -> BatchCounters:
     totals: Counter[str] = Counter()
     rejects: Counter[str] = Counter()
@@ -272,10 +270,3 @@ def _summed(parts: list[BatchCounters]) -> BatchCounters:
         rejects.update(amounts.pop("rejects"))
         totals.update(amounts)
     return BatchCounters(**totals, rejects=dict(rejects))
-
-
-def _added(messages: list[TaskMessage]) -> dict[str, tuple[AddedFile, ...]]:
-    return {
-        table.name: tuple(added for message in messages for added in message.adds.get(table.name, ()))
-        for table in TABLES
-    }

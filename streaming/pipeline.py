@@ -73,8 +73,5 @@ class Pipeline:
             self._threads.shutdown()
 
     def _run(self, batch: int, before: Future[None] | None) -> None:
-        def in_turn() -> None:
-            if before is not None:
-                before.result()
-
+        in_turn: Callable[[], None] = (lambda: None) if before is None else before.result
         self._on_batch(self._batches.run(batch, in_turn))

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-from numpy.typing import NDArray
 from pyspark import SparkContext
 
 from batch.refit.moments import sum_moments
 from batch.refit.scree import VarianceThresholds, import_matplotlib, scree_png, variance_thresholds
 from batch.refit.stored_moments import forget_moments
-from features.pca import Pca, TooFewRows, fit, principal_angles_rad
+from features.pca import TooFewRows, fit, principal_angles_rad
 from store.errors import HomeInUse, NothingIngested, StateDamaged, StorageUnavailable
 from store.home import Home
 from store.models.pca_models import (
@@ -96,7 +95,17 @@ def refit(
         raise TooFewRows(f"There are {rows:,} rows and {options.min_rows:,} are asked for; wait, or lower --min-rows.")
     pca = fit(summed.moments, options.components, options.variance, parent.pca.components if parent else None)
     angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
-    meta = _meta(version, featurizer, pca, parent, angles_rad)
+    meta = PcaMeta(
+        version=version,
+        featurizer=featurizer,
+        rows=pca.rows,
+        components=len(pca.components),
+        explained=math.fsum(pca.explained_variance_ratio[: len(pca.components)]),
+        fitted_at=datetime.now(UTC),
+        parent=parent.meta.version if parent else None,
+        drift_rad=float(angles_rad[-1]) if parent else None,
+        nonce=uuid.uuid4().hex,
+    )
     if not dry_run:
         _publish(home, PcaModel(meta, pca))
     return Refit(
@@ -146,18 +155,3 @@ def _parent(home: Home, featurizer: str) -> PcaModel | None:
             # A damaged version is nobody's parent; a command that names it says that it is damaged.
             continue
     return None
-
-
-def _meta(version: int, featurizer: str, pca: Pca, parent: PcaModel | None, angles_rad: NDArray[np.float64]) -> PcaMeta:
-    components = len(pca.components)
-    return PcaMeta(
-        version=version,
-        featurizer=featurizer,
-        rows=pca.rows,
-        components=components,
-        explained=math.fsum(pca.explained_variance_ratio[:components]),
-        fitted_at=datetime.now(UTC),
-        parent=parent.meta.version if parent else None,
-        drift_rad=float(angles_rad[-1]) if parent else None,
-        nonce=uuid.uuid4().hex,
-    )

@@ -27,21 +27,6 @@ _STATS_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
-class DiscoveryOptions:
-    """How arrivals are found: by listing, or, with a queue, from its messages and a listing every `backfill`.
-
-    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is ignored. A
-    file on disk that looks unfinished waits until it has stood still for `settle`.
-    """
-
-    queue: str | None
-    backfill: timedelta
-    drain: bool
-    only_since: datetime | None
-    settle: timedelta
-
-
-@dataclass(frozen=True)
 class UnsettledFiles:
     """Files that a drain leaves for the next start because they kept changing: how many, and some of their keys."""
 
@@ -50,23 +35,34 @@ class UnsettledFiles:
 
 
 class Discovery:
-    """Finds arrivals, which wait until they are planned; `clear_leftovers` gets what a listing shows of older plans."""
+    """Finds arrivals, which wait until they are planned: by listing, or from a queue and a listing every `backfill`.
+
+    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is ignored. A
+    file on disk that looks unfinished waits until it has stood still for `settle`. `clear_leftovers` gets what a
+    listing shows of older plans.
+    """
 
     def __init__(
         self,
         home: Home,
         index: ProcessedIndex,
-        options: DiscoveryOptions,
+        *,
+        queue: str | None,
+        backfill: timedelta,
+        drain: bool,
+        only_since: datetime | None,
+        settle: timedelta,
         clear_leftovers: Callable[[Sequence[tuple[LandedObject, ProcessedEntry]]], None] = lambda _: None,
     ) -> None:
-        self._options = options
+        self._backfill_s = backfill.total_seconds()
+        self._drain = drain
+        self._only_since = only_since
         self._arrivals = Arrivals(home, index)
-        self._settling = Settling(home.landing, options.settle, self._arrivals.has)
-        self._listing = Listing(home, index, self._arrivals, clear_leftovers, options.only_since, self._settling)
+        self._settling = Settling(home.landing, settle, self._arrivals.has)
+        self._listing = Listing(home, index, self._arrivals, clear_leftovers, only_since, self._settling)
         # Any wait has SQS ask all its servers, and a drain that waits long only ends later.
-        wait_s = 1 if options.drain else None
-        region = home.landing.s3_region
-        self._queue = Queue(options.queue, home.landing, region, wait_s) if options.queue else None
+        wait_s = 1 if drain else None
+        self._queue = Queue(queue, home.landing, home.landing.s3_region, wait_s) if queue else None
         self._queue_stats: QueueStats | None = None
         self._stats_read_s = float("-inf")
         self._listing_began_s = float("-inf")
@@ -123,19 +119,19 @@ class Discovery:
         last = self._listing.last
         if last is None or self._listing.active or len(self._arrivals):
             return None
-        if self._queue is not None and self._options.drain and self._queue.found_empty_at is None:
+        if self._queue is not None and self._drain and self._queue.found_empty_at is None:
             return None
         return None if self.awaits_files else last.began_at
 
     @property
     def awaits_files(self) -> bool:
         """Whether a drain holds files back that may settle soon, as far as its last look shows."""
-        return self._options.drain and self._settling.awaits_any
+        return self._drain and self._settling.awaits_any
 
     @property
     def unsettled(self) -> UnsettledFiles | None:
         """What a drain leaves, once it has caught up: files that kept changing."""
-        keys = sorted(self._settling.held_keys) if self._options.drain else []
+        keys = sorted(self._settling.held_keys) if self._drain else []
         return UnsettledFiles(len(keys), tuple(keys[:MOST_NAMED])) if keys else None
 
     @property
@@ -154,10 +150,8 @@ class Discovery:
 
     @property
     def _is_due(self) -> bool:
-        if self._options.drain:
-            return False
         since_s = time.monotonic() - self._listing_began_s
-        return self._queue is None or since_s >= self._options.backfill.total_seconds()
+        return not self._drain and (self._queue is None or since_s >= self._backfill_s)
 
     def _begin_listing(self) -> None:
         self._listing_began_s = time.monotonic()
@@ -170,8 +164,7 @@ class Discovery:
             queue.settled(self._arrivals.add_messages(new))
 
     def _counts(self, arrival: Arrival) -> bool:
-        since = self._options.only_since
-        return since is None or arrival.landed.arrived_at >= since
+        return self._only_since is None or arrival.landed.arrived_at >= self._only_since
 
     def _wait_for_listing(self) -> None:
         began_s = time.monotonic()

@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from streaming.discovery.arrivals import MOST_WAITING, Arrivals
 from streaming.discovery.processed_index import REMEMBERED_FOR, ProcessedEntry, ProcessedIndex, identity
 from streaming.discovery.settling import Settling
 from streaming.discovery.visibility import first_seen, not_seen_at
+from streaming.threads import in_thread
 
 # A long listing is followed by a pause of this many times as long: its requests, and the core that reads the answers,
 # cost. A short one may follow the other.
@@ -58,8 +60,7 @@ class Listing:
         self._planned_before = planned_before
         self._only_since = only_since
         self._settling = settling
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._running: Future[None] | None = None
         self._rests_until_s = float("-inf")
         self._closed = threading.Event()
         self._number = 0
@@ -69,9 +70,10 @@ class Listing:
     @property
     def active(self) -> bool:
         """Whether a listing is under way. Raises what it failed of."""
-        if self._failure is not None:
-            raise self._failure
-        return self._thread is not None and self._thread.is_alive()
+        if self._running is None or not self._running.done():
+            return self._running is not None
+        self._running.result()
+        return False
 
     @property
     def may_begin(self) -> bool:
@@ -90,21 +92,12 @@ class Listing:
         """Give up the one under way; one that hangs is not waited for."""
         self._closed.set()
         self._arrivals.notify()
-        if self._thread is not None:
-            self._thread.join(_CLOSING_S)
+        if self._running is not None:
+            wait([self._running], _CLOSING_S)
 
     def _begin(self, work: Callable[[], None]) -> None:
-        self._thread = threading.Thread(target=self._run, args=(work,), name="listing", daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            # It is raised to the planner when it polls.
-            self._failure = error
-        finally:
-            self._arrivals.notify()
+        self._running = in_thread(work)
+        self._running.add_done_callback(lambda _: self._arrivals.notify())
 
     def _list(self) -> None:
         began_at, began_s = datetime.now(UTC), time.monotonic()

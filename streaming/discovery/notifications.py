@@ -159,7 +159,4 @@ def _created(bucket: str, key: str, size_bytes: int, etag: str, at: str, rest: d
         raise UnknownShape("a time has no zone")
     if time.year not in _YEARS:
         raise UnknownShape("a time is out of range")
-    try:
-        return Created(bucket, key, size_bytes, etag.strip('"'), time.astimezone(UTC), sequencer)
-    except OverflowError:
-        raise UnknownShape("a time is out of range") from None
+    return Created(bucket, key, size_bytes, etag.strip('"'), time.astimezone(UTC), sequencer)

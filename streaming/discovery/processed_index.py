@@ -150,7 +150,8 @@ class ProcessedIndex:
         """A batch has its rows in the tables. Replay changes nothing; batches come in the order of their numbers."""
         at_s = int(outcome.at.timestamp())
         with self._transaction():
-            if batch <= self.info.through:
+            info = self.info
+            if batch <= info.through:
                 return
             self._connection.executemany(
                 "UPDATE seen SET featurized = 0, at_s = ? WHERE featurized IS NULL AND identity = ?",
@@ -159,23 +160,17 @@ class ProcessedIndex:
             self._connection.execute(
                 "UPDATE seen SET featurized = 1, at_s = ? WHERE featurized IS NULL AND batch = ?", (at_s, batch)
             )
-            self._set("through", batch)
-            self._subtract_retried(outcome.retried)
-            if batch <= self.info.days_since:
+            counted = [(day.isoformat(),) for of_batch, day in outcome.retried if of_batch > info.days_since]
+            self._connection.executemany("UPDATE day SET rejects = rejects - 1 WHERE ingest_date = ?", counted)
+            rows_before_days = info.rows_before_days - (len(outcome.retried) - len(counted))
+            self.set_info(through=batch, rows_before_days=rows_before_days)
+            if batch <= info.days_since:
                 return
             self._connection.execute(
                 "INSERT INTO day VALUES (?, 1, ?, ?) ON CONFLICT (ingest_date) DO UPDATE SET batches = batches + 1, "
                 "photos = photos + excluded.photos, rejects = rejects + excluded.rejects",
                 (outcome.ingest_date.isoformat(), outcome.photos, outcome.rejects),
             )
-
-    def _subtract_retried(self, rows: Sequence[tuple[int, date]]) -> None:
-        if not rows:
-            return
-        info = self.info
-        counted = [(day.isoformat(),) for batch, day in rows if batch > info.days_since]
-        self._connection.executemany("UPDATE day SET rejects = rejects - 1 WHERE ingest_date = ?", counted)
-        self._set("rows_before_days", info.rows_before_days - sum(batch <= info.days_since for batch, _ in rows))
 
     def has_rows(self, rows: Iterable[tuple[bytes, ProcessedEntry]]) -> None:
         """The tables hold rows of these identities. Features count more than a reject, then the newest one."""
@@ -216,7 +211,7 @@ class ProcessedIndex:
         youngest = self._rows(f"SELECT max(arrived_s) FROM seen WHERE {which}", values)[0][0]
         if youngest is not None:
             self._connection.execute(f"DELETE FROM seen WHERE {which}", values)
-            self._set("complete_since_s", max(self.info.complete_since_s, youngest + _TIMES_DIFFER_S))
+            self.set_info(complete_since_s=max(self.info.complete_since_s, youngest + _TIMES_DIFFER_S))
 
     def forget_objects(self) -> None:
         """Forget all objects, not the days."""
@@ -252,7 +247,9 @@ class ProcessedIndex:
 
     def set_info(self, **values: int | str) -> None:
         """Change some fields of `info`."""
-        self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", [(name, str(value)) for name, value in values.items()])
+        facts = [(name, str(value)) for name, value in values.items()]
+        with self._lock:
+            self._connection.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", facts)
 
     def copy_committed(self, file: Path) -> IndexInfo:
         """Write what is committed at this moment to a new file, and return its info."""
@@ -277,9 +274,6 @@ class ProcessedIndex:
     def _write(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         with self._transaction():
             self._connection.executemany(sql, rows)
-
-    def _set(self, name: str, value: int | str) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, str(value)))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
