@@ -210,7 +210,11 @@ def _wait_for_plans(
 ) -> None:
     """Return when every plan that lacks the version is committed: its running tasks may not know the version."""
     waited_for: list[int] = []
-    while batches := _planned_without(home, meta):
+    while batches := [
+        plan.batch
+        for plan in unsettled_plans(home, _open_tables(home))
+        if plan.featurizer == meta.featurizer and meta.version not in plan.pca_versions
+    ]:
         if batches != waited_for:
             # The wait begins again whenever the stream has committed a batch.
             waited_for, deadline_s = batches, time.monotonic() + patience_s
@@ -222,14 +226,6 @@ def _wait_for_plans(
             )
         check()
         time.sleep(POLL_INTERVAL_S)
-
-
-def _planned_without(home: Home, meta: PcaMeta) -> list[int]:
-    return [
-        plan.batch
-        for plan in unsettled_plans(home, _open_tables(home))
-        if plan.featurizer == meta.featurizer and meta.version not in plan.pca_versions
-    ]
 
 
 @carry_errors

@@ -158,8 +158,5 @@ class Cleaner:
             return frozenset()
         changed_s = pool.map(lambda landed: changed_at_s(landing, landed), objects)
         now_s = time.time()
-        return frozenset(
-            landed
-            for landed, at_s in zip(objects, changed_s, strict=True)
-            if at_s is not None and now_s - at_s < self._settle_s
-        )
+        is_young = [at_s is not None and now_s - at_s < self._settle_s for at_s in changed_s]
+        return frozenset(itertools.compress(objects, is_young))

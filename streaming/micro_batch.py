@@ -53,7 +53,6 @@ class BatchReport:
     photos: int
     pca_versions: tuple[int, ...]
     rejects: dict[str, int]
-    landed_bytes: int
     replayed: bool
     plan_s: float
     work_s: float
@@ -147,7 +146,6 @@ class MicroBatches:
             photos=result.counters.photos,
             pca_versions=tuple(sorted({int(file.partition["pca_version"]) for file in projections})),
             rejects=dict(result.counters.rejects),
-            landed_bytes=result.counters.landed_bytes,
             replayed=replayed,
             plan_s=plan_s,
             work_s=work_s,

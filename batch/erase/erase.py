@@ -96,7 +96,12 @@ def erase(
     request = _with_source(home, request)
     with hold_lease(home, "fruits erase", say) as check:
         settle_erased_rows(home, open_tables(home))
-        _check_landings_are_known(home, request)
+        if unknown := note_objects(home, _selection(home, request)):
+            raise InvalidSetting(
+                f"{len(unknown):,} rows are of objects below {common_folder(unknown)}, which is no landing that is "
+                "known, so their photos would stay; add --former-landing with the place where they landed. Nothing was "
+                "erased."
+            )
         erasure = begin_erasure(home, request.kind, request.value, request.key_patterns, datetime.now(UTC))
         certificate = _resume_certificate(home, erasure)
         if open_tables(home)[PROJECTION_ROWS] is not None:
@@ -109,7 +114,9 @@ def erase(
         add_erased_versions(home, erasure.id, selection.versions)
         for _ in range(MOST_SEARCHES):
             removed = _search_once(home, erasure, selection, say, check)
-            certificate = _add_to_certificate(home, certificate, removed)
+            total = dict(Counter(certificate.removed) + removed)
+            certificate = replace(certificate, looks=certificate.looks + 1, removed=total)
+            _CERTIFICATE.write(home.reports, certificate, erasure.id)
             on_search(certificate.looks, dict(removed))
             if not removed:
                 break
@@ -124,7 +131,7 @@ def erase(
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
-        _CERTIFICATE.write(home.reports, certificate, certificate.id)
+        _CERTIFICATE.write(home.reports, certificate, erasure.id)
         finish_erasure(home, erasure.id, finished_at)
     return certificate
 
@@ -168,15 +175,6 @@ def read_certificate(home: Home, id: str) -> Certificate | None:
 def _with_source(home: Home, request: ErasureRequest) -> ErasureRequest:
     # The tables may call an object by another URI than today's.
     return replace(request, value=home.source_at(request.value)) if request.kind == "source" else request
-
-
-def _check_landings_are_known(home: Home, request: ErasureRequest) -> None:
-    unknown = note_objects(home, _selection(home, request))
-    if unknown:
-        raise InvalidSetting(
-            f"{len(unknown):,} rows are of objects below {common_folder(unknown)}, which is no landing that is known, "
-            "so their photos would stay; add --former-landing with the place where they landed. Nothing was erased."
-        )
 
 
 def _search_once(
@@ -282,10 +280,3 @@ def _resume_certificate(home: Home, erasure: Erasure) -> Certificate:
     # The request was cut off; which days' sums were stored before that, nobody knows.
     forget_moments(home)
     return certificate
-
-
-def _add_to_certificate(home: Home, certificate: Certificate, removed: Counter[str]) -> Certificate:
-    total = dict(Counter(certificate.removed) + removed)
-    updated = replace(certificate, looks=certificate.looks + 1, removed=total)
-    _CERTIFICATE.write(home.reports, updated, updated.id)
-    return updated

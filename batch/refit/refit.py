@@ -6,12 +6,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 
 import numpy as np
 from pyspark import SparkContext
 
 from batch.refit.moments import sum_moments
-from batch.refit.scree import VarianceThresholds, import_matplotlib, scree_png, variance_thresholds
+from batch.refit.scree import VarianceThresholds, scree_png, variance_thresholds
 from batch.refit.stored_moments import forget_moments
 from features.pca import TooFewRows, fit, principal_angles_rad
 from store.errors import HomeInUse, NothingIngested, StateDamaged, StorageUnavailable
@@ -80,7 +81,7 @@ def refit(
         raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
     if not dry_run:
         # The import takes half a second, and Spark's tasks take longer.
-        threading.Thread(target=import_matplotlib, name="scree", daemon=True).start()
+        threading.Thread(target=import_module, args=("matplotlib.figure",), name="scree", daemon=True).start()
     version, parent = next_version(home), _parent(home, featurizer)
     erasures = check_no_erasure_unfinished(home)
     summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)

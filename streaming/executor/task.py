@@ -108,7 +108,7 @@ def _run(task: Task, network: "Broadcast[bytes]", decode: Decode, may_end_worker
         except Rejected as rejected:
             _reject(fetched, task, rejected, outcome)
     adds = outcome.timed("write", lambda: _written(task, outcome))
-    refusal = outcome.refusals[0] if outcome.refusals else ""
+    refusal = next(iter(outcome.refusals), "")
     return TaskMessage(adds, tuple(outcome.rejected_keys), _counters(task, outcome), refusal)
 
 
