@@ -108,10 +108,7 @@ class _Task:
 
 @dataclass
 class _Backfill:
-    """Brings the projections of one version up to what the features hold.
-
-    `erasures` is how many had begun before. Batches `of_other_featurizers` have no row to project, and lack nothing.
-    """
+    """Projects what lacks a version; batches `of_other_featurizers` lack nothing, `erasures` had begun before."""
 
     spark: SparkContext
     home: Home

@@ -134,7 +134,7 @@ class _Stream:
             listener.on_stage,
             settings.storage_patience.total_seconds(),
         )
-        listener.on_start(self._batches.in_hand)
+        listener.on_start(self._batches.in_hand.now)
         self._pipeline = Pipeline(self._batches, self._on_report)
         self._begun: int | None = None
         self._committed: int | None = None

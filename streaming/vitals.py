@@ -39,7 +39,6 @@ class StreamStats:
             self._planner = report
 
     def on_batch(self, report: BatchReport) -> None:
-        """A batch is committed."""
         with self._lock:
             self._last = FinishedBatch(
                 batch=report.batch,
@@ -51,7 +50,6 @@ class StreamStats:
             self._recent.append((time.monotonic(), self._last))
 
     def vitals(self) -> Vitals:
-        """What is known now."""
         with self._lock:
             now_s = time.monotonic()
             while self._recent and self._recent[0][0] < now_s - WINDOW_S:

@@ -103,7 +103,12 @@ def erase(
                 "erased."
             )
         erasure = begin_erasure(home, request.kind, request.value, request.key_patterns, datetime.now(UTC))
-        certificate = _resume_certificate(home, erasure)
+        certificate = read_certificate(home, erasure.id)
+        if certificate is None:
+            certificate = Certificate(erasure.id, erasure.kind, erasure.before)
+        else:
+            # The request was cut off; which days' sums were stored before that, nobody knows.
+            forget_moments(home)
         if open_tables(home)[PROJECTION_ROWS] is not None:
             # From here on, the table refuses what a paused reprojection read before.
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
@@ -163,12 +168,10 @@ def subject_patterns(home: Home, own: str) -> tuple[str, ...]:
 
 
 def certificate_key(id: str) -> str:
-    """The key of a certificate below the reports."""
     return _CERTIFICATE.key(id)
 
 
 def read_certificate(home: Home, id: str) -> Certificate | None:
-    """A certificate, or None when there is none."""
     return _CERTIFICATE.read(home.reports, id)
 
 
@@ -271,12 +274,3 @@ def _wait(seconds: float, check: Callable[[], None]) -> None:
 def _is_running(home: Home) -> bool:
     heartbeat = read_heartbeat(home)
     return heartbeat is not None and is_alive(heartbeat, datetime.now(UTC))
-
-
-def _resume_certificate(home: Home, erasure: Erasure) -> Certificate:
-    certificate = read_certificate(home, erasure.id)
-    if certificate is None:
-        return Certificate(erasure.id, erasure.kind, erasure.before)
-    # The request was cut off; which days' sums were stored before that, nobody knows.
-    forget_moments(home)
-    return certificate

@@ -85,7 +85,12 @@ def refit(
     version, parent = next_version(home), _parent(home, featurizer)
     erasures = check_no_erasure_unfinished(home)
     summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
-    _check_no_rows_were_erased(home, erasures)
+    try:
+        check_no_erasure_started(home, erasures)
+    except HomeInUse:
+        # The sums that were stored just now may hold their rows.
+        forget_moments(home)
+        raise
     rows = summed.moments.rows
     if rows == 0:
         raise NothingToFit(
@@ -125,15 +130,6 @@ def scree_plot(model: PcaModel) -> bytes:
     meta = model.meta
     title = f"PCA version {meta.version}: {meta.rows:,} rows of featurizer {meta.featurizer}, {meta.fitted_at:%Y-%m-%d}"
     return scree_png(model.pca.explained_variance_ratio, meta.components, title)
-
-
-def _check_no_rows_were_erased(home: Home, begun: int) -> None:
-    try:
-        check_no_erasure_started(home, begun)
-    except HomeInUse:
-        # The sums that were stored just now may hold their rows.
-        forget_moments(home)
-        raise
 
 
 def _publish(home: Home, model: PcaModel) -> None:

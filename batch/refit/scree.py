@@ -47,7 +47,6 @@ def variance_thresholds(explained_variance_ratio: NDArray[np.float64]) -> Varian
 
     `explained_variance_ratio`: (d,) float64, descending, sums to 1. A share counts as reached, and a ratio as equal to
     the mean, within 1e-9 (relative to the mean, for a ratio). Raises InvalidSetting for anything else than such ratios.
-
     Source of `above_mean`, the components with a ratio above 1/d: Kaiser's rule for a covariance matrix (Jolliffe,
     Principal Component Analysis, 2nd edition, 2002, section 6.1).
     """

@@ -64,12 +64,10 @@ _MONTH = Document(StoredMonth, "index/{}.json", remedy="delete it", indent=None)
 
 
 def all_moments(home: Home) -> StorageLocation:
-    """Where the moments of all featurizers are stored."""
     return home.pca_models.child("moments")
 
 
 def store_of(home: Home, featurizer: str) -> StorageLocation:
-    """Where the moments of one featurizer are stored."""
     return all_moments(home).child(featurizer)
 
 

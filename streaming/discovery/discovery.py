@@ -37,9 +37,8 @@ class UnsettledFiles:
 class Discovery:
     """Finds arrivals, which wait until they are planned: by listing, or from a queue and a listing every `backfill`.
 
-    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is ignored. A
-    file on disk that looks unfinished waits until it has stood still for `settle`. `clear_leftovers` gets what a
-    listing shows of older plans.
+    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is ignored.
+    `settle`: as in Settling. `clear_leftovers` gets what a listing shows of older plans.
     """
 
     def __init__(
@@ -74,21 +73,17 @@ class Discovery:
         self._begin_listing()
 
     def poll(self) -> None:
-        """Take in what was found; when nothing waits, wait for a short while.
-
-        Raises StorageUnavailable when a listing or the queue failed until the deadline; nothing is forgotten then.
-        """
+        """Take in what was found; when nothing waits, wait for a short while. Raises StorageUnavailable."""
         if self._queue is not None:
             self._take_messages(self._queue)
         if self._is_due and self._listing.may_begin:
             self._begin_listing()
         if self.awaits_files and not self._listing.active:
-            self._listing.begin_with_held()
+            self._listing.begin(only_held=True)
         if self._queue is None:
             self._wait_for_listing()
 
     def oldest(self, most: int) -> list[LandedObject]:
-        """The oldest that wait."""
         return self._arrivals.oldest(most)
 
     def planned(self, plan: Plan) -> None:
@@ -111,17 +106,16 @@ class Discovery:
 
     @property
     def backlog(self) -> Backlog:
-        return self._arrivals.backlog(at_least=self._listing.active or self._listing.last is None)
+        return self._arrivals.backlog(at_least=self._listing.active or self._listing.complete_began_at is None)
 
     @property
     def caught_up_to(self) -> datetime | None:
         """Everything that had settled in the landing by then was planned, if nothing waits now."""
-        last = self._listing.last
-        if last is None or self._listing.active or len(self._arrivals):
+        if self._listing.active or len(self._arrivals):
             return None
         if self._queue is not None and self._drain and self._queue.found_empty_at is None:
             return None
-        return None if self.awaits_files else last.began_at
+        return None if self.awaits_files else self._listing.complete_began_at
 
     @property
     def awaits_files(self) -> bool:
@@ -136,9 +130,7 @@ class Discovery:
 
     @property
     def passed_over(self) -> dict[str, int]:
-        """What the last complete listing left out on purpose, counted by kind."""
-        last = self._listing.last
-        return last.left_out if last is not None else {}
+        return self._listing.left_out
 
     @property
     def queue_stats(self) -> QueueStats | None:

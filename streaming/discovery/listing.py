@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from store.errors import StorageUnavailable
@@ -26,14 +25,6 @@ FORGET_EVERY_S = 600.0
 _LOOK_S = 0.5
 _HELD_AT_ONCE = 10_000
 _CLOSING_S = 5.0
-
-
-@dataclass(frozen=True)
-class CompleteListing:
-    """When a complete listing began, and what it left out on purpose, counted by kind."""
-
-    began_at: datetime
-    left_out: dict[str, int]
 
 
 class Listing:
@@ -65,7 +56,9 @@ class Listing:
         self._closed = threading.Event()
         self._number = 0
         self._forgot_s = float("-inf")
-        self.last: CompleteListing | None = None
+        # Of the last complete listing: when it began, and what it left out on purpose, counted by kind.
+        self.complete_began_at: datetime | None = None
+        self.left_out: dict[str, int] = {}
 
     @property
     def active(self) -> bool:
@@ -80,13 +73,10 @@ class Listing:
         """Whether none is under way and the last one has been over for long enough."""
         return not self.active and time.monotonic() >= self._rests_until_s
 
-    def begin(self) -> None:
-        """Begin one."""
-        self._begin(self._list)
-
-    def begin_with_held(self) -> None:
-        """Begin one of only those files that the last one held back."""
-        self._begin(self._list_held)
+    def begin(self, only_held: bool = False) -> None:
+        """Begin one, or one of only those files that the last one held back."""
+        self._running = in_thread(self._list_held if only_held else self._list)
+        self._running.add_done_callback(lambda _: self._arrivals.notify())
 
     def close(self) -> None:
         """Give up the one under way; one that hangs is not waited for."""
@@ -94,10 +84,6 @@ class Listing:
         self._arrivals.notify()
         if self._running is not None:
             wait([self._running], _CLOSING_S)
-
-    def _begin(self, work: Callable[[], None]) -> None:
-        self._running = in_thread(work)
-        self._running.add_done_callback(lambda _: self._arrivals.notify())
 
     def _list(self) -> None:
         began_at, began_s = datetime.now(UTC), time.monotonic()
@@ -115,7 +101,8 @@ class Listing:
         if began_s - self._forgot_s > FORGET_EVERY_S:
             self._index.forget(began_at - REMEMBERED_FOR)
             self._forgot_s = began_s
-        self.last = CompleteListing(began_at, dict(left_out.counts))
+        self.left_out = dict(left_out.counts)
+        self.complete_began_at = began_at
         self._not_seen_at = began_at
         if pages > SHORT_PAGES:
             self._rests_until_s = time.monotonic() + PAUSES * (time.monotonic() - began_s)

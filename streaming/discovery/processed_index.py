@@ -38,10 +38,7 @@ _SCHEMA = """
 
 @dataclass(frozen=True, slots=True)
 class ProcessedEntry:
-    """An object version that was planned: its batch, its time of arrival, and whether it became a feature row.
-
-    Until its commit `featurized` is None and `at_s` is the time of the plan, then that of the commit.
-    """
+    """A planned version; until its commit `featurized` is None, and `at_s` the plan's time, then the commit's."""
 
     batch: int
     arrived_s: int
@@ -49,10 +46,7 @@ class ProcessedEntry:
     featurized: bool | None
 
     def covers(self, landed: LandedObject) -> bool:
-        """Whether an object that arrived is this very upload of the version, or adds nothing to it.
-
-        A rejected object that is uploaded again afterwards is another arrival.
-        """
+        """Whether an arrival is this very upload, or adds nothing to it: what was rejected may be uploaded again."""
         arrived_s = landed.arrived_at.timestamp()
         return self.featurized is not False or arrived_s <= self.at_s or int(arrived_s) <= self.arrived_s
 
@@ -126,7 +120,6 @@ class ProcessedIndex:
         self._connection.close()
 
     def entries(self, identities: Sequence[bytes]) -> dict[bytes, ProcessedEntry]:
-        """The entries of those that were planned."""
         found: dict[bytes, ProcessedEntry] = {}
         for start in range(0, len(identities), _ASKED_AT_ONCE):
             some = identities[start : start + _ASKED_AT_ONCE]
@@ -214,11 +207,9 @@ class ProcessedIndex:
             self.set_info(complete_since_s=max(self.info.complete_since_s, youngest + _TIMES_DIFFER_S))
 
     def forget_objects(self) -> None:
-        """Forget all objects, not the days."""
         self._write("DELETE FROM seen", [()])
 
     def forget_days(self) -> None:
-        """Forget the days, not the objects."""
         self._write("DELETE FROM day", [()])
 
     @property
@@ -246,7 +237,6 @@ class ProcessedIndex:
         return IndexInfo(**{name: type(getattr(IndexInfo(), name))(value) for name, value in found.items()})
 
     def set_info(self, **values: int | str) -> None:
-        """Change some fields of `info`."""
         facts = [(name, str(value)) for name, value in values.items()]
         with self._lock:
             self._connection.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", facts)

@@ -58,8 +58,7 @@ def load_processed_index(home: Home, file: Path) -> ProcessedIndex:
     elif not _rows_are_all_there(home, index, tables):
         _take_rows(home, index, tables, pc.field("batch") >= 0)
     for batch in planned:
-        plan = read_plan(home, batch) if batch > committed else None
-        if plan is not None:
+        if batch > committed and (plan := read_plan(home, batch)) is not None:
             index.planned(batch, _identities(home, plan), plan.planned_at)
     index.set_info(landing=home.landing.source, tables=_ids(tables))
     return index
