@@ -175,7 +175,10 @@ class Planner:
 
 
 class PlannerThread:
-    """Runs a planner at each trigger, and no further while its newest plan, which `publish` gets, has not begun."""
+    """Runs a planner in a thread: it looks at each trigger, and plans no further while the newest plan has not begun.
+
+    `publish` gets the number of each plan. After a failure it does nothing more.
+    """
 
     def __init__(self, make_planner: Callable[[], Planner], publish: Callable[[int], None], trigger_s: float) -> None:
         self._make_planner = make_planner
