@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Day:
-    """The data files of one ingest date; `finished` when the stream will add nothing to it."""
+    """Data files of one ingest date, all or some; `finished` when the stream will add nothing to it."""
 
     date: date
     files: tuple[DataFile, ...]
@@ -43,15 +43,6 @@ class Day:
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
-
-
-@dataclass(frozen=True)
-class ReadTask:
-    """Files of one day that one Spark task reads."""
-
-    date: date
-    paths: tuple[str, ...]
-    size_bytes: int
 
 
 def list_days(home: Home) -> list[Day]:
@@ -69,13 +60,10 @@ def list_days(home: Home) -> list[Day]:
     return [Day(day, tuple(files_of[day]), day < today and day not in growing) for day in sorted(files_of)]
 
 
-def split_into_tasks(day: Day) -> list[ReadTask]:
+def split_into_tasks(day: Day) -> list[Day]:
     """A day's files in tasks of some 64 MB; larger ones where there would be more than about 32."""
     task_bytes = max(TASK_BYTES, day.size_bytes // TASKS_A_DAY)
-    return [
-        ReadTask(day.date, tuple(file.path for file in files), sum(file.size_bytes for file in files))
-        for files in groups_by_size(day.files, lambda file: file.size_bytes, task_bytes)
-    ]
+    return [replace(day, files=files) for files in groups_by_size(day.files, lambda f: f.size_bytes, task_bytes)]
 
 
 def groups_by_size(items: Iterable[_T], size_of: Callable[[_T], int], most_bytes: int) -> Iterator[tuple[_T, ...]]:
@@ -92,11 +80,10 @@ def groups_by_size(items: Iterable[_T], size_of: Callable[[_T], int], most_bytes
         yield tuple(group)
 
 
-def sum_rows(home: Home, featurizer: str, task: ReadTask) -> tuple[Moments, Counter[int]]:
+def sum_rows(home: Home, featurizer: str, task: Day) -> tuple[Moments, Counter[int]]:
     """The moments of one featurizer's rows in a task's files, and how many rows each batch has there.
 
-    Raises NotFinite and StateDamaged, which name the day, for features that are no 1280 finite numbers, and
-    StorageUnavailable.
+    Raises NotFinite and StateDamaged, which name the day, for other than 1280 finite numbers; StorageUnavailable.
     """
     rows_by_batch: Counter[int] = Counter()
 
@@ -118,17 +105,11 @@ def sum_rows(home: Home, featurizer: str, task: ReadTask) -> tuple[Moments, Coun
 
 def count_rows(home: Home, featurizer: str, path: str) -> Counter[int]:
     """How many rows of one featurizer each batch has in a file; their features are not fetched."""
-    rows_by_batch: Counter[int] = Counter()
-    for rows in _rows(home, featurizer, path, ["batch"]):
-        rows_by_batch.update(rows["batch"].to_pylist())
-    return rows_by_batch
+    return Counter(batch for rows in _rows(home, featurizer, path, ["batch"]) for batch in rows["batch"].to_pylist())
 
 
 def vectors_of(home: Home, day: date, path: str, rows: pa.RecordBatch) -> NDArray[np.float32]:
-    """The features of some rows of a file, (n, 1280) float32; a missing number is NaN.
-
-    Raises StateDamaged, which names the day and the batch, for a row that has not 1280 of them.
-    """
+    """Features of rows, (n, 1280) float32, NaN for null. Raises StateDamaged, with day and batch, for other lengths."""
     lengths = pc.fill_null(pc.list_value_length(rows["features"]), 0)
     wrong = pc.index(pc.not_equal(lengths, FEATURES), True).as_py()
     if wrong >= 0:
@@ -141,12 +122,10 @@ def vectors_of(home: Home, day: date, path: str, rows: pa.RecordBatch) -> NDArra
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:
-    """One short text for a list of files."""
     return hashlib.sha256("\n".join(paths).encode()).hexdigest()
 
 
 def digest_of_rows(rows_by_batch: Mapping[int, int]) -> str:
-    """One short text for {batch: rows}."""
     return hashlib.sha256(json.dumps(sorted(rows_by_batch.items())).encode()).hexdigest()
 
 

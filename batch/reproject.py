@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from threading import Lock
@@ -86,7 +86,7 @@ def reproject(
             check_lease()
             check_no_other_switch(before, current_models(home))
 
-        backfill = _Backfill(spark, home, meta, on_progress, check)
+        backfill = _Backfill(spark, home, meta, on_progress, check, read_erasures(home).begun)
         backfill.run()
         _wait_for_plans(home, meta, say, patience_s, check_lease)
         backfill.run()
@@ -105,45 +105,37 @@ class _Task:
     files: tuple[tuple[str, frozenset[int]], ...]
 
 
+@dataclass
 class _Backfill:
-    """Brings the projections of one version up to what the features hold."""
+    """Projects what lacks a version; batches `of_other_featurizers` lack nothing, `erasures` had begun before."""
 
-    def __init__(
-        self,
-        spark: SparkContext,
-        home: Home,
-        meta: PcaMeta,
-        on_progress: Callable[[int, int], None],
-        check: Callable[[], None],
-    ) -> None:
-        self.rows = 0
-        self.days = 0
-        self._spark = spark
-        self._home = home
-        self._meta = meta
-        self._on_progress = on_progress
-        self._check = check
-        self._one_commit = Lock()
-        # Batches of a day without a row of this featurizer: they lack nothing.
-        self._of_other_featurizers: set[tuple[date, int]] = set()
-        self._erasures = read_erasures(home).begun
+    spark: SparkContext
+    home: Home
+    meta: PcaMeta
+    on_progress: Callable[[int, int], None]
+    check: Callable[[], None]
+    erasures: int
+    rows: int = 0
+    days: int = 0
+    of_other_featurizers: set[tuple[date, int]] = field(default_factory=set)
+    one_commit: Lock = field(default_factory=Lock)
 
     def run(self) -> None:
         """Repeat until no committed batch lacks the version: others are committed while this one works."""
         while days := self._lacking_files():
             done, total = 0, sum(file.rows for files in days.values() for file, _ in files)
-            self._on_progress(done, total)
-            with ThreadPoolExecutor(self._spark.defaultParallelism, thread_name_prefix="day") as pool:
+            self.on_progress(done, total)
+            with ThreadPoolExecutor(self.spark.defaultParallelism, thread_name_prefix="day") as pool:
                 for rows in pool.map(self._project_day, days, days.values()):
                     done += rows
-                    self._on_progress(done, total)
+                    self.on_progress(done, total)
 
     def _lacking_files(self) -> dict[date, list[_LackingFile]]:
         """The files with rows that lack the version, by day, the newest day first."""
-        tables = _open_tables(self._home)
+        tables = _open_tables(self.home)
         # A batch is in `features` for a moment before its projections are: that one does not lack anything yet.
         last = tables.committed_to_all
-        projected = self._projected_batches(tables[PROJECTION_ROWS]) | self._of_other_featurizers
+        projected = self._projected_batches(tables[PROJECTION_ROWS]) | self.of_other_featurizers
         lacking: dict[date, list[_LackingFile]] = defaultdict(list)
         for file in data_files(tables[FEATURE_ROWS]):
             batches_of_day = self._batches(FEATURE_ROWS, file) - projected
@@ -153,22 +145,22 @@ class _Backfill:
         return dict(sorted(lacking.items(), reverse=True))
 
     def _projected_batches(self, handle: DeltaTable | None) -> set[tuple[date, int]]:
-        files = [file for file in data_files(handle) if file.partition["pca_version"] == self._meta.version]
+        files = [file for file in data_files(handle) if file.partition["pca_version"] == self.meta.version]
         return {batch_of_day for file in files for batch_of_day in self._batches(PROJECTION_ROWS, file)}
 
     def _batches(self, table: Table, file: DataFile) -> set[tuple[date, int]]:
         """The day of a file with each batch that has rows in it."""
         is_one = file.batches is not None and file.batches[0] == file.batches[1]
-        batches = file.batches if file.batches and is_one else _batches_in(self._home, table, file.path)
+        batches = file.batches if file.batches and is_one else _batches_in(self.home, table, file.path)
         return {(file.partition["ingest_date"], batch) for batch in batches}
 
     def _project_day(self, day: date, files: Sequence[_LackingFile]) -> int:
         """Project and commit what a day lacks; says how many rows its files have."""
-        self._check()
+        self.check()
         adds = self._write_projections(day, files)
         projected = {(day, batch) for _, batches in adds for batch in batches}
-        with self._one_commit:
-            self._of_other_featurizers |= {(day, batch) for _, batches in files for batch in batches} - projected
+        with self.one_commit:
+            self.of_other_featurizers |= {(day, batch) for _, batches in files for batch in batches} - projected
             if adds and self._commit([added for added, _ in adds], projected):
                 self.rows += sum(added.rows for added, _ in adds)
                 self.days += 1
@@ -176,23 +168,23 @@ class _Backfill:
 
     def _write_projections(self, day: date, files: Sequence[_LackingFile]) -> list[tuple[AddedFile, frozenset[int]]]:
         tasks = [
-            _Task(self._home, self._meta, day, tuple((file.path, batches) for file, batches in group))
+            _Task(self.home, self.meta, day, tuple((file.path, batches) for file, batches in group))
             for group in groups_by_size(files, lambda lacking: lacking[0].size_bytes, TASK_BYTES)
         ]
         try:
-            return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(_project_tasks).collect())
+            return list(self.spark.parallelize(tasks, len(tasks)).mapPartitions(_project_tasks).collect())
         except Py4JJavaError as error:
             raise JobFailed(f"Projecting {day} failed on every try: {last_words(error)}.") from error
 
     def _commit(self, adds: Sequence[AddedFile], batches: set[tuple[date, int]]) -> bool:
         def is_committed(handle: DeltaTable) -> bool:
             # An erasure commits to this table once it began: either this sees it, or the commit is refused.
-            check_no_erasure_started(self._home, self._erasures)
+            check_no_erasure_started(self.home, self.erasures)
             return bool(batches & self._projected_batches(handle))
 
-        self._check()
-        metadata = {"fruits.pca_version": str(self._meta.version)}
-        return append_once(self._home, PROJECTION_ROWS, SWITCHING, adds, metadata, is_committed)
+        self.check()
+        metadata = {"fruits.pca_version": str(self.meta.version)}
+        return append_once(self.home, PROJECTION_ROWS, SWITCHING, adds, metadata, is_committed)
 
 
 @lru_cache(maxsize=10_000)
@@ -214,7 +206,11 @@ def _wait_for_plans(
 ) -> None:
     """Return when every plan that lacks the version is committed: its running tasks may not know the version."""
     waited_for: list[int] = []
-    while batches := _planned_without(home, meta):
+    while batches := [
+        plan.batch
+        for plan in unsettled_plans(home, _open_tables(home))
+        if plan.featurizer == meta.featurizer and meta.version not in plan.pca_versions
+    ]:
         if batches != waited_for:
             # The wait begins again whenever the stream has committed a batch.
             waited_for, deadline_s = batches, time.monotonic() + patience_s
@@ -226,14 +222,6 @@ def _wait_for_plans(
             )
         check()
         time.sleep(POLL_INTERVAL_S)
-
-
-def _planned_without(home: Home, meta: PcaMeta) -> list[int]:
-    return [
-        plan.batch
-        for plan in unsettled_plans(home, _open_tables(home))
-        if plan.featurizer == meta.featurizer and meta.version not in plan.pca_versions
-    ]
 
 
 @carry_errors

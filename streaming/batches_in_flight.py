@@ -41,7 +41,6 @@ class BatchesInHand:
             self._batches[batch] = (sorted(map(estimated_work_s, objects), reverse=True), time.monotonic())
 
     def end(self, batch: int) -> None:
-        """A batch is committed, or failed."""
         with self._lock:
             self._batches.pop(batch, None)
             self._sums.value.pop(batch, None)

@@ -29,10 +29,7 @@ LONGEST_RETRY_S = 10.0
 
 @dataclass(frozen=True)
 class _DuePhotos:
-    """Photos of one batch to clear away; none of them is young from `old_s` on (monotonic clock).
-
-    `retry_s` is how long those that failed before have waited for this try.
-    """
+    """Photos of a batch, none young from `old_s` on (monotonic clock); failed ones waited `retry_s` for this try."""
 
     landing: StorageLocation
     objects: tuple[LandedObject, ...]
@@ -78,10 +75,7 @@ class Cleaner:
         self._put(self._after_s, _DuePhotos(self._home.landing_named(plan.landing), objects, old_s))
 
     def clear_leftovers(self, shown: Iterable[tuple[LandedObject, ProcessedEntry]]) -> None:
-        """Clear away what a listing shows and the thread does not have; after a failure the next listing tries again.
-
-        Raises StorageRefused, StorageUnavailable.
-        """
+        """Clear away what a listing shows and the thread does not have. Raises StorageRefused, StorageUnavailable."""
         now_s, landing = datetime.now(UTC).timestamp(), self._home.landing
         leftovers = [landed for landed, entry in shown if self._is_leftover(entry, now_s)]
         if leftovers:
@@ -91,7 +85,6 @@ class Cleaner:
 
     @property
     def uncleared(self) -> int:
-        """How many objects could not be cleared away."""
         return self._clearing.uncleared
 
     def close(self) -> None:
@@ -158,8 +151,5 @@ class Cleaner:
             return frozenset()
         changed_s = pool.map(lambda landed: changed_at_s(landing, landed), objects)
         now_s = time.time()
-        return frozenset(
-            landed
-            for landed, at_s in zip(objects, changed_s, strict=True)
-            if at_s is not None and now_s - at_s < self._settle_s
-        )
+        is_young = [at_s is not None and now_s - at_s < self._settle_s for at_s in changed_s]
+        return frozenset(itertools.compress(objects, is_young))

@@ -45,7 +45,8 @@ class Clearing:
         Raises StorageRefused, StorageUnavailable when storage clears no object at all.
         """
         named = [(identity(landing, landed), landed) for landed in objects]
-        due = [(name, landed) for name, landed in named if not self._is_skipped(name)]
+        an_hour_ago_s = time.monotonic() - SKIPPED_FOR.total_seconds()
+        due = [one for one in named if self._skipped_at_s.get(one[0], float("-inf")) <= an_hour_ago_s]
         failures = list(pool.map(lambda one: self._failure(landing, one[1]), due))
         for (name, _), failure in zip(due, failures, strict=True):
             if failure is None:
@@ -59,9 +60,6 @@ class Clearing:
         """How many objects could not be cleared away and are still there, as far as is known."""
         oldest_s = time.monotonic() - FORGOTTEN_AFTER.total_seconds()
         return sum(skipped_at_s > oldest_s for skipped_at_s in list(self._skipped_at_s.values()))
-
-    def _is_skipped(self, name: bytes) -> bool:
-        return time.monotonic() - self._skipped_at_s.get(name, float("-inf")) < SKIPPED_FOR.total_seconds()
 
     def _failure(self, landing: StorageLocation, landed: LandedObject) -> Exception | None:
         try:
@@ -78,16 +76,15 @@ class Clearing:
         since_s = self._failing_since_s.setdefault(name, now_s)
         if fault in _TRIED_AGAIN and now_s - since_s < self._patience_s:
             return True
-        if not (fault is Fault.UNFIT_OBJECT or self._is_single(fault, since_s, landing)):
+        cleared_after_s = since_s if fault in _TRIED_AGAIN else self._began_s
+        is_single = fault is Fault.UNFIT_OBJECT or (
+            fault is not Fault.REFUSED
+            and (self._cleared_at_s >= cleared_after_s or _can_clear(landing, self._home.archive, self._how))
+        )
+        if not is_single:
             raise storage_error(f"clear away {landing.uri_of(landed.key)}", failure, landed.key) from failure
         self._skipped_at_s[name] = time.monotonic()
         return False
-
-    def _is_single(self, fault: Fault, since_s: float, landing: StorageLocation) -> bool:
-        if fault is Fault.REFUSED:
-            return False
-        cleared_after_s = since_s if fault in _TRIED_AGAIN else self._began_s
-        return self._cleared_at_s >= cleared_after_s or _can_clear(landing, self._home.archive, self._how)
 
 
 def _can_clear(landing: StorageLocation, archive: StorageLocation, how: Cleaning) -> bool:

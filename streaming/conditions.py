@@ -53,13 +53,7 @@ def _probe_object(place: StorageLocation) -> Iterator[str]:
 
 
 def _check(place: StorageLocation, condition: str, request: Callable[[], object], harm: str) -> None:
-    failure = _failure(place, request)
-    if failure is not None:
-        raise UnsafeStorage(f"The server of {place.uri} {failure} the condition {condition}. {harm}")
-
-
-def _failure(place: StorageLocation, request: Callable[[], object]) -> str | None:
-    """What the server does with a condition that does not hold; None if it keeps to it."""
+    """Raise UnsafeStorage unless the server refuses a request with a condition that does not hold."""
 
     def is_done() -> bool:
         try:
@@ -71,9 +65,11 @@ def _failure(place: StorageLocation, request: Callable[[], object]) -> str | Non
         return True
 
     try:
-        return "passes over" if retry_storage(f"try a condition at {place.uri}", is_done) else None
+        failure = "passes over" if retry_storage(f"try a condition at {place.uri}", is_done) else None
     except StorageRefused as refused:
         # A permission that lacks is no matter of conditions.
         if refused.__cause__ is not None and fault_of(refused.__cause__) is Fault.REFUSED_OBJECT:
             raise
-        return "lacks"
+        failure = "lacks"
+    if failure is not None:
+        raise UnsafeStorage(f"The server of {place.uri} {failure} the condition {condition}. {harm}")

@@ -32,7 +32,13 @@ def use_own_spark() -> None:
     Raises MachineUnfit where a process may not open enough files, and for a user without a name.
     """
     _allow_open_files()
-    _check_user()
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError as error:
+        raise MachineUnfit(
+            f"The user id {os.getuid()} has no name on this machine and Spark needs one; add it to /etc/passwd, or run "
+            "the command as a user that is there."
+        ) from error
     for name in [name for name in os.environ if name.startswith(_OTHERS) or name in _OTHER]:
         del os.environ[name]
     os.environ.update(
@@ -50,10 +56,8 @@ def spark_environment() -> dict[str, str]:
 
 
 def local_java_options(scratch: Path) -> list[str]:
-    """Options for Spark's Java: it keeps its files in `scratch`, and finds this machine's name, which need not resolve.
-
-    The user's home need not exist. Spark looks up the name where there are credentials of AWS, and no other one here.
-    """
+    """Options for Spark's Java: its files go to `scratch`; this machine's name and the user's home need not exist."""
+    # Spark looks up the name where there are credentials of AWS, and no other one here.
     hosts = scratch / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n127.0.0.1 {socket.gethostname()}\n")
     properties = {"java.io.tmpdir": scratch, "user.home": scratch, "jdk.net.hosts.file": hosts}
@@ -96,16 +100,6 @@ def _allow_open_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < _ENOUGH_FILES:
         enough = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
-
-
-def _check_user() -> None:
-    try:
-        pwd.getpwuid(os.getuid())
-    except KeyError as error:
-        raise MachineUnfit(
-            f"The user id {os.getuid()} has no name on this machine and Spark needs one; add it to /etc/passwd, or run "
-            "the command as a user that is there."
-        ) from error
 
 
 _ENOUGH_FILES = 4096

@@ -22,7 +22,6 @@ from store.objects.faults import RETRY_DEADLINE_S
 from store.state.erasures import erasure_filter
 from store.state.plans import (
     ATTEMPT_LIMIT,
-    AddedFile,
     BatchCounters,
     Plan,
     Result,
@@ -37,7 +36,7 @@ from store.tables.commits import commit
 from store.tables.handles import OpenTables
 from store.tables.schemas import PROJECTION_ROWS, REJECT_ROWS, TABLES
 from streaming.access_denied import AccessDeniedMonitor
-from streaming.batches_in_flight import BatchesInHand, BatchInHand
+from streaming.batches_in_flight import BatchesInHand
 from streaming.executor.task import Task, TaskMessage, run_tasks
 from streaming.pacing import split_into_tasks
 
@@ -54,7 +53,6 @@ class BatchReport:
     photos: int
     pca_versions: tuple[int, ...]
     rejects: dict[str, int]
-    landed_bytes: int
     replayed: bool
     plan_s: float
     work_s: float
@@ -99,7 +97,7 @@ class MicroBatches:
         self._network: tuple[str, Broadcast[bytes]] | None = None
         self._broadcasting = threading.Lock()
         self._access_denied = AccessDeniedMonitor(home)
-        self._in_hand = BatchesInHand(spark)
+        self.in_hand = BatchesInHand(spark)
 
     def run(self, batch: int, in_turn: Callable[[], None] = lambda: None) -> BatchReport:
         """Take one planned batch to its commit; `in_turn` returns when all batches before it are committed.
@@ -109,56 +107,49 @@ class MicroBatches:
         refused most of the last photos, StorageUnavailable, StateDamaged.
         """
         try:
-            return self._run(batch, in_turn)
+            began_s = time.perf_counter()
+            plan = read_plan(self._home, batch)
+            if plan is None:
+                raise self._plan_is_gone(batch)
+            result = read_result(self._home, batch)
+            replayed = result is not None
+            plan_s = time.perf_counter() - began_s
+            self._on_stage(batch, "plan", plan_s)
+            if result is None:
+                plan = self._without_erased(plan)
+                self.in_hand.begin(batch, plan.objects)
+                result = self._run_tasks(plan)
+                write_result(self._home, result)
+            work_s = time.perf_counter() - began_s - plan_s
+            self._on_stage(batch, "work", work_s)
+            in_turn()
+            # Waiting for the batch before is no stage of this one.
+            commit_began_s = time.perf_counter()
+            for table in TABLES:
+                gone = retried_rows(self._home, plan) if table is REJECT_ROWS else frozenset()
+                commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables, gone)
+            commit_s = time.perf_counter() - commit_began_s
+            self._on_stage(batch, "commit", commit_s)
+            self._on_commit(plan, result)
+            projections = result.adds.get(PROJECTION_ROWS.name, ())
+            return BatchReport(
+                batch=batch,
+                photos=result.counters.photos,
+                pca_versions=tuple(sorted({int(file.partition["pca_version"]) for file in projections})),
+                rejects=dict(result.counters.rejects),
+                replayed=replayed,
+                plan_s=plan_s,
+                work_s=work_s,
+                commit_s=commit_s,
+                counters=result.counters,
+                oldest_waited_s=_oldest_waited_s(plan),
+            )
         finally:
-            self._in_hand.end(batch)
-
-    def in_hand(self) -> tuple[BatchInHand, ...]:
-        """The batches that are in hand now; any thread may ask."""
-        return self._in_hand.now()
-
-    def _run(self, batch: int, in_turn: Callable[[], None]) -> BatchReport:
-        began_s = time.perf_counter()
-        plan = read_plan(self._home, batch)
-        if plan is None:
-            raise self._plan_is_gone(batch)
-        result = read_result(self._home, batch)
-        replayed = result is not None
-        plan_s = time.perf_counter() - began_s
-        self._on_stage(batch, "plan", plan_s)
-        if result is None:
-            plan = self._without_erased(plan)
-            self._in_hand.begin(batch, plan.objects)
-            result = self._run_tasks(plan)
-            write_result(self._home, result)
-        work_s = time.perf_counter() - began_s - plan_s
-        self._on_stage(batch, "work", work_s)
-        in_turn()
-        # Waiting for the batch before is no stage of this one.
-        commit_began_s = time.perf_counter()
-        for table in TABLES:
-            gone = retried_rows(self._home, plan) if table is REJECT_ROWS else frozenset()
-            commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables, gone)
-        commit_s = time.perf_counter() - commit_began_s
-        self._on_stage(batch, "commit", commit_s)
-        self._on_commit(plan, result)
-        return BatchReport(
-            batch=batch,
-            photos=result.counters.photos,
-            pca_versions=_versions(result),
-            rejects=dict(result.counters.rejects),
-            landed_bytes=result.counters.landed_bytes,
-            replayed=replayed,
-            plan_s=plan_s,
-            work_s=work_s,
-            commit_s=commit_s,
-            counters=result.counters,
-            oldest_waited_s=_oldest_waited_s(plan),
-        )
+            self.in_hand.end(batch)
 
     def nearly_done(self, batch: int) -> bool:
         """Whether the rest of a batch keeps the cores busy no longer than another batch needs to begin."""
-        remaining_s = self._in_hand.remaining_s(batch)
+        remaining_s = self.in_hand.remaining_s(batch)
         return remaining_s is not None and remaining_s <= BEGIN_S
 
     def give_up(self) -> None:
@@ -193,7 +184,10 @@ class MicroBatches:
         if outcomes != len(plan.objects):
             raise StateDamaged(f"Batch {plan.batch} has {len(plan.objects)} objects but {outcomes} outcomes.")
         self._access_denied.check(plan, counters, next((m.refusal for m in messages if m.refusal), ""))
-        adds = _added(messages)
+        adds = {
+            table.name: tuple(added for message in messages for added in message.adds.get(table.name, ()))
+            for table in TABLES
+        }
         projections = sum(added.rows for added in adds[PROJECTION_ROWS.name])
         if projections != counters.photos * len(pca_versions):
             raise StateDamaged(f"Batch {plan.batch} has {counters.photos} photos but {projections} projections.")
@@ -227,7 +221,7 @@ class MicroBatches:
 
     def _collect(self, batch: int, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
         self._spark.setJobDescription(f"batch {batch}")
-        counter = self._in_hand.counter(batch)
+        counter = self.in_hand.counter(batch)
         work: Callable[[Any], Any] = lambda part: counter(run_tasks(part, network))  # noqa: E731 - Spark pickles it
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
@@ -259,11 +253,6 @@ def _explained(batch: int, error: Py4JJavaError) -> FruitsError:
     return BatchFailed(f"A task of batch {batch} failed on every try: {words}.{help}", photo)
 
 
-def _versions(result: Result) -> tuple[int, ...]:
-    added = result.adds.get(PROJECTION_ROWS.name, ())
-    return tuple(sorted({int(file.partition["pca_version"]) for file in added}))
-
-
 def _summed(parts: list[BatchCounters]) -> BatchCounters:
     totals: Counter[str] = Counter()
     rejects: Counter[str] = Counter()
@@ -272,10 +261,3 @@ def _summed(parts: list[BatchCounters]) -> BatchCounters:
         rejects.update(amounts.pop("rejects"))
         totals.update(amounts)
     return BatchCounters(**totals, rejects=dict(rejects))
-
-
-def _added(messages: list[TaskMessage]) -> dict[str, tuple[AddedFile, ...]]:
-    return {
-        table.name: tuple(added for message in messages for added in message.adds.get(table.name, ()))
-        for table in TABLES
-    }

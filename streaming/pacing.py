@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from store.objects.landing import LandedObject
 
@@ -22,14 +21,6 @@ _BYTE_S = 1.2e-8
 _BYTE_S_BY_ENDING = {"heic": 1.9e-7, "heif": 1.9e-7, "avif": 1.7e-7, "webp": 1.4e-7}
 
 
-@dataclass(frozen=True)
-class Caps:
-    """The most a batch may hold, whatever the pace."""
-
-    max_files: int
-    max_bytes: int
-
-
 def estimated_work_s(landed: LandedObject) -> float:
     """What one core needs for an object, in seconds; only proportions matter."""
     ending = landed.key.rpartition(".")[2].lower()
@@ -37,10 +28,14 @@ def estimated_work_s(landed: LandedObject) -> float:
 
 
 class Pacer:
-    """Sizes batches so that under backlog one takes about 20 s; a batch's fixed cost is then a few percent of it."""
+    """Sizes batches so that under backlog one takes about 20 s; a batch's fixed cost is then a few percent of it.
 
-    def __init__(self, caps: Caps) -> None:
-        self._caps = caps
+    None holds more than `max_files` and `max_bytes`, except that one large object is a batch of its own.
+    """
+
+    def __init__(self, max_files: int, max_bytes: int) -> None:
+        self._max_files = max_files
+        self._max_bytes = max_bytes
         self._budget_s = _FIRST_BUDGET_S
         self._full_batch: tuple[float, float] | None = None
 
@@ -50,7 +45,7 @@ class Pacer:
         for landed in waiting:
             taken_bytes += landed.size_bytes
             work_s += estimated_work_s(landed)
-            over = taken_bytes > self._caps.max_bytes or work_s > self._budget_s or count == self._caps.max_files
+            over = taken_bytes > self._max_bytes or work_s > self._budget_s or count == self._max_files
             if over and count:
                 break
             count += 1

@@ -12,10 +12,7 @@ LONGEST_PAUSE_S = 0.5
 
 
 class Pipeline:
-    """Runs each batch in a thread of its own, at most two at a time, and commits them in the order of their numbers.
-
-    `on_batch` is called with each batch once it is committed, one at a time.
-    """
+    """Runs each batch in a thread of its own, at most two at a time; commits them, and calls `on_batch`, in order."""
 
     def __init__(self, batches: MicroBatches, on_batch: Callable[[BatchReport], None]) -> None:
         self._batches = batches
@@ -28,7 +25,6 @@ class Pipeline:
 
     @property
     def idle(self) -> bool:
-        """Whether every batch that was begun is finished."""
         return all(run.done() for run in self._in_flight)
 
     @property
@@ -73,8 +69,5 @@ class Pipeline:
             self._threads.shutdown()
 
     def _run(self, batch: int, before: Future[None] | None) -> None:
-        def in_turn() -> None:
-            if before is not None:
-                before.result()
-
+        in_turn: Callable[[], None] = (lambda: None) if before is None else before.result
         self._on_batch(self._batches.run(batch, in_turn))

@@ -21,12 +21,12 @@ from store.state.plans import Plan, Result, write_plan
 from store.tables.handles import open_tables, unsettled_batches
 from streaming.cleaning import Cleaner
 from streaming.discovery.arrivals import Backlog
-from streaming.discovery.discovery import Discovery, DiscoveryOptions, UnsettledFiles
+from streaming.discovery.discovery import Discovery, UnsettledFiles
 from streaming.discovery.queue import QueueStats
 from streaming.discovery.retries import Retries
 from streaming.discovery.snapshot import Snapshots, load_processed_index, outcome_of
 from streaming.discovery.visibility import CaughtUp
-from streaming.pacing import Caps, Pacer
+from streaming.pacing import Pacer
 
 ONLY_NEW_KEY = "only_new.json"
 
@@ -64,8 +64,8 @@ class Planner:
         self._key_pattern = settings.key_pattern
         self._nonce = nonce
         self._cleaner = cleaner
-        self._caps = Caps(settings.max_files, settings.max_bytes)
-        self._pacer = Pacer(self._caps)
+        self._max_files = settings.max_files
+        self._pacer = Pacer(settings.max_files, settings.max_bytes)
         self._is_closed = False
 
         tables = open_tables(home)
@@ -75,12 +75,24 @@ class Planner:
         self.newest = self._unfinished[0] - 1 if self._unfinished else tables.committed_to_any
         self._last = max([tables.committed_to_any, *self._unfinished])
 
-        if settings.only_new:
-            _begin_only_new(home, self._last)
+        if settings.only_new and only_new_since(home) is None:
+            if self._last:
+                raise InvalidSetting(
+                    f"{home.root.uri} has taken what was there before; --only-new works at a home's first start only."
+                )
+            _ONLY_NEW.write_once(home.state, {"since": datetime.now(UTC)})
         self._index = load_processed_index(home, scratch / "processed.sqlite")
         self._snapshots = Snapshots(home, self._index)
-        options = DiscoveryOptions(settings.queue, settings.backfill, drain, only_new_since(home), settings.settle)
-        self._discovery = Discovery(home, self._index, options, cleaner.clear_leftovers)
+        self._discovery = Discovery(
+            home,
+            self._index,
+            queue=settings.queue,
+            backfill=settings.backfill,
+            drain=drain,
+            only_since=only_new_since(home),
+            settle=settings.settle,
+            clear_leftovers=cleaner.clear_leftovers,
+        )
         self._retries = Retries(home, self._index)
         self._caught_up = CaughtUp(home)
         self._discovery.start()
@@ -98,7 +110,7 @@ class Planner:
         else:
             discovery.poll()
             self._retries.poll()
-            most = self._caps.max_files + 1
+            most = self._max_files + 1
             waiting = self._retries.among(discovery.oldest(most), most)
             objects = self._without_erased(self._pacer.fill(waiting))
             if objects:
@@ -224,16 +236,6 @@ def only_new_since(home: Home) -> datetime | None:
     """What arrived before this time is ignored; None when everything counts."""
     stored = _ONLY_NEW.read(home.state)
     return stored["since"] if stored else None
-
-
-def _begin_only_new(home: Home, last_batch: int) -> None:
-    if only_new_since(home) is not None:
-        return
-    if last_batch:
-        raise InvalidSetting(
-            f"{home.root.uri} has taken what was there before; --only-new works at a home's first start only."
-        )
-    _ONLY_NEW.write_once(home.state, {"since": datetime.now(UTC)})
 
 
 _ONLY_NEW = Document(dict[str, datetime], ONLY_NEW_KEY, remedy="restore it", indent=None)

@@ -134,7 +134,7 @@ class _Stream:
             listener.on_stage,
             settings.storage_patience.total_seconds(),
         )
-        listener.on_start(self._batches.in_hand)
+        listener.on_start(self._batches.in_hand.now)
         self._pipeline = Pipeline(self._batches, self._on_report)
         self._begun: int | None = None
         self._committed: int | None = None
@@ -162,7 +162,7 @@ class _Stream:
         self._cleaner.start()
         self._planner.start()
         try:
-            while self._goes_on(stop) and query.isActive and self._failure is None:
+            while not (stop.wait(POLL_S) or self._heart.is_stop_requested or self._failure) and query.isActive:
                 report = self._planner.report
                 if report is not None:
                     # What was planned before this report and is still in flight is not committed yet.
@@ -175,7 +175,10 @@ class _Stream:
             self._pipeline.hurry()
             try:
                 self._planner.close(GRACE_S)
-                self._let_newest_begin(query)
+                # What is planned already is begun rather than left to the next start.
+                deadline_s = time.monotonic() + GRACE_S
+                while self._planner.newest != self._begun and query.isActive and time.monotonic() < deadline_s:
+                    time.sleep(_BEGIN_POLL_S)
             finally:
                 self._pipeline.close()
                 self._cleaner.close()
@@ -196,9 +199,6 @@ class _Stream:
             .trigger(processingTime="0 seconds")
             .start()
         )
-
-    def _goes_on(self, stop: threading.Event) -> bool:
-        return not stop.wait(POLL_S) and not self._heart.is_stop_requested
 
     @property
     def _failure(self) -> BaseException | None:
@@ -225,12 +225,6 @@ class _Stream:
             self._begun = newest
             self._pipeline.begin(newest)
             self._planner.go_on()
-
-    def _let_newest_begin(self, query: StreamingQuery) -> None:
-        # What is planned already is begun rather than left to the next start.
-        deadline_s = time.monotonic() + GRACE_S
-        while self._planner.newest != self._begun and query.isActive and time.monotonic() < deadline_s:
-            time.sleep(_BEGIN_POLL_S)
 
 
 def _java_ended() -> SparkUnavailable:

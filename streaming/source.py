@@ -1,10 +1,7 @@
 """The Spark source: it tells Spark the number of the newest plan, as the driver writes it to a small file.
 
-| option      | meaning                                  | default  |
-| ----------- | ---------------------------------------- | -------- |
-| `plan_file` | the file with the newest plan's number   | required |
-
-Spark runs the reader in a Python process of its own beside the driver. It yields one row a batch, `(batch long)`.
+Its one option, `plan_file`, names that file. Spark runs the reader in a Python process of its own beside the driver. It
+yields one row a batch, `(batch long)`.
 """
 
 import time

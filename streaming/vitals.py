@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from dataclasses import astuple
 from datetime import UTC, datetime
 
 from store.settings import Settings
@@ -38,7 +39,6 @@ class StreamStats:
             self._planner = report
 
     def on_batch(self, report: BatchReport) -> None:
-        """A batch is committed."""
         with self._lock:
             self._last = FinishedBatch(
                 batch=report.batch,
@@ -50,7 +50,6 @@ class StreamStats:
             self._recent.append((time.monotonic(), self._last))
 
     def vitals(self) -> Vitals:
-        """What is known now."""
         with self._lock:
             now_s = time.monotonic()
             while self._recent and self._recent[0][0] < now_s - WINDOW_S:
@@ -60,7 +59,7 @@ class StreamStats:
             queue = planner.queue if planner else None
             return Vitals(
                 settings=self._settings,
-                waiting=_waiting(planner) if planner else None,
+                waiting=Waiting(planner.made_at, *astuple(planner.backlog)) if planner else None,
                 messages=Messages(queue.held, queue.unknown) if queue else None,
                 window_s=round(min(WINDOW_S, now_s - self._began_s), 3),
                 photos=sum(batch.photos for batch in batches),
@@ -68,8 +67,3 @@ class StreamStats:
                 last_batch=self._last,
                 passed_over=planner.passed_over if planner else {},
             )
-
-
-def _waiting(report: PlannerReport) -> Waiting:
-    backlog = report.backlog
-    return Waiting(report.made_at, backlog.files, backlog.bytes, backlog.oldest_arrived_at, backlog.at_least)

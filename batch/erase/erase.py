@@ -95,9 +95,19 @@ def erase(
     request = _with_source(home, request)
     with hold_lease(home, "fruits erase", say) as check:
         settle_erased_rows(home, open_tables(home))
-        _check_landings_are_known(home, request)
+        if unknown := note_objects(home, _selection(home, request)):
+            raise InvalidSetting(
+                f"{len(unknown):,} rows are of objects below {common_folder(unknown)}, which is no landing that is "
+                "known, so their photos would stay; add --former-landing with the place where they landed. Nothing was "
+                "erased."
+            )
         erasure = begin_erasure(home, request.kind, request.value, request.key_patterns, datetime.now(UTC))
-        certificate = _resume_certificate(home, erasure)
+        certificate = read_certificate(home, erasure.id)
+        if certificate is None:
+            certificate = Certificate(erasure.id, erasure.kind, erasure.before)
+        else:
+            # The request was cut off; which days' sums were stored before that, nobody knows.
+            forget_moments(home)
         if open_tables(home)[PROJECTION_ROWS] is not None:
             # From here on, the table refuses what a paused reprojection read before.
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
@@ -108,7 +118,9 @@ def erase(
         add_erased_versions(home, erasure.id, selection.versions)
         for _ in range(MOST_SEARCHES):
             removed = _search_once(home, erasure, selection, say, check)
-            certificate = _add_to_certificate(home, certificate, removed)
+            total = dict(Counter(certificate.removed) + removed)
+            certificate = replace(certificate, looks=certificate.looks + 1, removed=total)
+            _CERTIFICATE.write(home.reports, certificate, erasure.id)
             on_search(certificate.looks, dict(removed))
             if not removed:
                 break
@@ -123,7 +135,7 @@ def erase(
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
-        _CERTIFICATE.write(home.reports, certificate, certificate.id)
+        _CERTIFICATE.write(home.reports, certificate, erasure.id)
         finish_erasure(home, erasure.id, finished_at)
     return certificate
 
@@ -155,27 +167,16 @@ def subject_patterns(home: Home, own: str) -> tuple[str, ...]:
 
 
 def certificate_key(id: str) -> str:
-    """The key of a certificate below the reports."""
     return _CERTIFICATE.key(id)
 
 
 def read_certificate(home: Home, id: str) -> Certificate | None:
-    """A certificate, or None when there is none."""
     return _CERTIFICATE.read(home.reports, id)
 
 
 def _with_source(home: Home, request: ErasureRequest) -> ErasureRequest:
     # The tables may call an object by another URI than today's.
     return replace(request, value=home.source_at(request.value)) if request.kind == "source" else request
-
-
-def _check_landings_are_known(home: Home, request: ErasureRequest) -> None:
-    unknown = note_objects(home, _selection(home, request))
-    if unknown:
-        raise InvalidSetting(
-            f"{len(unknown):,} rows are of objects below {common_folder(unknown)}, which is no landing that is known, "
-            "so their photos would stay; add --former-landing with the place where they landed. Nothing was erased."
-        )
 
 
 def _search_once(
@@ -272,19 +273,3 @@ def _wait(seconds: float, check: Callable[[], None]) -> None:
 def _is_running(home: Home) -> bool:
     heartbeat = read_heartbeat(home)
     return heartbeat is not None and is_alive(heartbeat, datetime.now(UTC))
-
-
-def _resume_certificate(home: Home, erasure: Erasure) -> Certificate:
-    certificate = read_certificate(home, erasure.id)
-    if certificate is None:
-        return Certificate(erasure.id, erasure.kind, erasure.before)
-    # The request was cut off; which days' sums were stored before that, nobody knows.
-    forget_moments(home)
-    return certificate
-
-
-def _add_to_certificate(home: Home, certificate: Certificate, removed: Counter[str]) -> Certificate:
-    total = dict(Counter(certificate.removed) + removed)
-    updated = replace(certificate, looks=certificate.looks + 1, removed=total)
-    _CERTIFICATE.write(home.reports, updated, updated.id)
-    return updated

@@ -51,16 +51,12 @@ def erase_landed(landing: StorageLocation, selection: Selection) -> int:
     If the newest version of a key goes, older ones go too, because one of them would take its place.
     Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
     """
-    deleted = _erase(landing, lambda version: selection.covers_landed(landing, version), selection.avoid)
-    _remove_folders(landing, selection)
-    return deleted
+    return _erase(landing, selection, lambda version: selection.covers_landed(landing, version), selection.avoid)
 
 
 def erase_archived(home: Home, selection: Selection, newer_versions: Collection[tuple[str, str]]) -> int:
     """The same of the archive; `newer_versions` (source, etag) of objects have rows that came after the request."""
-    deleted = _erase(home.archive, lambda version: selection.covers_archived(version, newer_versions))
-    _remove_folders(home.archive, selection)
-    return deleted
+    return _erase(home.archive, selection, lambda version: selection.covers_archived(version, newer_versions))
 
 
 def erase_old_versions(place: StorageLocation) -> int:
@@ -88,22 +84,23 @@ def _same_bytes(place: StorageLocation, selection: Selection) -> Iterator[Versio
         yield from compress(candidates, pool.map(is_photo, candidates))
 
 
-def _erase(place: StorageLocation, is_covered: Callable[[Version], bool], avoid: Sequence[StorageLocation] = ()) -> int:
+def _erase(
+    place: StorageLocation,
+    selection: Selection,
+    is_covered: Callable[[Version], bool],
+    avoid: Sequence[StorageLocation] = (),
+) -> int:
     # Memory holds the versions of covered keys only, so everything is listed twice.
     keys = {version.key for version in list_versions(place, avoid) if not version.is_mark and is_covered(version)}
-    if not keys:
-        return 0
     by_key: dict[str, list[Version]] = defaultdict(list)
-    for version in list_versions(place, avoid):
+    for version in list_versions(place, avoid) if keys else ():
         if version.key in keys:
             by_key[version.key].append(version)
-    return delete_versions(place, chain.from_iterable(_to_delete(some, is_covered) for some in by_key.values()))
-
-
-def _remove_folders(place: StorageLocation, selection: Selection) -> None:
+    deleted = delete_versions(place, chain.from_iterable(_to_delete(some, is_covered) for some in by_key.values()))
     # A folder's name tells as much as a file's.
     if selection.kind == "subject":
         remove_empty_folders(place, selection.is_subjects_folder, selection.avoid)
+    return deleted
 
 
 def _to_delete(versions: list[Version], is_covered: Callable[[Version], bool]) -> list[Version]:

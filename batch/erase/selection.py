@@ -42,7 +42,6 @@ class Selection:
         return [name for name in columns if name in table.file_schema.names]
 
     def row_mask(self, rows: pa.RecordBatch) -> pa.BooleanArray:
-        """Which rows are covered."""
         return pc.and_(self._matches(rows), pc.less(rows["arrived_at"], self._before(rows)))
 
     def newer_row_mask(self, rows: pa.RecordBatch) -> pa.BooleanArray:
@@ -50,10 +49,7 @@ class Selection:
         return pc.and_(self._matches(rows), pc.greater_equal(rows["arrived_at"], self._before(rows)))
 
     def note_objects(self, rows: pa.RecordBatch) -> None:
-        """Note which versions of objects covered feature rows are of, and how large a photo is.
-
-        A subject's objects are noted only if today's key patterns do not find the subject in their keys.
-        """
+        """Note which versions covered rows are of (for a subject, if their keys do not name it), and a photo's size."""
         if not {"image_id", "etag"} <= set(rows.schema.names):
             return
         pairs = zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True)
@@ -82,7 +78,6 @@ class Selection:
         return version.landed.visible_at < self.before or not is_newer
 
     def covers_planned(self, landing: StorageLocation, landed: LandedObject) -> bool:
-        """Whether an object of a plan is covered."""
         return landed.arrived_at < self.before and self._covers(landing, landed.key, landed.etag)
 
     def names(self) -> list[str]:

@@ -71,7 +71,9 @@ def groups_to_compact(home: Home, now: datetime) -> list[Group]:
                 by_period[partition, day, hour].append(file)
         for (_, day, hour), files in by_period.items():
             in_order = sorted(files, key=lambda file: (file.batches or (0, 0), file.path))
-            of_target_size = groups_by_size(in_order, _size_of_rows, TARGET_BYTES)
+            of_target_size = groups_by_size(
+                in_order, lambda f: max(0, f.size_bytes - FILE_OVERHEAD_BYTES), TARGET_BYTES
+            )
             groups += [Group(table, day, hour, group) for group in of_target_size if len(group) > 1]
     return sorted(groups, key=lambda group: group.ingest_date)
 
@@ -106,21 +108,13 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
         yield group, added.size_bytes
 
 
-def _size_of_rows(file: DataFile) -> int:
-    return max(0, file.size_bytes - FILE_OVERHEAD_BYTES)
-
-
 def _rows(home: Home, table: Table, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
     """The rows of some files in their order; small files, which cost round trips and not bytes, are read at once."""
     columns = table.file_schema.names
-
-    def read_whole(file: DataFile) -> list[pa.RecordBatch]:
-        return list(read_file(home, table, file.path, columns))
-
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="read") as pool:
         for group in groups_by_size(files, lambda file: file.size_bytes, _READ_AT_ONCE_BYTES):
             if len(group) == 1:
                 yield from read_file(home, table, group[0].path, columns)
             else:
-                for rows in pool.map(read_whole, group):
+                for rows in pool.map(lambda file: list(read_file(home, table, file.path, columns)), group):
                     yield from rows

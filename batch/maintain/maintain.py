@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 
 from batch.maintain.compaction import Group, compact, groups_to_compact
 from batch.maintain.retention import Retention, expire_archive, expire_reports, expire_rows
-from batch.maintain.vacuum import ObjectCount, log_size, vacuum_log, vacuum_orphans
+from batch.maintain.vacuum import ObjectCount, log_size, vacuum_orphans
 from store.home import Home
 from store.state.erasures import delete_old_erasures, settle_erased_rows
 from store.state.lease import hold_lease
 from store.tables.handles import open_tables
 from store.tables.schemas import TABLES
+from store.tables.unreferenced import shorten_log
 
 
 @dataclass(frozen=True)
@@ -84,5 +85,8 @@ def maintain(
             check()
             on_step(OrphanRemoval(table.name, vacuum_orphans(home, table, dry_run)))
             if not dry_run:
-                removed = vacuum_log(home, table)
-                on_step(LogRemoval(table.name, removed, log_size(home, table)))
+                before = log_size(home, table)
+                shorten_log(home, table)
+                left = log_size(home, table)
+                removed = ObjectCount(before.count - left.count, before.size_bytes - left.size_bytes)
+                on_step(LogRemoval(table.name, removed, left))

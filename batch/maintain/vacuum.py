@@ -7,7 +7,7 @@ from store.objects.operations import delete_all, sizes_below
 from store.state.plans import planned_batches, read_result
 from store.tables.handles import open_tables
 from store.tables.schemas import Table
-from store.tables.unreferenced import shorten_log, unreferenced_files
+from store.tables.unreferenced import unreferenced_files
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,6 @@ def vacuum_orphans(home: Home, table: Table, dry_run: bool) -> ObjectCount:
 
 
 def log_size(home: Home, table: Table) -> ObjectCount:
-    """How large a table's log is."""
+    """How large a table's log is. Raises StorageRefused, StorageUnavailable."""
     sizes = sizes_below(home.root.child(f"{table.name}/_delta_log"))
     return ObjectCount(len(sizes), sum(sizes.values()))
-
-
-def vacuum_log(home: Home, table: Table) -> ObjectCount:
-    """Remove what a table's log holds of versions older than a day; says how much smaller it is.
-
-    Raises StorageRefused, StorageUnavailable.
-    """
-    before = log_size(home, table)
-    shorten_log(home, table)
-    after = log_size(home, table)
-    return ObjectCount(before.count - after.count, before.size_bytes - after.size_bytes)

@@ -21,7 +21,6 @@ from pyspark import SparkContext
 
 from batch.days import (
     Day,
-    ReadTask,
     count_rows,
     digest_of_paths,
     digest_of_rows,
@@ -126,8 +125,6 @@ def sum_moments(
 
 @dataclass(frozen=True)
 class _Job:
-    """One call of `sum_moments`, on the driver."""
-
     spark: SparkContext
     home: Home
     featurizer: str
@@ -250,7 +247,7 @@ def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
 
 
 @carry_errors
-def _read_files(home: Home, featurizer: str, read_bytes: "Accumulator[int]", task: ReadTask) -> tuple[int, _TaskSum]:
+def _read_files(home: Home, featurizer: str, read_bytes: "Accumulator[int]", task: Day) -> tuple[int, _TaskSum]:
     """The sum of a task's files, under the number of its day."""
     try:
         moments, rows_by_batch = sum_rows(home, featurizer, task)

@@ -6,15 +6,15 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 
 import numpy as np
-from numpy.typing import NDArray
 from pyspark import SparkContext
 
 from batch.refit.moments import sum_moments
-from batch.refit.scree import VarianceThresholds, import_matplotlib, scree_png, variance_thresholds
+from batch.refit.scree import VarianceThresholds, scree_png, variance_thresholds
 from batch.refit.stored_moments import forget_moments
-from features.pca import Pca, TooFewRows, fit, principal_angles_rad
+from features.pca import TooFewRows, fit, principal_angles_rad
 from store.errors import HomeInUse, NothingIngested, StateDamaged, StorageUnavailable
 from store.home import Home
 from store.models.pca_models import (
@@ -81,11 +81,16 @@ def refit(
         raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
     if not dry_run:
         # The import takes half a second, and Spark's tasks take longer.
-        threading.Thread(target=import_matplotlib, name="scree", daemon=True).start()
+        threading.Thread(target=import_module, args=("matplotlib.figure",), name="scree", daemon=True).start()
     version, parent = next_version(home), _parent(home, featurizer)
     erasures = check_no_erasure_unfinished(home)
     summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
-    _check_no_rows_were_erased(home, erasures)
+    try:
+        check_no_erasure_started(home, erasures)
+    except HomeInUse:
+        # The sums that were stored just now may hold their rows.
+        forget_moments(home)
+        raise
     rows = summed.moments.rows
     if rows == 0:
         raise NothingToFit(
@@ -96,7 +101,17 @@ def refit(
         raise TooFewRows(f"There are {rows:,} rows and {options.min_rows:,} are asked for; wait, or lower --min-rows.")
     pca = fit(summed.moments, options.components, options.variance, parent.pca.components if parent else None)
     angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
-    meta = _meta(version, featurizer, pca, parent, angles_rad)
+    meta = PcaMeta(
+        version=version,
+        featurizer=featurizer,
+        rows=pca.rows,
+        components=len(pca.components),
+        explained=math.fsum(pca.explained_variance_ratio[: len(pca.components)]),
+        fitted_at=datetime.now(UTC),
+        parent=parent.meta.version if parent else None,
+        drift_rad=float(angles_rad[-1]) if parent else None,
+        nonce=uuid.uuid4().hex,
+    )
     if not dry_run:
         _publish(home, PcaModel(meta, pca))
     return Refit(
@@ -115,15 +130,6 @@ def scree_plot(model: PcaModel) -> bytes:
     meta = model.meta
     title = f"PCA version {meta.version}: {meta.rows:,} rows of featurizer {meta.featurizer}, {meta.fitted_at:%Y-%m-%d}"
     return scree_png(model.pca.explained_variance_ratio, meta.components, title)
-
-
-def _check_no_rows_were_erased(home: Home, begun: int) -> None:
-    try:
-        check_no_erasure_started(home, begun)
-    except HomeInUse:
-        # The sums that were stored just now may hold their rows.
-        forget_moments(home)
-        raise
 
 
 def _publish(home: Home, model: PcaModel) -> None:
@@ -146,18 +152,3 @@ def _parent(home: Home, featurizer: str) -> PcaModel | None:
             # A damaged version is nobody's parent; a command that names it says that it is damaged.
             continue
     return None
-
-
-def _meta(version: int, featurizer: str, pca: Pca, parent: PcaModel | None, angles_rad: NDArray[np.float64]) -> PcaMeta:
-    components = len(pca.components)
-    return PcaMeta(
-        version=version,
-        featurizer=featurizer,
-        rows=pca.rows,
-        components=components,
-        explained=math.fsum(pca.explained_variance_ratio[:components]),
-        fitted_at=datetime.now(UTC),
-        parent=parent.meta.version if parent else None,
-        drift_rad=float(angles_rad[-1]) if parent else None,
-        nonce=uuid.uuid4().hex,
-    )

@@ -3,7 +3,6 @@
 import io
 import math
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,14 +47,17 @@ def variance_thresholds(explained_variance_ratio: NDArray[np.float64]) -> Varian
 
     `explained_variance_ratio`: (d,) float64, descending, sums to 1. A share counts as reached, and a ratio as equal to
     the mean, within 1e-9 (relative to the mean, for a ratio). Raises InvalidSetting for anything else than such ratios.
-
     Source of `above_mean`, the components with a ratio above 1/d: Kaiser's rule for a covariance matrix (Jolliffe,
     Principal Component Analysis, 2nd edition, 2002, section 6.1).
     """
-    _require_ratios(explained_variance_ratio)
-    cumulative = np.cumsum(explained_variance_ratio)
+    ratios = explained_variance_ratio
+    # A NaN or an infinity fails the sum. What rounding leaves of a missing component may be a little below zero.
+    sums_to_one = ratios.ndim == 1 and abs(ratios.sum() - 1) <= 1e-6
+    if not (sums_to_one and (np.diff(ratios) <= 0).all() and ratios[-1] >= -_ROUNDING):
+        raise InvalidSetting("Give explained variance ratios as one descending vector, none negative, with the sum 1.")
+    cumulative = np.cumsum(ratios)
     at_80, at_90, at_95 = (int(np.argmax(cumulative >= share - _ROUNDING)) + 1 for share in (0.80, 0.90, 0.95))
-    above_mean = np.count_nonzero(explained_variance_ratio * len(cumulative) > 1 + _ROUNDING)
+    above_mean = np.count_nonzero(ratios * len(ratios) > 1 + _ROUNDING)
     return VarianceThresholds(at_80, at_90, at_95, int(above_mean))
 
 
@@ -69,11 +71,6 @@ def scree_png(explained_variance_ratio: NDArray[np.float64], components: int, ti
     png = io.BytesIO()
     _draw(explained_variance_ratio, components, title).savefig(png, format="png", dpi=_DPI, backend="agg")
     return png.getvalue()
-
-
-def import_matplotlib() -> None:
-    """Import what drawing needs, which takes over half a second, before it is needed."""
-    import_module("matplotlib.figure")
 
 
 def _draw(ratios: NDArray[np.float64], components: int, title: str) -> "Figure":
@@ -201,10 +198,3 @@ def _counted(count: int) -> str:
 def _rank(ratios: NDArray[np.float64]) -> int:
     """How many ratios are more than rounding: above d times the machine's epsilon, relative to the largest."""
     return int(np.count_nonzero(ratios > ratios[0] * len(ratios) * np.finfo(np.float64).eps))
-
-
-def _require_ratios(ratios: NDArray[np.float64]) -> None:
-    # A NaN or an infinity fails the sum. What rounding leaves of a missing component may be a little below zero.
-    sums_to_one = ratios.ndim == 1 and abs(ratios.sum() - 1) <= 1e-6
-    if not (sums_to_one and (np.diff(ratios) <= 0).all() and ratios[-1] >= -_ROUNDING):
-        raise InvalidSetting("Give explained variance ratios as one descending vector, none negative, with the sum 1.")

@@ -64,12 +64,10 @@ _MONTH = Document(StoredMonth, "index/{}.json", remedy="delete it", indent=None)
 
 
 def all_moments(home: Home) -> StorageLocation:
-    """Where the moments of all featurizers are stored."""
     return home.pca_models.child("moments")
 
 
 def store_of(home: Home, featurizer: str) -> StorageLocation:
-    """Where the moments of one featurizer are stored."""
     return all_moments(home).child(featurizer)
 
 
@@ -103,11 +101,10 @@ def delete_unused_sums(store: StorageLocation, months: Collection[str]) -> None:
     If another refit has just read an older index, it finds an object missing and computes it again.
     Raises StorageRefused, StorageUnavailable.
     """
-    index_keys = {_index_key(month) for month in months}
+    index_keys = set(map(_MONTH.key, months))
     # Listed before the indexes are read: what is named later was written later.
     old_sums = {key for key in old_keys(store, UNNAMED_KEPT) if key.endswith(".npz")}
-    unused = [key for key in keys_below(store) if key.startswith("index/") and key not in index_keys]
-    delete_all(store, unused)
+    delete_all(store, [key for key in keys_below(store) if key.startswith("index/") and key not in index_keys])
     for month in months if old_sums else ():
         index = read_month(store, month)
         old_sums -= {stored.key for stored in (index.sum, *(day.sum for day in index.days.values())) if stored}
@@ -123,7 +120,3 @@ def forget_moments(home: Home, days: Collection[date] | None = None) -> int:
     names = None if days is None else {f"{day}" for day in days} | {f"{day:%Y-%m}" for day in days}
     keys = [key for key in keys_below(store) if names is None or key.rpartition("/")[2].partition(".")[0] in names]
     return delete_all(store, keys)
-
-
-def _index_key(month: str) -> str:
-    return f"index/{month}.json"

@@ -14,7 +14,7 @@ from typing import Any
 
 from pyspark import SparkContext
 
-from batch.days import ReadTask, list_days, split_into_tasks
+from batch.days import Day, list_days, split_into_tasks
 from batch.refit.moments import sum_moments
 from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
@@ -115,14 +115,14 @@ def _timed(work: Callable[[], int]) -> dict[str, float]:
 def _read(spark: SparkContext, home: Home) -> int:
     """Read what a reprojection reads, a job for each day and as many days at once, and count the rows."""
 
-    def read_day(tasks: Sequence[ReadTask]) -> int:
+    def read_day(tasks: Sequence[Day]) -> int:
         return sum(spark.parallelize(tasks, len(tasks)).mapPartitions(partial(_count, home)).collect())
 
     with ThreadPoolExecutor(spark.defaultParallelism) as pool:
         return sum(pool.map(read_day, map(split_into_tasks, list_days(home))))
 
 
-def _count(home: Home, tasks: Iterable[ReadTask]) -> list[int]:
+def _count(home: Home, tasks: Iterable[Day]) -> list[int]:
     paths = [path for task in tasks for path in task.paths]
     columns = [*KEPT_COLUMNS, "features"]
     return [rows.num_rows for path in paths for rows in read_file(home, FEATURE_ROWS, path, columns)]

@@ -42,8 +42,7 @@ class _Waiting:
 class Arrivals:
     """What arrived and was not planned, for the threads that find and the one that plans.
 
-    A version counts as planned under its `(source, etag)`: the same bytes under the same key again are no arrival
-    while the index has them, unless they were rejected.
+    A version, `(source, etag)`, that the index has is no arrival again, unless it was rejected.
     """
 
     def __init__(self, home: Home, index: ProcessedIndex) -> None:
@@ -64,12 +63,10 @@ class Arrivals:
         return waiting is not None and waiting.landed.etag == landed.etag
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until something is added or planned, or time is up."""
         with self._changed:
             self._changed.wait(timeout_s)
 
     def notify(self) -> None:
-        """Wake all who wait."""
         with self._changed:
             self._changed.notify_all()
 
@@ -117,7 +114,6 @@ class Arrivals:
         return needless
 
     def oldest(self, most: int) -> list[LandedObject]:
-        """The oldest ones, at most so many."""
         with self._changed:
             found: list[tuple[datetime, str]] = []
             while self._heap and len(found) < most:

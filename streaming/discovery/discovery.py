@@ -27,21 +27,6 @@ _STATS_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
-class DiscoveryOptions:
-    """How arrivals are found: by listing, or, with a queue, from its messages and a listing every `backfill`.
-
-    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is ignored. A
-    file on disk that looks unfinished waits until it has stood still for `settle`.
-    """
-
-    queue: str | None
-    backfill: timedelta
-    drain: bool
-    only_since: datetime | None
-    settle: timedelta
-
-
-@dataclass(frozen=True)
 class UnsettledFiles:
     """Files that a drain leaves for the next start because they kept changing: how many, and some of their keys."""
 
@@ -50,23 +35,33 @@ class UnsettledFiles:
 
 
 class Discovery:
-    """Finds arrivals, which wait until they are planned; `clear_leftovers` gets what a listing shows of older plans."""
+    """Finds arrivals, which wait until they are planned: by listing, or from a queue and a listing every `backfill`.
+
+    With `drain` there is one listing, and the queue is emptied once. What arrived before `only_since` is ignored.
+    `settle`: as in Settling. `clear_leftovers` gets what a listing shows of older plans.
+    """
 
     def __init__(
         self,
         home: Home,
         index: ProcessedIndex,
-        options: DiscoveryOptions,
+        *,
+        queue: str | None,
+        backfill: timedelta,
+        drain: bool,
+        only_since: datetime | None,
+        settle: timedelta,
         clear_leftovers: Callable[[Sequence[tuple[LandedObject, ProcessedEntry]]], None] = lambda _: None,
     ) -> None:
-        self._options = options
+        self._backfill_s = backfill.total_seconds()
+        self._drain = drain
+        self._only_since = only_since
         self._arrivals = Arrivals(home, index)
-        self._settling = Settling(home.landing, options.settle, self._arrivals.has)
-        self._listing = Listing(home, index, self._arrivals, clear_leftovers, options.only_since, self._settling)
+        self._settling = Settling(home.landing, settle, self._arrivals.has)
+        self._listing = Listing(home, index, self._arrivals, clear_leftovers, only_since, self._settling)
         # Any wait has SQS ask all its servers, and a drain that waits long only ends later.
-        wait_s = 1 if options.drain else None
-        region = home.landing.s3_region
-        self._queue = Queue(options.queue, home.landing, region, wait_s) if options.queue else None
+        wait_s = 1 if drain else None
+        self._queue = Queue(queue, home.landing, home.landing.s3_region, wait_s) if queue else None
         self._queue_stats: QueueStats | None = None
         self._stats_read_s = float("-inf")
         self._listing_began_s = float("-inf")
@@ -78,21 +73,17 @@ class Discovery:
         self._begin_listing()
 
     def poll(self) -> None:
-        """Take in what was found; when nothing waits, wait for a short while.
-
-        Raises StorageUnavailable when a listing or the queue failed until the deadline; nothing is forgotten then.
-        """
+        """Take in what was found; when nothing waits, wait for a short while. Raises StorageUnavailable."""
         if self._queue is not None:
             self._take_messages(self._queue)
         if self._is_due and self._listing.may_begin:
             self._begin_listing()
         if self.awaits_files and not self._listing.active:
-            self._listing.begin_with_held()
+            self._listing.begin(only_held=True)
         if self._queue is None:
             self._wait_for_listing()
 
     def oldest(self, most: int) -> list[LandedObject]:
-        """The oldest that wait."""
         return self._arrivals.oldest(most)
 
     def planned(self, plan: Plan) -> None:
@@ -115,34 +106,31 @@ class Discovery:
 
     @property
     def backlog(self) -> Backlog:
-        return self._arrivals.backlog(at_least=self._listing.active or self._listing.last is None)
+        return self._arrivals.backlog(at_least=self._listing.active or self._listing.complete_began_at is None)
 
     @property
     def caught_up_to(self) -> datetime | None:
         """Everything that had settled in the landing by then was planned, if nothing waits now."""
-        last = self._listing.last
-        if last is None or self._listing.active or len(self._arrivals):
+        if self._listing.active or len(self._arrivals):
             return None
-        if self._queue is not None and self._options.drain and self._queue.found_empty_at is None:
+        if self._queue is not None and self._drain and self._queue.found_empty_at is None:
             return None
-        return None if self.awaits_files else last.began_at
+        return None if self.awaits_files else self._listing.complete_began_at
 
     @property
     def awaits_files(self) -> bool:
         """Whether a drain holds files back that may settle soon, as far as its last look shows."""
-        return self._options.drain and self._settling.awaits_any
+        return self._drain and self._settling.awaits_any
 
     @property
     def unsettled(self) -> UnsettledFiles | None:
         """What a drain leaves, once it has caught up: files that kept changing."""
-        keys = sorted(self._settling.held_keys) if self._options.drain else []
+        keys = sorted(self._settling.held_keys) if self._drain else []
         return UnsettledFiles(len(keys), tuple(keys[:MOST_NAMED])) if keys else None
 
     @property
     def passed_over(self) -> dict[str, int]:
-        """What the last complete listing left out on purpose, counted by kind."""
-        last = self._listing.last
-        return last.left_out if last is not None else {}
+        return self._listing.left_out
 
     @property
     def queue_stats(self) -> QueueStats | None:
@@ -154,10 +142,8 @@ class Discovery:
 
     @property
     def _is_due(self) -> bool:
-        if self._options.drain:
-            return False
         since_s = time.monotonic() - self._listing_began_s
-        return self._queue is None or since_s >= self._options.backfill.total_seconds()
+        return not self._drain and (self._queue is None or since_s >= self._backfill_s)
 
     def _begin_listing(self) -> None:
         self._listing_began_s = time.monotonic()
@@ -170,8 +156,7 @@ class Discovery:
             queue.settled(self._arrivals.add_messages(new))
 
     def _counts(self, arrival: Arrival) -> bool:
-        since = self._options.only_since
-        return since is None or arrival.landed.arrived_at >= since
+        return self._only_since is None or arrival.landed.arrived_at >= self._only_since
 
     def _wait_for_listing(self) -> None:
         began_s = time.monotonic()

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, wait
 from datetime import UTC, datetime
 
 from store.errors import StorageUnavailable
@@ -15,6 +15,7 @@ from streaming.discovery.arrivals import MOST_WAITING, Arrivals
 from streaming.discovery.processed_index import REMEMBERED_FOR, ProcessedEntry, ProcessedIndex, identity
 from streaming.discovery.settling import Settling
 from streaming.discovery.visibility import first_seen, not_seen_at
+from streaming.threads import in_thread
 
 # A long listing is followed by a pause of this many times as long: its requests, and the core that reads the answers,
 # cost. A short one may follow the other.
@@ -24,14 +25,6 @@ FORGET_EVERY_S = 600.0
 _LOOK_S = 0.5
 _HELD_AT_ONCE = 10_000
 _CLOSING_S = 5.0
-
-
-@dataclass(frozen=True)
-class CompleteListing:
-    """When a complete listing began, and what it left out on purpose, counted by kind."""
-
-    began_at: datetime
-    left_out: dict[str, int]
 
 
 class Listing:
@@ -58,53 +51,39 @@ class Listing:
         self._planned_before = planned_before
         self._only_since = only_since
         self._settling = settling
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._running: Future[None] | None = None
         self._rests_until_s = float("-inf")
         self._closed = threading.Event()
         self._number = 0
         self._forgot_s = float("-inf")
-        self.last: CompleteListing | None = None
+        # Of the last complete listing: when it began, and what it left out on purpose, counted by kind.
+        self.complete_began_at: datetime | None = None
+        self.left_out: dict[str, int] = {}
 
     @property
     def active(self) -> bool:
         """Whether a listing is under way. Raises what it failed of."""
-        if self._failure is not None:
-            raise self._failure
-        return self._thread is not None and self._thread.is_alive()
+        if self._running is None or not self._running.done():
+            return self._running is not None
+        self._running.result()
+        return False
 
     @property
     def may_begin(self) -> bool:
         """Whether none is under way and the last one has been over for long enough."""
         return not self.active and time.monotonic() >= self._rests_until_s
 
-    def begin(self) -> None:
-        """Begin one."""
-        self._begin(self._list)
-
-    def begin_with_held(self) -> None:
-        """Begin one of only those files that the last one held back."""
-        self._begin(self._list_held)
+    def begin(self, only_held: bool = False) -> None:
+        """Begin one, or one of only those files that the last one held back."""
+        self._running = in_thread(self._list_held if only_held else self._list)
+        self._running.add_done_callback(lambda _: self._arrivals.notify())
 
     def close(self) -> None:
         """Give up the one under way; one that hangs is not waited for."""
         self._closed.set()
         self._arrivals.notify()
-        if self._thread is not None:
-            self._thread.join(_CLOSING_S)
-
-    def _begin(self, work: Callable[[], None]) -> None:
-        self._thread = threading.Thread(target=self._run, args=(work,), name="listing", daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            # It is raised to the planner when it polls.
-            self._failure = error
-        finally:
-            self._arrivals.notify()
+        if self._running is not None:
+            wait([self._running], _CLOSING_S)
 
     def _list(self) -> None:
         began_at, began_s = datetime.now(UTC), time.monotonic()
@@ -122,7 +101,8 @@ class Listing:
         if began_s - self._forgot_s > FORGET_EVERY_S:
             self._index.forget(began_at - REMEMBERED_FOR)
             self._forgot_s = began_s
-        self.last = CompleteListing(began_at, dict(left_out.counts))
+        self.left_out = dict(left_out.counts)
+        self.complete_began_at = began_at
         self._not_seen_at = began_at
         if pages > SHORT_PAGES:
             self._rests_until_s = time.monotonic() + PAUSES * (time.monotonic() - began_s)

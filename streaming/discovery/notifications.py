@@ -21,8 +21,6 @@ _MOST_BYTES = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """An object was created."""
-
     bucket: str
     # The whole key in the bucket, decoded.
     key: str
@@ -40,26 +38,13 @@ class UnknownShape(Exception):
         self.created = created
 
 
-def created_objects(body: str) -> tuple[Created, ...]:
+def created_objects(body: str, wrappings_left: int = _MOST_WRAPPINGS) -> tuple[Created, ...]:
     """The objects whose creation a message tells of; empty when it tells of something else.
 
     Understands S3's own notifications, events of EventBridge, and either of them wrapped by SNS. Times are UTC.
     Raises UnknownShape for anything else. One unknown record makes the message unknown.
     Source: "Event message structure" and "EventBridge event message structure", Amazon S3 User Guide.
     """
-    return _read(body, _MOST_WRAPPINGS)
-
-
-def is_later(sequencer: str, than: str) -> bool:
-    """Whether of two events of one key the first happened after the second.
-
-    Source: "Event message structure", Amazon S3 User Guide: pad the shorter one with zeros on the right, then compare.
-    """
-    length = max(len(sequencer), len(than))
-    return sequencer.lower().ljust(length, "0") > than.lower().ljust(length, "0")
-
-
-def _read(body: str, wrappings_left: int) -> tuple[Created, ...]:
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):
@@ -68,7 +53,7 @@ def _read(body: str, wrappings_left: int) -> tuple[Created, ...]:
         case {"Type": "Notification", "Message": str(inner)}:
             if not wrappings_left:
                 raise UnknownShape(f"the message is wrapped more than {_MOST_WRAPPINGS} times")
-            return _read(inner, wrappings_left - 1)
+            return created_objects(inner, wrappings_left - 1)
         case {"Records": [*records]}:
             return _each(records, _of_record)
         case {"source": "aws.s3", "detail-type": str()}:
@@ -76,6 +61,12 @@ def _read(body: str, wrappings_left: int) -> tuple[Created, ...]:
         case {"Service": "Amazon S3", "Event": "s3:TestEvent"}:
             return ()
     raise UnknownShape("the message is neither a notification of S3 nor an event of EventBridge")
+
+
+def is_later(sequencer: str, than: str) -> bool:
+    """Whether the first of two events of a key is later: pad with zeros (S3 User Guide, "Event message structure")."""
+    length = max(len(sequencer), len(than))
+    return sequencer.lower().ljust(length, "0") > than.lower().ljust(length, "0")
 
 
 def _each(records: list[Any], read: Callable[[Any], Created | None]) -> tuple[Created, ...]:
@@ -159,7 +150,4 @@ def _created(bucket: str, key: str, size_bytes: int, etag: str, at: str, rest: d
         raise UnknownShape("a time has no zone")
     if time.year not in _YEARS:
         raise UnknownShape("a time is out of range")
-    try:
-        return Created(bucket, key, size_bytes, etag.strip('"'), time.astimezone(UTC), sequencer)
-    except OverflowError:
-        raise UnknownShape("a time is out of range") from None
+    return Created(bucket, key, size_bytes, etag.strip('"'), time.astimezone(UTC), sequencer)

@@ -38,10 +38,7 @@ _SCHEMA = """
 
 @dataclass(frozen=True, slots=True)
 class ProcessedEntry:
-    """An object version that was planned: its batch, its time of arrival, and whether it became a feature row.
-
-    Until its commit `featurized` is None and `at_s` is the time of the plan, then that of the commit.
-    """
+    """A planned version; until its commit `featurized` is None, and `at_s` the plan's time, then the commit's."""
 
     batch: int
     arrived_s: int
@@ -49,10 +46,7 @@ class ProcessedEntry:
     featurized: bool | None
 
     def covers(self, landed: LandedObject) -> bool:
-        """Whether an object that arrived is this very upload of the version, or adds nothing to it.
-
-        A rejected object that is uploaded again afterwards is another arrival.
-        """
+        """Whether an arrival is this very upload, or adds nothing to it: what was rejected may be uploaded again."""
         arrived_s = landed.arrived_at.timestamp()
         return self.featurized is not False or arrived_s <= self.at_s or int(arrived_s) <= self.arrived_s
 
@@ -126,7 +120,6 @@ class ProcessedIndex:
         self._connection.close()
 
     def entries(self, identities: Sequence[bytes]) -> dict[bytes, ProcessedEntry]:
-        """The entries of those that were planned."""
         found: dict[bytes, ProcessedEntry] = {}
         for start in range(0, len(identities), _ASKED_AT_ONCE):
             some = identities[start : start + _ASKED_AT_ONCE]
@@ -150,7 +143,8 @@ class ProcessedIndex:
         """A batch has its rows in the tables. Replay changes nothing; batches come in the order of their numbers."""
         at_s = int(outcome.at.timestamp())
         with self._transaction():
-            if batch <= self.info.through:
+            info = self.info
+            if batch <= info.through:
                 return
             self._connection.executemany(
                 "UPDATE seen SET featurized = 0, at_s = ? WHERE featurized IS NULL AND identity = ?",
@@ -159,23 +153,17 @@ class ProcessedIndex:
             self._connection.execute(
                 "UPDATE seen SET featurized = 1, at_s = ? WHERE featurized IS NULL AND batch = ?", (at_s, batch)
             )
-            self._set("through", batch)
-            self._subtract_retried(outcome.retried)
-            if batch <= self.info.days_since:
+            counted = [(day.isoformat(),) for of_batch, day in outcome.retried if of_batch > info.days_since]
+            self._connection.executemany("UPDATE day SET rejects = rejects - 1 WHERE ingest_date = ?", counted)
+            rows_before_days = info.rows_before_days - (len(outcome.retried) - len(counted))
+            self.set_info(through=batch, rows_before_days=rows_before_days)
+            if batch <= info.days_since:
                 return
             self._connection.execute(
                 "INSERT INTO day VALUES (?, 1, ?, ?) ON CONFLICT (ingest_date) DO UPDATE SET batches = batches + 1, "
                 "photos = photos + excluded.photos, rejects = rejects + excluded.rejects",
                 (outcome.ingest_date.isoformat(), outcome.photos, outcome.rejects),
             )
-
-    def _subtract_retried(self, rows: Sequence[tuple[int, date]]) -> None:
-        if not rows:
-            return
-        info = self.info
-        counted = [(day.isoformat(),) for batch, day in rows if batch > info.days_since]
-        self._connection.executemany("UPDATE day SET rejects = rejects - 1 WHERE ingest_date = ?", counted)
-        self._set("rows_before_days", info.rows_before_days - sum(batch <= info.days_since for batch, _ in rows))
 
     def has_rows(self, rows: Iterable[tuple[bytes, ProcessedEntry]]) -> None:
         """The tables hold rows of these identities. Features count more than a reject, then the newest one."""
@@ -216,14 +204,12 @@ class ProcessedIndex:
         youngest = self._rows(f"SELECT max(arrived_s) FROM seen WHERE {which}", values)[0][0]
         if youngest is not None:
             self._connection.execute(f"DELETE FROM seen WHERE {which}", values)
-            self._set("complete_since_s", max(self.info.complete_since_s, youngest + _TIMES_DIFFER_S))
+            self.set_info(complete_since_s=max(self.info.complete_since_s, youngest + _TIMES_DIFFER_S))
 
     def forget_objects(self) -> None:
-        """Forget all objects, not the days."""
         self._write("DELETE FROM seen", [()])
 
     def forget_days(self) -> None:
-        """Forget the days, not the objects."""
         self._write("DELETE FROM day", [()])
 
     @property
@@ -251,8 +237,9 @@ class ProcessedIndex:
         return IndexInfo(**{name: type(getattr(IndexInfo(), name))(value) for name, value in found.items()})
 
     def set_info(self, **values: int | str) -> None:
-        """Change some fields of `info`."""
-        self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", [(name, str(value)) for name, value in values.items()])
+        facts = [(name, str(value)) for name, value in values.items()]
+        with self._lock:
+            self._connection.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", facts)
 
     def copy_committed(self, file: Path) -> IndexInfo:
         """Write what is committed at this moment to a new file, and return its info."""
@@ -277,9 +264,6 @@ class ProcessedIndex:
     def _write(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         with self._transaction():
             self._connection.executemany(sql, rows)
-
-    def _set(self, name: str, value: int | str) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, str(value)))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -80,10 +80,7 @@ class Queue:
             thread.start()
 
     def take(self, most: int) -> list[Arrival]:
-        """What has been received, oldest receipt first, at once and each only once.
-
-        Raises InvalidSetting or StorageUnavailable when the queue could not be used until the deadline.
-        """
+        """What was received and not taken, oldest first. Raises InvalidSetting, StorageRefused, StorageUnavailable."""
         with self._changed:
             if self._failure is not None:
                 raise self._failure

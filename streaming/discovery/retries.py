@@ -42,8 +42,17 @@ class Retries:
             return
         self._polled_s = time.monotonic()
         for name in list_requests(self._home):
-            if name not in self._waiting and name not in self._ignored:
-                self._take_in(name)
+            if name in self._waiting or name in self._ignored:
+                continue
+            try:
+                request = read_request(self._home, name)
+            except StateDamaged:
+                # Its rejects stay in the table; whoever asks again is told of the file.
+                request = None
+            if request is not None and request.landing == self._home.landing.source:
+                self._waiting[name] = list(request.retries)
+            else:
+                self._ignored.add(name)
 
     def among(self, arrivals: Sequence[LandedObject], most: int) -> list[LandedObject]:
         """At most so many to plan: one that is tried again and one that arrived, in turn, each key once.
@@ -69,17 +78,6 @@ class Retries:
     def skip(self, objects: Sequence[LandedObject]) -> None:
         """These are never to be planned. Raises StorageRefused, StorageUnavailable."""
         self._remove(set(chain.from_iterable(self._next.get(landed, ()) for landed in objects)))
-
-    def _take_in(self, name: str) -> None:
-        try:
-            request = read_request(self._home, name)
-        except StateDamaged:
-            # Its rejects stay in the table; whoever asks again is told of the file.
-            request = None
-        if request is not None and request.landing == self._home.landing.source:
-            self._waiting[name] = list(request.retries)
-        else:
-            self._ignored.add(name)
 
     def _plannable(self, most: int) -> dict[LandedObject, list[Retry]]:
         waiting = list(dict.fromkeys(chain.from_iterable(self._waiting.values())))

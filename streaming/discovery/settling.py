@@ -18,10 +18,7 @@ CLOCKS_DIFFER_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A file that is held back: since when it has this etag, and since when it is held back; monotonic seconds.
-
-    With this etag it can first have been seen at `visible_at`.
-    """
+    """A file held back: since when it has this etag, since when it is held (monotonic s), when it was first seen."""
 
     etag: str
     since_s: float
@@ -72,7 +69,6 @@ class Settling:
 
     @property
     def held_keys(self) -> Iterable[str]:
-        """The keys of the files that the last look held back."""
         return self._held.keys()
 
     def _held_before(self, landed: LandedObject) -> _Held | None:

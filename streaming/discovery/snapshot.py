@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -46,30 +46,26 @@ def load_processed_index(home: Home, file: Path) -> ProcessedIndex:
     index = _from_snapshot(home, file, _ids(tables), committed)
     through = index.info.through
     if index.info.landing not in ("", home.landing.source):
-        index.forget_objects()
         _take_rows(home, index, tables, pc.field("batch") <= through)
     planned = planned_batches(home, through)
     finished = [batch for batch in planned if batch <= committed]
     known = set(planned) >= set(range(through + 1, tables.committed_to_any + 1))
     if not (known and _take_batches(home, index, finished)):
-        index.forget_objects()
         _take_rows(home, index, tables, pc.field("batch") >= 0)
         # Nobody knows any more what the batches up to here should have held.
         index.forget_days()
         index.set_info(through=committed, days_since=tables.committed_to_any, rows_before_days=_row_count(tables))
     elif not _rows_are_all_there(home, index, tables):
-        index.forget_objects()
         _take_rows(home, index, tables, pc.field("batch") >= 0)
     for batch in planned:
-        plan = read_plan(home, batch) if batch > committed else None
-        if plan is not None:
+        if batch > committed and (plan := read_plan(home, batch)) is not None:
             index.planned(batch, _identities(home, plan), plan.planned_at)
     index.set_info(landing=home.landing.source, tables=_ids(tables))
     return index
 
 
 def outcome_of(home: Home, plan: Plan, result: Result) -> Outcome:
-    """What a batch became, for `Seen.committed`."""
+    """What a batch became, for `ProcessedIndex.committed`."""
     rejected = set(result.rejected_keys)
     landing = home.landing_named(plan.landing)
     identities = tuple(identity(landing, landed) for landed in plan.objects if landed.key in rejected)
@@ -93,16 +89,11 @@ class Snapshots:
         if self._writing is not None and self._writing.done():
             self._writing.result()
             self._writing = None
-        if self._writing is None and self._is_due:
+        info = self._index.info
+        has_grown = self._grown > max(SNAPSHOT_LEAST_OBJECTS, SNAPSHOT_GROWTH * info.snapshot_objects)
+        if self._writing is None and (has_grown or info.through - info.snapshot >= SNAPSHOT_MOST_BATCHES):
             self._grown = 0
             self._writing = in_thread(partial(write_snapshot, self._home, self._index))
-
-    @property
-    def _is_due(self) -> bool:
-        info = self._index.info
-        if info.through - info.snapshot >= SNAPSHOT_MOST_BATCHES:
-            return True
-        return self._grown > max(SNAPSHOT_LEAST_OBJECTS, SNAPSHOT_GROWTH * info.snapshot_objects)
 
 
 def write_snapshot(home: Home, index: ProcessedIndex) -> None:
@@ -122,13 +113,13 @@ def write_snapshot(home: Home, index: ProcessedIndex) -> None:
 
 def in_tables(home: Home, landed: Sequence[LandedObject]) -> set[bytes]:
     """The identities of those objects that the tables hold; only files from around their arrival are read."""
-    first, last = _a_day_around(landed)
-    between = (pc.field("arrived_at") >= first) & (pc.field("arrived_at") <= last)
+    # A listing and a message name different times of one upload, the longest apart when it came in many parts.
+    times, day = [one.arrived_at for one in landed], timedelta(days=1)
+    between = (pc.field("arrived_at") >= min(times) - day) & (pc.field("arrived_at") <= max(times) + day)
     named = pc.field("source").isin([home.landing.source_of(one.key) for one in landed])
     found: set[bytes] = set()
     for table in (FEATURE_ROWS, REJECT_ROWS):
-        handle = open_table(home, table)
-        for rows in _rows(handle, ["source", "etag"], between & named) if handle else ():
+        for rows in _rows(open_table(home, table), ["source", "etag"], between & named):
             found.update(identity_of(*row) for row in zip(*rows, strict=True))
     return found
 
@@ -164,11 +155,11 @@ def _take_batches(home: Home, index: ProcessedIndex, batches: Sequence[int]) -> 
 
 
 def _take_rows(home: Home, index: ProcessedIndex, tables: TableHandles, batches: pc.Expression) -> None:
+    index.forget_objects()
     below = pc.starts_with(pc.field("source"), home.landing.source + "/")
     columns = ["source", "etag", "batch", "arrived_at", "ingested_at"]
     for table in (FEATURE_ROWS, REJECT_ROWS):
-        handle = tables[table]
-        for rows in _rows(handle, columns, batches & below) if handle else ():
+        for rows in _rows(tables[table], columns, batches & below):
             index.has_rows(
                 (
                     identity_of(source, etag),
@@ -194,8 +185,8 @@ def _row_count(tables: TableHandles, since: date = date.min) -> int:
     return sum(file.rows for file in files if file.partition["ingest_date"] >= since)
 
 
-def _rows(handle: DeltaTable, columns: list[str], which: pc.Expression) -> Iterator[tuple[list[Any], ...]]:
-    for rows in handle.to_pyarrow_dataset().scanner(columns, filter=which).to_batches():
+def _rows(handle: DeltaTable | None, columns: list[str], which: pc.Expression) -> Iterator[tuple[list[Any], ...]]:
+    for rows in handle.to_pyarrow_dataset().scanner(columns, filter=which).to_batches() if handle else ():
         yield tuple(rows[name].to_pylist() for name in columns)
 
 
@@ -216,9 +207,3 @@ def _snapshots(home: Home) -> list[int]:
 
 def _key(batch: int) -> str:
     return f"{batch:012d}.sqlite"
-
-
-def _a_day_around(landed: Iterable[LandedObject]) -> tuple[datetime, datetime]:
-    # A listing and a message name different times of one upload, the longest apart when it came in many parts.
-    times = [one.arrived_at for one in landed]
-    return min(times) - timedelta(days=1), max(times) + timedelta(days=1)

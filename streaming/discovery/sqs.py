@@ -60,9 +60,8 @@ class QueueDepth:
 
 
 class Requests:
-    """The requests to one queue.
+    """The requests to one queue, each retried for two minutes, and not after `gives_up_at_s` (monotonic clock).
 
-    Each is retried for two minutes, and not after `gives_up_at_s`, a time of the monotonic clock.
     Raises InvalidSetting when there is no such queue, StorageRefused, and StorageUnavailable when it does not answer.
     """
 
@@ -97,10 +96,7 @@ class Requests:
         self._send_batch(self._client.delete_message_batch, entries)
 
     def hide(self, receipts: Mapping[int, str], visibility_s: int) -> set[int]:
-        """Hide at most 10 messages for `visibility_s` from now on; returns those that SQS no longer hides.
-
-        SQS refuses after 12 h in all, and when a message was deleted or has come back.
-        """
+        """Hide at most 10 messages; returns those that SQS hides no longer: after 12 h, or deleted, or come back."""
         entries = [
             {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": visibility_s}
             for number, receipt in receipts.items()
@@ -108,7 +104,6 @@ class Requests:
         return self._send_batch(self._client.change_message_visibility_batch, entries)
 
     def depth(self) -> QueueDepth:
-        """How many messages there are, as far as SQS knows."""
         counts = self._attributes(
             "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"
         )

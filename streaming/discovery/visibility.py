@@ -25,10 +25,9 @@ _LISTED = Document(Listed, LISTED_KEY, remedy="delete it")
 
 
 def not_seen_at(home: Home) -> datetime | None:
-    """A time at which what was never planned was not there yet, as far as any listing can tell; None for no such time.
+    """A time at which what was never planned was not there yet: the last listing's, else the home's first stream's.
 
-    Before the first listing it is the time at which the home's first stream began. Raises StateDamaged,
-    StorageUnavailable.
+    None when nobody knows one, and on S3. Raises StateDamaged, StorageUnavailable.
     """
     if not home.landing.is_local:
         return None
@@ -38,10 +37,7 @@ def not_seen_at(home: Home) -> datetime | None:
 
 
 def first_seen(landed: LandedObject, not_seen_at: datetime | None) -> LandedObject:
-    """The object with the later of two times: its last change on disk, and that of a listing that did not show it.
-
-    On S3 the object's own time holds.
-    """
+    """The object as first seen on disk: at its last change, or at a listing that did not show it, if that is later."""
     if landed.first_visible_at is None or not_seen_at is None or not_seen_at <= landed.first_visible_at:
         return landed
     return replace(landed, first_visible_at=not_seen_at)

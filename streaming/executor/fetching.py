@@ -42,10 +42,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class ReadLocations:
-    """Where objects are read: in the landing; those under a key in `archived` also in the archive.
-
-    After a passing fault an object is tried again for `patience_s`.
-    """
+    """In the landing, keys in `archived` also in the archive; after a passing fault again for `patience_s`."""
 
     landing: StorageLocation
     archive: StorageLocation
@@ -59,7 +56,6 @@ def fetch_all(
     """Each object's bytes or reject, once, in the order in which it is known.
 
     With `may_end_worker` a read on disk that hangs ends this process; the task's next try must come without it.
-
     After a passing fault an object is tried again beside the others. When its time is over it is `unreadable`
     (ObjectAccessDenied), if storage answers for another object. If storage does not, raises StorageUnavailable; raises
     StorageRefused when storage refuses everything. Replay reads everything anew.
@@ -73,10 +69,7 @@ def fetch_all(
 
 @dataclass(eq=False)
 class _Attempt:
-    """An object that is being read since `started_s`, or waits for its next try at `due_s` (monotonic clock).
-
-    `failing_s` is the time of its first fault, or of the start of a read that hangs.
-    """
+    """One that is read since `started_s` or again at `due_s`, failing or hanging since `failing_s` (monotonic)."""
 
     landed: LandedObject
     reading: "Future[bytes]"
@@ -127,7 +120,8 @@ class _Fetching:
             else:
                 time.sleep(self._next_event_s() or 0.0)
             done = [attempt for attempt in self._running if attempt.reading.done()]
-            over = [attempt for attempt in self._running if attempt not in done and self._is_over(attempt)]
+            hanging = [attempt for attempt in self._running if attempt not in done and self._hangs(attempt)]
+            over = [attempt for attempt in hanging if time.monotonic() >= self._ends_s(attempt)]
             self._running = [attempt for attempt in self._running if attempt not in (*done, *over)]
             for attempt in done:
                 yield from self._outcome_of(attempt)
@@ -159,9 +153,6 @@ class _Fetching:
     def _hangs(self, attempt: _Attempt) -> bool:
         # A client of S3 ends each try by itself.
         return self._locations.landing.is_local and time.monotonic() - attempt.started_s >= HANGS_AFTER_S
-
-    def _is_over(self, attempt: _Attempt) -> bool:
-        return self._hangs(attempt) and time.monotonic() >= self._ends_s(attempt)
 
     def _ends_s(self, attempt: _Attempt) -> float:
         since_s = attempt.started_s if attempt.failing_s is None else attempt.failing_s

@@ -37,10 +37,9 @@ Decode = Callable[[bytes, Limits], Photo]
 
 @dataclass(frozen=True)
 class Task:
-    """A share of a batch, complete in itself; `plan` has its objects only, and the versions to project them with.
+    """A share of a batch; `plan` has its objects only, and the versions to project them with.
 
-    `retried` has the keys of those that were rejected before. An object that storage does not hand out is tried again
-    for `patience_s`.
+    `retried` are keys that were rejected before. What storage does not hand out is tried again for `patience_s`.
     """
 
     home: Home
@@ -108,8 +107,19 @@ def _run(task: Task, network: "Broadcast[bytes]", decode: Decode, may_end_worker
         except Rejected as rejected:
             _reject(fetched, task, rejected, outcome)
     adds = outcome.timed("write", lambda: _written(task, outcome))
-    refusal = outcome.refusals[0] if outcome.refusals else ""
-    return TaskMessage(adds, tuple(outcome.rejected_keys), _counters(task, outcome), refusal)
+    refusal = next(iter(outcome.refusals), "")
+    seconds = outcome.seconds
+    counters = BatchCounters(
+        photos=len(outcome.rows),
+        rejects=dict(Counter(row["reason"] for row in outcome.rejects)),
+        refused=len(outcome.refusals),
+        landed_bytes=sum(landed.size_bytes for landed in task.plan.objects),
+        fetch_s=seconds["fetch"],
+        decode_s=seconds["decode"],
+        infer_s=seconds["infer"],
+        write_s=seconds["write"],
+    )
+    return TaskMessage(adds, tuple(outcome.rejected_keys), counters, refusal)
 
 
 _featurizers: dict[str, Featurizer] = {}
@@ -186,33 +196,16 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
         rows = _columns(outcome.rows) | {"ingested_at": [ingested_at] * len(outcome.rows)}
         features = rows | {"features": vectors_column(vectors)}
         adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)
-        adds[PROJECTION_ROWS.name] = tuple(
-            _projections_written(task, version, rows, vectors) for version in task.plan.pca_versions
-        )
+        projections = []
+        for model in (cached_model(task.home, version) for version in task.plan.pca_versions):
+            projected = project(model.pca.mean, model.pca.components, vectors)
+            projections.append(write_projections(task.home, model.meta, rows, projected, task.plan.ingest_date))
+        adds[PROJECTION_ROWS.name] = tuple(projections)
     if outcome.rejects:
         rows = _columns(outcome.rejects) | {"ingested_at": [ingested_at] * len(outcome.rejects)}
         adds[REJECT_ROWS.name] = (write_file(task.home, REJECT_ROWS, rows, partition),)
     return adds
 
 
-def _projections_written(task: Task, version: int, rows: Mapping[str, Any], vectors: NDArray[np.float32]) -> AddedFile:
-    model = cached_model(task.home, version)
-    projected = project(model.pca.mean, model.pca.components, vectors)
-    return write_projections(task.home, model.meta, rows, projected, task.plan.ingest_date)
-
-
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _counters(task: Task, outcome: _Outcome) -> BatchCounters:
-    return BatchCounters(
-        photos=len(outcome.rows),
-        rejects=dict(Counter(row["reason"] for row in outcome.rejects)),
-        refused=len(outcome.refusals),
-        landed_bytes=sum(landed.size_bytes for landed in task.plan.objects),
-        fetch_s=outcome.seconds["fetch"],
-        decode_s=outcome.seconds["decode"],
-        infer_s=outcome.seconds["infer"],
-        write_s=outcome.seconds["write"],
-    )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.objects.landing import LandedObject
-from streaming.pacing import LONGEST_TASK_S, SHORTEST_TASK_S, Caps, Pacer, estimated_work_s, split_into_tasks
+from streaming.pacing import LONGEST_TASK_S, SHORTEST_TASK_S, Pacer, estimated_work_s, split_into_tasks
 
 ARRIVED_AT = datetime(2026, 10, 3, tzinfo=UTC)
 
@@ -48,7 +48,7 @@ def test_a_trickle_is_one_task() -> None:
 @given(sizes=sizes, max_files=st.integers(1, 50), max_bytes=st.integers(1, 2**28))
 def test_a_batch_is_the_longest_head_within_the_caps(sizes: list[int], max_files: int, max_bytes: int) -> None:
     waiting = _landed(sizes)
-    batch = Pacer(Caps(max_files, max_bytes)).fill(waiting)
+    batch = Pacer(max_files, max_bytes).fill(waiting)
     assert list(batch) == waiting[: len(batch)]
     assert 1 <= len(batch) <= max_files
     assert len(batch) == 1 or sum(landed.size_bytes for landed in batch) <= max_bytes
@@ -57,14 +57,13 @@ def test_a_batch_is_the_longest_head_within_the_caps(sizes: list[int], max_files
 def test_photos_in_a_format_that_is_slow_to_decode_fill_a_batch_and_a_task_sooner() -> None:
     quick = _landed([2**21] * 2000)
     slow = [LandedObject(f"{number}.HEIC", 2**21, "e", ARRIVED_AT) for number in range(2000)]
-    caps = Caps(10_000, 2**40)
-    assert len(Pacer(caps).fill(quick)) > 8 * len(Pacer(caps).fill(slow))
+    assert len(Pacer(10_000, 2**40).fill(quick)) > 8 * len(Pacer(10_000, 2**40).fill(slow))
     assert len(split_into_tasks(slow, 2)) > 4 * len(split_into_tasks(quick, 2))
 
 
 def test_a_batch_that_was_quick_is_followed_by_a_larger_one() -> None:
     waiting = _landed([2**22] * 5000)
-    pacer = Pacer(Caps(10_000, 2**40))
+    pacer = Pacer(10_000, 2**40)
     first = pacer.fill(waiting)
     pacer.start(first, waiting=len(waiting) - len(first))
     pacer.end()
@@ -73,7 +72,7 @@ def test_a_batch_that_was_quick_is_followed_by_a_larger_one() -> None:
 
 def test_a_trickle_says_nothing_of_the_pace() -> None:
     waiting = _landed([2**22] * 5000)
-    pacer = Pacer(Caps(10_000, 2**40))
+    pacer = Pacer(10_000, 2**40)
     before = pacer.fill(waiting)
     pacer.start(before[:1], waiting=0)
     pacer.end()

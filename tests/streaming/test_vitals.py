@@ -16,7 +16,7 @@ from streaming.planner import PlannerReport
 from streaming.vitals import StreamStats
 
 NOW = datetime.now(UTC)
-REPORT = BatchReport(1, 30, (), {"empty": 2, "corrupt": 1}, 9, False, 0.1, 2.0, 0.4, BatchCounters(fetch_s=1.5), 3.0)
+REPORT = BatchReport(1, 30, (), {"empty": 2, "corrupt": 1}, False, 0.1, 2.0, 0.4, BatchCounters(fetch_s=1.5), 3.0)
 
 
 def test_before_anything_happened_nothing_is_known_but_the_settings() -> None:

@@ -166,7 +166,7 @@ def test_no_setting_that_could_hold_a_secret_is_told(tmp_path: Path, capsys: pyt
 
 
 def test_the_last_line_tells_what_was_done_and_how_fast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = BatchReport(1, 30, (), {"empty": 2}, 9, False, 0.0, 2.0, 0.4, BatchCounters(), 3.0)
+    report = BatchReport(1, 30, (), {"empty": 2}, False, 0.0, 2.0, 0.4, BatchCounters(), 3.0)
     with JsonLines(load_settings(home=str(tmp_path))) as lines:
         lines.watcher.on_stage(1, "plan", 2.0)
         lines.watcher.on_batch(report)

@@ -40,7 +40,6 @@ REPORT = BatchReport(
     photos=30,
     pca_versions=(),
     rejects={"empty": 2, "truncated": 1},
-    landed_bytes=9,
     replayed=False,
     plan_s=0.1,
     work_s=2.0,

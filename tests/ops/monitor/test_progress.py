@@ -37,7 +37,7 @@ from tests.support.crashing_decoder.sitecustomize import SEGFAULT
 from tests.support.pictures import jpeg, text_file
 
 MakeSettings = Callable[..., Settings]
-REPORT = BatchReport(1, 30, (), {"empty": 2}, 9, False, 0.0, 2.0, 0.4, BatchCounters(), 3.0)
+REPORT = BatchReport(1, 30, (), {"empty": 2}, False, 0.0, 2.0, 0.4, BatchCounters(), 3.0)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from store.errors import StorageUnavailable
 from store.objects.location import StorageLocation
 from store.settings import Settings, load_settings
 from store.state.plans import Plan
-from streaming.discovery.discovery import Discovery, DiscoveryOptions
+from streaming.discovery.discovery import Discovery
 from streaming.discovery.processed_index import ProcessedIndex
 from tests.conftest import REGION, S3_PAGE_KEYS
 from tests.support.keys import IGNORED_KEYS, ODD_KEYS
@@ -49,7 +49,7 @@ def discover(tmp_path: Path) -> Iterator[Callable[..., Discovery]]:
         home = replace(load_settings(home=str(tmp_path / "home")).places(), landing=landing)
         seen = ProcessedIndex(tmp_path / f"seen-{len(begun)}.sqlite")
         rules = {"backfill": timedelta(hours=6), "drain": False, "only_since": None, "settle": timedelta(0)} | watched
-        found = Discovery(home, seen, DiscoveryOptions(queue, **rules))
+        found = Discovery(home, seen, queue=queue, **rules)
         begun.append(found)
         found.start()
         return found

@@ -24,7 +24,7 @@ from ops.status.status import read_status
 from store.objects.location import StorageLocation
 from store.settings import Settings, load_settings
 from streaming.discovery import settling
-from streaming.discovery.discovery import Discovery, DiscoveryOptions, UnsettledFiles
+from streaming.discovery.discovery import Discovery, UnsettledFiles
 from streaming.discovery.processed_index import ProcessedIndex
 from streaming.service import stream_in
 from tests.support.pictures import encoded, jpeg, pixels, text_file, truncated_jpeg
@@ -85,9 +85,9 @@ def discover(tmp_path: Path, landing: Path) -> Iterator[Discover]:
     def discovery(settle_s: float, drain: bool = False) -> Discovery:
         home = replace(load_settings(home=str(tmp_path / "home")).places(), landing=StorageLocation.at(str(landing)))
         settle = timedelta(seconds=settle_s)
-        watched = DiscoveryOptions(None, timedelta(hours=6), drain, None, settle)
+        backfill = timedelta(hours=6)
         seen = ProcessedIndex(tmp_path / f"seen-{len(begun)}.sqlite")
-        found = Discovery(home, seen, watched)
+        found = Discovery(home, seen, queue=None, backfill=backfill, drain=drain, only_since=None, settle=settle)
         begun.append(found)
         found.start()
         return found
