@@ -13,7 +13,6 @@ from ops.cli.console import console, echo, notify
 from ops.cli.stream import FormerLanding
 
 if TYPE_CHECKING:
-    from batch.erase.erase import Certificate
     from store.home import Home
     from store.state.erasures import Kind
 
@@ -72,14 +71,25 @@ def erase(
         console.print(_counts(count_erasable(home, request), "to be erased"))
         echo("A dry run: nothing was changed.")
         return
-    if not yes:
-        _confirm(f"Everything of this {kind} below {home.root.uri} will be gone for good.")
+    if not yes and not sys.stdin.isatty():
+        raise InvalidSetting("Erasing needs a yes: add --yes, or --dry-run to see what it would erase.")
+    if not yes and not typer.confirm(f"Everything of this {kind} below {home.root.uri} will be gone for good. Go on?"):
+        raise InvalidSetting("Nothing was erased.")
 
     def on_search(number: int, removed: dict[str, int]) -> None:
         echo(f"Search {number}: {', '.join(f'{name} {count:,}' for name, count in removed.items()) or 'nothing'}.")
 
     certificate = run_erase(home, request, notify, on_search)
-    _show(certificate, home.reports.uri_of(certificate_key(certificate.id)))
+    if certificate.removed:
+        console.print(_counts(certificate.removed, "erased"))
+    else:
+        echo("Nothing of it was there.")
+    uri = home.reports.uri_of(certificate_key(certificate.id))
+    echo(f"Done: the last of {certificate.looks} searches found nothing. Certificate: {uri}")
+    elsewhere = Table("what lives elsewhere", "until when", header_style="bold")
+    for row in ELSEWHERE:
+        elsewhere.add_row(*row)
+    console.print(elsewhere)
     if refit:
         from ops.cli.refit import fit
 
@@ -110,25 +120,6 @@ def _key_patterns(home: "Home", key_pattern: str) -> tuple[str, ...]:
         "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
         "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
     )
-
-
-def _confirm(sentence: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidSetting("Erasing needs a yes: add --yes, or --dry-run to see what it would erase.")
-    if not typer.confirm(f"{sentence} Go on?"):
-        raise InvalidSetting("Nothing was erased.")
-
-
-def _show(certificate: "Certificate", uri: str) -> None:
-    if certificate.removed:
-        console.print(_counts(certificate.removed, "erased"))
-    else:
-        echo("Nothing of it was there.")
-    echo(f"Done: the last of {certificate.looks} searches found nothing. Certificate: {uri}")
-    elsewhere = Table("what lives elsewhere", "until when", header_style="bold")
-    for row in ELSEWHERE:
-        elsewhere.add_row(*row)
-    console.print(elsewhere)
 
 
 def _counts(counts: dict[str, int], verb: str) -> Table:

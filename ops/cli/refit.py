@@ -16,7 +16,6 @@ from ops.cli.spark_job import progress_bar, spark_job
 if TYPE_CHECKING:
     from batch.refit.refit import Refit
     from store.home import Home
-    from store.models.pca_models import PcaMeta
     from store.settings import Settings
 
 USUAL_COMPONENTS = 64
@@ -61,7 +60,10 @@ def _show(home: "Home", done: "Refit") -> None:
     for name in ("version", "rows", "components", "explained variance", "drift"):
         table.add_column(name, justify="right")
     version = f"{meta.version}" if done.published else f"{meta.version} (dry run)"
-    drift = _drift(meta, done.angles_rad)
+    drift = "the first of its featurizer"
+    if meta.parent is not None:
+        middle, most = (math.degrees(done.angles_rad[place]) for place in (len(done.angles_rad) // 2, -1))
+        drift = f"{most:.2f}° at most, {middle:.2f}° in the middle, from version {meta.parent}"
     table.add_row(version, f"{meta.rows:,}", f"{meta.components}", f"{meta.explained:.2%}", drift)
     console.print(table)
     echo_variance(done.thresholds)
@@ -74,10 +76,3 @@ def _show(home: "Home", done: "Refit") -> None:
         echo_next(meta.version)
     else:
         echo(f"A newer version than {meta.version} was there first and stays.")
-
-
-def _drift(meta: "PcaMeta", angles_rad: tuple[float, ...]) -> str:
-    if meta.parent is None:
-        return "the first of its featurizer"
-    middle = math.degrees(angles_rad[len(angles_rad) // 2])
-    return f"{math.degrees(angles_rad[-1]):.2f}° at most, {middle:.2f}° in the middle, from version {meta.parent}"

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ops.rejects import Reject, RejectFilter, VersionLocation
     from store.home import Home
     from store.state.heartbeat import Heartbeat
-    from store.state.retries import Retry
 
 app = typer.Typer(help="Show what was rejected, and have it tried once more.", invoke_without_command=True)
 
@@ -127,7 +126,7 @@ def retry(
     wait: Annotated[bool, typer.Option("--wait", help="Return when all have their outcome, and tell it.")] = False,
 ) -> None:
     """Ask the stream to try rejects once more; one that becomes a photo is a reject no longer."""
-    from ops.rejects import select_retries, source_of
+    from ops.rejects import are_unfinished, count_outcomes, select_retries, source_of
     from store.state.retries import request_retries
 
     if not (reason or source or since):
@@ -161,8 +160,19 @@ def retry(
         echo(f"No stream is running. The next one plans them: fruits stream --home {home.root.uri}")
     else:
         echo(f"The stream ({stream.holder}) plans them within 10 seconds, with the limits it was started with.")
-    if wait:
-        _wait(home, selection.retries)
+    if not wait:
+        return
+    gives_up_at_s = time.monotonic() + WAIT_S
+    while are_unfinished(home, selection.retries):
+        if _running_stream(home) is None:
+            raise RejectsStillWait("The stream has ended meanwhile; the next one goes on with what is left.")
+        if time.monotonic() >= gives_up_at_s:
+            raise RejectsStillWait("Some still wait after 15 minutes; the stream goes on. Look with `fruits rejects`.")
+        time.sleep(WAIT_LOOK_S)
+    outcomes = count_outcomes(home, selection.retries)
+    photos = outcomes.pop("photo", 0)
+    again = ", ".join(f"{name} {count:,}" for name, count in outcomes.items())
+    echo(f"Photos now: {photos:,}. Rejected again: {again or 'none'}.")
 
 
 def _filter(
@@ -218,19 +228,3 @@ def _running_stream(home: "Home") -> "Heartbeat | None":
 
     heartbeat = read_heartbeat(home)
     return heartbeat if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)) else None
-
-
-def _wait(home: "Home", retries: tuple["Retry", ...]) -> None:
-    from ops.rejects import are_unfinished, count_outcomes
-
-    gives_up_at_s = time.monotonic() + WAIT_S
-    while are_unfinished(home, retries):
-        if _running_stream(home) is None:
-            raise RejectsStillWait("The stream has ended meanwhile; the next one goes on with what is left.")
-        if time.monotonic() >= gives_up_at_s:
-            raise RejectsStillWait("Some still wait after 15 minutes; the stream goes on. Look with `fruits rejects`.")
-        time.sleep(WAIT_LOOK_S)
-    outcomes = count_outcomes(home, retries)
-    photos = outcomes.pop("photo", 0)
-    again = ", ".join(f"{reason} {count:,}" for reason, count in outcomes.items())
-    echo(f"Photos now: {photos:,}. Rejected again: {again or 'none'}.")

@@ -23,7 +23,6 @@ from ops.wording import duration, escape_controls, quantity, size
 if TYPE_CHECKING:
     from ops.status.health import Health
     from ops.status.status import ModelStatus, Status
-    from store.settings import Settings
 
 _TOP_REASONS = 3
 _ON_THE_CLOCK = ("plan", "work", "commit")
@@ -43,18 +42,33 @@ def status(
     ] = False,
 ) -> None:
     """Show whether photos flow: the stream, what waits, today's photos, the PCA, the tables. Exit 1 if not healthy."""
+    from pydantic import TypeAdapter
+
+    from ops.status.health import Finding, assess_health
+    from ops.status.status import Status, read_status
+    from store.tables.handles import OpenTables
+
     settings = flags.open_to_read()
     interval_s = _interval_s(every) if watch else None
+    places = settings.places()
+    tables = OpenTables(places)
     with _screen(watch and not as_json) as redraw:
-        for found, health in _looks(settings, verify, count, interval_s):
+        while True:
+            found = read_status(places, verify, settings.queue, count, tables)
+            health = assess_health(found, settings.min_rows)
             if as_json:
-                print(_as_json(found, health), flush=True)
+                told = {"healthy": health.healthy, "verdict": health.verdict}
+                told["findings"] = TypeAdapter(tuple[Finding, ...]).dump_python(health.findings, mode="json")
+                print(json.dumps(told | TypeAdapter(Status).dump_python(found, mode="json")), flush=True)
             elif redraw is not None:
                 redraw(_picture(found, health))
             elif watch:
                 print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
             else:
                 console.print(_picture(found, health))
+            if interval_s is None:
+                break
+            time.sleep(interval_s)
     if not health.healthy:
         raise typer.Exit(1)
 
@@ -71,21 +85,6 @@ def _interval_s(every: str) -> float:
     return interval_s
 
 
-def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
-    from ops.status.health import assess_health
-    from ops.status.status import read_status
-    from store.tables.handles import OpenTables
-
-    places = settings.places()
-    tables = OpenTables(places)
-    while True:
-        found = read_status(places, verify, settings.queue, count, tables)
-        yield found, assess_health(found, settings.min_rows)
-        if every_s is None:
-            return
-        time.sleep(every_s)
-
-
 @contextmanager
 def _screen(is_live: bool) -> Iterator[Callable[[RenderableType], None] | None]:
     """What draws a picture in place of the one before, on a terminal; None elsewhere."""
@@ -96,17 +95,6 @@ def _screen(is_live: bool) -> Iterator[Callable[[RenderableType], None] | None]:
 
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         yield lambda picture: live.update(picture, refresh=True)
-
-
-def _as_json(found: "Status", health: "Health") -> str:
-    from pydantic import TypeAdapter
-
-    from ops.status.health import Finding
-    from ops.status.status import Status
-
-    told = {"healthy": health.healthy, "verdict": health.verdict}
-    told["findings"] = TypeAdapter(tuple[Finding, ...]).dump_python(health.findings, mode="json")
-    return json.dumps(told | TypeAdapter(Status).dump_python(found, mode="json"))
 
 
 _PASSED_OVER = {
@@ -169,7 +157,7 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
     if found.passed_over:
         yield "passed over", _passed_over_sentence(found)
     yield "featurizer", f"{found.featurizer}, from {found.weights}" if found.featurizer else "none yet"
-    yield "PCA", _pca_sentence(found, ago)
+    yield "PCA", "\n".join(_model_sentence(found, model, ago) for model in found.models) or "no version yet"
 
 
 def _stream_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
@@ -236,12 +224,6 @@ def _passed_over_sentence(found: "Status") -> str:
         for kind, count in found.passed_over.items()
     ]
     return "; ".join(parts) + ("" if examples else "; fruits status --count names examples")
-
-
-def _pca_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
-    if not found.models:
-        return "no version yet"
-    return "\n".join(_model_sentence(found, model, ago) for model in found.models)
 
 
 def _model_sentence(found: "Status", model: "ModelStatus", ago: Callable[[datetime], str]) -> str:

@@ -48,16 +48,6 @@ def run_interruptibly(command: Callable[[], object]) -> None:
         _INTERRUPTS.is_over = True
 
 
-def stop_on_sigterm() -> threading.Event:
-    """An event that SIGTERM sets."""
-    return _INTERRUPTS.stop_on_sigterm()
-
-
-def finish_at_interrupt(stop: threading.Event) -> None:
-    """From now on the first Ctrl-C sets `stop` and ends nothing."""
-    _INTERRUPTS.finish(stop)
-
-
 def raise_if_ending() -> None:
     """Raises Interrupted if Ctrl-C ends the command, also when a library made another error of it."""
     if _INTERRUPTS.is_ending:
@@ -99,6 +89,7 @@ class _Interrupts:
             signal.signal(signal.SIGINT, self._interrupt)
 
     def stop_on_sigterm(self) -> threading.Event:
+        """An event that SIGTERM sets."""
         self.listen()
         self._terminate = threading.Event()
         # The other thread sets the event: a handler could find its lock taken by the code that it interrupts.
@@ -106,6 +97,7 @@ class _Interrupts:
         return self._terminate
 
     def finish(self, stop: threading.Event) -> None:
+        """From now on the first Ctrl-C sets `stop` and ends nothing."""
         self.listen()
         self._stop = stop
         # SIGINT alone stops a stream, too, also in the background of a script.
@@ -176,3 +168,4 @@ def _silence_logging() -> None:
 
 
 _INTERRUPTS = _Interrupts()
+stop_on_sigterm, finish_at_interrupt = _INTERRUPTS.stop_on_sigterm, _INTERRUPTS.finish
