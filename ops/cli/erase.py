@@ -13,7 +13,6 @@ from ops.cli.console import console, echo, notify
 from ops.cli.stream import FormerLanding
 
 if TYPE_CHECKING:
-    from store.home import Home
     from store.state.erasures import Kind
 
 # What no command can reach from here, and when it ends by itself.
@@ -48,7 +47,7 @@ def erase(
     former_landing: FormerLanding = None,
 ) -> None:
     """Forget a person, a photo or an object everywhere, as article 17 of the GDPR asks; what arrives later stays."""
-    from batch.erase.erase import ErasureRequest, certificate_key, count_erasable, is_empty
+    from batch.erase.erase import ErasureRequest, certificate_key, count_erasable, is_empty, subject_patterns
     from batch.erase.erase import erase as run_erase
     from ops.rejects import source_of
     from store.objects.location import StorageLocation
@@ -57,11 +56,17 @@ def erase(
     kind, value = _one_of(subject=subject, image=image, source=source)
     settings = flags.open_to_change()
     home = settings.places()
+    patterns = subject_patterns(home, settings.key_pattern) if kind == "subject" else ()
+    if kind == "subject" and not patterns:
+        raise InvalidSetting(
+            "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
+            "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
+        )
     request = ErasureRequest(
         kind,
         # A path is a URI, too; a key may have stood in any landing.
         source_of(home, value) if kind == "source" and value.startswith("/") else value,
-        _key_patterns(home, settings.key_pattern) if kind == "subject" else (),
+        patterns,
         tuple(StorageLocation.at(uri).uri for uri in former_landing or ()),
     )
     if is_empty(home):
@@ -109,17 +114,6 @@ def _one_of(**values: str | None) -> tuple["Kind", str]:
     if kind == "image" and not re.fullmatch("[0-9a-f]{64}", value):
         raise InvalidSetting("An image id is the SHA-256 of a photo, 64 hexadecimal digits; see the column image_id.")
     return kind, value
-
-
-def _key_patterns(home: "Home", key_pattern: str) -> tuple[str, ...]:
-    from batch.erase.erase import subject_patterns
-
-    if patterns := subject_patterns(home, key_pattern):
-        return patterns
-    raise InvalidSetting(
-        "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
-        "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
-    )
 
 
 def _counts(counts: dict[str, int], verb: str) -> Table:

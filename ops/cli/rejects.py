@@ -191,6 +191,9 @@ def _filter(
 
 
 def _card(reject: "Reject", version: "VersionLocation") -> Table:
+    from features.rejects import Reason as Reasons
+    from ops.rejects import WHAT_TO_DO
+
     card = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     card.add_column(style="bold")
     card.add_column(overflow="fold")
@@ -198,16 +201,6 @@ def _card(reject: "Reject", version: "VersionLocation") -> Table:
         if name != "settled":
             shown = f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
             card.add_row(name, Text(escape_controls(shown)))
-    where, advice = _place_and_advice(reject, version)
-    card.add_row("now", Text(escape_controls(where)))
-    card.add_row("to do", advice, end_section=True)
-    return card
-
-
-def _place_and_advice(reject: "Reject", version: "VersionLocation") -> tuple[str, str]:
-    from features.rejects import Reason as Reasons
-    from ops.rejects import WHAT_TO_DO
-
     reason = Reasons(reject.reason)
     retry = "it is there again: retry" if reason in (Reasons.MISSING, Reasons.REPLACED) else WHAT_TO_DO[reason]
     where, advice = {
@@ -220,7 +213,10 @@ def _place_and_advice(reject: "Reject", version: "VersionLocation") -> tuple[str
         "gone": ("neither in the landing nor in the archive", "upload it again: it is an arrival of its own then"),
         "unknown": (f"unknown: {version.detail}", WHAT_TO_DO[reason]),
     }[version.place]
-    return where, "nothing: the object came again and is a photo since" if reject.settled else advice
+    advice = "nothing: the object came again and is a photo since" if reject.settled else advice
+    card.add_row("now", Text(escape_controls(where)))
+    card.add_row("to do", advice, end_section=True)
+    return card
 
 
 def _running_stream(home: "Home") -> "Heartbeat | None":

@@ -29,8 +29,7 @@ class Answer:
 def run_on_athena(cloud: Cloud, name: str, sql: str, values: Sequence[Value] = ()) -> Answer:
     """Run a query, called `name` in errors, in the stage's database and work group, its `?` bound to values.
 
-    Columns have their types; arrays, maps and rows are text, as Athena writes them. All rows are held in memory; they
-    come a thousand at a time.
+    Columns have their types; arrays, maps and rows are text, as Athena writes them. All rows are held in memory.
     Raises AthenaRefused with Athena's own reason, CloudRefused, CloudUnavailable.
     """
     with aws_call(f"run {name}"):
