@@ -205,13 +205,12 @@ def count_outcomes(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
     """How many of the objects are now a `photo`, and how many are rejected for which reason."""
     connection = connect(home)
     _register_versions(connection, ((home.landing.source_of(one.landed.key), one.landed.etag) for one in retries))
-    return dict(
-        connection.sql(
-            "SELECT outcome, count(*) FROM ("
-            "SELECT source, etag, 'photo' AS outcome FROM features UNION SELECT source, etag, reason FROM rejects r "
-            "ANTI JOIN features USING (source, etag)) SEMI JOIN versions USING (source, etag) GROUP BY 1 ORDER BY 1"
-        ).fetchall()
+    counts = connection.sql(
+        "SELECT outcome, count(*) FROM ("
+        "SELECT source, etag, 'photo' AS outcome FROM features UNION SELECT source, etag, reason FROM rejects r "
+        "ANTI JOIN features USING (source, etag)) SEMI JOIN versions USING (source, etag) GROUP BY 1 ORDER BY 1"
     )
+    return dict(counts.fetchall())
 
 
 def _requested_retries(home: Home) -> set[Retry]:

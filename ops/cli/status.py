@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -125,8 +125,14 @@ def _picture(found: "Status", health: "Health") -> RenderableType:
     facts.add_column(overflow="fold")
     for name, what in _facts(found):
         facts.add_row(name, what)
+    tables = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("table", "rows", "size", "files", "small", "last batch"):
+        tables.add_column(name, justify="left" if name == "table" else "right")
+    for table in found.tables:
+        numbers = (f"{table.rows:,}", size(table.bytes), f"{table.files:,}", f"{table.small_files:,}")
+        tables.add_row(table.name, *numbers, f"{table.last_batch}")
     panel = Panel(
-        Group(facts, Text(""), _tables(found)),
+        Group(facts, Text(""), tables),
         title=f"[bold]{escape(found.home)}[/]",
         title_align="left",
         subtitle=f"[dim]{found.looked_at:%Y-%m-%d %H:%M:%S} UTC[/]",
@@ -143,8 +149,12 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
 
     yield "stream", _stream_sentence(found, ago)
     yield "last batch", _last_batch_sentence(found, ago)
-    if found.last_batch is not None and found.last_batch.stages_s:
-        yield "stages", _stages(found.last_batch.stages_s)
+    if found.last_batch is not None and (stages_s := found.last_batch.stages_s):
+        clock = ", ".join(f"{stage} {stages_s[stage]:.2f} s" for stage in _ON_THE_CLOCK if stage in stages_s)
+        tasks = ", ".join(
+            f"{stage} {seconds:.2f} s" for stage, seconds in stages_s.items() if stage not in _ON_THE_CLOCK
+        )
+        yield "stages", "\n".join(filter(None, (clock, tasks and f"in its tasks: {tasks}")))
     yield "backlog", _backlog_sentence(found, ago)
     if found.unfinished_batches:
         yield "in flight", f"planned and not committed: {', '.join(map(str, found.unfinished_batches))}"
@@ -179,12 +189,6 @@ def _last_batch_sentence(found: "Status", ago: Callable[[datetime], str]) -> str
     if last.finished_at is None:
         return f"{last.batch}, more than a day ago"
     return f"{last.batch}, {ago(last.finished_at)} ago: photos {last.photos:,}, rejects {last.rejects:,}"
-
-
-def _stages(stages_s: Mapping[str, float]) -> str:
-    clock = [f"{stage} {stages_s[stage]:.2f} s" for stage in _ON_THE_CLOCK if stage in stages_s]
-    tasks = [f"{stage} {seconds:.2f} s" for stage, seconds in stages_s.items() if stage not in _ON_THE_CLOCK]
-    return "\n".join(filter(None, (", ".join(clock), f"in its tasks: {', '.join(tasks)}" if tasks else "")))
 
 
 def _backlog_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
@@ -235,13 +239,3 @@ def _model_sentence(found: "Status", model: "ModelStatus", ago: Callable[[dateti
         f"version {model.version} {role}: {model.components} components, {model.explained:.1%} of the variance"
         f"{drift}; {fitted}{lacking}"
     )
-
-
-def _tables(found: "Status") -> Table:
-    tables = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
-    for name in ("table", "rows", "size", "files", "small", "last batch"):
-        tables.add_column(name, justify="left" if name == "table" else "right")
-    for table in found.tables:
-        numbers = (f"{table.rows:,}", size(table.bytes), f"{table.files:,}", f"{table.small_files:,}")
-        tables.add_row(table.name, *numbers, f"{table.last_batch}")
-    return tables

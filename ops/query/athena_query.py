@@ -15,7 +15,7 @@ from ops.query.named_queries import Value
 from store.aws import aws_call
 
 if TYPE_CHECKING:
-    from types_boto3_athena.type_defs import ColumnInfoTypeDef, ResultSetTypeDef
+    from types_boto3_athena.type_defs import ResultSetTypeDef
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,14 @@ def _table(pages: Sequence["ResultSetTypeDef"]) -> pa.Table:
     # A SELECT's first row repeats the names; SHOW and DESCRIBE have none such.
     if rows and rows[0] == names:
         del rows[0]
-    arrays = [_column(column, [row[number] for row in rows]) for number, column in enumerate(columns)]
+    arrays = []
+    for number, column in enumerate(columns):
+        kind, parse = _TYPES.get(column["Type"], (pa.string(), str))
+        if column["Type"] == "decimal":
+            kind, parse = pa.decimal128(column.get("Precision", 38), column.get("Scale", 0)), Decimal
+        texts = (row[number] for row in rows)
+        arrays.append(pa.array([None if text is None else parse(text) for text in texts], kind))
     return pa.Table.from_arrays(arrays, names)
-
-
-def _column(column: "ColumnInfoTypeDef", texts: Sequence[str | None]) -> pa.Array:
-    kind, parse = _TYPES.get(column["Type"], (pa.string(), str))
-    if column["Type"] == "decimal":
-        kind, parse = pa.decimal128(column.get("Precision", 38), column.get("Scale", 0)), Decimal
-    return pa.array([None if text is None else parse(text) for text in texts], kind)
 
 
 def _instant(text: str) -> datetime:

@@ -316,11 +316,10 @@ def _backlog_of(objects: Collection[LandedObject]) -> Backlog:
 
 
 def _sum(backlogs: Iterable[Backlog]) -> Backlog:
-    total = Backlog()
-    for one in backlogs:
-        oldest = min(filter(None, (total.oldest_arrived_at, one.oldest_arrived_at)), default=None)
-        total = Backlog(total.files + one.files, total.bytes + one.bytes, oldest, total.at_least or one.at_least)
-    return total
+    each = list(backlogs)
+    oldest = min((one.oldest_arrived_at for one in each if one.oldest_arrived_at), default=None)
+    at_least = any(one.at_least for one in each)
+    return Backlog(sum(one.files for one in each), sum(one.bytes for one in each), oldest, at_least)
 
 
 def _unplanned(home: Home, index: ProcessedIndex, passed_over: SkippedFiles) -> Iterator[list[LandedObject]]:

@@ -136,7 +136,9 @@ class _Interrupts:
     def _follow_signals(self, signals_out: int) -> None:
         pressed_at_s = math.inf
         while True:
-            for number in _read(signals_out, self._time_left_s(pressed_at_s)):
+            left_s = self._time_left_s(pressed_at_s)
+            ready, _, _ = select.select([signals_out], [], [], None if left_s == math.inf else max(0.0, left_s))
+            for number in os.read(signals_out, 64) if ready else b"":
                 now_s = time.monotonic()
                 if number == signal.SIGTERM and self._terminate is not None:
                     self._terminate.set()
@@ -153,11 +155,6 @@ class _Interrupts:
         if self._stop is not None and not self.is_ending:
             return math.inf
         return pressed_at_s + (PATIENCE_S if self.is_ending else RETURN_S) - time.monotonic()
-
-
-def _read(pipe: int, timeout_s: float) -> bytes:
-    ready, _, _ = select.select([pipe], [], [], None if timeout_s == math.inf else max(0.0, timeout_s))
-    return os.read(pipe, 64) if ready else b""
 
 
 def _silence_logging() -> None:
