@@ -42,8 +42,8 @@ def run_demo(
 ) -> None:
     """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, query the tables, make the page.
 
-    A second run drops only the files that are not there yet, so nothing is doubled; it refits again. The landing is on
-    this machine's disk. Raises DemoFailed if a command fails, AnotherStreamRunning if a stream runs on the home.
+    A second run drops only the files that are not there yet, so nothing is doubled; it refits again.
+    Raises DemoFailed if a command fails, AnotherStreamRunning if a stream runs on the home.
     """
     # Its files come by a rename, so that a broken one need not be waited for.
     settings = settings.model_copy(update={"settle": timedelta(0)})

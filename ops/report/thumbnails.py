@@ -55,8 +55,7 @@ def thumbnails(home: Home, photos: Sequence[MapPhoto], limits: Limits) -> dict[s
 
 def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     def body(photo: MapPhoto) -> bytes | None:
-        known = home.landing_of(photo.source)
-        if known is None:
+        if (known := home.landing_of(photo.source)) is None:
             return None
         landing, key = known
         archived = archived_name(LandedObject(key, 0, etags.get(photo.source, ""), datetime.min.replace(tzinfo=UTC)))

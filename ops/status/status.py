@@ -86,10 +86,9 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """The newest stream; a silent one was killed, or cannot reach storage.
+    """The newest stream; a silent one was killed, or cannot reach storage; `error` is the kind that it ended with.
 
-    `moved_at` is when it last listed the landing or committed a batch; None for a stream of an earlier version. `error`
-    is the kind of error that it ended with.
+    `moved_at` is when it last listed the landing or committed a batch; None for a stream of an earlier version.
     """
 
     state: Literal["running", "stopped", "silent"]

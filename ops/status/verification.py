@@ -63,7 +63,12 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
     erased = erased_rows(home, open_tables(home))
     served = [describe_model(home, snapshot.models.serving)] if snapshot.models.serving is not None else []
     for name, rows in {
-        "planned": _planned_objects(home, plans.values()),
+        "planned": (
+            (plan.batch, landing.source_of(landed.key), landed.etag)
+            for plan in plans.values()
+            for landing in [home.landing_named(plan.landing)]
+            for landed in plan.objects
+        ),
         "retried": _retried_rows(home, [*plans.values(), *filter(None, later)]),
         "counted": (
             (batch, result.counters.photos, sum(result.counters.rejects.values()))
@@ -106,13 +111,6 @@ def _relation(rows: Iterable[tuple[Any, ...]], columns: Mapping[str, pa.DataType
     values = zip(*rows, strict=True)
     arrays = [pa.array(next(values, ()), kind) for kind in columns.values()]
     return pa.Table.from_arrays(arrays, list(columns))
-
-
-def _planned_objects(home: Home, plans: Iterable[Plan]) -> Iterator[tuple[Any, ...]]:
-    for plan in plans:
-        landing = home.landing_named(plan.landing)
-        for landed in plan.objects:
-            yield plan.batch, landing.source_of(landed.key), landed.etag
 
 
 def _retried_rows(home: Home, plans: Iterable[Plan]) -> Iterator[tuple[Any, ...]]:

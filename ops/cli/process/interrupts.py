@@ -20,7 +20,6 @@ EXIT_CODE = 130
 # How long the main thread may stay in the library that it is in, and then how long it may take to end in order.
 RETURN_S = 2.0
 PATIENCE_S = 5.0
-
 # A program around this one may pass on the signal that the terminal has sent to both.
 ONE_PRESS_S = 0.2
 
