@@ -86,10 +86,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class VersionLocation:
-    """Where a rejected version is now.
-
-    `detail` is the etag of the version that replaced it, its URI in the archive, or why its place is unknown.
-    """
+    """Where a rejected version is now; `detail`: its successor's etag, its URI in the archive, or why it is unknown."""
 
     place: Place
     detail: str = ""
@@ -99,8 +96,7 @@ class VersionLocation:
 class RetrySelection:
     """What the stream can try again, by reason, and how many rejects were left out for which cause.
 
-    `elsewhere` is the source of one that lies in another landing. `erasures_begun` is how many erasures there had been
-    before the rejects were read.
+    `elsewhere` is the source of one in another landing, `erasures_begun` how many erasures there had been before.
     """
 
     retries: tuple[Retry, ...]
@@ -109,14 +105,6 @@ class RetrySelection:
     requested_before: int
     elsewhere: str | None
     erasures_begun: int
-
-
-def parse_reason(name: str) -> Reason:
-    """The reason of this name. Raises InvalidSetting."""
-    try:
-        return Reason(name)
-    except ValueError:
-        raise InvalidSetting(f"{name!r} is no reason; the reasons are {', '.join(Reason)}.") from None
 
 
 def source_of(home: Home, name: str) -> str:
@@ -132,8 +120,7 @@ def summarize(home: Home) -> Summary:
     """Counts of the home's rejects. Raises NothingIngested without tables, StateDamaged, StorageUnavailable."""
     connection = connect(home)
     reasons = connection.sql(
-        f"SELECT reason, count(*) AS rejects, max(ingested_at) AS last_at, "
-        "arg_max(detail, ingested_at) AS example "
+        "SELECT reason, count(*) AS rejects, max(ingested_at) AS last_at, arg_max(detail, ingested_at) AS example "
         f"FROM ({_WITH_SETTLED}) WHERE NOT settled GROUP BY reason ORDER BY rejects DESC, reason"
     )
     [(settled,)] = connection.sql(f"SELECT count(*) FROM ({_WITH_SETTLED}) WHERE settled").fetchall()
@@ -146,15 +133,14 @@ def summarize(home: Home) -> Summary:
 
 def list_rejects(home: Home, chosen: RejectFilter) -> pa.Table:
     """The chosen rejects with all their columns, newest first, and whether each is `settled`."""
-    connection = connect(home)
-    return _select(connection, chosen).to_arrow_table()
+    return _select(connect(home), chosen).to_arrow_table()
 
 
 def rejects_of(home: Home, source: str) -> list[Reject]:
     """All rejects of one object, newest first. Raises InvalidSetting, which says what it is, when it is none."""
     connection = connect(home)
-    chosen = RejectFilter(sources=(source,), with_settled=True)
-    return _rows(_select(connection, chosen)) or _raise_unknown(connection, source)
+    found = _select(connection, RejectFilter(sources=(source,), with_settled=True))
+    return _rows(found) or _raise_unknown(connection, source)
 
 
 def find_version(home: Home, reject: Reject) -> VersionLocation:
@@ -185,27 +171,23 @@ def select_retries(home: Home, chosen: RejectFilter) -> RetrySelection:
     erasures_begun = check_no_erasure_unfinished(home)
     connection = connect(home)
     if chosen.sources:
-        known = {
-            row.source for row in _rows(_select(connection, RejectFilter(sources=chosen.sources, with_settled=True)))
-        }
-        if unknown := sorted(set(chosen.sources) - known):
+        named = _select(connection, RejectFilter(sources=chosen.sources, with_settled=True))
+        if unknown := sorted(set(chosen.sources) - {row.source for row in _rows(named)}):
             _raise_unknown(connection, unknown[0])
     found = _rows(_select(connection, replace(chosen, with_settled=True)))
     rejected = [row for row in found if not row.settled]
     landing = f"{home.landing.source}/"
     ours = [row for row in rejected if row.source.startswith(landing)]
     elsewhere = next((row.source for row in rejected if not row.source.startswith(landing)), None)
-    retries = {_retry(row, landing): row.reason for row in _all_of_their_versions(connection, ours)}
+    _register_versions(connection, ((row.source, row.etag) for row in ours))
+    theirs = connection.sql(
+        f"SELECT * FROM ({_WITH_SETTLED}) SEMI JOIN versions USING (source, etag) ORDER BY arrived_at, source"
+    )
+    retries = {_retry(row, landing): row.reason for row in _rows(theirs)}
     requested_before = _requested_retries(home)
     new = {retry: reason for retry, reason in retries.items() if retry not in requested_before}
-    return RetrySelection(
-        tuple(new),
-        Counter(new.values()),
-        len(found) - len(rejected),
-        len(retries) - len(new),
-        elsewhere,
-        erasures_begun,
-    )
+    left_out = len(found) - len(rejected), len(retries) - len(new)
+    return RetrySelection(tuple(new), Counter(new.values()), *left_out, elsewhere, erasures_begun)
 
 
 def are_unfinished(home: Home, retries: Sequence[Retry]) -> bool:
@@ -223,13 +205,12 @@ def count_outcomes(home: Home, retries: Sequence[Retry]) -> dict[str, int]:
     """How many of the objects are now a `photo`, and how many are rejected for which reason."""
     connection = connect(home)
     _register_versions(connection, ((home.landing.source_of(one.landed.key), one.landed.etag) for one in retries))
-    return dict(
-        connection.sql(
-            "SELECT outcome, count(*) FROM ("
-            "SELECT source, etag, 'photo' AS outcome FROM features UNION SELECT source, etag, reason FROM rejects r "
-            "ANTI JOIN features USING (source, etag)) SEMI JOIN versions USING (source, etag) GROUP BY 1 ORDER BY 1"
-        ).fetchall()
+    counts = connection.sql(
+        "SELECT outcome, count(*) FROM ("
+        "SELECT source, etag, 'photo' AS outcome FROM features UNION SELECT source, etag, reason FROM rejects r "
+        "ANTI JOIN features USING (source, etag)) SEMI JOIN versions USING (source, etag) GROUP BY 1 ORDER BY 1"
     )
+    return dict(counts.fetchall())
 
 
 def _requested_retries(home: Home) -> set[Retry]:
@@ -238,14 +219,9 @@ def _requested_retries(home: Home) -> set[Retry]:
 
 
 def _retry(row: Reject, landing: str) -> Retry:
-    visible_at = row.first_visible_at
-    landed = LandedObject(
-        key=row.source.removeprefix(landing),
-        size_bytes=row.bytes,
-        etag=row.etag,
-        arrived_at=row.arrived_at.astimezone(UTC),
-        first_visible_at=None if visible_at is None else visible_at.astimezone(UTC),
-    )
+    visible_at = row.first_visible_at.astimezone(UTC) if row.first_visible_at else None
+    key, arrived_at = row.source.removeprefix(landing), row.arrived_at.astimezone(UTC)
+    landed = LandedObject(key, row.bytes, row.etag, arrived_at, visible_at)
     return Retry(landed, row.batch, row.ingest_date)
 
 
@@ -260,15 +236,6 @@ def _select(connection: duckdb.DuckDBPyConnection, chosen: RejectFilter) -> duck
             "with_settled": chosen.with_settled,
             "sources": list(chosen.sources),
         },
-    )
-
-
-def _all_of_their_versions(connection: duckdb.DuckDBPyConnection, rows: Sequence[Reject]) -> list[Reject]:
-    _register_versions(connection, ((row.source, row.etag) for row in rows))
-    return _rows(
-        connection.sql(
-            f"SELECT * FROM ({_WITH_SETTLED}) SEMI JOIN versions USING (source, etag) ORDER BY arrived_at, source"
-        )
     )
 
 

@@ -38,10 +38,9 @@ class Flags:
     def open_to_read(self) -> "Settings":
         """The settings in force, after checks of the home; storage that does not answer has `reading_patience`.
 
-        The checks: the home exists, and its buckets and queue lie in the EU. They write nothing. On S3 the region of
-        the buckets, unless one is set, and the credentials of a profile are found. Standard error tells of waits.
-        Raises InvalidSetting, OutsideEurope, CloudRefused, HomeMissing, BucketMissing, AccessDenied,
-        StorageUnavailable.
+        The home exists, its buckets and queue lie in the EU; nothing is written. On S3 the region of the buckets,
+        unless one is set, and the credentials of a profile are found. Standard error tells of waits. Raises
+        InvalidSetting, OutsideEurope, CloudRefused, HomeMissing, BucketMissing, AccessDenied, StorageUnavailable.
         """
         settings = self.load()
         return _checked(settings, settings.reading_patience, makes_home=False)

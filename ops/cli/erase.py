@@ -13,8 +13,6 @@ from ops.cli.console import console, echo, notify
 from ops.cli.stream import FormerLanding
 
 if TYPE_CHECKING:
-    from batch.erase.erase import Certificate
-    from store.home import Home
     from store.state.erasures import Kind
 
 # What no command can reach from here, and when it ends by itself.
@@ -49,7 +47,7 @@ def erase(
     former_landing: FormerLanding = None,
 ) -> None:
     """Forget a person, a photo or an object everywhere, as article 17 of the GDPR asks; what arrives later stays."""
-    from batch.erase.erase import ErasureRequest, certificate_key, count_erasable, is_empty
+    from batch.erase.erase import ErasureRequest, certificate_key, count_erasable, is_empty, subject_patterns
     from batch.erase.erase import erase as run_erase
     from ops.rejects import source_of
     from store.objects.location import StorageLocation
@@ -58,11 +56,17 @@ def erase(
     kind, value = _one_of(subject=subject, image=image, source=source)
     settings = flags.open_to_change()
     home = settings.places()
+    patterns = subject_patterns(home, settings.key_pattern) if kind == "subject" else ()
+    if kind == "subject" and not patterns:
+        raise InvalidSetting(
+            "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
+            "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
+        )
     request = ErasureRequest(
         kind,
         # A path is a URI, too; a key may have stood in any landing.
         source_of(home, value) if kind == "source" and value.startswith("/") else value,
-        _key_patterns(home, settings.key_pattern) if kind == "subject" else (),
+        patterns,
         tuple(StorageLocation.at(uri).uri for uri in former_landing or ()),
     )
     if is_empty(home):
@@ -72,14 +76,25 @@ def erase(
         console.print(_counts(count_erasable(home, request), "to be erased"))
         echo("A dry run: nothing was changed.")
         return
-    if not yes:
-        _confirm(f"Everything of this {kind} below {home.root.uri} will be gone for good.")
+    if not yes and not sys.stdin.isatty():
+        raise InvalidSetting("Erasing needs a yes: add --yes, or --dry-run to see what it would erase.")
+    if not yes and not typer.confirm(f"Everything of this {kind} below {home.root.uri} will be gone for good. Go on?"):
+        raise InvalidSetting("Nothing was erased.")
 
     def on_search(number: int, removed: dict[str, int]) -> None:
         echo(f"Search {number}: {', '.join(f'{name} {count:,}' for name, count in removed.items()) or 'nothing'}.")
 
     certificate = run_erase(home, request, notify, on_search)
-    _show(certificate, home.reports.uri_of(certificate_key(certificate.id)))
+    if certificate.removed:
+        console.print(_counts(certificate.removed, "erased"))
+    else:
+        echo("Nothing of it was there.")
+    uri = home.reports.uri_of(certificate_key(certificate.id))
+    echo(f"Done: the last of {certificate.looks} searches found nothing. Certificate: {uri}")
+    elsewhere = Table("what lives elsewhere", "until when", header_style="bold")
+    for row in ELSEWHERE:
+        elsewhere.add_row(*row)
+    console.print(elsewhere)
     if refit:
         from ops.cli.refit import fit
 
@@ -99,36 +114,6 @@ def _one_of(**values: str | None) -> tuple["Kind", str]:
     if kind == "image" and not re.fullmatch("[0-9a-f]{64}", value):
         raise InvalidSetting("An image id is the SHA-256 of a photo, 64 hexadecimal digits; see the column image_id.")
     return kind, value
-
-
-def _key_patterns(home: "Home", key_pattern: str) -> tuple[str, ...]:
-    from batch.erase.erase import subject_patterns
-
-    if patterns := subject_patterns(home, key_pattern):
-        return patterns
-    raise InvalidSetting(
-        "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
-        "--key-pattern, like '^(?P<subject>[^/]+)/(?P<label>[^/]+)/'."
-    )
-
-
-def _confirm(sentence: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidSetting("Erasing needs a yes: add --yes, or --dry-run to see what it would erase.")
-    if not typer.confirm(f"{sentence} Go on?"):
-        raise InvalidSetting("Nothing was erased.")
-
-
-def _show(certificate: "Certificate", uri: str) -> None:
-    if certificate.removed:
-        console.print(_counts(certificate.removed, "erased"))
-    else:
-        echo("Nothing of it was there.")
-    echo(f"Done: the last of {certificate.looks} searches found nothing. Certificate: {uri}")
-    elsewhere = Table("what lives elsewhere", "until when", header_style="bold")
-    for row in ELSEWHERE:
-        elsewhere.add_row(*row)
-    console.print(elsewhere)
 
 
 def _counts(counts: dict[str, int], verb: str) -> Table:

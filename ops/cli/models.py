@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, show, use and prune the PCA models.", invoke_without_command=True)
 
 ThenReproject = Annotated[bool, typer.Option("--reproject", help="Then run `fruits reproject`.")]
-_LEFT = ("", "featurizer")
 _COLUMNS = ("version", "", "fitted at (UTC)", "rows", "components", "explained", "drift", "featurizer", "projections")
 
 
@@ -139,7 +138,7 @@ def _table(home: "Home", metas: list["PcaMeta"]) -> Table:
     current, projections = current_models(home), projected_rows(home)
     table = Table(header_style="bold")
     for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in _LEFT else "right")
+        table.add_column(name, justify="left" if name in ("", "featurizer") else "right")
     for meta in metas:
         table.add_row(
             f"{meta.version}",

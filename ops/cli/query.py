@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,12 +10,6 @@ from features.errors import InvalidSetting
 from ops.cli.aws.stage import STAGE, connect_to_stage
 from ops.cli.command import READING, Flags, takes_settings
 from ops.cli.console import Format, console, notify
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from ops.query.named_queries import Value
-    from store.settings import Settings
 
 # Any other word is SQL, which has a space or a bracket in it.
 _NAME = re.compile(r"\w[\w-]*")
@@ -39,13 +33,20 @@ def query(
     athena: Annotated[bool, typer.Option("--athena", help="Run it on Athena, on the tables of a stage.")] = False,
 ) -> None:
     """Query the tables with DuckDB, on disk and on S3, or with Athena: by a query's name, or in SQL."""
+    import pyarrow as pa
+
     from ops.cli.process.terminal import as_typed, write_exactly
-    from ops.query.named_queries import named_query
+    from ops.query.named_queries import named_queries, named_query
     from ops.query.rows import show
 
     words = [as_typed(word) for word in words or ()]
     if listed or not words:
-        show(_queries(), form, console)
+        queries = {
+            "query": [query.name for query in named_queries()],
+            "parameters": [" ".join(map(str, query.parameters)) for query in named_queries()],
+            "what it answers": [query.answers for query in named_queries()],
+        }
+        show(pa.table(queries), form, console)
         notify("`fruits query NAME` runs one, `fruits query NAME --show` prints its SQL.")
         return
     if words[0].startswith("--") and not any(each.isspace() for each in words[0]):
@@ -66,28 +67,22 @@ def query(
     if athena:
         if "home" in flags.given:
             raise InvalidSetting("Athena reads the tables of a stage: drop --home, and name the stage with --stage.")
-        rows = _from_athena(flags.load(), named.name if named else "the query", sql, values)
+        from ops.query.athena_query import run_on_athena
+
+        stage = connect_to_stage(flags.load())
+        answer = run_on_athena(stage, named.name if named else "the query", sql, values)
+        notify(f"Athena read {answer.scanned_bytes / 1e6:,.2f} MB.")
+        rows = answer.rows
     else:
         if not flags.given.keys().isdisjoint(STAGE):
             raise InvalidSetting("--stage and --region say where Athena is: add --athena, or name a home with --home.")
-        rows = _from_duckdb(flags.open_to_read(), sql, values, is_athenas=named is not None)
+        from ops.query.query import connect, run_query, to_duckdb
+
+        connection = connect(flags.open_to_read().places())
+        rows = run_query(connection, to_duckdb(sql) if named else sql, values)
     show(rows, form, console)
     if named and not len(rows):
         notify(named.none)
-
-
-def _queries() -> "pa.Table":
-    import pyarrow as pa
-
-    from ops.query.named_queries import named_queries
-
-    return pa.table(
-        {
-            "query": [query.name for query in named_queries()],
-            "parameters": [" ".join(map(str, query.parameters)) for query in named_queries()],
-            "what it answers": [query.answers for query in named_queries()],
-        }
-    )
 
 
 def _parameters(words: Sequence[str]) -> dict[str, str]:
@@ -109,17 +104,3 @@ def _parameters(words: Sequence[str]) -> dict[str, str]:
                 raise InvalidSetting(f"--{name} has no value: write --{name} VALUE.") from None
         parameters[name] = value
     return parameters
-
-
-def _from_athena(settings: "Settings", name: str, sql: str, values: "Sequence[Value]") -> "pa.Table":
-    from ops.query.athena_query import run_on_athena
-
-    answer = run_on_athena(connect_to_stage(settings), name, sql, values)
-    notify(f"Athena read {answer.scanned_bytes / 1e6:,.2f} MB.")
-    return answer.rows
-
-
-def _from_duckdb(settings: "Settings", sql: str, values: "Sequence[Value]", is_athenas: bool) -> "pa.Table":
-    from ops.query.query import connect, run_query, to_duckdb
-
-    return run_query(connect(settings.places()), to_duckdb(sql) if is_athenas else sql, values)

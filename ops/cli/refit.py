@@ -14,9 +14,6 @@ from ops.cli.reproject import project_rows
 from ops.cli.spark_job import progress_bar, spark_job
 
 if TYPE_CHECKING:
-    from batch.refit.refit import Refit
-    from store.home import Home
-    from store.models.pca_models import PcaMeta
     from store.settings import Settings
 
 USUAL_COMPONENTS = 64
@@ -41,6 +38,7 @@ def fit(settings: "Settings", *, dry_run: bool = False, full: bool = False, then
 
     from batch.refit.refit import RefitOptions
     from batch.refit.refit import refit as run_refit
+    from store.models.pca_models import scree_uri
 
     home = settings.places()
     components = settings.components or (None if settings.variance else USUAL_COMPONENTS)
@@ -48,36 +46,26 @@ def fit(settings: "Settings", *, dry_run: bool = False, full: bool = False, then
         with progress_bar("Reading features", DownloadColumn()) as on_progress:
             options = RefitOptions(components, settings.variance, settings.min_rows)
             done = run_refit(spark, home, options, dry_run, full, on_progress)
-        _show(home, done)
-        if then_reproject and done.next == done.meta.version:
-            project_rows(spark, home)
-
-
-def _show(home: "Home", done: "Refit") -> None:
-    from store.models.pca_models import scree_uri
-
-    meta = done.meta
-    table = Table(header_style="bold")
-    for name in ("version", "rows", "components", "explained variance", "drift"):
-        table.add_column(name, justify="right")
-    version = f"{meta.version}" if done.published else f"{meta.version} (dry run)"
-    drift = _drift(meta, done.angles_rad)
-    table.add_row(version, f"{meta.rows:,}", f"{meta.components}", f"{meta.explained:.2%}", drift)
-    console.print(table)
-    echo_variance(done.thresholds)
-    echo(f"Read {done.rows_read:,} rows; the moments of {done.rows_stored:,} were stored before.")
-    if not done.published:
-        echo("A dry run: nothing was stored.")
-        return
-    echo(f"Scree plot: {scree_uri(home, meta.version)}")
-    if done.next == meta.version:
-        echo_next(meta.version)
-    else:
-        echo(f"A newer version than {meta.version} was there first and stays.")
-
-
-def _drift(meta: "PcaMeta", angles_rad: tuple[float, ...]) -> str:
-    if meta.parent is None:
-        return "the first of its featurizer"
-    middle = math.degrees(angles_rad[len(angles_rad) // 2])
-    return f"{math.degrees(angles_rad[-1]):.2f}° at most, {middle:.2f}° in the middle, from version {meta.parent}"
+        meta = done.meta
+        table = Table(header_style="bold")
+        for name in ("version", "rows", "components", "explained variance", "drift"):
+            table.add_column(name, justify="right")
+        version = f"{meta.version}" if done.published else f"{meta.version} (dry run)"
+        drift = "the first of its featurizer"
+        if meta.parent is not None:
+            middle, most = (math.degrees(done.angles_rad[place]) for place in (len(done.angles_rad) // 2, -1))
+            drift = f"{most:.2f}° at most, {middle:.2f}° in the middle, from version {meta.parent}"
+        table.add_row(version, f"{meta.rows:,}", f"{meta.components}", f"{meta.explained:.2%}", drift)
+        console.print(table)
+        echo_variance(done.thresholds)
+        echo(f"Read {done.rows_read:,} rows; the moments of {done.rows_stored:,} were stored before.")
+        if not done.published:
+            echo("A dry run: nothing was stored.")
+            return
+        echo(f"Scree plot: {scree_uri(home, meta.version)}")
+        if done.next == meta.version:
+            echo_next(meta.version)
+            if then_reproject:
+                project_rows(spark, home)
+        else:
+            echo(f"A newer version than {meta.version} was there first and stays.")

@@ -17,12 +17,9 @@ from ops.wording import escape_controls
 from store.errors import RejectsStillWait
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from ops.rejects import Reject, RejectFilter, RetrySelection, VersionLocation
+    from ops.rejects import Reject, RejectFilter, VersionLocation
     from store.home import Home
     from store.state.heartbeat import Heartbeat
-    from store.state.retries import Retry
 
 app = typer.Typer(help="Show what was rejected, and have it tried once more.", invoke_without_command=True)
 
@@ -40,8 +37,26 @@ Since = Annotated[
 @takes_settings(*READING)
 def rejects(flags: Flags, context: typer.Context) -> None:
     """Show what was rejected, and have it tried once more; without a command: counts by reason."""
-    if runs_alone(flags, context):
-        _summarize(flags.open_to_read().places())
+    from ops.rejects import WHAT_TO_DO, summarize
+
+    if not runs_alone(flags, context):
+        return
+    summary = summarize(flags.open_to_read().places())
+    if summary.reasons:
+        table = Table(header_style="bold")
+        for name in ("reason", "rejects", "last", "example", "what to do"):
+            table.add_column(name, justify="right" if name == "rejects" else "left", overflow="fold")
+        for each in summary.reasons:
+            example = Text(escape_controls(each.example))
+            last = f"{each.last_at:%Y-%m-%d %H:%M}"
+            table.add_row(each.reason, f"{each.rejects:,}", last, example, WHAT_TO_DO[each.reason])
+        console.print(table)
+    else:
+        echo("No rejects.")
+    if summary.settled:
+        echo(f"{summary.settled:,} more came again and are photos since; fruits rejects list --settled shows them.")
+    if summary.requested:
+        echo(f"{summary.requested:,} are asked for and wait to be tried again.")
 
 
 @app.command(
@@ -60,13 +75,19 @@ def list_command(
     form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = "table",
 ) -> None:
     """List rejects, newest first."""
+    import pyarrow as pa
+
     from ops.query.rows import show
     from ops.rejects import list_rejects
 
     home = flags.open_to_read().places()
     rows = list_rejects(home, _filter(reason, since, with_settled=settled))
     shown = rows.slice(0, limit or None)
-    show(_for_people(home, shown) if form == "table" else shown, form, console)
+    if form == "table":
+        keys = [uri.removeprefix(f"{home.landing.source}/") for uri in shown["source"].to_pylist()]
+        for_people = shown.select(["ingest_date", "reason", "bytes", "detail"])
+        shown = for_people.add_column(2, "key", pa.array(keys, pa.string()))
+    show(shown, form, console)
     if shown.num_rows < rows.num_rows:
         notify(f"{shown.num_rows:,} of {rows.num_rows:,}; --limit 0 shows all.")
 
@@ -105,7 +126,7 @@ def retry(
     wait: Annotated[bool, typer.Option("--wait", help="Return when all have their outcome, and tell it.")] = False,
 ) -> None:
     """Ask the stream to try rejects once more; one that becomes a photo is a reject no longer."""
-    from ops.rejects import select_retries, source_of
+    from ops.rejects import are_unfinished, count_outcomes, select_retries, source_of
     from store.state.retries import request_retries
 
     if not (reason or source or since):
@@ -113,7 +134,12 @@ def retry(
     home = flags.open_to_change().places()
     sources = tuple(source_of(home, name) for name in source or ())
     selection = select_retries(home, _filter(reason, since, sources))
-    _echo_left_out(selection)
+    if selection.settled:
+        echo(f"Passed over, because they came again and are photos since: {selection.settled:,}.")
+    if selection.requested_before:
+        echo(f"Passed over, because they are asked for already: {selection.requested_before:,}.")
+    if selection.elsewhere is not None:
+        echo(f"Passed over, because another landing holds them (name it with --landing): {selection.elsewhere} …")
     if not selection.retries:
         echo("Nothing to try again.")
         return
@@ -134,51 +160,40 @@ def retry(
         echo(f"No stream is running. The next one plans them: fruits stream --home {home.root.uri}")
     else:
         echo(f"The stream ({stream.holder}) plans them within 10 seconds, with the limits it was started with.")
-    if wait:
-        _wait(home, selection.retries)
+    if not wait:
+        return
+    gives_up_at_s = time.monotonic() + WAIT_S
+    while are_unfinished(home, selection.retries):
+        if _running_stream(home) is None:
+            raise RejectsStillWait("The stream has ended meanwhile; the next one goes on with what is left.")
+        if time.monotonic() >= gives_up_at_s:
+            raise RejectsStillWait("Some still wait after 15 minutes; the stream goes on. Look with `fruits rejects`.")
+        time.sleep(WAIT_LOOK_S)
+    outcomes = count_outcomes(home, selection.retries)
+    photos = outcomes.pop("photo", 0)
+    again = ", ".join(f"{name} {count:,}" for name, count in outcomes.items())
+    echo(f"Photos now: {photos:,}. Rejected again: {again or 'none'}.")
 
 
 def _filter(
     reason: str | None, since: str | None, sources: tuple[str, ...] = (), *, with_settled: bool = False
 ) -> "RejectFilter":
-    from ops.rejects import RejectFilter, parse_reason
+    from features.rejects import Reason as Reasons
+    from ops.rejects import RejectFilter
 
     try:
         day = None if since is None else date.fromisoformat(since)
     except ValueError:
         raise InvalidSetting(f"{since!r} is no date; write it like 2026-10-03.") from None
-    return RejectFilter(parse_reason(reason) if reason else None, sources, day, with_settled)
-
-
-def _summarize(home: "Home") -> None:
-    from ops.rejects import WHAT_TO_DO, summarize
-
-    summary = summarize(home)
-    if summary.reasons:
-        table = Table(header_style="bold")
-        for name in ("reason", "rejects", "last", "example", "what to do"):
-            table.add_column(name, justify="right" if name == "rejects" else "left", overflow="fold")
-        for each in summary.reasons:
-            example = Text(escape_controls(each.example))
-            last = f"{each.last_at:%Y-%m-%d %H:%M}"
-            table.add_row(each.reason, f"{each.rejects:,}", last, example, WHAT_TO_DO[each.reason])
-        console.print(table)
-    else:
-        echo("No rejects.")
-    if summary.settled:
-        echo(f"{summary.settled:,} more came again and are photos since; fruits rejects list --settled shows them.")
-    if summary.requested:
-        echo(f"{summary.requested:,} are asked for and wait to be tried again.")
-
-
-def _for_people(home: "Home", rows: "pa.Table") -> "pa.Table":
-    import pyarrow as pa
-
-    keys = [source.removeprefix(f"{home.landing.source}/") for source in rows["source"].to_pylist()]
-    return rows.select(["ingest_date", "reason", "bytes", "detail"]).add_column(2, "key", pa.array(keys, pa.string()))
+    if reason and reason not in set(Reasons):
+        raise InvalidSetting(f"{reason!r} is no reason; the reasons are {', '.join(Reasons)}.")
+    return RejectFilter(Reasons(reason) if reason else None, sources, day, with_settled)
 
 
 def _card(reject: "Reject", version: "VersionLocation") -> Table:
+    from features.rejects import Reason as Reasons
+    from ops.rejects import WHAT_TO_DO
+
     card = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     card.add_column(style="bold")
     card.add_column(overflow="fold")
@@ -186,16 +201,6 @@ def _card(reject: "Reject", version: "VersionLocation") -> Table:
         if name != "settled":
             shown = f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
             card.add_row(name, Text(escape_controls(shown)))
-    where, advice = _place_and_advice(reject, version)
-    card.add_row("now", Text(escape_controls(where)))
-    card.add_row("to do", advice, end_section=True)
-    return card
-
-
-def _place_and_advice(reject: "Reject", version: "VersionLocation") -> tuple[str, str]:
-    from features.rejects import Reason as Reasons
-    from ops.rejects import WHAT_TO_DO
-
     reason = Reasons(reject.reason)
     retry = "it is there again: retry" if reason in (Reasons.MISSING, Reasons.REPLACED) else WHAT_TO_DO[reason]
     where, advice = {
@@ -208,16 +213,10 @@ def _place_and_advice(reject: "Reject", version: "VersionLocation") -> tuple[str
         "gone": ("neither in the landing nor in the archive", "upload it again: it is an arrival of its own then"),
         "unknown": (f"unknown: {version.detail}", WHAT_TO_DO[reason]),
     }[version.place]
-    return where, "nothing: the object came again and is a photo since" if reject.settled else advice
-
-
-def _echo_left_out(selection: "RetrySelection") -> None:
-    if selection.settled:
-        echo(f"Passed over, because they came again and are photos since: {selection.settled:,}.")
-    if selection.requested_before:
-        echo(f"Passed over, because they are asked for already: {selection.requested_before:,}.")
-    if selection.elsewhere is not None:
-        echo(f"Passed over, because another landing holds them (name it with --landing): {selection.elsewhere} …")
+    advice = "nothing: the object came again and is a photo since" if reject.settled else advice
+    card.add_row("now", Text(escape_controls(where)))
+    card.add_row("to do", advice, end_section=True)
+    return card
 
 
 def _running_stream(home: "Home") -> "Heartbeat | None":
@@ -225,19 +224,3 @@ def _running_stream(home: "Home") -> "Heartbeat | None":
 
     heartbeat = read_heartbeat(home)
     return heartbeat if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)) else None
-
-
-def _wait(home: "Home", retries: tuple["Retry", ...]) -> None:
-    from ops.rejects import are_unfinished, count_outcomes
-
-    gives_up_at_s = time.monotonic() + WAIT_S
-    while are_unfinished(home, retries):
-        if _running_stream(home) is None:
-            raise RejectsStillWait("The stream has ended meanwhile; the next one goes on with what is left.")
-        if time.monotonic() >= gives_up_at_s:
-            raise RejectsStillWait("Some still wait after 15 minutes; the stream goes on. Look with `fruits rejects`.")
-        time.sleep(WAIT_LOOK_S)
-    outcomes = count_outcomes(home, retries)
-    photos = outcomes.pop("photo", 0)
-    again = ", ".join(f"{reason} {count:,}" for reason, count in outcomes.items())
-    echo(f"Photos now: {photos:,}. Rejected again: {again or 'none'}.")

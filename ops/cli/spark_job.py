@@ -1,7 +1,7 @@
 """What commands share that run a Spark job of their own."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from ops.cli.console import messages
@@ -24,14 +24,9 @@ def spark_job(settings: "Settings", name: str) -> Iterator["Spark"]:
         yield session.sparkContext
 
 
-@contextmanager
-def as_yarn_expects(settings: "Settings", name: str) -> Iterator[None]:
+def as_yarn_expects(settings: "Settings", name: str) -> AbstractContextManager[object]:
     """For work that needs no Spark: YARN calls a job failed that opens no session, whatever it did."""
-    if not settings.master.startswith("yarn"):
-        yield
-        return
-    with spark_job(settings, name):
-        yield
+    return spark_job(settings, name) if settings.master.startswith("yarn") else nullcontext()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +23,6 @@ from ops.wording import duration, escape_controls, quantity, size
 if TYPE_CHECKING:
     from ops.status.health import Health
     from ops.status.status import ModelStatus, Status
-    from store.settings import Settings
 
 _TOP_REASONS = 3
 _ON_THE_CLOCK = ("plan", "work", "commit")
@@ -43,18 +42,33 @@ def status(
     ] = False,
 ) -> None:
     """Show whether photos flow: the stream, what waits, today's photos, the PCA, the tables. Exit 1 if not healthy."""
+    from pydantic import TypeAdapter
+
+    from ops.status.health import Finding, assess_health
+    from ops.status.status import Status, read_status
+    from store.tables.handles import OpenTables
+
     settings = flags.open_to_read()
     interval_s = _interval_s(every) if watch else None
+    places = settings.places()
+    tables = OpenTables(places)
     with _screen(watch and not as_json) as redraw:
-        for found, health in _looks(settings, verify, count, interval_s):
+        while True:
+            found = read_status(places, verify, settings.queue, count, tables)
+            health = assess_health(found, settings.min_rows)
             if as_json:
-                print(_as_json(found, health), flush=True)
+                told = {"healthy": health.healthy, "verdict": health.verdict}
+                told["findings"] = TypeAdapter(tuple[Finding, ...]).dump_python(health.findings, mode="json")
+                print(json.dumps(told | TypeAdapter(Status).dump_python(found, mode="json")), flush=True)
             elif redraw is not None:
                 redraw(_picture(found, health))
             elif watch:
                 print(f"{found.looked_at:%Y-%m-%dT%H:%M:%SZ}  {health.verdict}", flush=True)
             else:
                 console.print(_picture(found, health))
+            if interval_s is None:
+                break
+            time.sleep(interval_s)
     if not health.healthy:
         raise typer.Exit(1)
 
@@ -71,21 +85,6 @@ def _interval_s(every: str) -> float:
     return interval_s
 
 
-def _looks(settings: "Settings", verify: bool, count: bool, every_s: float | None) -> "Iterator[tuple[Status, Health]]":
-    from ops.status.health import assess_health
-    from ops.status.status import read_status
-    from store.tables.handles import OpenTables
-
-    places = settings.places()
-    tables = OpenTables(places)
-    while True:
-        found = read_status(places, verify, settings.queue, count, tables)
-        yield found, assess_health(found, settings.min_rows)
-        if every_s is None:
-            return
-        time.sleep(every_s)
-
-
 @contextmanager
 def _screen(is_live: bool) -> Iterator[Callable[[RenderableType], None] | None]:
     """What draws a picture in place of the one before, on a terminal; None elsewhere."""
@@ -96,17 +95,6 @@ def _screen(is_live: bool) -> Iterator[Callable[[RenderableType], None] | None]:
 
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         yield lambda picture: live.update(picture, refresh=True)
-
-
-def _as_json(found: "Status", health: "Health") -> str:
-    from pydantic import TypeAdapter
-
-    from ops.status.health import Finding
-    from ops.status.status import Status
-
-    told = {"healthy": health.healthy, "verdict": health.verdict}
-    told["findings"] = TypeAdapter(tuple[Finding, ...]).dump_python(health.findings, mode="json")
-    return json.dumps(told | TypeAdapter(Status).dump_python(found, mode="json"))
 
 
 _PASSED_OVER = {
@@ -137,8 +125,14 @@ def _picture(found: "Status", health: "Health") -> RenderableType:
     facts.add_column(overflow="fold")
     for name, what in _facts(found):
         facts.add_row(name, what)
+    tables = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("table", "rows", "size", "files", "small", "last batch"):
+        tables.add_column(name, justify="left" if name == "table" else "right")
+    for table in found.tables:
+        numbers = (f"{table.rows:,}", size(table.bytes), f"{table.files:,}", f"{table.small_files:,}")
+        tables.add_row(table.name, *numbers, f"{table.last_batch}")
     panel = Panel(
-        Group(facts, Text(""), _tables(found)),
+        Group(facts, Text(""), tables),
         title=f"[bold]{escape(found.home)}[/]",
         title_align="left",
         subtitle=f"[dim]{found.looked_at:%Y-%m-%d %H:%M:%S} UTC[/]",
@@ -155,8 +149,12 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
 
     yield "stream", _stream_sentence(found, ago)
     yield "last batch", _last_batch_sentence(found, ago)
-    if found.last_batch is not None and found.last_batch.stages_s:
-        yield "stages", _stages(found.last_batch.stages_s)
+    if found.last_batch is not None and (stages_s := found.last_batch.stages_s):
+        clock = ", ".join(f"{stage} {stages_s[stage]:.2f} s" for stage in _ON_THE_CLOCK if stage in stages_s)
+        tasks = ", ".join(
+            f"{stage} {seconds:.2f} s" for stage, seconds in stages_s.items() if stage not in _ON_THE_CLOCK
+        )
+        yield "stages", "\n".join(filter(None, (clock, tasks and f"in its tasks: {tasks}")))
     yield "backlog", _backlog_sentence(found, ago)
     if found.unfinished_batches:
         yield "in flight", f"planned and not committed: {', '.join(map(str, found.unfinished_batches))}"
@@ -169,7 +167,7 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
     if found.passed_over:
         yield "passed over", _passed_over_sentence(found)
     yield "featurizer", f"{found.featurizer}, from {found.weights}" if found.featurizer else "none yet"
-    yield "PCA", _pca_sentence(found, ago)
+    yield "PCA", "\n".join(_model_sentence(found, model, ago) for model in found.models) or "no version yet"
 
 
 def _stream_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
@@ -191,12 +189,6 @@ def _last_batch_sentence(found: "Status", ago: Callable[[datetime], str]) -> str
     if last.finished_at is None:
         return f"{last.batch}, more than a day ago"
     return f"{last.batch}, {ago(last.finished_at)} ago: photos {last.photos:,}, rejects {last.rejects:,}"
-
-
-def _stages(stages_s: Mapping[str, float]) -> str:
-    clock = [f"{stage} {stages_s[stage]:.2f} s" for stage in _ON_THE_CLOCK if stage in stages_s]
-    tasks = [f"{stage} {seconds:.2f} s" for stage, seconds in stages_s.items() if stage not in _ON_THE_CLOCK]
-    return "\n".join(filter(None, (", ".join(clock), f"in its tasks: {', '.join(tasks)}" if tasks else "")))
 
 
 def _backlog_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
@@ -238,12 +230,6 @@ def _passed_over_sentence(found: "Status") -> str:
     return "; ".join(parts) + ("" if examples else "; fruits status --count names examples")
 
 
-def _pca_sentence(found: "Status", ago: Callable[[datetime], str]) -> str:
-    if not found.models:
-        return "no version yet"
-    return "\n".join(_model_sentence(found, model, ago) for model in found.models)
-
-
 def _model_sentence(found: "Status", model: "ModelStatus", ago: Callable[[datetime], str]) -> str:
     role = "is served" if model.version == found.pca.serving else "comes next"
     drift = "" if model.drift_rad is None else f", {math.degrees(model.drift_rad):.1f}° from version {model.parent}"
@@ -253,13 +239,3 @@ def _model_sentence(found: "Status", model: "ModelStatus", ago: Callable[[dateti
         f"version {model.version} {role}: {model.components} components, {model.explained:.1%} of the variance"
         f"{drift}; {fitted}{lacking}"
     )
-
-
-def _tables(found: "Status") -> Table:
-    tables = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
-    for name in ("table", "rows", "size", "files", "small", "last batch"):
-        tables.add_column(name, justify="left" if name == "table" else "right")
-    for table in found.tables:
-        numbers = (f"{table.rows:,}", size(table.bytes), f"{table.files:,}", f"{table.small_files:,}")
-        tables.add_row(table.name, *numbers, f"{table.last_batch}")
-    return tables

@@ -1,15 +1,13 @@
 """The command that stops the stream from anywhere: it writes a request into the home, which the stream finds."""
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
 
 from ops.cli.command import HOME, Flags, takes_settings
 from ops.cli.console import echo
 from store.errors import StreamDoesNotStop
-
-if TYPE_CHECKING:
-    from store.home import Home
 
 # A batch takes some 20 s. Caps, a slow cluster and two minutes of patience with storage can make it longer.
 WAIT_S = 15 * 60.0
@@ -23,14 +21,9 @@ def stop_stream(
     ] = True,
 ) -> None:
     """Ask the running stream, wherever it runs, to finish the batches in hand and end."""
-    _stop(flags.open_to_change().locations(), wait)
-
-
-def _stop(home: "Home", wait: bool) -> None:
-    from datetime import UTC, datetime
-
     from store.state.heartbeat import is_alive, read_heartbeat, request_stop, wait_until_stopped
 
+    home = flags.open_to_change().locations()
     heartbeat = read_heartbeat(home)
     if heartbeat is None or heartbeat.ended_at is not None:
         echo(f"No stream is running on {home.root.uri}.")

@@ -10,16 +10,9 @@ from ops.cli.console import console, notify
 from ops.cli.process.interrupts import finish_at_interrupt, stop_on_sigterm
 from ops.cli.weights import NewFeaturizer, install_featurizer
 
-MovedFrom = Annotated[
-    str | None, typer.Option("--moved-from", metavar="URI", help="What the landing was called before it was moved.")
-]
 FormerLanding = Annotated[
     list[str] | None,
     typer.Option("--former-landing", metavar="URI", help="Where photos landed before; give it for each place."),
-]
-Wait = Annotated[
-    bool | None,
-    typer.Option("--wait/--no-wait", help="Wait while another stream works on this home; default: on YARN only."),
 ]
 
 
@@ -31,9 +24,14 @@ Wait = Annotated[
 def stream(
     flags: Flags,
     drain: Annotated[bool, typer.Option("--drain", help="Process what is there at the start, then exit.")] = False,
-    wait: Wait = None,
+    wait: Annotated[
+        bool | None,
+        typer.Option("--wait/--no-wait", help="Wait while another stream works on this home; default: on YARN only."),
+    ] = None,
     new_featurizer: NewFeaturizer = False,
-    moved_from: MovedFrom = None,
+    moved_from: Annotated[
+        str | None, typer.Option("--moved-from", metavar="URI", help="What the landing was called before it was moved.")
+    ] = None,
     former_landing: FormerLanding = None,
 ) -> None:
     """Featurize photos as they land, until Ctrl-C or SIGTERM; the batch in hand is finished first."""

@@ -4,13 +4,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console
 
@@ -19,10 +17,12 @@ from features.errors import FruitsError, InvalidSetting
 from ops.cli.console import notify
 from ops.cli.process.interrupts import finish_at_interrupt, raise_if_interrupted
 from ops.demo.photos import DemoFile, demo_files
+from ops.monitor.plain_lines import PlainLines
+from ops.monitor.progress import LivePanel
 from ops.query.query import connect, run_query
 from store.settings import Settings
 from streaming.planner import PlannerReport
-from streaming.service import StreamListener, claim_home, run_stream
+from streaming.service import claim_home, run_stream
 
 MOST_COMPONENTS = 16
 
@@ -31,24 +31,19 @@ class DemoFailed(FruitsError):
     """A command of the tour failed."""
 
 
-class Progress(AbstractContextManager["Progress"], Protocol):
-    """Something that shows a running stream."""
-
-    @property
-    def watcher(self) -> StreamListener: ...
-
-
 def check_landing(settings: Settings) -> None:
     """Raises InvalidSetting when the landing is not on this machine's disk, where the demo drops its photos."""
     if not settings.locations().landing.is_local:
         raise InvalidSetting("The demo drops photos on this machine's disk; use a local landing.")
 
 
-def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Progress, console: Console) -> None:
-    """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, and query the tables.
+def run_demo(
+    settings: Settings, count: int, stop: threading.Event, progress: LivePanel | PlainLines, console: Console
+) -> None:
+    """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, query the tables, make the page.
 
-    A second run drops only the files that are not there yet, so nothing is doubled; it refits again. The landing is on
-    this machine's disk. Raises DemoFailed if a command fails, AnotherStreamRunning if a stream runs on the home.
+    A second run drops only the files that are not there yet, so nothing is doubled; it refits again.
+    Raises DemoFailed if a command fails, AnotherStreamRunning if a stream runs on the home.
     """
     # Its files come by a rename, so that a broken one need not be waited for.
     settings = settings.model_copy(update={"settle": timedelta(0)})
@@ -70,8 +65,13 @@ def run_demo(settings: Settings, count: int, stop: threading.Event, progress: Pr
     raise_if_interrupted()
     if tour.failure is not None:
         raise tour.failure
-    if tour.is_over.is_set():
-        show_results(settings, console)
+    if not tour.is_over.is_set():
+        return
+    for title, sql in _QUESTIONS.items():
+        console.print(f"[bold]{title}[/bold]")
+        run_command(settings, console, "query", sql)
+    console.print("[bold]All of it on one page: open this in a browser[/bold]")
+    run_command(settings, console, "report", "--thumbnails")
 
 
 class _Tour:
@@ -98,7 +98,9 @@ class _Tour:
         try:
             files, later = demo_files(self._count), self._count // 5
             self._drop(islice(files, self._count - later))
-            self._run("refit", "--components", f"{self._components()}", "--min-rows", "2")
+            # A fit needs more rows than components, and a small demo has few photos.
+            photos = run_query(connect(self._settings.places()), "SELECT 1 FROM photos").num_rows
+            self._run("refit", "--components", f"{max(1, min(MOST_COMPONENTS, photos - 1))}", "--min-rows", "2")
             self._drop(files)
             self._run("query", _FOLLOWED)
             self._run("reproject")
@@ -106,11 +108,6 @@ class _Tour:
         except Exception as error:
             self.failure = error
         self.is_over.set()
-
-    def _components(self) -> int:
-        # A fit needs more rows than components, and a small demo has few photos.
-        (photos,) = run_query(connect(self._settings.places()), "SELECT count(*) AS photos FROM photos").to_pylist()
-        return max(1, min(MOST_COMPONENTS, int(photos["photos"]) - 1))
 
     def _drop(self, files: Iterable[DemoFile]) -> None:
         # Drawing them takes a while, so they arrive one by one.
@@ -146,15 +143,6 @@ def _drop(landing: Path, file: DemoFile) -> bool:
     unfinished.write_bytes(file.body)
     unfinished.replace(target)
     return True
-
-
-def show_results(settings: Settings, console: Console) -> None:
-    """Ask the tables four things, with the command a person would type, and make the page that shows all of it."""
-    for title, sql in _QUESTIONS.items():
-        console.print(f"[bold]{title}[/bold]")
-        run_command(settings, console, "query", sql)
-    console.print("[bold]All of it on one page: open this in a browser[/bold]")
-    run_command(settings, console, "report", "--thumbnails")
 
 
 _FOLLOWED = (

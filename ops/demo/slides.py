@@ -77,27 +77,22 @@ def _slide(parser: MarkdownIt, markdown: str, pictures: dict[str, str]) -> str:
     for block in SyntaxTreeNode(parser.parse(markdown)).children:
         images = [node for node in block.walk() if node.type == "image"]
         if block.type == "fence" and block.info == _CHAIN:
-            text.append(_chain(block.content))
+            boxes = (map(str.strip, line.partition("|")) for line in block.content.strip().splitlines())
+            shown = (f"<li><strong>{html.escape(name)}</strong>{html.escape(what)}</li>" for name, _, what in boxes)
+            text.append(f'<ol class="chain">{"".join(shown)}</ol>')
         elif images:
-            beside.extend(_image(image, pictures) for image in images)
+            for image in images:
+                name = str(image.attrs["src"]).removeprefix(_OF_REPORT)
+                if name not in pictures:
+                    raise UnknownPicture(
+                        f"The slides show {image.attrs['src']!r}, which is no picture of the report; correct it."
+                    )
+                beside.append(f'<img src="{pictures[name]}" alt="{html.escape(image.content)}">')
         else:
-            shown = parser.renderer.render(block.to_tokens(), parser.options, {})
-            text.append(shown.replace("<p>Source:", '<p class="source">Source:'))
+            rendered = parser.renderer.render(block.to_tokens(), parser.options, {})
+            text.append(rendered.replace("<p>Source:", '<p class="source">Source:'))
     picture = f'<div class="picture">{"".join(beside)}</div>' if beside else ""
     return f'<section class="slide"><div class="text">{"".join(text)}</div>{picture}</section>'
-
-
-def _chain(content: str) -> str:
-    boxes = (line.partition("|") for line in content.strip().splitlines())
-    shown = (f"<li><strong>{html.escape(n.strip())}</strong>{html.escape(what.strip())}</li>" for n, _, what in boxes)
-    return f'<ol class="chain">{"".join(shown)}</ol>'
-
-
-def _image(image: SyntaxTreeNode, pictures: dict[str, str]) -> str:
-    name = str(image.attrs["src"]).removeprefix(_OF_REPORT)
-    if name not in pictures:
-        raise UnknownPicture(f"The slides show {image.attrs['src']!r}, which is no picture of the report; correct it.")
-    return f'<img src="{pictures[name]}" alt="{html.escape(image.content)}">'
 
 
 def _picture_names(markdown: str) -> list[str]:

@@ -38,14 +38,16 @@ def with_metrics(settings: Settings, watcher: StreamListener, warn: Callable[[st
 
     Each minute: `Alive` (1, and only while the stream works), `Photos`, `Rejects` (all, and by `Reason`),
     `PhotosPerSecond`, `StageSeconds` by `Stage` of the batches that ended, `BacklogFiles`, `BacklogBytes`,
-    `BacklogAgeSeconds` of the oldest file that waits (0 when none does) and `PcaVersion`, the served one. If CloudWatch
-    does not take them, they are kept and sent a minute later with their time; `warn` is called once in each outage, and
-    the stream goes on. Raises InvalidSetting when no region is known.
+    `BacklogAgeSeconds` of the oldest file that waits (0 when none does) and `PcaVersion`, the served one. What
+    CloudWatch does not take is sent a minute later with its time; `warn` is called once in each outage.
+    Raises InvalidSetting when no region is known.
     """
     if settings.metrics is None:
         yield watcher
         return
-    with Metrics(_client(settings), settings.metrics, settings.locations(), warn) as metrics:
+    # The end of the stream waits for the last try.
+    client: CloudWatchClient = make_client("cloudwatch", settings.s3_region, attempts=4, read_timeout_s=10)
+    with Metrics(client, settings.metrics, settings.locations(), warn) as metrics:
 
         def on_batch(report: BatchReport) -> None:
             watcher.on_batch(report)
@@ -180,9 +182,3 @@ def _datum(
         "Unit": unit,
         "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
     }
-
-
-def _client(settings: Settings) -> "CloudWatchClient":
-    # The end of the stream waits for the last try.
-    client: CloudWatchClient = make_client("cloudwatch", settings.s3_region, attempts=4, read_timeout_s=10)
-    return client

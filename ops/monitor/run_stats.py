@@ -75,10 +75,7 @@ class RunStats:
 
     @property
     def photos_per_s(self) -> float | None:
-        """The pace over the last minute of work, or little more; None before the first batch ended.
-
-        It is measured between the ends of two batches: it neither sinks while nothing comes nor jumps when one begins.
-        """
+        """The pace between the ends of two batches, a minute of work or little more apart; None before the first."""
         with self._lock:
             (first_s, _), (last_s, _) = self._recent[0], self._recent[-1]
             photos = sum(photos for _, photos in islice(self._recent, 1, None))

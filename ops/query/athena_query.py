@@ -15,7 +15,7 @@ from ops.query.named_queries import Value
 from store.aws import aws_call
 
 if TYPE_CHECKING:
-    from types_boto3_athena.type_defs import ColumnInfoTypeDef, ResultSetTypeDef
+    from types_boto3_athena.type_defs import ResultSetTypeDef
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Answer:
 def run_on_athena(cloud: Cloud, name: str, sql: str, values: Sequence[Value] = ()) -> Answer:
     """Run a query, called `name` in errors, in the stage's database and work group, its `?` bound to values.
 
-    Columns have their types; arrays, maps and rows are text, as Athena writes them. All rows are held in memory; they
-    come a thousand at a time.
+    Columns have their types; arrays, maps and rows are text, as Athena writes them. All rows are held in memory.
     Raises AthenaRefused with Athena's own reason, CloudRefused, CloudUnavailable.
     """
     with aws_call(f"run {name}"):
@@ -63,15 +62,14 @@ def _table(pages: Sequence["ResultSetTypeDef"]) -> pa.Table:
     # A SELECT's first row repeats the names; SHOW and DESCRIBE have none such.
     if rows and rows[0] == names:
         del rows[0]
-    arrays = [_column(column, [row[number] for row in rows]) for number, column in enumerate(columns)]
+    arrays = []
+    for number, column in enumerate(columns):
+        kind, parse = _TYPES.get(column["Type"], (pa.string(), str))
+        if column["Type"] == "decimal":
+            kind, parse = pa.decimal128(column.get("Precision", 38), column.get("Scale", 0)), Decimal
+        texts = (row[number] for row in rows)
+        arrays.append(pa.array([None if text is None else parse(text) for text in texts], kind))
     return pa.Table.from_arrays(arrays, names)
-
-
-def _column(column: "ColumnInfoTypeDef", texts: Sequence[str | None]) -> pa.Array:
-    kind, parse = _TYPES.get(column["Type"], (pa.string(), str))
-    if column["Type"] == "decimal":
-        kind, parse = pa.decimal128(column.get("Precision", 38), column.get("Scale", 0)), Decimal
-    return pa.array([None if text is None else parse(text) for text in texts], kind)
 
 
 def _instant(text: str) -> datetime:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset
 import sqlglot
 from deltalake import DeltaTable
 from duckdb.sqltypes import DuckDBPyType
@@ -17,7 +16,7 @@ from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import Current, current_models
 from store.tables.handles import check_ingested, open_tables
-from store.tables.schemas import TABLES, Table
+from store.tables.schemas import TABLES
 
 CURRENT_PROJECTIONS = "current_projections"
 
@@ -49,25 +48,19 @@ def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"enable_external_access": False})
     connection.execute("SET TimeZone = 'UTC'")
     for table in TABLES:
-        connection.register(table.name, _with_later_columns(table, snapshot.tables[table.name]))
-    connection.register(_PCA_CURRENT, _pca_current(snapshot.models))
+        dataset = snapshot.tables[table.name].to_pyarrow_dataset()
+        # A table that no stream of this release has opened lacks the columns that were added since.
+        missing = [table.schema.field(column) for column in table.missing_in(dataset.schema.names)]
+        if missing:
+            dataset = dataset.replace_schema(pa.schema([*dataset.schema, *missing]))
+        connection.register(table.name, dataset)
+    # What Athena finds in the pointer, which is not there before the first refit.
+    rows = [] if snapshot.models == Current() else [{"serving": snapshot.models.serving}]
+    connection.register(_PCA_CURRENT, pa.Table.from_pylist(rows, schema=pa.schema([("serving", pa.int32())])))
     for definition in definitions():
         if definition.is_view:
             connection.execute(_view_in_duckdb(definition.statement, snapshot.models.serving))
     return connection
-
-
-def _with_later_columns(table: Table, handle: DeltaTable) -> pyarrow.dataset.Dataset:
-    """The table's rows; a table that no stream of this release has opened lacks the columns that were added since."""
-    dataset = handle.to_pyarrow_dataset()
-    missing = [table.schema.field(column) for column in table.missing_in(dataset.schema.names)]
-    return dataset.replace_schema(pa.schema([*dataset.schema, *missing])) if missing else dataset
-
-
-def _pca_current(models: Current) -> pa.Table:
-    """The row that Athena finds in the pointer, which is not there before the first refit."""
-    rows = [] if models == Current() else [{"serving": models.serving}]
-    return pa.Table.from_pylist(rows, schema=pa.schema([("serving", pa.int32())]))
 
 
 def _view_in_duckdb(view: str, serving: int | None) -> str:
@@ -122,18 +115,16 @@ def take_snapshot(home: Home) -> Snapshot:
     while True:
         # A switch ends, and old versions are pruned, between one look and the next.
         models = current_models(home)
-        tables = {name: _existing(home, name, handle) for name, handle in open_tables(home).handles.items()}
+        tables: dict[str, DeltaTable] = {}
+        for name, handle in open_tables(home).handles.items():
+            if handle is None:
+                check_ingested(home)
+                raise StateDamaged(
+                    f"The table {home.root.child(name).uri} is missing, though batches were committed; restore it."
+                )
+            tables[name] = handle
         if current_models(home) == models:
             return Snapshot(tables, models)
-
-
-def _existing(home: Home, name: str, handle: DeltaTable | None) -> DeltaTable:
-    if handle is None:
-        check_ingested(home)
-        raise StateDamaged(
-            f"The table {home.root.child(name).uri} is missing, though batches were committed; restore it."
-        )
-    return handle
 
 
 def run_query(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> pa.Table:

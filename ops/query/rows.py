@@ -40,9 +40,15 @@ def show(rows: pa.Table, form: Format, console: Console, title: str | None = Non
     # Dictionaries, JSON's objects and most readers of parquet hold one column of a name.
     named = rows.rename_columns(distinct_names(rows.column_names))
     if form == "csv":
-        write_exactly(_csv(named))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(named.column_names)
+        writer.writerows(zip(*map(_csv_cells, named.columns), strict=True))
+        write_exactly(text.getvalue())
     elif form == "json":
-        write_exactly(_json_lines(named))
+        columns = (column_values(column, finite=True) for column in named.columns)
+        lines = (_as_json(dict(zip(named.column_names, row, strict=True))) for row in zip(*columns, strict=True))
+        write_exactly("".join(f"{line}\n" for line in lines))
     elif sys.stdout.isatty():
         raise InvalidSetting(
             "parquet is not for a terminal; redirect it: fruits query --format parquet '...' > rows.parquet"
@@ -64,25 +70,11 @@ def _rich(rows: pa.Table, title: str | None) -> Table:
     return shown
 
 
-def _csv(rows: pa.Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows.column_names)
-    writer.writerows(zip(*map(_csv_cells, rows.columns), strict=True))
-    return text.getvalue()
-
-
 def _csv_cells(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(column.type):
         return _with_spaces(column)
     values = column_values(column, finite=pa.types.is_nested(column.type))
     return [_as_json(value) if isinstance(value, list | dict) else value for value in values]
-
-
-def _json_lines(rows: pa.Table) -> str:
-    columns = (column_values(column, finite=True) for column in rows.columns)
-    lines = (_as_json(dict(zip(rows.column_names, row, strict=True))) for row in zip(*columns, strict=True))
-    return "".join(f"{line}\n" for line in lines)
 
 
 def _as_json(value: Any) -> str:

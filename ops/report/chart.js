@@ -5,7 +5,11 @@ function figure(id, spec) {
   if (spec.none) return section.append(el("p", { class: "none" }, spec.none));
   section.append(el("p", { class: "caption" }, spec.caption));
   const keys = el("ul", { class: "keys" });
-  spec.series.filter((series) => series.kind === "line").forEach((series, n) => mark(series, n));
+  // Lines with dots differ by the dots' shape, others by their dashes.
+  spec.series.filter((series) => series.kind === "line").forEach((series, n) => {
+    series.shape = SHAPES[n % SHAPES.length];
+    series.dashes = series.dash ? "6 5" : series.dots === false ? DASHES[n % DASHES.length] : "";
+  });
   for (const series of spec.series) keys.append(el("li", {}, seriesSwatch(series), series.name));
   const said = el("div", { class: "said", "aria-live": "polite" });
   const tip = el("div", { class: "tip", hidden: "" });
@@ -106,11 +110,6 @@ function line(svg, series, x, y, bottom) {
   for (const [px, py] of points) svg.append(dot(series, px, py, r));
 }
 
-// Lines with dots differ by the dots' shape, others by their dashes.
-function mark(series, n) {
-  series.shape = SHAPES[n % SHAPES.length];
-  series.dashes = series.dash ? "6 5" : series.dots === false ? DASHES[n % DASHES.length] : "";
-}
 function dot(series, x, y, r) {
   const node = shapeNode(series.shape, x, y, r);
   node.setAttribute("fill", `var(--${series.colour})`);
@@ -133,8 +132,7 @@ function yScale(spec, top, bottom) {
     return { at: logarithmic(low, high, top, bottom), ticks: logTicks(low, high) };
   }
   const stacked = spec.series[0].kind === "bar" ? spec.series[0].points.map((_, n) => spec.series.reduce((sum, series) => sum + series.points[n][1], 0)) : values;
-  const high = spec.y.top || niceTop(Math.max(...stacked, 0), spec.y.whole);
-  const ticks = spec.y.top === 90 ? [0, 30, 60, 90] : spec.y.top === 1 ? [0, 0.25, 0.5, 0.75, 1] : steps(high, spec.y.whole);
+  const ticks = spec.y.ticks || niceTicks(Math.max(...stacked, 0), spec.y.whole), high = ticks[ticks.length - 1];
   return { at: (value) => bottom - (value / high) * (bottom - top), ticks };
 }
 
@@ -185,27 +183,17 @@ function logTicks(low, high) {
   return decades.length >= 3 ? decades : ticks([1, 2, 5]);
 }
 
-function niceTop(value, whole) {
-  const step = niceStep(value, whole);
-  return Math.max(Math.ceil(value / step - 1e-9), 1) * step;
-}
-function niceStep(value, whole) {
-  const rough = (value || 1) / 5, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((digit) => digit * power).find((one) => one >= rough - 1e-12);
-  return whole ? Math.max(step, 1) : step;
-}
-function steps(high, whole) {
-  const step = niceStep(high, whole);
-  return Array.from({ length: Math.round(high / step) + 1 }, (_, n) => Number((n * step).toPrecision(6)));
+// From 0 to the value or little more, in at most five steps of 1, 2 or 5 of a power of ten.
+function niceTicks(value, whole) {
+  const most = value || 0.2, rough = most / 5, power = 10 ** Math.floor(Math.log10(rough));
+  const nice = [1, 2, 5, 10].map((digit) => digit * power).find((one) => one >= rough - 1e-12), step = whole ? Math.max(nice, 1) : nice;
+  const count = Math.ceil(most / step - 1e-9);
+  return Array.from({ length: count + 1 }, (_, n) => Number((n * step).toPrecision(6)));
 }
 
 function table(spec) {
-  const details = el("details", {}, el("summary", {}, "As a table"));
-  details.addEventListener("toggle", () => {
-    if (details.querySelector("table")) return;
-    const head = el("tr", {}, ...[...spec.columns, ...spec.series.map((series) => series.name)].map((name) => el("th", { scope: "col" }, name)));
-    const rows = spec.stops.map((stop) => el("tr", {}, ...[stop.head, ...stop.values].map((value) => el("td", {}, value))));
-    details.append(el("div", { class: "scroll", tabindex: "0" }, el("table", {}, head, ...rows)));
-  });
-  return details;
+  const head = el("tr", {}, ...[...spec.columns, ...spec.series.map((series) => series.name)].map((name) => el("th", { scope: "col" }, name)));
+  const rows = spec.stops.map((stop) => el("tr", {}, ...[stop.head, ...stop.values].map((value) => el("td", {}, value))));
+  const scroll = el("div", { class: "scroll", tabindex: "0" }, el("table", {}, head, ...rows));
+  return el("details", {}, el("summary", {}, "As a table"), scroll);
 }

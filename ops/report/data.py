@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -35,13 +36,10 @@ _WAIT_S = "greatest(epoch(ingested_at) - epoch(coalesce(first_visible_at, arrive
 class Report:
     """Everything the page shows. Rows have the names of the columns that the queries below give.
 
-    `totals`: the home in numbers; waits are seconds from arrival to ingestion.
-    `left_out`: what was ingested before `since`; None without it.
+    `left_out`: what was ingested before `since`.
     `flow`: what was ingested in each bin of `bin_s` seconds, and percentiles of the waits, None where no photo came.
-    `reasons`: rejects by reason.
     `pace`: photos a second while batches were at work, in bins of `pace_bin_s` seconds. `limit_per_s` is what the cores
-    could do with these photos if they only decoded and inferred; None where results do not say how many cores
-    there were.
+    could do if they only decoded and inferred; None where results do not say how many cores there were.
     `versions`: the newest PCA versions. `spectrum` is (component, its share of the variance, share of all up to it);
     `angles_deg` are the principal angles to the parent's subspace, ascending, empty without a parent to compare with.
     `shifts`: how far each day's mean projection is from the served version's mean, in standard deviations of one photo,
@@ -78,7 +76,8 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
     serving = current_models(home).serving
     served = None if serving is None else cached_model(home, serving)
     (totals,) = query_rows(connection, _TOTALS)
-    bin_s = _bin_s(totals["first_at"], totals["last_at"])
+    first_at, last_at = totals["first_at"], totals["last_at"]
+    bin_s = _bin_s((last_at - first_at).total_seconds() if first_at else 0.0)
     pace, pace_bin_s = _pace(connection, home, since)
     return Report(
         home=home.root.uri,
@@ -155,8 +154,7 @@ _PACE = """
 """
 
 
-def _bin_s(first: datetime | None, last: datetime | None) -> int:
-    span_s = (last - first).total_seconds() if first and last else 0.0
+def _bin_s(span_s: float) -> int:
     return next((bin_s for bin_s in _BINS_S if span_s / bin_s <= _MOST_BINS), _BINS_S[-1] * 13)
 
 
@@ -164,7 +162,7 @@ def _pace(connection: duckdb.DuckDBPyConnection, home: Home, since: date | None)
     """The pace by bins, and the seconds of a bin, from the newest results; those older than a day are folded away."""
     newest = planned_batches(home)[-_MOST_RESULTS:]
     with ThreadPoolExecutor(_RESULTS_AT_ONCE, thread_name_prefix="results") as pool:
-        results = list(pool.map(lambda batch: read_result(home, batch), newest))
+        results = list(pool.map(partial(read_result, home), newest))
     work = [
         {
             "began_s": result.finished_at.timestamp() - result.counters.wall_s,
@@ -179,20 +177,19 @@ def _pace(connection: duckdb.DuckDBPyConnection, home: Home, since: date | None)
     ]
     if not work:
         return [], 0
-    began_s, ended_s = min(row["began_s"] for row in work), max(row["ended_s"] for row in work)
-    bin_s = _bin_s(datetime.fromtimestamp(began_s, UTC), datetime.fromtimestamp(ended_s, UTC))
+    bin_s = _bin_s(max(row["ended_s"] for row in work) - min(row["began_s"] for row in work))
     connection.register("work", pa.Table.from_pylist(work))
     return query_rows(connection, _PACE.format(bin_s=bin_s)), bin_s
 
 
 def _versions(home: Home, served: PcaModel | None) -> list[Row]:
     """The newest versions, and the served one where it is older."""
-    numbers = versions(home)
-    shown = {*numbers[-_MOST_VERSIONS:], *([served.meta.version] if served else [])}
-    return [_version(home, cached_model(home, number), set(numbers)) for number in sorted(shown)]
+    existing = versions(home)
+    shown = {*existing[-_MOST_VERSIONS:], *([served.meta.version] if served else [])}
+    return [_version(home, cached_model(home, number), existing) for number in sorted(shown)]
 
 
-def _version(home: Home, model: PcaModel, existing: set[int]) -> Row:
+def _version(home: Home, model: PcaModel, existing: list[int]) -> Row:
     meta, ratios = model.meta, model.pca.explained_variance_ratio
     cumulative = np.cumsum(ratios)
     drawn = np.unique(np.geomspace(1, len(ratios), _SPECTRUM_POINTS).astype(int))

@@ -23,13 +23,21 @@ def render(report: Report, thumbnails: Mapping[str, str]) -> bytes:
     Labels and keys are hostile. They are in the page as JSON without a character that HTML knows, the script puts them
     into text nodes only, and the page's policy lets nothing run but the one script and nothing be fetched at all.
     """
-    style, script = _part("report.css"), _script()
+    style = _part("report.css")
+    script = f'"use strict";\n(() => {{\n{chr(10).join(map(_part, _SCRIPTS))}}})();\n'
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; base-uri 'none'"
+    shown = {
+        **vars(report),
+        "pca_map": _plain_map(report.pca_map, thumbnails) if report.pca_map else None,
+        "coloured_labels": MOST_COLOURED_LABELS,
+    }
+    # In ASCII, and without what could end the element it stands in.
+    data = json.dumps(shown, default=_scalar, separators=(",", ":"))
     page = _part("report.html")
     for name, text in (
         ("policy", f"{policy}; form-action 'none'"),
         ("style", style),
-        ("data", _json(_plain(report, thumbnails))),
+        ("data", data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")),
         ("script", script),
     ):
         page = page.replace(f"<!-- {name} -->", text)
@@ -40,20 +48,9 @@ def _part(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _script() -> str:
-    parts = "\n".join(map(_part, _SCRIPTS))
-    return f'"use strict";\n(() => {{\n{parts}}})();\n'
-
-
 def _hash(text: str) -> str:
     """Source of the form: Content Security Policy Level 3, section 2.3.1."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _json(value: Any) -> str:
-    """JSON in ASCII that cannot end the element it stands in."""
-    text = json.dumps(value, default=_scalar, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _scalar(value: Any) -> Any:
@@ -62,11 +59,6 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no form on the page")
-
-
-def _plain(report: Report, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    shown = _plain_map(report.pca_map, thumbnails) if report.pca_map else None
-    return vars(report) | {"pca_map": shown, "coloured_labels": MOST_COLOURED_LABELS}
 
 
 def _plain_map(pca_map: PcaMap, thumbnails: Mapping[str, str]) -> dict[str, Any]:

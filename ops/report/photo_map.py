@@ -45,7 +45,6 @@ class PcaMap:
     """
 
     of_photos: int
-    of_labels: int
     shares: tuple[float, float]
     labels: list[tuple[str | None, int]]
     photos: list[MapPhoto]
@@ -63,19 +62,13 @@ def photo_map(
         "CREATE TEMP TABLE labels AS SELECT label, count(*) AS photos FROM seen_current_projections GROUP BY label "
         f"ORDER BY photos DESC, label NULLS LAST LIMIT {MOST_LABELS}"
     )
-    labels = [
-        (row["label"], row["photos"])
-        for row in query_rows(connection, "SELECT * FROM labels ORDER BY photos DESC, label NULLS LAST")
-    ]
+    labels = connection.sql("SELECT * FROM labels ORDER BY photos DESC, label NULLS LAST").fetchall()
     place_of = {label: place for place, (label, _) in enumerate(labels)}
     sample = _sample(connection, most_photos)
-    (totals,) = query_rows(
-        connection, "SELECT count(*) AS photos, count(DISTINCT label) AS labels FROM seen_current_projections"
-    )
+    (totals,) = query_rows(connection, "SELECT count(*) AS photos FROM seen_current_projections")
     shares = served.pca.explained_variance_ratio
     return PcaMap(
         of_photos=totals["photos"],
-        of_labels=totals["labels"],
         shares=(float(shares[0]), float(shares[1])),
         labels=[(None if label is None else shortened(label), count) for label, count in labels],
         photos=[
@@ -91,9 +84,7 @@ def photo_map(
             for row in sample
         ],
         components=served.meta.components,
-        neighbours=nearest(np.array([row["pca"] for row in sample], np.float32))
-        if len(sample) > 1
-        else [[]] * len(sample),
+        neighbours=nearest(np.array([row["pca"] for row in sample], np.float32)) if sample else [],
     )
 
 

@@ -103,7 +103,7 @@ function spectra() {
   figure("cumulative", {
     title: "Explained variance",
     caption: newest ? `Of all directions up to each. Version ${newest.version}: 80 % with ${newest.at_80}, 95 % with ${newest.at_95}.` : "",
-    ...common(2, percent), y: { top: 1, format: (share) => percent(share, 0) },
+    ...common(2, percent), y: { ticks: [0, 0.25, 0.5, 0.75, 1], format: (share) => percent(share, 0) },
   });
 }
 
@@ -115,7 +115,7 @@ function turn() {
     title: "Drift of the PCA",
     caption: "The principal angles between the subspaces of a version and of its parent, in ascending order. 0° is the same space; 90° is a direction that the parent does not have.",
     none: !turned.length && "There is one version at most. Each refit is compared with the one before.",
-    height: 230, x: { min: 1, max: Math.max(most, 2), format: number, name: "angle" }, y: { top: 90, format: (degrees) => `${degrees}°` },
+    height: 230, x: { min: 1, max: Math.max(most, 2), format: number, name: "angle" }, y: { ticks: [0, 30, 60, 90], format: (degrees) => `${degrees}°` },
     series: turned.map((version, place) => ({ name: `version ${version.version} from ${version.parent}`, colour: COLOURS[place % 6], kind: "line", dots: most < 20, points: version.angles_deg.map((degrees, n) => [n + 1, degrees]) })),
     stops: Array.from({ length: most }, (_, n) => ({ x: n + 1, head: `angle ${n + 1}`, values: turned.map((version) => angle(version.angles_deg[n])) })),
     columns: ["angle"],

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-import duckdb
 from PIL import Image
 
 from features.image import Limits
@@ -34,7 +33,11 @@ def thumbnails(home: Home, photos: Sequence[MapPhoto], limits: Limits) -> dict[s
     Only bytes with the hash in the table are shown, so never what took a photo's place. Each is decoded in a process
     of its own. Raises StorageRefused, StorageUnavailable.
     """
-    etags = _etags(connect(home), photos)
+    found = connect(home).execute(
+        "SELECT source, etag FROM features WHERE source IN (SELECT unnest(?))", [[photo.source for photo in photos]]
+    )
+    # By source, the version that was ingested: the archive's names carry it.
+    etags = dict(found.fetchall())
     shown: dict[str, str] = {}
     with IsolatedDecoder(limits) as decoder:
         for image_id, body in _bodies(home, photos, etags):
@@ -43,21 +46,16 @@ def thumbnails(home: Home, photos: Sequence[MapPhoto], limits: Limits) -> dict[s
             except Rejected:
                 # It passed once; limits can have become tighter since.
                 continue
-            shown[image_id] = _data_uri(Image.fromarray(pixels))
+            jpeg = io.BytesIO()
+            small = Image.fromarray(pixels).resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
+            small.save(jpeg, "JPEG", quality=_QUALITY)
+            shown[image_id] = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
     return shown
-
-
-def _etags(connection: duckdb.DuckDBPyConnection, photos: Sequence[MapPhoto]) -> dict[str, str]:
-    """By source, the version that was ingested: the archive's names carry it."""
-    sources = [photo.source for photo in photos]
-    rows = connection.execute("SELECT source, etag FROM features WHERE source IN (SELECT unnest(?))", [sources])
-    return dict(rows.fetchall())
 
 
 def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     def body(photo: MapPhoto) -> bytes | None:
-        known = home.landing_of(photo.source)
-        if known is None:
+        if (known := home.landing_of(photo.source)) is None:
             return None
         landing, key = known
         archived = archived_name(LandedObject(key, 0, etags.get(photo.source, ""), datetime.min.replace(tzinfo=UTC)))
@@ -81,9 +79,3 @@ def _read(place: StorageLocation, key: str) -> bytes | None:
     except Rejected:
         # Replaced at this moment.
         return None
-
-
-def _data_uri(picture: Image.Image) -> str:
-    jpeg = io.BytesIO()
-    picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS).save(jpeg, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"

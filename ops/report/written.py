@@ -12,7 +12,6 @@ from ops.report.photo_map import MOST_PHOTOS_ON_MAP
 from ops.report.thumbnails import MOST_THUMBNAILS, thumbnails
 from store.errors import HomeInUse
 from store.home import Home
-from store.objects.location import StorageLocation
 from store.objects.operations import delete_all, overwrite
 from store.state.erasures import check_no_erasure_started, check_no_erasure_unfinished
 
@@ -31,7 +30,7 @@ def write_report(
     """Make the page of a home and write it to a file, or else to the home's reports under a name made of the time.
 
     With thumbnails the map has fewer photos, so that the page stays at a few MB. A page that an erasure overtook is
-    deleted again. Raises NothingIngested when the home has no tables yet, HomeInUse when an erasure is at work or began
+    deleted again. Raises NothingIngested before there are tables, HomeInUse when an erasure is at work or began
     meanwhile, InvalidSetting when the file cannot be written, StateDamaged, StorageRefused, StorageUnavailable.
     """
     erasures = check_no_erasure_unfinished(home)
@@ -40,7 +39,16 @@ def write_report(
     page = render(report, thumbnails(home, shown, limits) if shown else {})
     check_no_erasure_started(home, erasures)
     key = f"{now:%Y-%m-%dT%H%M%SZ}.html"
-    uri = _write_below(home.reports, key, page) if file is None else _write_file(file.expanduser().absolute(), page)
+    file = file.expanduser().absolute() if file else None
+    if file is None:
+        overwrite(home.reports, key, page)
+        uri = (home.reports.directory / key).as_uri() if home.reports.is_local else home.reports.uri_of(key)
+    else:
+        try:
+            file.write_bytes(page)
+        except OSError as error:
+            raise InvalidSetting(f"{file} cannot be written: {error.strerror}; choose another --output.") from error
+        uri = file.as_uri()
     try:
         # One that begins later deletes the page itself.
         check_no_erasure_started(home, erasures)
@@ -48,19 +56,6 @@ def write_report(
         if file is None:
             delete_all(home.reports, [key])
         else:
-            file.expanduser().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         raise
     return WrittenReport(uri, len(page))
-
-
-def _write_below(reports: StorageLocation, key: str, page: bytes) -> str:
-    overwrite(reports, key, page)
-    return (reports.directory / key).as_uri() if reports.is_local else reports.uri_of(key)
-
-
-def _write_file(file: Path, page: bytes) -> str:
-    try:
-        file.write_bytes(page)
-    except OSError as error:
-        raise InvalidSetting(f"{file} cannot be written: {error.strerror}; choose another --output.") from error
-    return file.as_uri()

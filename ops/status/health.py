@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Literal
 
-from ops.status.status import ModelStatus, Status
+from ops.status.status import Status
 from ops.wording import duration, quantity, size
 from store.state.heartbeat import MOVED_WITHIN
 
@@ -23,7 +23,6 @@ PCA_ROWS_DOUBLED = 1.0
 SWITCH_TAKES = timedelta(hours=1)
 # A query opens each of them. A trigger of 2 s leaves at most 5400 in the three tables between two hourly maintenances.
 MANY_COMPACTABLE_FILES = 6000
-
 
 _RESTORE = "Find out who changed the tables, and restore them."
 
@@ -48,20 +47,18 @@ class Health:
 
 def assess_health(status: Status, min_rows: int) -> Health:
     """What is wrong in a home with this status, and what could be better; a refit needs `min_rows` rows."""
-    findings = (*_wrong(status), *_advice(status, min_rows))
-    wrong = [finding for finding in findings if finding.weight == "wrong"]
-    verdict = f"Not healthy: {wrong[0].sentence}" if wrong else f"Healthy: {_how_it_goes(status)}"
-    return Health(not wrong, verdict, findings)
-
-
-def _how_it_goes(status: Status) -> str:
+    wrong = [Finding(name, "wrong", sentence) for name, sentence in _wrong(status)]
+    advice = [Finding(name, "advice", sentence) for name, sentence in _advice(status, min_rows)]
     stream = status.stream
-    waits = _waits(status)
-    if stream is not None and stream.state == "running":
-        return f"the stream runs and {waits}."
-    if stream is None and status.last_batch is None:
-        return f"nothing has run on {status.home} yet and {waits}."
-    return f"no stream runs and {waits}."
+    if wrong:
+        verdict = f"Not healthy: {wrong[0].sentence}"
+    elif stream is not None and stream.state == "running":
+        verdict = f"Healthy: the stream runs and {_waits(status)}."
+    elif stream is None and status.last_batch is None:
+        verdict = f"Healthy: nothing has run on {status.home} yet and {_waits(status)}."
+    else:
+        verdict = f"Healthy: no stream runs and {_waits(status)}."
+    return Health(not wrong, verdict, (*wrong, *advice))
 
 
 def _waits(status: Status) -> str:
@@ -74,44 +71,41 @@ def _waits(status: Status) -> str:
     return f"{photos}{more} ({size(backlog.bytes)}) {verb}, the oldest for {oldest}"
 
 
-def _wrong(status: Status) -> Iterator[Finding]:
-    def wrong(name: str, sentence: str) -> Finding:
-        return Finding(name, "wrong", sentence)
-
+def _wrong(status: Status) -> Iterator[tuple[str, str]]:
     stream, backlog, queue, now = status.stream, status.backlog, status.queue, status.looked_at
     is_running = stream is not None and stream.state == "running"
     if status.broken:
-        yield wrong("promises_broken", _broken(status.broken))
+        yield ("promises_broken", _broken(status.broken))
     if stream is not None and stream.state == "silent":
-        yield wrong(
+        yield (
             "stream_silent",
             f"the stream ({stream.holder}) gave no sign for {duration(now - stream.last_sign_at)}: it was killed or "
             "cannot reach storage; start `fruits stream` again, it goes on where it was.",
         )
     elif stream is not None and stream.error is not None:
-        yield wrong(
+        yield (
             "stream_failed",
             f"the stream ended with an error ({stream.error}) at {stream.last_sign_at:%Y-%m-%d %H:%M:%S} UTC; "
             f"{_waits(status)}; its last words say why, and `fruits stream` goes on where it was.",
         )
     elif not is_running and backlog.files:
-        yield wrong("stream_stopped", f"no stream runs and {_waits(status)}; start `fruits stream`.")
+        yield "stream_stopped", f"no stream runs and {_waits(status)}; start `fruits stream`."
     # Both times are of the stream's own clock.
     still = stream.last_sign_at - stream.moved_at if stream and is_running and stream.moved_at else timedelta(0)
     if stream is not None and still > MOVED_WITHIN + timedelta(seconds=stream.trigger_s or 0):
-        yield wrong(
+        yield (
             "stream_stuck",
             f"the stream ({stream.holder}) lives, but nothing moved in it for {duration(still)}; "
             "end its process and start `fruits stream` again: nothing is lost.",
         )
     if is_running and backlog.oldest_arrived_at and now - backlog.oldest_arrived_at > OLDEST_MAY_WAIT:
-        yield wrong(
+        yield (
             "backlog_old",
             f"{_waits(status)}, which is more than {duration(OLDEST_MAY_WAIT)}; give the stream more cores, or wait if "
             "the backlog shrinks.",
         )
     if queue is not None and queue.dead_letters:
-        yield wrong(
+        yield (
             "dead_letters",
             f"{quantity(queue.dead_letters, 'message')} of S3 could not be settled and lie in the dead-letter queue; "
             "read them there, and delete them once their photos have rows: a listing finds these all the same.",
@@ -127,42 +121,38 @@ def _broken(sentences: Sequence[str]) -> str:
     return f"{sentences[0]}{more} {mend}"
 
 
-def _advice(status: Status, min_rows: int) -> Iterator[Finding]:
-    def advice(name: str, sentence: str) -> Finding:
-        return Finding(name, "advice", sentence)
-
+def _advice(status: Status, min_rows: int) -> Iterator[tuple[str, str]]:
     stream, queue, today = status.stream, status.queue, status.today
     if stream is None and status.last_batch is None:
-        yield advice("never_run", "No stream has run here; check --home, or start `fruits stream`.")
+        yield "never_run", "No stream has run here; check --home, or start `fruits stream`."
     if status.unfinished_batches and (stream is None or stream.state != "running"):
         batches = ", ".join(map(str, status.unfinished_batches))
-        yield advice("unfinished_batches", f"Planned and not committed: {batches}; the next start finishes them first.")
+        yield "unfinished_batches", f"Planned and not committed: {batches}; the next start finishes them first."
     outcomes = today.photos + today.rejects
     if today.rejects >= FEWEST_REJECTS and today.rejects > MANY_REJECTS * outcomes:
         share = today.rejects / outcomes
-        yield advice("many_rejects", f"{share:.0%} of today's uploads could not be used; `fruits rejects` says why.")
+        yield "many_rejects", f"{share:.0%} of today's uploads could not be used; `fruits rejects` says why."
     if status.uncleared:
-        yield advice(
+        yield (
             "uncleared",
             f"{quantity(status.uncleared, 'photo')} could not be cleared away; see that the stream may copy and delete "
             "in the landing: it tries again every hour.",
         )
     if queue is not None and queue.unknown:
-        yield advice(
+        yield (
             "unknown_messages",
             f"{quantity(queue.unknown, 'message')} of the queue had an unknown shape and were left to its redrive "
             "policy; look at what else writes to the queue.",
         )
     if queue is not None and queue.refused:
-        yield advice("queue_unseen", f"The queue cannot be seen: {queue.refused}")
+        yield "queue_unseen", f"The queue cannot be seen: {queue.refused}"
     yield from _advice_on_pca(status, min_rows)
     if status.compactable_files > MANY_COMPACTABLE_FILES:
         files = f"{status.compactable_files:,} small files"
-        yield advice("small_files", f"{files} could be few large ones; run `fruits maintain`, best every hour.")
+        yield "small_files", f"{files} could be few large ones; run `fruits maintain`, best every hour."
 
 
-def _advice_on_pca(status: Status, min_rows: int) -> Iterator[Finding]:
-    now = status.looked_at
+def _advice_on_pca(status: Status, min_rows: int) -> Iterator[tuple[str, str]]:
     by_version = {model.version: model for model in status.models}
     coming = by_version.get(status.pca.next) if status.pca.next else None
     newest = coming or (by_version.get(status.pca.serving) if status.pca.serving else None)
@@ -171,21 +161,19 @@ def _advice_on_pca(status: Status, min_rows: int) -> Iterator[Finding]:
         # A refit would be refused.
         return
     if newest is None:
-        yield Finding("pca_missing", "advice", f"{rows:,} rows have no PCA yet; run `fruits refit --reproject`.")
+        yield "pca_missing", f"{rows:,} rows have no PCA yet; run `fruits refit --reproject`."
         return
-    name, age = f"PCA version {newest.version}", duration(now - newest.fitted_at)
+    name, age = f"PCA version {newest.version}", status.looked_at - newest.fitted_at
+    grew = newest.rows_since / max(newest.rows, 1)
     if newest.featurizer != status.featurizer:
         sentence = "is of another featurizer, so new photos get no projection from it; run `fruits refit --reproject`."
-        yield Finding("pca_of_another_featurizer", "advice", f"{name} {sentence}")
-    elif coming is not None and now - coming.fitted_at > SWITCH_TAKES:
+        yield "pca_of_another_featurizer", f"{name} {sentence}"
+    elif coming is not None and age > SWITCH_TAKES:
         lacking = quantity(status.pca.lacking_batches, "batch", "batches")
-        sentence = f"has been on its way for {age} and {lacking} lack it; run `fruits reproject`."
-        yield Finding("pca_lacking", "advice", f"{name} {sentence}")
-    elif _is_outgrown(newest, now):
-        sentence = f"{name} is {age} old, fitted on {newest.rows:,} rows, and {newest.rows_since:,} came since"
-        yield Finding("pca_old", "advice", f"{sentence}; run `fruits refit --reproject`.")
-
-
-def _is_outgrown(model: ModelStatus, now: datetime) -> bool:
-    grew = model.rows_since / max(model.rows, 1)
-    return grew >= PCA_ROWS_DOUBLED or (grew >= PCA_ROWS_GREW and now - model.fitted_at > PCA_IS_OLD_AFTER)
+        sentence = f"has been on its way for {duration(age)} and {lacking} lack it; run `fruits reproject`."
+        yield "pca_lacking", f"{name} {sentence}"
+    elif grew >= PCA_ROWS_DOUBLED or (grew >= PCA_ROWS_GREW and age > PCA_IS_OLD_AFTER):
+        sentence = (
+            f"{name} is {duration(age)} old, fitted on {newest.rows:,} rows, and {newest.rows_since:,} came since"
+        )
+        yield "pca_old", f"{sentence}; run `fruits refit --reproject`."

@@ -21,11 +21,11 @@ from store.models.registry import current_featurizer, describe_featurizer
 from store.objects.faults import retry_storage
 from store.objects.landing import LandedObject, list_pages
 from store.objects.landing_files import SkippedFiles
-from store.state.heartbeat import FinishedBatch, Heartbeat, Vitals, is_alive, read_heartbeat
+from store.state.heartbeat import FinishedBatch, Heartbeat, is_alive, read_heartbeat
 from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_tables
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES, Table
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
 from streaming.discovery.snapshot import load_processed_index
@@ -86,10 +86,9 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """The newest stream; a silent one was killed, or cannot reach storage.
+    """The newest stream; a silent one was killed, or cannot reach storage; `error` is the kind that it ended with.
 
-    `moved_at` is when it last listed the landing or committed a batch; None for a stream of an earlier version. `error`
-    is the kind of error that it ended with.
+    `moved_at` is when it last listed the landing or committed a batch; None for a stream of an earlier version.
     """
 
     state: Literal["running", "stopped", "silent"]
@@ -157,9 +156,8 @@ def read_status(
     """The status of a home, read-only.
 
     A running stream says what waits. Without one, with `verify` and with `count`, the landing is listed and compared
-    with everything that was ever planned. `queue` is the URL to ask about where no stream named one. A caller that
-    reads the status again and again passes `tables`, so that their logs are read once.
-    Raises StateDamaged, StorageUnavailable.
+    with everything that was ever planned. `queue` is the URL to ask about where no stream named one; `tables` given
+    again have their logs read once. Raises StateDamaged, StorageUnavailable.
     """
     looked_at = datetime.now(UTC)
     heartbeat = read_heartbeat(home)
@@ -168,8 +166,9 @@ def read_status(
     vitals = heartbeat.vitals if heartbeat else None
     running_vitals = vitals if is_running else None
     tables = tables or OpenTables(home)
-    states = {table.name: _table_state(tables, table) for table in TABLES}
-    committed = min(state.last_batch for state in states.values())
+    states = {table.name: tables.look(table) for table in TABLES}
+    files = {name: data_files(handle) for name, (handle, _) in states.items()}
+    committed = min(last_batch for _, last_batch in states.values())
     unfinished = planned_batches(home, after=committed)
     plans = list(read_plans(home, after=committed))
 
@@ -193,11 +192,25 @@ def read_status(
             kept = [batch for batch in planned_batches(home) if facts.snapshot < batch <= committed]
             broken = check_invariants(home, committed, kept, days, facts)
 
-    table_statuses = [_table_status(name, state) for name, state in states.items()]
+    table_statuses = [
+        TableStatus(
+            name=name,
+            rows=sum(file.rows for file in files[name]),
+            files=len(files[name]),
+            bytes=sum(file.size_bytes for file in files[name]),
+            last_batch=last_batch,
+            small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in files[name]),
+        )
+        for name, (_, last_batch) in states.items()
+    ]
     are_many = sum(table.small_files for table in table_statuses) >= MANY_SMALL_FILES
     featurizer, current = current_featurizer(home), current_models(home)
     url = (vitals.settings.queue if vitals else None) or queue
-    messages = running_vitals.messages if running_vitals else None
+    messages, pace = None, Pace(None, 0.0)
+    if running_vitals:
+        messages = running_vitals.messages
+        if window_s := running_vitals.window_s:
+            pace = Pace(running_vitals.photos / max(window_s, 1.0), window_s)
     return Status(
         home=home.root.uri,
         looked_at=looked_at,
@@ -206,13 +219,13 @@ def read_status(
         unfinished_batches=unfinished,
         backlog=backlog,
         backlog_as_of=waiting.told_at if waiting else looked_at,
-        pace=_pace(running_vitals),
-        today=_today(states, looked_at.date()),
+        pace=pace,
+        today=_today(files, states[REJECT_ROWS.name][0], looked_at.date()),
         queue=read_queue_status(url, home.landing.s3_region, messages) if url else None,
         featurizer=featurizer,
         weights=describe_featurizer(home, featurizer).source if featurizer else None,
         pca=Switch(current.serving, current.next, _lacking_batches(home, current.next, committed)),
-        models=[_model_status(home, version, states[FEATURE_ROWS.name].files) for version in current.versions],
+        models=[_model_status(home, version, files[FEATURE_ROWS.name]) for version in current.versions],
         tables=table_statuses,
         compactable_files=sum(len(group.files) for group in groups_to_compact(home, looked_at)) if are_many else 0,
         broken=broken,
@@ -243,41 +256,14 @@ def _stream(heartbeat: Heartbeat | None, now: datetime) -> StreamStatus | None:
     )
 
 
-def _pace(vitals: Vitals | None) -> Pace:
-    if vitals is None or not vitals.window_s:
-        return Pace(None, 0.0)
-    return Pace(vitals.photos / max(vitals.window_s, 1.0), vitals.window_s)
-
-
-@dataclass(frozen=True)
-class _TableState:
-    """A table at one moment; its handle is None when it was never created."""
-
-    handle: DeltaTable | None
-    files: list[DataFile]
-    last_batch: int
-
-
-def _table_state(tables: OpenTables, table: Table) -> _TableState:
-    handle, last_batch = tables.look(table)
-    return _TableState(handle, data_files(handle), last_batch)
-
-
-def _table_status(name: str, state: _TableState) -> TableStatus:
-    sizes_bytes = [file.size_bytes for file in state.files]
-    small_files = sum(size_bytes < BIG_ENOUGH_BYTES for size_bytes in sizes_bytes)
-    rows = sum(file.rows for file in state.files)
-    return TableStatus(name, rows, len(state.files), sum(sizes_bytes), state.last_batch, small_files)
-
-
-def _today(states: Mapping[str, _TableState], today: date) -> Today:
+def _today(files: Mapping[str, list[DataFile]], reject_table: DeltaTable | None, today: date) -> Today:
     photos, rejects = (
-        sum(file.rows for file in states[table.name].files if file.partition["ingest_date"] == today)
+        sum(file.rows for file in files[table.name] if file.partition["ingest_date"] == today)
         for table in (FEATURE_ROWS, REJECT_ROWS)
     )
-    handle, reasons = states[REJECT_ROWS.name].handle, Counter[str]()
-    if handle is not None and rejects:
-        scanner = handle.to_pyarrow_dataset().scanner(["reason"], filter=pc.field("ingest_date") == today)
+    reasons = Counter[str]()
+    if reject_table is not None and rejects:
+        scanner = reject_table.to_pyarrow_dataset().scanner(["reason"], filter=pc.field("ingest_date") == today)
         reasons.update(retry_storage(f"read {REJECT_ROWS.name}", scanner.to_table)["reason"].to_pylist())
     return Today(today, photos, rejects, dict(reasons.most_common()))
 
@@ -311,8 +297,7 @@ def _lacking_batches(home: Home, version: int | None, committed: int) -> int:
 
 def _last_batch(home: Home, committed: int, unfinished: list[int], stated: FinishedBatch | None) -> LastBatch | None:
     for batch in (*reversed(unfinished), committed):
-        result = read_result(home, batch) if batch else None
-        if result is None:
+        if not batch or (result := read_result(home, batch)) is None:
             continue
         counters = result.counters
         stages_s = {"work": counters.wall_s, "fetch": counters.fetch_s, "decode": counters.decode_s}
@@ -330,11 +315,10 @@ def _backlog_of(objects: Collection[LandedObject]) -> Backlog:
 
 
 def _sum(backlogs: Iterable[Backlog]) -> Backlog:
-    total = Backlog()
-    for one in backlogs:
-        oldest = min(filter(None, (total.oldest_arrived_at, one.oldest_arrived_at)), default=None)
-        total = Backlog(total.files + one.files, total.bytes + one.bytes, oldest, total.at_least or one.at_least)
-    return total
+    each = list(backlogs)
+    oldest = min((one.oldest_arrived_at for one in each if one.oldest_arrived_at), default=None)
+    at_least = any(one.at_least for one in each)
+    return Backlog(sum(one.files for one in each), sum(one.bytes for one in each), oldest, at_least)
 
 
 def _unplanned(home: Home, index: ProcessedIndex, passed_over: SkippedFiles) -> Iterator[list[LandedObject]]:

@@ -16,7 +16,7 @@ from store.state.erasures import erased_rows, read_erasures
 from store.state.expired import first_kept_day
 from store.state.plans import Plan, read_plan, read_result
 from store.tables.handles import committed_batch, open_tables
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table
 from streaming.discovery.processed_index import Day, IndexInfo
 
 # What is compared with the tables: the columns of each relation.
@@ -63,7 +63,12 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
     erased = erased_rows(home, open_tables(home))
     served = [describe_model(home, snapshot.models.serving)] if snapshot.models.serving is not None else []
     for name, rows in {
-        "planned": _planned_objects(home, plans.values()),
+        "planned": (
+            (plan.batch, landing.source_of(landed.key), landed.etag)
+            for plan in plans.values()
+            for landing in [home.landing_named(plan.landing)]
+            for landed in plan.objects
+        ),
         "retried": _retried_rows(home, [*plans.values(), *filter(None, later)]),
         "counted": (
             (batch, result.counters.photos, sum(result.counters.rejects.values()))
@@ -86,12 +91,11 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
     }.items():
         connection.register(name, _relation(rows, _RELATIONS[name]))
     # What a snapshot covers is deleted, and that may have been just now.
-    missing = [
-        batch
+    findings = [
+        f"Batch {batch} is committed but has no result."
         for batch, result in results.items()
         if result is None and read_plan(home, batch) is not None and read_result(home, batch) is None
     ]
-    findings = [f"Batch {batch} is committed but has no result." for batch in missing]
     for sql, sentence in _CHECKS:
         try:
             count = count_rows(connection, sql)
@@ -107,13 +111,6 @@ def _relation(rows: Iterable[tuple[Any, ...]], columns: Mapping[str, pa.DataType
     values = zip(*rows, strict=True)
     arrays = [pa.array(next(values, ()), kind) for kind in columns.values()]
     return pa.Table.from_arrays(arrays, list(columns))
-
-
-def _planned_objects(home: Home, plans: Iterable[Plan]) -> Iterator[tuple[Any, ...]]:
-    for plan in plans:
-        landing = home.landing_named(plan.landing)
-        for landed in plan.objects:
-            yield plan.batch, landing.source_of(landed.key), landed.etag
 
 
 def _retried_rows(home: Home, plans: Iterable[Plan]) -> Iterator[tuple[Any, ...]]:
@@ -132,11 +129,13 @@ def count_rows(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
     return int(found[0]) if found else 0
 
 
-def _erased_where(table: str, which: str) -> str:
-    return f"(SELECT coalesce(sum(e.rows), 0) FROM erased e WHERE e.name = '{table}' AND {which})"
+def _held(table: Table, which: str) -> str:
+    erased = f"SELECT coalesce(sum(t.rows), 0) FROM erased t WHERE t.name = '{table.name}' AND {which}"
+    return f"(SELECT count(*) FROM {table.name} t WHERE {which}) + ({erased})"
 
 
-_OF_THE_DAY = "e.ingest_date = days.ingest_date AND e.batch > days.after AND e.batch <= days.through"
+_OF_THE_BATCH = "t.batch = counted.batch"
+_OF_THE_DAY = "t.ingest_date = days.ingest_date AND t.batch > days.after AND t.batch <= days.through"
 _OUTCOMES = f"""
     SELECT batch, source, etag FROM {FEATURE_ROWS.name} UNION ALL SELECT batch, source, etag FROM {REJECT_ROWS.name}
 """
@@ -167,22 +166,14 @@ _CHECKS = (
         "{count} rows belong to no object of their batch's plan.",
     ),
     (
-        f"SELECT batch FROM counted WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
-        f"WHERE f.batch = counted.batch) + {_erased_where('features', 'e.batch = counted.batch')} "
-        f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
-        f"WHERE r.batch = counted.batch) + {_erased_where('rejects', 'e.batch = counted.batch')} "
-        "+ (SELECT count(*) FROM retried t WHERE t.batch = counted.batch)",
+        f"SELECT batch FROM counted WHERE photos <> {_held(FEATURE_ROWS, _OF_THE_BATCH)} "
+        f"OR rejects <> {_held(REJECT_ROWS, _OF_THE_BATCH)} + (SELECT count(*) FROM retried t WHERE {_OF_THE_BATCH})",
         "{count} batches hold other numbers of rows than their results counted.",
     ),
     (
-        f"SELECT ingest_date FROM days WHERE photos <> (SELECT count(*) FROM {FEATURE_ROWS.name} f "
-        "WHERE f.ingest_date = days.ingest_date AND f.batch > days.after AND f.batch <= days.through) + "
-        f"{_erased_where('features', _OF_THE_DAY)} "
-        f"OR rejects <> (SELECT count(*) FROM {REJECT_ROWS.name} r "
-        "WHERE r.ingest_date = days.ingest_date AND r.batch > days.after AND r.batch <= days.through) + "
-        f"{_erased_where('rejects', _OF_THE_DAY)} "
-        "+ (SELECT count(*) FROM retried t WHERE t.ingest_date = days.ingest_date "
-        "AND t.batch > days.after AND t.batch <= days.through AND t.by > days.through)",
+        f"SELECT ingest_date FROM days WHERE photos <> {_held(FEATURE_ROWS, _OF_THE_DAY)} OR rejects <> "
+        f"{_held(REJECT_ROWS, _OF_THE_DAY)} + "
+        f"(SELECT count(*) FROM retried t WHERE {_OF_THE_DAY} AND t.by > days.through)",
         "{count} days hold other numbers of rows than their batches counted.",
     ),
     (

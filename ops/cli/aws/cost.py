@@ -81,7 +81,15 @@ def cost(
     listed = load_prices(prices)
     standing = idle(workload, listed)
     shown = standing if only_idle else estimate(workload, listed)
-    console.print(_rich(shown))
+    table = Table(header_style="bold", show_footer=True)
+    table.add_column("item", "total")
+    for name in ("quantity", "unit", "price, $"):
+        table.add_column(name, justify="left" if name == "unit" else "right")
+    table.add_column("$ a month", money(shown.dollars), justify="right")
+    for item in shown.items:
+        if item.quantity:
+            table.add_row(item.name, f"{item.quantity:,.6g}", item.unit, f"{item.price:.4g}", money(item.dollars))
+    console.print(table)
     for sentence in (*_sums(shown, standing), *assumptions(shown.workload, listed)):
         echo(sentence)
 
@@ -104,18 +112,6 @@ def assumptions(workload: Workload, prices: Prices) -> list[str]:
         f"No source was found for these prices, so they are assumed: {', '.join(guessed)}. Nothing free is deducted, "
         "and neither are refits, taxes and support.",
     ]
-
-
-def _rich(shown: Estimate) -> Table:
-    table = Table(header_style="bold", show_footer=True)
-    table.add_column("item", "total")
-    for name in ("quantity", "unit", "price, $"):
-        table.add_column(name, justify="left" if name == "unit" else "right")
-    table.add_column("$ a month", money(shown.dollars), justify="right")
-    for item in shown.items:
-        if item.quantity:
-            table.add_row(item.name, f"{item.quantity:,.6g}", item.unit, f"{item.price:.4g}", money(item.dollars))
-    return table
 
 
 def _sums(shown: Estimate, standing: Estimate) -> Iterable[str]:

@@ -11,7 +11,7 @@ from ops.cli.console import console, echo, notify
 
 if TYPE_CHECKING:
     from bootstrap.aws.cloud import Cloud
-    from bootstrap.aws.deploy import Deployment, DryRun
+    from bootstrap.aws.deploy import Deployment
 
 
 @takes_settings(*STAGE, "architecture", "weights", "alarm_email", "monthly_budget_usd", "max_capacity_units")
@@ -24,13 +24,10 @@ def deploy(
 
     settings = flags.load()
     cloud = connect_to_stage(settings)
-    if dry_run:
-        _show_rehearsal(cloud, deployment.dry_run(cloud, settings, notify))
-    else:
+    if not dry_run:
         _show_deployed(cloud, deployment.deploy(cloud, settings, notify, notify_event))
-
-
-def _show_rehearsal(cloud: "Cloud", found: "DryRun") -> None:
+        return
+    found = deployment.dry_run(cloud, settings, notify)
     for finding in found.findings:
         mark = "[green]fine[/]" if finding.fine else "[red]stops[/]" if finding.fatal else "[yellow]look[/]"
         console.print(f"{mark}  {finding.what}: {finding.says}", highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """The command that takes a stage down."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,9 +9,6 @@ from features.errors import InvalidSetting
 from ops.cli.aws.stage import STAGE, connect_to_stage, notify_event
 from ops.cli.command import Flags, takes_settings
 from ops.cli.console import echo, notify
-
-if TYPE_CHECKING:
-    from bootstrap.aws.cloud import Cloud
 
 
 @takes_settings(*STAGE)
@@ -37,7 +34,15 @@ def destroy(
             raise InvalidSetting(
                 f"There is no {cloud.stack_name} in {cloud.region} of account {cloud.account}; check --stage, --region."
             )
-        _ask_for_the_name(cloud, confirm)
+        if confirm is None:
+            if not sys.stdin.isatty():
+                raise InvalidSetting(f"Deleting all data needs a yes: add --confirm {cloud.stack_name}.")
+            confirm = typer.prompt(
+                f"Every photo, row and model of {cloud.stack_name} in {cloud.region} will be deleted for good. "
+                "Its name, to confirm"
+            )
+        if confirm != cloud.stack_name:
+            raise InvalidSetting(f"{confirm} is not {cloud.stack_name}; nothing was deleted.")
     if not delete_data or find_stack(cloud) is not None:
         delete_compute(cloud, stage_home(cloud, settings), notify, notify_event)
     if delete_data:
@@ -49,15 +54,3 @@ def destroy(
             f"s3://{cloud.data_bucket}/landing/. `fruits deploy` goes on where it was; "
             "`fruits destroy --delete-data` deletes the data, too."
         )
-
-
-def _ask_for_the_name(cloud: "Cloud", confirm: str | None) -> None:
-    if confirm is None:
-        if not sys.stdin.isatty():
-            raise InvalidSetting(f"Deleting all data needs a yes: add --confirm {cloud.stack_name}.")
-        confirm = typer.prompt(
-            f"Every photo, row and model of {cloud.stack_name} in {cloud.region} will be deleted for good. "
-            "Its name, to confirm"
-        )
-    if confirm != cloud.stack_name:
-        raise InvalidSetting(f"{confirm} is not {cloud.stack_name}; nothing was deleted.")

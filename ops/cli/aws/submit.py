@@ -1,7 +1,7 @@
 """The command that runs a job on a stage's cluster."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,9 +9,6 @@ from features.errors import InvalidSetting
 from ops.cli.aws.stage import STAGE, JobName, connect_to_stage, running_cluster, step_state
 from ops.cli.command import Flags, takes_settings
 from ops.cli.console import echo, notify
-
-if TYPE_CHECKING:
-    from bootstrap.aws.cloud import Cloud
 
 
 @takes_settings(*STAGE)
@@ -27,7 +24,13 @@ def submit(
     from bootstrap.aws.handover import replace_stream
 
     settings = flags.load()
-    _check_options(context, job)
+    # On the cluster a slip would be noticed minutes later.
+    group = context.find_root().command
+    assert isinstance(group, typer.core.TyperGroup)
+    command = group.get_command(context, job)
+    if command is None:
+        raise InvalidSetting(f"There is no command {job}.")
+    command.make_context(f"fruits {job}", list(context.args), parent=context.parent)
     cloud = connect_to_stage(settings)
     cluster = running_cluster(cloud)
     home = stage_home(cloud, settings)
@@ -42,23 +45,8 @@ def submit(
     else:
         identity = steps.submit(cloud, cluster, steps.job_step(job, context.args, home.root.uri))
         echo(f"Step {identity} is to run {job}; `fruits logs {job} --stage {cloud.stage}` shows it.")
-    if wait:
-        _wait(cloud, cluster, job)
-
-
-def _check_options(context: typer.Context, job: str) -> None:
-    # On the cluster a slip would be noticed minutes later.
-    group = context.find_root().command
-    assert isinstance(group, typer.core.TyperGroup)
-    command = group.get_command(context, job)
-    if command is None:
-        raise InvalidSetting(f"There is no command {job}.")
-    command.make_context(f"fruits {job}", list(context.args), parent=context.parent)
-
-
-def _wait(cloud: "Cloud", cluster: str, job: JobName) -> None:
-    from bootstrap.aws import steps
-
+    if not wait:
+        return
     while (last := steps.job_steps(cloud, cluster, job)[0]).is_unfinished:
         time.sleep(10)
     notify(step_state(last))

@@ -20,7 +20,6 @@ EXIT_CODE = 130
 # How long the main thread may stay in the library that it is in, and then how long it may take to end in order.
 RETURN_S = 2.0
 PATIENCE_S = 5.0
-
 # A program around this one may pass on the signal that the terminal has sent to both.
 ONE_PRESS_S = 0.2
 
@@ -46,16 +45,6 @@ def run_interruptibly(command: Callable[[], object]) -> None:
     finally:
         # The interpreter ends now: a handler that raises would print a traceback.
         _INTERRUPTS.is_over = True
-
-
-def stop_on_sigterm() -> threading.Event:
-    """An event that SIGTERM sets."""
-    return _INTERRUPTS.stop_on_sigterm()
-
-
-def finish_at_interrupt(stop: threading.Event) -> None:
-    """From now on the first Ctrl-C sets `stop` and ends nothing."""
-    _INTERRUPTS.finish(stop)
 
 
 def raise_if_ending() -> None:
@@ -99,6 +88,7 @@ class _Interrupts:
             signal.signal(signal.SIGINT, self._interrupt)
 
     def stop_on_sigterm(self) -> threading.Event:
+        """An event that SIGTERM sets."""
         self.listen()
         self._terminate = threading.Event()
         # The other thread sets the event: a handler could find its lock taken by the code that it interrupts.
@@ -106,6 +96,7 @@ class _Interrupts:
         return self._terminate
 
     def finish(self, stop: threading.Event) -> None:
+        """From now on the first Ctrl-C sets `stop` and ends nothing."""
         self.listen()
         self._stop = stop
         # SIGINT alone stops a stream, too, also in the background of a script.
@@ -144,7 +135,9 @@ class _Interrupts:
     def _follow_signals(self, signals_out: int) -> None:
         pressed_at_s = math.inf
         while True:
-            for number in _read(signals_out, self._time_left_s(pressed_at_s)):
+            left_s = self._time_left_s(pressed_at_s)
+            ready, _, _ = select.select([signals_out], [], [], None if left_s == math.inf else max(0.0, left_s))
+            for number in os.read(signals_out, 64) if ready else b"":
                 now_s = time.monotonic()
                 if number == signal.SIGTERM and self._terminate is not None:
                     self._terminate.set()
@@ -163,11 +156,6 @@ class _Interrupts:
         return pressed_at_s + (PATIENCE_S if self.is_ending else RETURN_S) - time.monotonic()
 
 
-def _read(pipe: int, timeout_s: float) -> bytes:
-    ready, _, _ = select.select([pipe], [], [], None if timeout_s == math.inf else max(0.0, timeout_s))
-    return os.read(pipe, 64) if ready else b""
-
-
 def _silence_logging() -> None:
     # Interrupted threads, and Spark's connection to Java, would print tracebacks.
     logging.disable(logging.CRITICAL)
@@ -176,3 +164,4 @@ def _silence_logging() -> None:
 
 
 _INTERRUPTS = _Interrupts()
+stop_on_sigterm, finish_at_interrupt = _INTERRUPTS.stop_on_sigterm, _INTERRUPTS.finish

@@ -10,14 +10,7 @@ from store.objects.waits import Recovery, Wait, report_waits_to
 
 def tell_waits() -> None:
     """From now on, tell on standard error of each wait for storage once, and when it is over."""
-
-    def tell(told: Wait | Recovery) -> None:
-        if messages.is_terminal:
-            notify(sentence_of(told))
-        else:
-            _log(told)
-
-    report_waits_to(tell)
+    report_waits_to(_tell)
 
 
 def sentence_of(told: Wait | Recovery) -> str:
@@ -35,7 +28,10 @@ def sentence_of(told: Wait | Recovery) -> str:
     )
 
 
-def _log(told: Wait | Recovery) -> None:
+def _tell(told: Wait | Recovery) -> None:
+    if messages.is_terminal:
+        notify(sentence_of(told))
+        return
     # Loaded only here: most commands never wait.
     from ops.monitor.json_lines import json_line, without_photo
 
