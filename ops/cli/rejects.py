@@ -37,10 +37,10 @@ Since = Annotated[
 @takes_settings(*READING)
 def rejects(flags: Flags, context: typer.Context) -> None:
     """Show what was rejected, and have it tried once more; without a command: counts by reason."""
-    from ops.rejects import WHAT_TO_DO, summarize
-
     if not runs_alone(flags, context):
         return
+    from ops.rejects import WHAT_TO_DO, summarize
+
     summary = summarize(flags.open_to_read().places())
     if summary.reasons:
         table = Table(header_style="bold")
