@@ -64,9 +64,8 @@ def install_featurizer(
         )
     check_is_writable(home.featurizers)
     echo("Fetching and compiling the network's weights; this home keeps the result.")
-    calibration = choose_pictures(home, limits, echo) if precision == "int8" else None
-    compiled = _compile(weights, connection, calibration.pictures if calibration else None, echo)
-    description = calibration.description if calibration else None
+    pictures, description = choose_pictures(home, limits, echo) if precision == "int8" else (None, None)
+    compiled = _compile(weights, connection, pictures, echo)
     meta = publish_featurizer(home, compiled.network, compiled.source, compiled.fingerprint, precision, description)
     echo(f"Featurizer {meta.id}, from {meta.source}.")
     return meta
