@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["laptop"]]
 TESTS = PROJECT["optional-dependencies"]["dev"]
 # A part that another package stands for.
-BROUGHT = {"keras": "tensorflow", "h5py": "tensorflow", "py4j": "pyspark"}
+BROUGHT = {"pydantic_core": "pydantic", "keras": "tensorflow", "h5py": "tensorflow", "py4j": "pyspark"}
 
 
 def _name(requirement: str) -> str:

@@ -237,8 +237,9 @@ def _check_rows(home: Home) -> None:
 
 def _landing_of(home: Home, sources: Sequence[str]) -> str:
     # It ends at a landing's usual name where there is one: folders below it can name people.
-    folder, usual = common_folder(sources), f"/{home.landing.uri.rpartition('/')[2]}/"
-    return f"{folder.partition(usual)[0]}{usual.rstrip('/')}" if usual in f"{folder}/" else folder
+    folder, usual = f"{common_folder(sources)}/", f"/{home.landing.uri.rpartition('/')[2]}/"
+    before, found, _ = folder.partition(usual)
+    return f"{before}{found}".rstrip("/") if found else folder.rstrip("/")
 
 
 def common_folder(sources: Sequence[str]) -> str:

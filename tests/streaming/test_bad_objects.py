@@ -121,8 +121,8 @@ def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_t
     )
     assert {row["key"]: (row["reason"], row["detail"]) for row in first} == {
         "kiwi/crashing.jpg": ("decoder_crashed", "The decoder was ended by SIGSEGV."),
-        "pear/0.jpg": ("unreadable", print, lambda _, __: None),
-        "pear/1.jpg": ("unreadable", print, lambda _, __: None),
+        "pear/0.jpg": ("unreadable", SILENT),
+        "pear/1.jpg": ("unreadable", SILENT),
         "pear/2.jpg": ("unreadable", EIO),
         "pear/3.jpg": ("unreadable", EIO),
     }

@@ -203,7 +203,9 @@ def test_rows_below_no_known_name_stop_the_stream_until_somebody_says_what_they_
     shutil.rmtree(copied / "state")
     settings = _at(copied)
 
-    with pytest.raises(UnknownLanding, match=rf"^6 rows are of objects below file://{finished}/landing.*--moved-from"):
+    with pytest.raises(
+        UnknownLanding, match=rf"^6 rows are of objects below file://{finished}/landing, no landing .*--moved-from"
+    ):
         drain(settings)
     remember_landing(settings.locations(), moved_from=f"{finished}/landing")
     assert drain(settings).reports == []

@@ -190,7 +190,7 @@ def test_the_command_tells_precision_and_calibration(in_int8: tuple[Home, Featur
     home, meta = in_int8
     answer = CliRunner().invoke(app, ["weights", "--precision", "int8", "--home", home.root.uri])
     assert answer.exit_code == 0, answer.output
-    assert f"{meta.id}, int8, from untrained:7, calibrated on {FEWEST_PHOTOS} photos" in answer.stdout
+    assert f"{meta.id}, int8, from untrained:7, calibrated on {FEWEST_PHOTOS} photos" in " ".join(answer.stdout.split())
     refused = CliRunner().invoke(app, ["weights", "--precision", "float32", "--home", home.root.uri])
     assert isinstance(refused.exception, FeaturizerConflict)
 
