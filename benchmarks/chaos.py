@@ -21,9 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
-import boto3
 import numpy as np
 import typer
 from PIL import Image
@@ -38,14 +37,13 @@ from store.objects.landing import list_landed
 from store.settings import Settings, load_settings
 from tests.support.fault_proxy import Weather, faults, set_weather
 from tests.support.pictures import encoded
-from tests.support.servers import s3_server, server_before
+from tests.support.servers import REGION, made_bucket, s3_server, server_before
 from tests.support.spark_cluster import Cluster, node_python, processes_of, spark_cluster
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 BUCKET = "orchard"
-REGION: Final = "eu-west-3"
 # Mean times between two kills of a kind. A driver needs some ten seconds to begin its first batch.
 KILL_EVERY_S = {"Python worker": 15, "executor": 40, "worker": 60, "driver": 60, "driver's Java": 180, "refit": 150}
 WEATHER = Weather(
@@ -155,10 +153,9 @@ def main(
         table, said, verdict = run_chaos(keep or Path(scratch), minutes, photos_per_second, seed)
     console = Console()
     console.print(table)
-    for sentence, count in sorted(said.items()):
-        console.print(f"{count} times {sentence}", highlight=False, markup=False, soft_wrap=True)
-    for sentence in verdict.broken:
-        console.print(f"broken: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    failures = [f"{count} times {sentence}" for sentence, count in sorted(said.items())]
+    for line in (*failures, *(f"broken: {sentence}" for sentence in verdict.broken)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(1 if verdict.broken or any(verdict.amiss.values()) else 0)
 
 
@@ -184,8 +181,7 @@ def run_chaos(
         server_before(server, "tests.support.fault_proxy", folder) as proxy,
         spark_cluster(folder) as cluster,
     ):
-        s3 = boto3.client("s3", endpoint_url=server, region_name=REGION)
-        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+        s3 = made_bucket(server, BUCKET)
         # Past the proxy, for what only looks.
         settings = load_settings(home=f"s3://{BUCKET}/home", s3_endpoint=server, s3_region=REGION)
         publish_featurizer(settings.places(), network.network, network.source, network.fingerprint)
@@ -321,8 +317,8 @@ def _verdict(dropped: list[Dropped], settings: Settings) -> Verdict:
                 wrong[f"{row['reason'] or 'features'} instead of {drop.reason or 'features'}"] += 1
             elif drop.reason is None and row["image_id"] != drop.body_sha256:
                 wrong["features of other bytes"] += 1
-    in_landing = list(list_landed(places.landing))
-    kept = Counter(landed.etag for landed in (*in_landing, *list_landed(places.archive)))
+    in_landing = [landed.etag for landed in list_landed(places.landing)]
+    kept = Counter([*in_landing, *(landed.etag for landed in list_landed(places.archive))])
     return Verdict(
         photos=sum(row["reason"] is None for found in rows.values() for row in found),
         rejects=sum(row["reason"] is not None for found in rows.values() for row in found),

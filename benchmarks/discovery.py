@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import boto3
 import typer
@@ -44,12 +44,11 @@ from streaming.planner import Planner
 from tests.support.created import created
 from tests.support.ingested import common_columns
 from tests.support.landing_server import SIZE_BYTES, Shown, arrived_at, etag, key, requests, show
-from tests.support.servers import s3_server, server_before
+from tests.support.servers import REGION, made_bucket, s3_server, server_before
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
 
-REGION: Final = "eu-west-3"
 BUCKET = "fruits"
 LEAST_A_BATCH = 1000
 BATCHES_A_HISTORY = 100
@@ -92,15 +91,12 @@ def main(
         s3_server(Path(folder)) as moto,
         server_before(moto, "tests.support.landing_server", Path(folder)) as endpoint,
     ):
-        boto3.client("s3", endpoint_url=moto, region_name=REGION).create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
-        )
+        made_bucket(moto, BUCKET)
         queue = _sqs(endpoint).create_queue(QueueName="arrivals")["QueueUrl"].replace(moto, endpoint)
         home = _home(endpoint)
         create_tables(home)
         publish_featurizer(home, b"no network: no photo is looked at", "a benchmark", "a benchmark")
-        found, done = [], 0
-        history = LEAST_A_BATCH
+        found, done, history = [], 0, LEAST_A_BATCH
         while history <= most:
             done = _grow(home, done, history)
             for way in ("keep", "archive", "queue"):

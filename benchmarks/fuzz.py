@@ -113,8 +113,7 @@ def _outcome(
         what, detail = f"features of {photo.format}", ""
     except Rejected as rejected:
         what, detail = str(rejected.reason), rejected.detail
-    seconds = time.perf_counter() - began_s
-    return Outcome(number, what, detail, seconds, died, 0.0 if died else peak_mb())
+    return Outcome(number, what, detail, time.perf_counter() - began_s, died, 0.0 if died else peak_mb())
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ from ops.query.query import connect, run_query
 from store.home import Home
 from store.models.pca_models import PcaMeta
 from store.settings import load_settings
-from store.state.plans import AddedFile
 from store.tables import handles, unreferenced
 from store.tables.commits import commit
 from store.tables.files import data_files, vectors_column, write_file
@@ -106,22 +105,21 @@ def main(
 def _one_day(home: Home, tables: OpenTables, day: date, done: int, commits: int, rows: int) -> None:
     midnight_s = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
     for number in range(commits):
-        batch = done + number + 1
-        adds = _batch(home, batch, day, rows)
-        for table, added in zip(TABLES, (*adds, None), strict=True):
-            commit(home, table, batch, "a benchmark", [added] if added else [], tables)
+        _commit_batch(home, tables, done + number + 1, day, rows)
     # Dated to their day: maintenance asks storage how old a file is.
     _date_files(home, time.time() - 3600, midnight_s)
 
 
-def _batch(home: Home, batch: int, day: date, rows: int) -> tuple[AddedFile, AddedFile]:
+def _commit_batch(home: Home, tables: OpenTables, batch: int, day: date, rows: int) -> None:
     labels = [("kiwi", "apple", "pear", "plum")[(batch + number) % 4] for number in range(rows)]
     columns = made_columns(home, batch, day, range(rows), "a benchmark") | {"label": labels}
     vectors = np.maximum(np.random.default_rng(batch).standard_normal((rows, FEATURES), np.float32), 0)
     features = columns | {"features": vectors_column(vectors)}
     rows_file = write_file(home, FEATURE_ROWS, features, {"ingest_date": f"{day}"})
     meta = PcaMeta(1, "a benchmark", 1, COMPONENTS, 1.0, datetime.now(UTC), None, None, "a benchmark")
-    return rows_file, write_projections(home, meta, columns, vectors[:, :COMPONENTS], day)
+    projected_file = write_projections(home, meta, columns, vectors[:, :COMPONENTS], day)
+    for table, adds in zip(TABLES, ([rows_file], [projected_file], []), strict=True):
+        commit(home, table, batch, "a benchmark", adds, tables)
 
 
 def _maintained_a_day_later(home: Home) -> None:

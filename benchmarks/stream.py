@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Final, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
-import boto3
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +27,7 @@ from benchmarks.service import SteadyState, steady_state
 from bootstrap.weights.weights import compile_weights
 from store.objects.operations import upload
 from store.settings import load_settings
-from tests.support.servers import s3_server
+from tests.support.servers import REGION, made_bucket, s3_server
 
 # A few for warming up and the naive way; some 25 s for the limit and the rivals, so that the beginning of their jobs
 # weighs little; two or three batches of 20 s for the service, after its first two.
@@ -38,7 +37,6 @@ _FILES: dict[Kind, tuple[int, int, int]] = {
     "100px": (310, 7000, 17_000),
 }
 _ENGINES = {"daft_job": "daft", "ray_job": "ray"}
-_REGION: Final = "eu-west-3"
 
 console = Console(width=150)
 
@@ -99,12 +97,11 @@ def _service(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
 
 
 def _service_from_s3(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
-    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=_REGION)
+    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWSREGION=REGION)
     with s3_server(folder) as endpoint:
-        client = boto3.client("s3", endpoint_url=endpoint, region_name=_REGION)
-        client.create_bucket(Bucket="benchmark", CreateBucketConfiguration={"LocationConstraint": _REGION})
+        made_bucket(endpoint, "benchmark")
         settings = load_settings(
-            home="s3://benchmark/home", s3_endpoint=endpoint, s3_region=_REGION, master=f"local[{CORES},4]"
+            home="s3://benchmark/home", s3_endpoint=endpoint, s3_region=REGION, master=f"local[{CORES},4]"
         )
         landing = settings.places().landing
         # The server keeps all of them in memory.

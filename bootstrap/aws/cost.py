@@ -308,14 +308,13 @@ def _load_independent(workload: Workload, cluster: Cluster, prices: Prices) -> l
     endpoint_hours = cluster.interface_endpoints * HOURS_A_MONTH
     # Only the queue's messages are many; S3 is reached through a gateway endpoint, which costs nothing.
     messages_gb = workload.photos_per_day * DAYS_A_MONTH * MESSAGE_BYTES / 1e9
-    metric_puts = DAYS_A_MONTH * 24 * 60
     run = prices.of("schedule_million") / 1e6 + TRANSITIONS_A_RUN * prices.of("transition_thousand") / 1e3
     return [
         Item("Interface endpoints: hours", endpoint_hours, "hour", prices.of("endpoint_hour")),
         Item("Interface endpoints: bytes", messages_gb, "GB", prices.of("endpoint_gb")),
         Item("CloudWatch: alarms", cluster.alarm_metrics, "metric", prices.of("alarm_month")),
         Item("CloudWatch: metrics", cluster.metrics, "metric", prices.of("metric_month")),
-        Item("CloudWatch: puts", metric_puts / 1e3, "thousand", prices.of("metric_put_thousand")),
+        Item("CloudWatch: puts", HOURS_A_MONTH * 60 / 1e3, "thousand", prices.of("metric_put_thousand")),
         Item("Scheduler and Step Functions", cluster.runs_a_month, "run", run),
     ]
 
