@@ -7,7 +7,6 @@ server behind a proxy with bad weather. What is looked for at the end is what wa
 """
 
 import hashlib
-import io
 import json
 import os
 import random
@@ -22,9 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
-import boto3
 import numpy as np
 import typer
 from PIL import Image
@@ -38,14 +36,14 @@ from store.models.registry import publish_featurizer
 from store.objects.landing import list_landed
 from store.settings import Settings, load_settings
 from tests.support.fault_proxy import Weather, faults, set_weather
-from tests.support.servers import s3_server, server_before
+from tests.support.pictures import encoded
+from tests.support.servers import REGION, made_bucket, s3_server, server_before
 from tests.support.spark_cluster import Cluster, node_python, processes_of, spark_cluster
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 BUCKET = "orchard"
-REGION: Final = "eu-west-3"
 # Mean times between two kills of a kind. A driver needs some ten seconds to begin its first batch.
 KILL_EVERY_S = {"Python worker": 15, "executor": 40, "worker": 60, "driver": 60, "driver's Java": 180, "refit": 150}
 WEATHER = Weather(
@@ -73,21 +71,12 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the dropped objects: how many have no row, more than one, or not the row they should have."""
+    """What became of the dropped objects; `amiss` counts those without the one row that they should have, by why."""
 
     photos: int
     rejects: int
-    lost: int
-    doubled: int
-    wrong: Mapping[str, int]
-    left_in_landing: int
-    gone_from_storage: int
+    amiss: Mapping[str, int]
     broken: tuple[str, ...]
-
-    @property
-    def holds(self) -> bool:
-        amiss = (self.lost, self.doubled, self.wrong, self.left_in_landing, self.gone_from_storage, self.broken)
-        return not any(amiss)
 
 
 @dataclass
@@ -125,6 +114,9 @@ class Chaos:
         self.running[name] = process
         return process
 
+    def start_stream(self, name: str, *flags: str) -> "subprocess.Popen[bytes]":
+        return self.start(name, "stream", "--clean", "archive", *flags, "--master", self.cluster.url)
+
     def kill(self, kind: str, pid: int) -> None:
         """Kill a process, and put another worker in a worker's place."""
         with suppress(ProcessLookupError), (self.folder / "kills.log").open("a") as log:
@@ -134,9 +126,16 @@ class Chaos:
         if kind == "worker":
             self.cluster.start_worker()
 
-    def ended(self, name: str) -> None:
-        """Count how a command ended, and keep what it said unless it was killed."""
-        code = self.running.pop(name).wait()
+    def wait_for(self, name: str) -> None:
+        """Wait for a command, count how it ended, and keep what it said unless it was killed."""
+        process = self.running[name]
+        try:
+            code = process.wait(JOB_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.said[f"{name}: had to be killed, for it did not end within {JOB_LIMIT_S:.0f} s"] += 1
+            process.kill()
+            code = process.wait()
+        del self.running[name]
         self.done[f"{name}: {'done' if code == 0 else 'killed' if code < 0 else 'failed'}"] += 1
         if code > 0:
             lines = (self.folder / f"{name}-{self.started[name]:03}.err").read_text(errors="replace").splitlines()
@@ -154,11 +153,10 @@ def main(
         table, said, verdict = run_chaos(keep or Path(scratch), minutes, photos_per_second, seed)
     console = Console()
     console.print(table)
-    for sentence, count in sorted(said.items()):
-        console.print(f"{count} times {sentence}", highlight=False, markup=False, soft_wrap=True)
-    for sentence in verdict.broken:
-        console.print(f"broken: {sentence}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(0 if verdict.holds else 1)
+    failures = [f"{count} times {sentence}" for sentence, count in sorted(said.items())]
+    for line in (*failures, *(f"broken: {sentence}" for sentence in verdict.broken)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1 if verdict.broken or any(verdict.amiss.values()) else 0)
 
 
 def run_chaos(
@@ -183,8 +181,7 @@ def run_chaos(
         server_before(server, "tests.support.fault_proxy", folder) as proxy,
         spark_cluster(folder) as cluster,
     ):
-        s3 = boto3.client("s3", endpoint_url=server, region_name=REGION)
-        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+        s3 = made_bucket(server, BUCKET)
         # Past the proxy, for what only looks.
         settings = load_settings(home=f"s3://{BUCKET}/home", s3_endpoint=server, s3_region=REGION)
         publish_featurizer(settings.places(), network.network, network.source, network.fingerprint)
@@ -195,7 +192,8 @@ def run_chaos(
             dropped = _storm(chaos, s3, minutes * 60, photos_per_second, seed)
             befell = faults(proxy)
             set_weather(proxy, Weather())
-            _drain(chaos)
+            chaos.start_stream("drain", "--drain")
+            chaos.wait_for("drain")
         finally:
             for process in processes_of(chaos.leaders):
                 with suppress(ProcessLookupError):
@@ -244,9 +242,7 @@ def _arrival(number: int, rng: np.random.Generator) -> tuple[Dropped, bytes]:
     form = "JPEG" if flaw else list(_FORMS)[number % 7 % len(_FORMS)]
     width_px, height_px = (int(side) for side in rng.integers(100, 350, 2))
     picture = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((width_px, height_px))
-    buffer = io.BytesIO()
-    picture.save(buffer, "GIF" if flaw == "unsupported_format" else form)
-    body = buffer.getvalue()
+    body = encoded(np.asarray(picture), "GIF" if flaw == "unsupported_format" else form)
     if flaw == "empty":
         body = b""
     elif flaw == "not_an_image":
@@ -260,23 +256,22 @@ def _arrival(number: int, rng: np.random.Generator) -> tuple[Dropped, bytes]:
 def _supervise(chaos: Chaos) -> None:
     """Start the stream again whenever it ends, as a machine's supervisor does; at the end tell it to stop."""
     while not chaos.over.is_set():
-        stream = chaos.start("stream", "stream", "--clean", "archive", "--master", chaos.cluster.url)
+        stream = chaos.start_stream("stream")
         while stream.poll() is None and not chaos.over.wait(0.1):
             pass
         if stream.poll() is None:
             stream.send_signal(signal.SIGINT)
-        _wait_for(chaos, "stream", stream)
+        chaos.wait_for("stream")
         chaos.over.wait(RESTART_S)
 
 
 def _work_on_tables(chaos: Chaos) -> None:
-    jobs = {"refit": ["refit", "--reproject", "--components", "8", "--min-rows", "50", "--master", "local[1,4]"]}
-    explained = subprocess.run([*chaos.command, "maintain", "--help"], capture_output=True, env=chaos.environment)
-    if explained.returncode == 0:
-        jobs["maintain"] = ["maintain"]
+    refit = ("refit", "--reproject", "--components", "8", "--min-rows", "50", "--master", "local[1,4]")
+    jobs = {"refit": refit, "maintain": ("maintain",)}
     while not chaos.over.wait(REFIT_EVERY_S):
         for name, arguments in jobs.items():
-            _wait_for(chaos, name, chaos.start(name, *arguments))
+            chaos.start(name, *arguments)
+            chaos.wait_for(name)
 
 
 def _kill(chaos: Chaos, seconds: float, rng: random.Random) -> None:
@@ -300,27 +295,12 @@ def _victims(chaos: Chaos, kind: str) -> list[int]:
         return chaos.cluster.executor_pids()
     if kind == "worker":
         return chaos.cluster.worker_pids()
-    name = "refit" if kind == "refit" else "stream"
-    process = chaos.running.get(name)
+    process = chaos.running.get("refit" if kind == "refit" else "stream")
     if process is None or process.poll() is not None:
         return []
     if kind == "driver's Java":
         return [found.pid for found in processes_of({process.pid}) if b"SparkSubmit" in found.command]
     return [process.pid]
-
-
-def _drain(chaos: Chaos) -> None:
-    stream = chaos.start("drain", "stream", "--clean", "archive", "--drain", "--master", chaos.cluster.url)
-    _wait_for(chaos, "drain", stream)
-
-
-def _wait_for(chaos: Chaos, name: str, process: "subprocess.Popen[bytes]") -> None:
-    try:
-        process.wait(JOB_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        chaos.said[f"{name}: had to be killed, for it did not end within {JOB_LIMIT_S:.0f} s"] += 1
-        process.kill()
-    chaos.ended(name)
 
 
 def _verdict(dropped: list[Dropped], settings: Settings) -> Verdict:
@@ -337,17 +317,18 @@ def _verdict(dropped: list[Dropped], settings: Settings) -> Verdict:
                 wrong[f"{row['reason'] or 'features'} instead of {drop.reason or 'features'}"] += 1
             elif drop.reason is None and row["image_id"] != drop.body_sha256:
                 wrong["features of other bytes"] += 1
-    in_landing = list(list_landed(places.landing))
-    in_archive = list(list_landed(places.archive))
-    kept = Counter(landed.etag for landed in (*in_landing, *in_archive))
+    in_landing = [landed.etag for landed in list_landed(places.landing)]
+    kept = Counter([*in_landing, *(landed.etag for landed in list_landed(places.archive))])
     return Verdict(
         photos=sum(row["reason"] is None for found in rows.values() for row in found),
         rejects=sum(row["reason"] is not None for found in rows.values() for row in found),
-        lost=sum(not rows[source] for source in expected),
-        doubled=sum(len(found) > 1 for found in rows.values()),
-        wrong=wrong,
-        left_in_landing=len(in_landing),
-        gone_from_storage=sum((Counter(drop.body_md5 for drop in dropped) - kept).values()),
+        amiss={
+            "lost": sum(not rows[source] for source in expected),
+            "doubled": sum(len(found) > 1 for found in rows.values()),
+            **{f"wrong: {what}": count for what, count in wrong.items()},
+            "left in the landing": len(in_landing),
+            "gone from landing and archive": (Counter(drop.body_md5 for drop in dropped) - kept).total(),
+        },
         broken=tuple(read_status(places, verify=True).broken or ()),
     )
 
@@ -365,11 +346,7 @@ def _table(chaos: Chaos, minutes: float, befell: Mapping[str, int], verdict: Ver
         ("replayed batches", sum(bool(batch["replayed"]) for batch in _reported(chaos.folder))),
         ("restarts", chaos.started["stream"] - 1),
         *sorted(chaos.done.items()),
-        ("lost", verdict.lost),
-        ("doubled", verdict.doubled),
-        *((f"wrong: {what}", count) for what, count in verdict.wrong.items()),
-        ("left in the landing", verdict.left_in_landing),
-        ("gone from landing and archive", verdict.gone_from_storage),
+        *verdict.amiss.items(),
         ("promises broken", len(verdict.broken)),
     ]
     for what, count in lines:

@@ -23,11 +23,10 @@ DRAWN_PHOTOS = 24
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder of `count` JPEG files `<label>/<n>.jpg`, `size_bytes` together; the description names no place."""
+    """A folder of `count` JPEG files `<label>/<n>.jpg`; the description names no place."""
 
     folder: Path
     count: int
-    size_bytes: int
     description: str
 
 
@@ -40,9 +39,9 @@ def make_corpus(folder: Path, kind: Kind, count: int, photos: Path | None) -> Co
     """
     if folder.exists():
         raise InvalidSetting(f"{folder} exists already; choose another folder.")
-    sources = _drawn() if photos is None else _read(_jpegs_below(photos))
+    sources = _drawn() if photos is None else _jpegs_below(photos)
     size_bytes = _write(folder, _KINDS[kind], count, sources)
-    return Corpus(folder, count, size_bytes, _description(kind, count, size_bytes, sources, drawn=photos is None))
+    return Corpus(folder, count, _description(_KINDS[kind], count, size_bytes, sources, drawn=photos is None))
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,6 @@ _KINDS: dict[Kind, _Kind] = {
 class _Jpeg:
     label: str
     body: bytes
-
-
-_Noise: TypeAlias = NDArray[np.float32]
 
 
 _ORIENTATION, _EXIF_IFD, _UNIQUE_ID = 0x0112, 0x8769, 0xA420
@@ -104,12 +100,17 @@ def _rendering(kind: _Kind, source: _Jpeg, number: int) -> _Jpeg:
     noise = _noise(rng)
     goal_bytes = int(rng.integers(kind.smallest_bytes, kind.largest_bytes))
     quality = int(rng.integers(*kind.qualities, endpoint=True))
-    exif = _exif(orientation)
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    # Room for an id: filled in afterwards, it makes files differ without encoding them again.
+    exif.get_ifd(_EXIF_IFD)[_UNIQUE_ID] = _NO_ID.decode()
     # Enlarged pictures are smooth and would be small and quick to decode; a sensor's grain gives the entropy back.
     weakest, strongest = 0.0, 24.0
     for _ in range(7):
         strength = (weakest + strongest) / 2
-        body = _encoded(_grainy(clean, noise, strength, rng), quality, exif)
+        buffer = io.BytesIO()
+        _grainy(clean, noise, strength, rng).save(buffer, "JPEG", quality=quality, subsampling="4:2:0", exif=exif)
+        body = buffer.getvalue()
         if abs(len(body) - goal_bytes) < 0.05 * goal_bytes:
             break
         weakest, strongest = (strength, strongest) if len(body) < goal_bytes else (weakest, strength)
@@ -132,21 +133,16 @@ def _framed(kind: _Kind, source: _Jpeg, orientation: int, rng: np.random.Generat
 _TILE_PX = 1024
 
 
-def _noise(rng: np.random.Generator) -> _Noise:
+def _noise(rng: np.random.Generator) -> NDArray[np.float32]:
     # Half of it as fine as the pixels and half twice as coarse, and grey: a phone's denoising leaves no coloured grain.
     fine = rng.standard_normal((_TILE_PX, _TILE_PX), dtype=np.float32)
     coarse = rng.standard_normal((_TILE_PX // 2, _TILE_PX // 2), dtype=np.float32)
     wide = np.asarray(Image.fromarray(coarse).resize((_TILE_PX, _TILE_PX), Image.Resampling.BICUBIC))
-    both: _Noise = fine + wide
+    both: NDArray[np.float32] = fine + wide
     return both
 
 
-def _grainy(
-    clean: Image.Image,
-    noise: _Noise,
-    strength: float,
-    rng: np.random.Generator,
-) -> Image.Image:
+def _grainy(clean: Image.Image, noise: NDArray[np.float32], strength: float, rng: np.random.Generator) -> Image.Image:
     tile = Image.fromarray(np.clip(128 + strength * noise, 0, 255).astype(np.uint8))
     grain = Image.new("L", clean.size)
     # One tile many times, each time begun elsewhere: noise for every pixel would take longer than all the rest.
@@ -157,21 +153,7 @@ def _grainy(
     return ImageChops.add(clean, Image.merge("RGB", [grain] * 3), offset=-128)
 
 
-def _encoded(picture: Image.Image, quality: int, exif: Image.Exif) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", exif=exif)
-    return buffer.getvalue()
-
-
-def _exif(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[_ORIENTATION] = orientation
-    # Room for an id: filled in afterwards, it makes files differ without encoding them again.
-    exif.get_ifd(_EXIF_IFD)[_UNIQUE_ID] = _NO_ID.decode()
-    return exif
-
-
-def _jpegs_below(photos: Path) -> list[Path]:
+def _jpegs_below(photos: Path) -> list[_Jpeg]:
     by_label: defaultdict[str, list[Path]] = defaultdict(list)
     for path in sorted(photos.glob("*/*")):
         if path.suffix.lower() in (".jpg", ".jpeg"):
@@ -179,12 +161,9 @@ def _jpegs_below(photos: Path) -> list[Path]:
     if not by_label:
         raise InvalidSetting(f"There is no <label>/<name>.jpg below {photos}; give a folder of labelled photos.")
     # One of each label in turn, so that a few renderings show many labels.
-    return [path for turn in zip_longest(*by_label.values()) for path in turn if path is not None]
-
-
-def _read(paths: list[Path]) -> list[_Jpeg]:
+    paths = (path for turn in zip_longest(*by_label.values()) for path in turn if path is not None)
     most = max(kind.renderings for kind in _KINDS.values())
-    return [_Jpeg(path.parent.name, path.read_bytes()) for path in paths[:most]]
+    return [_Jpeg(path.parent.name, path.read_bytes()) for path in islice(paths, most)]
 
 
 def _drawn() -> list[_Jpeg]:
@@ -194,14 +173,13 @@ def _drawn() -> list[_Jpeg]:
     return [_Jpeg(file.key.partition("/")[0], file.body) for file in islice(whole, DRAWN_PHOTOS)]
 
 
-def _description(kind: Kind, count: int, size_bytes: int, sources: list[_Jpeg], drawn: bool) -> str:
-    shape = _KINDS[kind]
+def _description(kind: _Kind, count: int, size_bytes: int, sources: list[_Jpeg], drawn: bool) -> str:
     mean = size_bytes / count
     size = f"{mean / 1e6:.1f} MB" if mean >= 1e6 else f"{mean / 1e3:.1f} kB"
-    renderings = min(count, shape.renderings)
+    renderings = min(count, kind.renderings)
     origin = f"{min(renderings, len(sources))} {'drawn' if drawn else 'given'} photos"
-    turned = ", half of them turned by EXIF" if len(shape.orientations) > 1 else ""
+    turned = ", half of them turned by EXIF" if len(kind.orientations) > 1 else ""
     return (
-        f"{count} JPEG files of {shape.width_px} x {shape.height_px} px, {size} on average{turned}; "
+        f"{count} JPEG files of {kind.width_px} x {kind.height_px} px, {size} on average{turned}; "
         f"{renderings} different pictures, framed anew from {origin} and given a sensor's grain"
     )

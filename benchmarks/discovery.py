@@ -9,19 +9,17 @@ by a server that shows a million objects without having them.
 """
 
 import json
+import multiprocessing
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, dataclass
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import quote_plus
+from typing import TYPE_CHECKING, Annotated
 
 import boto3
 import typer
@@ -29,6 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.rivals.job import peak_mb
 from store.home import Home
 from store.models.registry import publish_featurizer
 from store.objects.landing import LandedObject, list_pages
@@ -42,10 +41,14 @@ from streaming.cleaning import Cleaner
 from streaming.discovery.queue import Queue
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
 from streaming.planner import Planner
+from tests.support.created import created
+from tests.support.ingested import common_columns
 from tests.support.landing_server import SIZE_BYTES, Shown, arrived_at, etag, key, requests, show
-from tests.support.servers import s3_server, server_before
+from tests.support.servers import REGION, made_bucket, s3_server, server_before
 
-REGION: Literal["eu-west-3"] = "eu-west-3"
+if TYPE_CHECKING:
+    from types_boto3_sqs import SQSClient
+
 BUCKET = "fruits"
 LEAST_A_BATCH = 1000
 BATCHES_A_HISTORY = 100
@@ -80,42 +83,47 @@ def main(
     most: Annotated[int, typer.Option(help="The longest history, in objects.")] = 1_000_000,
     batches: Annotated[int, typer.Option(help="How many new batches of 100 objects are taken each time.")] = 10,
     messages: Annotated[int, typer.Option(help="How many messages to take from a queue for their pace.")] = 4000,
-    measure: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Print the tables of docs/benchmarks.md, section "Finding what is new"."""
-    if measure:
-        print(json.dumps(asdict(_measure(**json.loads(measure)))))
-        return
     os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=REGION)
     with (
         tempfile.TemporaryDirectory() as folder,
         s3_server(Path(folder)) as moto,
         server_before(moto, "tests.support.landing_server", Path(folder)) as endpoint,
     ):
-        boto3.client("s3", endpoint_url=moto, region_name=REGION).create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
-        )
-        queue = boto3.client("sqs", endpoint_url=moto, region_name=REGION).create_queue(QueueName="arrivals")[
-            "QueueUrl"
-        ]
-        queue = queue.replace(moto, endpoint)
+        made_bucket(moto, BUCKET)
+        queue = _sqs(endpoint).create_queue(QueueName="arrivals")["QueueUrl"].replace(moto, endpoint)
         home = _home(endpoint)
         create_tables(home)
         publish_featurizer(home, b"no network: no photo is looked at", "a benchmark", "a benchmark")
-        found, done = [], 0
-        history = LEAST_A_BATCH
+        found, done, history = [], 0, LEAST_A_BATCH
         while history <= most:
             done = _grow(home, done, history)
             for way in ("keep", "archive", "queue"):
                 # Kept photos are listed with a pause of four times as long: each batch waits for it.
                 taken = min(batches, KEEP_BATCHES) if way == "keep" else batches
-                found.append(_measured(endpoint, queue, way, history, done, taken))
+                # In a process of its own, whose memory is the planner's.
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    found.append(pool.submit(_measure, endpoint, queue, way, history, done, taken).result())
                 done += taken
             history *= 10
+        table = Table(*(name.replace("_", " ") for name in Measured.__annotations__), title="Finding what is new")
+        for one in found:
+            table.add_row(*(f"{value:.2f}" if isinstance(value, float) else f"{value}" for value in astuple(one)))
         if found:
-            console.print(_table(found))
+            console.print(table)
         rate = _messages_a_second(moto, home, messages)
         console.print(f"{messages:,} messages received, settled and deleted: {rate:.0f} a second.", highlight=False)
+
+
+def _sqs(endpoint: str) -> "SQSClient":
+    return boto3.client("sqs", endpoint_url=endpoint, region_name=REGION)
+
+
+def _send(client: "SQSClient", queue: str, prefix: str, numbers: Sequence[int]) -> None:
+    """Tell the queue of up to ten new objects."""
+    entries = [{"Id": f"{n}", "MessageBody": _message(prefix, n)} for n in numbers]
+    client.send_message_batch(QueueUrl=queue, Entries=entries)  # type: ignore[arg-type]
 
 
 def _home(endpoint: str) -> Home:
@@ -149,43 +157,28 @@ def _finish(home: Home, tables: OpenTables, batch: int) -> tuple[Plan, Result]:
     """What the driver does after the tasks: the result, three commits."""
     plan = read_plan(home, batch)
     assert plan is not None
-    now = datetime.now(UTC)
-    rows: dict[str, Any] = {
-        "source": [home.landing.uri_of(landed.key) for landed in plan.objects],
-        "etag": [landed.etag for landed in plan.objects],
-        "bytes": [landed.size_bytes for landed in plan.objects],
-        "arrived_at": [landed.arrived_at for landed in plan.objects],
-        "reason": ["missing"] * len(plan.objects),
-        "detail": [""] * len(plan.objects),
-        "batch": [batch] * len(plan.objects),
-        "ingested_at": [now] * len(plan.objects),
-    }
-    added = write_file(home, REJECT_ROWS, rows, {"ingest_date": plan.ingest_date.isoformat()})
-    adds = {REJECT_ROWS.name: (added,)}
+    rows = common_columns(home, plan, plan.objects)
+    rows |= {"reason": ["missing"] * len(plan.objects), "detail": [""] * len(plan.objects)}
+    adds = {REJECT_ROWS.name: (write_file(home, REJECT_ROWS, rows, {"ingest_date": f"{plan.ingest_date}"}),)}
     counters = BatchCounters(rejects={"missing": len(plan.objects)})
-    result = Result(batch, plan.nonce, now, adds, tuple(landed.key for landed in plan.objects), counters)
+    result = Result(batch, plan.nonce, datetime.now(UTC), adds, tuple(landed.key for landed in plan.objects), counters)
     write_result(home, result)
     for table in TABLES:
         commit(home, table, batch, plan.nonce, adds.get(table.name, ()), tables)
     return plan, result
 
 
-def _measured(endpoint: str, queue: str, way: str, history: int, done: int, batches: int) -> Measured:
-    case = {"endpoint": endpoint, "queue": queue, "way": way, "history": history, "done": done, "batches": batches}
-    command = [sys.executable, "-m", "benchmarks.discovery", "--measure", json.dumps(case)]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Measured(**json.loads(answer.stdout))
-
-
 def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batches: int) -> Measured:
-    """Start a planner and take new batches with it, in a process of its own."""
+    """Start a planner and take new batches with it."""
     home = _home(endpoint)
     # New objects go behind all that any run before has used.
     first_new = 10 * history + done * NEW_A_BATCH
     prefix = home.landing.bucket_and_prefix[1] + "/"
     shown = Shown(prefix, history if way == "keep" else 0, first_new)
     show(endpoint, shown)
-    listing_requests, listing_s = _listing_alone(endpoint, home)
+    before, began_s = requests(endpoint), time.perf_counter()
+    deque(list_pages(home.landing), maxlen=0)
+    listing_s, listing_requests = time.perf_counter() - began_s, _since(endpoint, before)
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(
             home=home.root.uri, max_files=10_000, max_bytes=2**40, queue=queue if way == "queue" else None, settle="0s"
@@ -216,7 +209,7 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
         history=history,
         start_s=start_s,
         start_requests=start_requests,
-        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_mb=peak_mb(),
         batch_s=batch_s / batches,
         longest_look_s=max(looks),
         requests_a_batch=total / batches,
@@ -225,16 +218,9 @@ def _measure(endpoint: str, queue: str, way: str, history: int, done: int, batch
     )
 
 
-def _listing_alone(endpoint: str, home: Home) -> tuple[int, float]:
-    before, began_s = requests(endpoint), time.perf_counter()
-    for _ in list_pages(home.landing):
-        pass
-    return _since(endpoint, before), time.perf_counter() - began_s
-
-
 def _messages_a_second(moto: str, home: Home, count: int) -> float:
     """The pace of a queue's messages, from the first one sent until the last one is deleted."""
-    client = boto3.client("sqs", endpoint_url=moto, region_name=REGION)
+    client = _sqs(moto)
     url = client.create_queue(QueueName="pace")["QueueUrl"]
     prefix = home.landing.bucket_and_prefix[1] + "/"
     queue = Queue(url, home.landing, REGION, wait_s=1)
@@ -245,8 +231,7 @@ def _messages_a_second(moto: str, home: Home, count: int) -> float:
         for start in range(0, count, 10):
             while start - taken > MOST_SENT_AHEAD:
                 time.sleep(0.001)
-            entries = [{"Id": f"{n}", "MessageBody": _message(prefix, n)} for n in range(start, start + 10)]
-            client.send_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+            _send(client, url, prefix, range(start, start + 10))
 
     began_s = time.perf_counter()
     queue.start()
@@ -272,29 +257,14 @@ def _arrive(endpoint: str, queue: str, way: str, shown: Shown, numbers: range) -
         first, old = (shown.new_first, shown.old) if way == "keep" else (numbers[0], 0)
         show(endpoint, Shown(shown.prefix, old, first, numbers[-1] + 1 - first))
         return
-    client = boto3.client("sqs", endpoint_url=endpoint, region_name=REGION)
+    client = _sqs(endpoint)
     for start in range(0, len(numbers), 10):
-        entries = [{"Id": str(n), "MessageBody": _message(shown.prefix, n)} for n in numbers[start : start + 10]]
-        client.send_message_batch(QueueUrl=queue, Entries=entries)  # type: ignore[arg-type]
+        _send(client, queue, shown.prefix, numbers[start : start + 10])
 
 
 def _message(prefix: str, number: int) -> str:
-    stored = {"key": quote_plus(prefix + key(number)), "size": SIZE_BYTES, "eTag": etag(number), "sequencer": "0A"}
-    record = {
-        "eventVersion": "2.1",
-        "eventSource": "aws:s3",
-        "eventName": "ObjectCreated:Put",
-        "eventTime": arrived_at(number).isoformat().replace("+00:00", "Z"),
-        "s3": {"bucket": {"name": BUCKET}, "object": stored},
-    }
+    record = created(BUCKET, prefix + key(number), SIZE_BYTES, etag(number), arrived_at(number))
     return json.dumps({"Records": [record]})
-
-
-def _table(found: list[Measured]) -> Table:
-    table = Table(*(name.replace("_", " ") for name in Measured.__annotations__), title="Finding what is new")
-    for one in found:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else f"{value}" for value in astuple(one)))
-    return table
 
 
 if __name__ == "__main__":

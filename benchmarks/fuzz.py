@@ -6,7 +6,7 @@ python -m benchmarks.fuzz [--count 10000] [--network FILE]
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.rivals.job import own_peak_mb
+from benchmarks.rivals.job import peak_mb
 from bootstrap.weights.weights import compile_weights
 from features.featurizer import Featurizer
-from features.image import FORMATS, Limits
+from features.image import FORMATS, Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
 from features.rejects import Rejected
 from tests.support.mutants import mutant
@@ -62,7 +62,8 @@ def fuzz(numbers: Iterable[int], network: bytes, limits: Limits) -> Iterator[Out
                 waiting.pop()
             mine.send(None)
         except EOFError:
-            yield _alone(waiting.pop(), network, limits)
+            with IsolatedDecoder(limits) as decoder:
+                yield _outcome(waiting.pop(), decoder.decode, Featurizer(network), limits, died=True)
         finally:
             mine.close()
             worker.join()
@@ -94,36 +95,25 @@ def _work(pipe: Connection, network: bytes, limits: Limits) -> None:
     featurizer = Featurizer(network)
     while (number := pipe.recv()) is not None:
         try:
-            pipe.send((_outcome(number, featurizer, limits), None))
+            pipe.send((_outcome(number, decode_or_die, featurizer, limits, died=False), None))
         except Exception as error:
             pipe.send((None, error))
             return
 
 
-def _outcome(number: int, featurizer: Featurizer, limits: Limits) -> Outcome:
+def _outcome(
+    number: int, decode: Callable[[bytes, Limits], Photo], featurizer: Featurizer, limits: Limits, died: bool
+) -> Outcome:
     body, began_s = mutant(number), time.perf_counter()
     try:
-        photo = decode_or_die(body, limits)
+        photo = decode(body, limits)
         vector = featurizer.features(photo.pixels[None])
         if not np.isfinite(vector).all() or photo.format not in FORMATS:
             raise ValueError(f"{photo.format} gave features that are not numbers.")
         what, detail = f"features of {photo.format}", ""
     except Rejected as rejected:
         what, detail = str(rejected.reason), rejected.detail
-    seconds = time.perf_counter() - began_s
-    return Outcome(number, what, detail, seconds, False, own_peak_mb())
-
-
-def _alone(number: int, network: bytes, limits: Limits) -> Outcome:
-    began_s = time.perf_counter()
-    try:
-        with IsolatedDecoder(limits) as decoder:
-            photo = decoder.decode(mutant(number), limits)
-        Featurizer(network).features(photo.pixels[None])
-        what, detail = f"features of {photo.format}", ""
-    except Rejected as rejected:
-        what, detail = str(rejected.reason), rejected.detail
-    return Outcome(number, what, detail, time.perf_counter() - began_s, True, 0.0)
+    return Outcome(number, what, detail, time.perf_counter() - began_s, died, 0.0 if died else peak_mb())
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 python -m benchmarks.latency [--photos DIR] [--seconds 90] [--trigger 1s]
 """
 
-import itertools
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,18 +27,8 @@ from store.settings import Settings, load_settings
 WARM_UP_PHOTOS = 5
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Seconds from drop to queryable, by photo in the order of dropping."""
-
-    seconds: tuple[float, ...]
-
-    def percentile_s(self, percent: float) -> float:
-        return float(np.percentile(self.seconds, percent))
-
-
-def trickle(settings: Settings, network: bytes, photos: list[Path], every_s: float, trigger: str) -> Latency:
-    """Drop one photo after the other into a running service, and wait until all are committed.
+def trickle(settings: Settings, network: bytes, photos: list[Path], trigger: str) -> list[float]:
+    """Drop a photo a second into a running service; seconds from drop to queryable, in the order of dropping.
 
     A photo counts as queryable when the service has printed its batch, which is after the commit.
     """
@@ -53,12 +41,12 @@ def trickle(settings: Settings, network: bytes, photos: list[Path], every_s: flo
         batches = reports(process)
         _drop(warm_up, landing.directory, 0.0, {})
         _follow(batches, len(warm_up), committed_at)
-        dropper = threading.Thread(target=_drop, args=(measured, landing.directory, every_s, dropped_at), daemon=True)
+        dropper = threading.Thread(target=_drop, args=(measured, landing.directory, 1.0, dropped_at), daemon=True)
         dropper.start()
         _follow(batches, len(measured), committed_at)
     found = run_query(connect(settings.places()), "SELECT source, batch FROM features").to_pylist()
     ended = {row["source"].rsplit("/", 1)[1]: committed_at[row["batch"]] for row in found}
-    return Latency(tuple((ended[name] - dropped).total_seconds() for name, dropped in dropped_at.items()))
+    return [(ended[name] - dropped).total_seconds() for name, dropped in dropped_at.items()]
 
 
 def main(
@@ -76,17 +64,13 @@ def latency_table(kinds: list[Kind], network: bytes, photos: Path | None, second
     title = f"drop to queryable, one photo a second, trigger {trigger}"
     table = Table("photos", "dropped", "median, s", "p95, s", "longest, s", title=title)
     for kind in kinds:
-        latency = _measured(kind, network, photos, seconds, trigger)
-        figures = (latency.percentile_s(50), latency.percentile_s(95), max(latency.seconds))
-        table.add_row(kind, str(len(latency.seconds)), *(f"{figure:.2f}" for figure in figures))
+        with tempfile.TemporaryDirectory() as folder:
+            corpus = make_corpus(Path(folder, "corpus"), kind, seconds + WARM_UP_PHOTOS, photos)
+            settings = load_settings(home=f"{folder}/home")
+            latencies_s = trickle(settings, network, photo_files(corpus.folder), trigger)
+        figures = (*np.percentile(latencies_s, (50, 95)), max(latencies_s))
+        table.add_row(kind, str(len(latencies_s)), *(f"{figure:.2f}" for figure in figures))
     return table
-
-
-def _measured(kind: Kind, network: bytes, photos: Path | None, seconds: int, trigger: str) -> Latency:
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = make_corpus(Path(folder, "corpus"), kind, seconds + WARM_UP_PHOTOS, photos)
-        settings = load_settings(home=f"{folder}/home")
-        return trickle(settings, network, photo_files(corpus.folder), 1.0, trigger)
 
 
 def _follow(batches: Iterator[dict[str, Any]], photos: int, committed_at: dict[int, datetime]) -> None:
@@ -98,7 +82,7 @@ def _follow(batches: Iterator[dict[str, Any]], photos: int, committed_at: dict[i
 
 def _drop(photos: list[Path], landing: Path, every_s: float, dropped_at: dict[str, datetime]) -> None:
     begin_s = time.monotonic()
-    for turn, photo in zip(itertools.count(), photos, strict=False):
+    for turn, photo in enumerate(photos):
         time.sleep(max(0.0, begin_s + turn * every_s - time.monotonic()))
         target = landing / photo.parent.name / photo.name
         target.parent.mkdir(exist_ok=True)

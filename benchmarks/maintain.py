@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -33,13 +34,13 @@ from ops.query.query import connect, run_query
 from store.home import Home
 from store.models.pca_models import PcaMeta
 from store.settings import load_settings
-from store.state.plans import AddedFile
 from store.tables import handles, unreferenced
 from store.tables.commits import commit
 from store.tables.files import data_files, vectors_column, write_file
 from store.tables.handles import OpenTables, create_tables, open_table
-from store.tables.projections import KEPT_COLUMNS, write_projections
+from store.tables.projections import write_projections
 from store.tables.schemas import FEATURE_ROWS, TABLES
+from tests.support.feature_rows import made_columns
 
 COMPONENTS = 64
 # What a service of many queries asks: a number by label, and the photos most like one of them.
@@ -104,68 +105,54 @@ def main(
 def _one_day(home: Home, tables: OpenTables, day: date, done: int, commits: int, rows: int) -> None:
     midnight_s = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
     for number in range(commits):
-        batch = done + number + 1
-        adds = _batch(home, batch, day, rows)
-        for table, added in zip(TABLES, (*adds, None), strict=True):
-            commit(home, table, batch, "a benchmark", [added] if added else [], tables)
-    for table in TABLES:
-        place = home.root.child(table.name).directory
-        # Dated to their day: maintenance asks storage how old a file is.
-        written = [path for path in place.rglob("*") if path.is_file() and path.stat().st_mtime > time.time() - 3600]
-        for path in written:
-            os.utime(path, (midnight_s, midnight_s))
+        _commit_batch(home, tables, done + number + 1, day, rows)
+    # Dated to their day: maintenance asks storage how old a file is.
+    _date_files(home, time.time() - 3600, midnight_s)
 
 
-def _batch(home: Home, batch: int, day: date, rows: int) -> tuple[AddedFile, AddedFile]:
-    generator = np.random.default_rng(batch)
-    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
-    columns = {
-        "image_id": [f"{batch:032x}{number:032x}" for number in range(rows)],
-        "source": [f"{home.landing.uri}/fruit/{batch}-{number}.jpg" for number in range(rows)],
-        "etag": [f"{batch:032x}"] * rows,
-        "bytes": [3_000_000] * rows,
-        "arrived_at": [noon] * rows,
-        "label": [("kiwi", "apple", "pear", "plum")[(batch + number) % 4] for number in range(rows)],
-        "subject": [None] * rows,
-        "format": ["JPEG"] * rows,
-        "width": [4032] * rows,
-        "height": [3024] * rows,
-        "featurizer": ["a benchmark"] * rows,
-        "batch": [batch] * rows,
-        "ingested_at": [noon] * rows,
-    }
-    vectors = np.maximum(generator.standard_normal((rows, FEATURES), np.float32), 0)
-    rows_file = write_file(
-        home, FEATURE_ROWS, columns | {"features": vectors_column(vectors)}, {"ingest_date": f"{day}"}
-    )
-    kept = {name: columns[name] for name in (*KEPT_COLUMNS, "ingested_at")}
-    meta = PcaMeta(1, "a benchmark", 1, COMPONENTS, 1.0, noon, None, None, "a benchmark")
-    return rows_file, write_projections(home, meta, kept, vectors[:, :COMPONENTS], day)
+def _commit_batch(home: Home, tables: OpenTables, batch: int, day: date, rows: int) -> None:
+    labels = [("kiwi", "apple", "pear", "plum")[(batch + number) % 4] for number in range(rows)]
+    columns = made_columns(home, batch, day, range(rows), "a benchmark") | {"label": labels}
+    vectors = np.maximum(np.random.default_rng(batch).standard_normal((rows, FEATURES), np.float32), 0)
+    features = columns | {"features": vectors_column(vectors)}
+    rows_file = write_file(home, FEATURE_ROWS, features, {"ingest_date": f"{day}"})
+    meta = PcaMeta(1, "a benchmark", 1, COMPONENTS, 1.0, datetime.now(UTC), None, None, "a benchmark")
+    projected_file = write_projections(home, meta, columns, vectors[:, :COMPONENTS], day)
+    for table, adds in zip(TABLES, ([rows_file], [projected_file], []), strict=True):
+        commit(home, table, batch, "a benchmark", adds, tables)
 
 
 def _maintained_a_day_later(home: Home) -> None:
     """A run for which a day has passed since the last one: what that one replaced may go."""
     then_s = time.time() - 2 * 86400
-    for table in TABLES:
-        for path in home.root.child(table.name).directory.rglob("*"):
-            if path.stat().st_mtime > then_s:
-                os.utime(path, (then_s, then_s))
+    _date_files(home, then_s, then_s)
     # The log notes by the clock when a file was replaced.
     unreferenced.UNREFERENCED_KEPT = timedelta(0)
     handles.RETENTION["delta.deletedFileRetentionDuration"] = "interval 0 seconds"
     maintain(home, Retention(), print, lambda _: None)
 
 
+def _date_files(home: Home, younger_than_s: float, to_s: float) -> None:
+    for path in _stored(home):
+        if path.stat().st_mtime > younger_than_s:
+            os.utime(path, (to_s, to_s))
+
+
+def _stored(home: Home) -> list[Path]:
+    folders = [home.root.child(table.name).directory for table in TABLES]
+    return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
 def _measured(home: Home, first: date, turns: int) -> Measured:
     tables = [open_table(home, table) for table in TABLES]
     files = sum(len(data_files(handle)) for handle in tables if handle)
-    stored = [path for table in TABLES for path in home.root.child(table.name).directory.rglob("*") if path.is_file()]
-    log = [path for path in stored if path.parent.name == "_delta_log"]
+    sizes = {path: path.stat().st_size for path in _stored(home)}
+    log = [size for path, size in sizes.items() if path.parent.name == "_delta_log"]
     return Measured(
         files=files,
-        table_bytes=sum(path.stat().st_size for path in stored) - sum(path.stat().st_size for path in log),
+        table_bytes=sum(sizes.values()) - sum(log),
         log_files=len(log),
-        log_bytes=sum(path.stat().st_size for path in log),
+        log_bytes=sum(log),
         open_s=_median_s(lambda: [open_table(home, table) for table in TABLES], turns),
         count_s=_median_s(lambda: run_query(connect(home), COUNT), turns),
         day_s=_median_s(lambda: run_query(connect(home), ONE_DAY.format(day=first + timedelta(days=1))), turns),
@@ -174,12 +161,7 @@ def _measured(home: Home, first: date, turns: int) -> Measured:
 
 
 def _median_s(work: Callable[[], object], turns: int) -> float:
-    took_s = []
-    for _ in range(turns):
-        began_s = time.perf_counter()
-        work()
-        took_s.append(time.perf_counter() - began_s)
-    return median(took_s)
+    return median(timeit.repeat(work, number=1, repeat=turns))
 
 
 def _show(stages: list[tuple[str, Measured]]) -> None:

@@ -4,8 +4,7 @@ python -m benchmarks.precision [--photos DIR] [--weights SOURCE]
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bootstrap.weights import network
 from bootstrap.weights.calibration import PHOTOS
-from bootstrap.weights.network import sample_pictures
 from bootstrap.weights.weights import compile_weights
 from features.errors import InvalidSetting
 from features.featurizer import Featurizer
@@ -28,16 +27,6 @@ from store.settings import load_settings
 ROUNDS = 200
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Photos and what is on them."""
-
-    pixels: NDArray[np.uint8]
-    """(n, 224, 224, 3), 0 to 255."""
-    labels: NDArray[np.str_]
-    """(n,)."""
-
-
 def main(
     photos: Annotated[
         Path | None, typer.Option(help="Labelled photos, <label>/<any name>; else they are drawn.")
@@ -45,34 +34,39 @@ def main(
     weights: Annotated[str, typer.Option(help="A source of weights, as fruits weights takes it.")] = "auto",
 ) -> None:
     """Print speed, closeness to float32 and nearest neighbours for float32 and for int8, calibrated in two ways."""
-    labelled = _decoded(_drawn() if photos is None else _files(photos))
+    if photos is None:
+        files = [(file.key.partition("/")[0], file.body) for file in sorted(demo_files(), key=lambda file: file.key)]
+        pixels, labels = _decoded(files)
+    else:
+        paths = (path for path in sorted(photos.glob("*/*")) if path.is_file())
+        pixels, labels = _decoded((path.parent.name, path.read_bytes()) for path in paths)
     # Spread over the labels, and at most half, so that the cosine is of photos no network was calibrated on.
-    chosen = np.unique(np.linspace(0, len(labelled.pixels) - 1, min(PHOTOS, len(labelled.pixels) // 2)).astype(int))
-    others = np.setdiff1d(np.arange(len(labelled.pixels)), chosen)
+    chosen = np.unique(np.linspace(0, len(pixels) - 1, min(PHOTOS, len(pixels) // 2)).astype(int))
+    others = np.setdiff1d(np.arange(len(pixels)), chosen)
     calibrations = {
         "float32": None,
-        f"int8, calibrated on {len(chosen)} of the photos": labelled.pixels[chosen],
-        f"int8, calibrated on {PHOTOS} drawn pictures": sample_pictures(PHOTOS, seed=0),
+        f"int8, calibrated on {len(chosen)} of the photos": pixels[chosen],
+        f"int8, calibrated on {PHOTOS} drawn pictures": network.sample_pictures(PHOTOS, seed=0),
     }
     networks = {
         name: compile_weights(weights, print, calibration=pictures).network for name, pictures in calibrations.items()
     }
-    featurizers = {name: Featurizer(network) for name, network in networks.items()}
-    seconds = interleaved_s(list(featurizers.values()), labelled.pixels)
-    features = {name: featurizer.features(labelled.pixels) for name, featurizer in featurizers.items()}
-    title = f"{len(labelled.pixels)} photos of {len(set(labelled.labels))} labels, weights {weights}, one thread"
-    table = Table(title=title)
-    for column in ("network", "photos/s", "x float32", "mean cosine", "least cosine", "nearest has label", "bytes"):
-        table.add_column(column, justify="left" if column == "network" else "right")
+    featurizers = {name: Featurizer(compiled) for name, compiled in networks.items()}
+    seconds = interleaved_s(list(featurizers.values()), pixels)
+    features = {name: featurizer.features(pixels) for name, featurizer in featurizers.items()}
+    title = f"{len(pixels)} photos of {len(set(labels))} labels, weights {weights}, one thread"
+    table = Table("network", title=title)
+    for column in ("photos/s", "x float32", "mean cosine", "least cosine", "nearest has label", "bytes"):
+        table.add_column(column, justify="right")
     for number, (name, found) in enumerate(features.items()):
-        cosines = _cosines(features["float32"][others], found[others])
+        cosines = network.cosines(features["float32"][others], found[others])
         table.add_row(
             name,
             f"{1 / np.median(seconds[:, number]):.0f}",
             f"{np.median(seconds[:, 0] / seconds[:, number]):.2f}",
             f"{cosines.mean():.4f}",
             f"{cosines.min():.4f}",
-            f"{same_label(found, labelled.labels):.1%}",
+            f"{same_label(found, labels):.1%}",
             f"{len(networks[name]):,}",
         )
     Console(width=140).print(table)
@@ -100,13 +94,8 @@ def same_label(features: NDArray[np.float32], labels: NDArray[np.str_]) -> float
     return float((labels[likeness.argmax(axis=1)] == labels).mean())
 
 
-def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    cosines: NDArray[np.float32] = (one * other).sum(axis=1) / norms
-    return cosines
-
-
-def _decoded(files: Iterator[tuple[str, bytes]]) -> Labelled:
+def _decoded(files: Iterable[tuple[str, bytes]]) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    """Photos (n, 224, 224, 3), 0 to 255, and what is on them, (n,)."""
     limits = load_settings().limits
     pixels, labels = [], []
     for label, body in files:
@@ -117,15 +106,7 @@ def _decoded(files: Iterator[tuple[str, bytes]]) -> Labelled:
         labels.append(label)
     if len(pixels) < 2:
         raise InvalidSetting("Two photos are the least to compare; name a folder of <label>/<photo>.")
-    return Labelled(np.stack(pixels), np.array(labels))
-
-
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    return ((path.parent.name, path.read_bytes()) for path in sorted(folder.glob("*/*")) if path.is_file())
-
-
-def _drawn() -> Iterator[tuple[str, bytes]]:
-    return ((file.key.partition("/")[0], file.body) for file in sorted(demo_files(), key=lambda file: file.key))
+    return np.stack(pixels), np.array(labels)
 
 
 if __name__ == "__main__":

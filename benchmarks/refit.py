@@ -154,8 +154,7 @@ def _answer(folder: Path, name: str, *flags: str) -> dict[str, Any]:
     if done.returncode:
         last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
         raise JobFailed(f"{name} ended with {done.returncode}: {last}.")
-    line: dict[str, Any] = json.loads(done.stdout)
-    return line
+    return dict(json.loads(done.stdout))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from benchmarks.rivals.job import CORES
+from benchmarks.rivals.job import CORES, peak_mb
 from features.errors import FruitsError, InvalidSetting
 from store.models.registry import publish_featurizer
 from store.settings import Settings
+from tests.support.spark_cluster import processes_of
 
 STOP_S = 120.0
 RAMP_UP_BATCHES = 2
@@ -50,15 +50,28 @@ def steady_state(settings: Settings, network: bytes, count: int) -> SteadyState:
     The home must be new. What happens between batches counts: planning, listing, commits, Spark's own work.
     Raises ServiceEnded with the service's last words.
     """
-    batches, done, peak_mb = [], 0, 0.0
+    batches, done, most_mb = [], 0, 0.0
     with running_stream(settings, network) as process:
         for batch in reports(process):
             batches.append(batch)
-            peak_mb = max([peak_mb, *_worker_peaks_mb(process.pid)])
+            workers = (found for found in processes_of({process.pid}) if found.is_python)
+            most_mb = max(most_mb, *(peak_mb(worker.pid) for worker in workers))
             done += batch["photos"] + sum(batch["rejects"].values())
             if done >= count:
                 break
-    return _steady(batches, peak_mb)
+    if len(batches) <= RAMP_UP_BATCHES:
+        raise InvalidSetting(f"{len(batches)} batches show no steady state; measure with more photos.")
+    ends = [datetime.fromisoformat(batch["time"]) for batch in batches]
+    seconds = (ends[-1] - ends[RAMP_UP_BATCHES - 1]).total_seconds()
+    counted = batches[RAMP_UP_BATCHES:]
+    shares = {
+        name: sum(batch["counters"][f"{name}_s"] for batch in counted) / (CORES * seconds)
+        for name in ("fetch", "decode", "infer", "write")
+    }
+    shares["idle"] = 1 - sum(shares.values())
+    driver_s = sum(batch["plan_s"] + batch["commit_s"] for batch in counted)
+    photos = sum(batch["photos"] for batch in counted)
+    return SteadyState(len(counted), photos, seconds, shares, driver_s / seconds, most_mb)
 
 
 @contextmanager
@@ -86,35 +99,3 @@ def reports(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
         if event["event"] == "batch":
             yield event
     raise ServiceEnded(f"The stream ended with {process.wait()}; what it said is above.")
-
-
-def _steady(batches: list[dict[str, Any]], peak_mb: float) -> SteadyState:
-    if len(batches) <= RAMP_UP_BATCHES:
-        raise InvalidSetting(f"{len(batches)} batches show no steady state; measure with more photos.")
-    ends = [datetime.fromisoformat(batch["time"]) for batch in batches]
-    seconds = (ends[-1] - ends[RAMP_UP_BATCHES - 1]).total_seconds()
-    counted = batches[RAMP_UP_BATCHES:]
-    shares = {
-        name: sum(batch["counters"][f"{name}_s"] for batch in counted) / (CORES * seconds)
-        for name in ("fetch", "decode", "infer", "write")
-    }
-    shares["idle"] = 1 - sum(shares.values())
-    driver_s = sum(batch["plan_s"] + batch["commit_s"] for batch in counted)
-    return SteadyState(
-        len(counted), sum(batch["photos"] for batch in counted), seconds, shares, driver_s / seconds, peak_mb
-    )
-
-
-def _worker_peaks_mb(leader: int) -> list[float]:
-    """The peak memory of each Python worker below a process, as Linux counts it."""
-    peaks = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
-            command = (process / "cmdline").read_bytes()
-            session = int((process / "stat").read_text().rpartition(")")[2].split()[3])
-        except (OSError, ValueError):
-            continue
-        if session == leader and b"pyspark.daemon" in command and "VmHWM" in fields:
-            peaks.append(int(fields["VmHWM"].split()[0]) * 1024 / 1e6)
-    return peaks

@@ -8,15 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
-import boto3
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -26,8 +25,9 @@ from benchmarks.latency import latency_table
 from benchmarks.rivals.job import CORES, photo_files
 from benchmarks.service import SteadyState, steady_state
 from bootstrap.weights.weights import compile_weights
+from store.objects.operations import upload
 from store.settings import load_settings
-from tests.support.servers import s3_server
+from tests.support.servers import REGION, made_bucket, s3_server
 
 # A few for warming up and the naive way; some 25 s for the limit and the rivals, so that the beginning of their jobs
 # weighs little; two or three batches of 20 s for the service, after its first two.
@@ -37,14 +37,11 @@ _FILES: dict[Kind, tuple[int, int, int]] = {
     "100px": (310, 7000, 17_000),
 }
 _ENGINES = {"daft_job": "daft", "ray_job": "ray"}
-_STAGES = ("fetch", "decode", "infer", "write", "idle")
-_REGION: Final = "eu-west-3"
 
 console = Console(width=150)
 
 
-@dataclass(frozen=True)
-class Corpora:
+class Corpora(NamedTuple):
     """One kind of photos: a few to warm up and for the naive way, some for limit and rivals, many for the service."""
 
     few: Corpus
@@ -70,12 +67,12 @@ def main(
         for kind in kinds:
             corpora = _corpora(folder / "corpora", kind, size, photos)
             console.print(f"{kind}: {corpora.many.description}.")
-            limits = [_limit(corpora, network, folder)]
+            limits = [_rival("limit", corpora, network, folder)["rate"]]
             rows, turns = [], []
             for place in ["disk"] * rounds + ["S3"] * s3:
                 from_place = _service if place == "disk" else _service_from_s3
                 rows.append((place, from_place(corpora, network, folder)))
-                limits.append(_limit(corpora, network, folder))
+                limits.append(_rival("limit", corpora, network, folder)["rate"])
                 if rivals and place == "disk":
                     answers = [_rival(name, corpora, network, folder) for name in _installed(_ENGINES)]
                     turns.append((rows[-1][1], answers))
@@ -88,9 +85,8 @@ def main(
 
 
 def _corpora(folder: Path, kind: Kind, size: float, photos: Path | None) -> Corpora:
-    few, some, many = (max(8, int(size * count)) for count in _FILES[kind])
-    counts = {"few": few, "some": some, "many": many}
-    return Corpora(**{name: make_corpus(folder / f"{kind}-{name}", kind, n, photos) for name, n in counts.items()})
+    counts = zip(Corpora._fields, _FILES[kind], strict=True)
+    return Corpora(*(make_corpus(folder / f"{kind}-{name}", kind, max(8, int(size * n)), photos) for name, n in counts))
 
 
 def _service(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
@@ -101,31 +97,17 @@ def _service(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
 
 
 def _service_from_s3(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
-    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWS_REGION=_REGION)
+    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark", AWSREGION=REGION)
     with s3_server(folder) as endpoint:
-        # The server keeps all of them in memory.
-        _upload(corpora.some, endpoint)
+        made_bucket(endpoint, "benchmark")
         settings = load_settings(
-            home="s3://benchmark/home", s3_endpoint=endpoint, s3_region=_REGION, master=f"local[{CORES},4]"
+            home="s3://benchmark/home", s3_endpoint=endpoint, s3_region=REGION, master=f"local[{CORES},4]"
         )
+        landing = settings.places().landing
+        # The server keeps all of them in memory.
+        for path in photo_files(corpora.some.folder):
+            upload(landing, path.relative_to(corpora.some.folder).as_posix(), path)
         return steady_state(settings, network.read_bytes(), corpora.some.count)
-
-
-def _upload(corpus: Corpus, endpoint: str) -> None:
-    client = boto3.client("s3", endpoint_url=endpoint, region_name=_REGION)
-    client.create_bucket(Bucket="benchmark", CreateBucketConfiguration={"LocationConstraint": _REGION})
-
-    def upload(path: Path) -> None:
-        key = f"home/landing/{path.relative_to(corpus.folder).as_posix()}"
-        client.put_object(Bucket="benchmark", Key=key, Body=path.read_bytes())
-
-    with ThreadPoolExecutor(CORES) as pool:
-        list(pool.map(upload, photo_files(corpus.folder)))
-
-
-def _limit(corpora: Corpora, network: Path, folder: Path) -> float:
-    rate: float = _rival("limit", corpora, network, folder)["rate"]
-    return rate
 
 
 def _rival(name: str, corpora: Corpora, network: Path, folder: Path) -> dict[str, Any]:
@@ -138,8 +120,8 @@ def _rival(name: str, corpora: Corpora, network: Path, folder: Path) -> dict[str
             command += ["--network", str(network)]
         with (folder / f"{name}.log").open("wb") as log:
             answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, check=True)
-    line: dict[str, Any] = json.loads(answer.stdout)
-    return line | {"rate": line["photos"] / line["seconds"]}
+    line = json.loads(answer.stdout)
+    return {**line, "rate": line["photos"] / line["seconds"]}
 
 
 def _read_once(corpus: Corpus) -> None:
@@ -150,14 +132,20 @@ def _read_once(corpus: Corpus) -> None:
 
 def _print_service(kind: Kind, limits: list[float], rows: list[tuple[str, SteadyState]]) -> None:
     table = Table(
-        "from", "limit, photos/s", "service, photos/s", "ratio", *_STAGES, "commit", "worker, MB", "batches", title=kind
+        "from",
+        "limit, photos/s",
+        "service, photos/s",
+        "ratio",
+        *rows[0][1].shares,
+        "commit",
+        "worker, MB",
+        "batches",
+        title=kind,
     )
     for (place, steady), around in zip(rows, pairwise(limits), strict=True):
         limit = sum(around) / 2
         figures = [f"{limit:.1f}", f"{steady.photos_per_s:.1f}", f"{steady.photos_per_s / limit:.2f}"]
-        shares = [
-            f"{100 * share:.1f} %" for share in (*(steady.shares[stage] for stage in _STAGES), steady.commit_share)
-        ]
+        shares = [f"{100 * share:.1f} %" for share in (*steady.shares.values(), steady.commit_share)]
         batches = f"{steady.batches} in {steady.seconds:.0f} s"
         table.add_row(place, *figures, *shares, f"{steady.peak_worker_mb:.0f}", batches)
     console.print(table)
@@ -175,11 +163,11 @@ def _print_rivals(kind: Kind, turns: list[tuple[SteadyState, list[dict[str, Any]
     table = Table(
         "way", "photos/s", "service then, photos/s", "service is faster by", "worker, MB", title=f"{kind}: other ways"
     )
-    factors: dict[str, list[float]] = {}
+    factors = defaultdict(list)
     for service, answers in turns:
         for answer in answers:
             factor = service.photos_per_s / answer["rate"]
-            factors.setdefault(answer["name"], []).append(factor)
+            factors[answer["name"]].append(factor)
             row = [f"{answer['rate']:.1f}", f"{service.photos_per_s:.1f}", f"{factor:.2f}"]
             table.add_row(answer["name"], *row, str(answer["peak_worker_mb"]))
     console.print(table)

@@ -3,15 +3,14 @@
 python -m benchmarks.refit_rivals.ours --home DIR --work full|night|increment|reproject [--turns 3]
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import typer
 from pyspark import SparkContext
 
 from batch.days import Day, list_days, split_into_tasks
@@ -19,7 +18,7 @@ from batch.refit.moments import sum_moments
 from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
 from benchmarks.refit_rivals.rows import add_days
-from benchmarks.rivals.job import answering, own_peak_mb
+from benchmarks.rivals.job import answering, peak_mb
 from bootstrap.programs import use_java
 from store.home import Home
 from store.models.registry import current_featurizer
@@ -32,25 +31,24 @@ from streaming.session import spark_session
 COMPONENTS = 64
 
 
-def main() -> None:
+def main(
+    home: Annotated[str, typer.Option()],
+    work: Annotated[Literal["full", "night", "increment", "reproject"], typer.Option()],
+    turns: Annotated[int, typer.Option()] = 1,
+) -> None:
     """Do the work that the command line asks for; a session is there before the clock starts."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--home", required=True)
-    parser.add_argument("--work", choices=("full", "night", "increment", "reproject"), required=True)
-    parser.add_argument("--turns", type=int, default=1)
-    options = parser.parse_args()
     use_java()
-    settings = load_settings(home=options.home)
-    home = settings.places()
+    settings = load_settings(home=home)
+    places = settings.places()
     with answering() as answer, spark_session(settings.master, "benchmark") as (session, _):
         spark = session.sparkContext
-        if options.work in ("full", "night"):
-            answer(_refit(spark, home, full=options.work == "full"))
+        if work in ("full", "night"):
+            answer(_refit(spark, places, full=work == "full"))
         else:
-            turn, warm_up = (_increment, _sum_rows) if options.work == "increment" else (_reproject, _read)
+            turn, warm_up = (_increment, _sum_rows) if work == "increment" else (_reproject, _read)
             # Workers have started then, and know their modules.
-            warm_up(spark, home)
-            answer({"turns": [turn(spark, home) for _ in range(options.turns)]})
+            warm_up(spark, places)
+            answer({"turns": [turn(spark, places) for _ in range(turns)]})
 
 
 def _refit(spark: SparkContext, home: Home, full: bool) -> dict[str, Any]:
@@ -63,6 +61,7 @@ def _refit(spark: SparkContext, home: Home, full: bool) -> dict[str, Any]:
         spark, home, RefitOptions(COMPONENTS, None, 2), False, full, lambda *_: progress_s.append(time.perf_counter())
     )
     ended_s = time.perf_counter()
+    java: Any = spark._jvm
     return {
         "rows": done.rows_read,
         "rows_stored": done.rows_stored,
@@ -70,8 +69,8 @@ def _refit(spark: SparkContext, home: Home, full: bool) -> dict[str, Any]:
         "seconds": ended_s - started_s,
         # Progress is reported for the last time when the sums are complete.
         "moments_s": progress_s[-1] - started_s,
-        "python_mb": own_peak_mb(),
-        "java_mb": _java_peak_mb(spark),
+        "python_mb": peak_mb(),
+        "java_mb": peak_mb(java.java.lang.ProcessHandle.current().pid()),
     }
 
 
@@ -128,15 +127,5 @@ def _count(home: Home, tasks: Iterable[Day]) -> list[int]:
     return [rows.num_rows for path in paths for rows in read_file(home, FEATURE_ROWS, path, columns)]
 
 
-def _java_peak_mb(spark: SparkContext) -> float:
-    """The most memory the Java process ever had in RAM, heap included; NaN where there is no /proc."""
-    java: Any = spark._jvm
-    status = Path(f"/proc/{java.java.lang.ProcessHandle.current().pid()}/status")
-    if not status.exists():
-        return float("nan")
-    kilobytes = next(row.split()[1] for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-    return int(kilobytes) * 1024 / 1e6
-
-
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rivals.job import ROWS, Run, Worker, compete, photo_files
+from benchmarks.rivals.job import ROWS, Run, compete, photo_files, rows_of
+from features.featurizer import Featurizer
 
 # Tried on 350 px and 12 MP photos on two cores: threads and processes, files read here and by Daft's own `download`,
 # 2 to 64 rows at once. Threads were ahead: they are there already, while processes are started anew for each query,
@@ -28,16 +29,15 @@ def opened(network: str) -> Iterator[Run]:
     class Featurize:
         def __init__(self, body: bytes) -> None:
             self._body = body
-            self._idle: list[Worker] = []
+            self._idle: list[Featurizer] = []
 
         def rows(self, sources: Any) -> Any:
             # Daft calls the one instance from several threads, and a network serves one at a time.
-            worker = self._idle.pop() if self._idle else Worker(self._body)
+            featurizer = self._idle.pop() if self._idle else Featurizer(self._body)
             try:
-                paths = sources.to_pylist()
-                table = worker.rows(paths, [Path(path).read_bytes() for path in paths])
+                table = rows_of(featurizer, sources.to_pylist())
             finally:
-                self._idle.append(worker)
+                self._idle.append(featurizer)
             return daft.Series.from_arrow(table.to_struct_array().combine_chunks())
 
         rows = batch(rows)

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 import os
 import resource
 import sys
@@ -13,11 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from features.errors import FruitsError
 from features.featurizer import FEATURES, Featurizer
@@ -59,16 +58,16 @@ def compete(
         started_s = time.perf_counter()
         run(options.photos, options.out)
         seconds = time.perf_counter() - started_s
-        photos, peak_mb = _check_rows(options.out, len(photo_files(options.photos)))
-        answer(line(name, photos, seconds, peak_mb))
+        photos, workers_peak_mb = _check_rows(options.out, len(photo_files(options.photos)))
+        answer(line(name, photos, seconds, workers_peak_mb))
 
 
-def line(name: str, photos: int, seconds: float, peak_mb: float) -> dict[str, Any]:
+def line(name: str, photos: int, seconds: float, workers_peak_mb: float) -> dict[str, Any]:
     """What a rival answers."""
-    return {"name": name, "photos": photos, "seconds": round(seconds, 3), "peak_worker_mb": round(peak_mb)}
+    return {"name": name, "photos": photos, "seconds": round(seconds, 3), "peak_worker_mb": round(workers_peak_mb)}
 
 
-def arguments(model: str, usual: str | None) -> argparse.Namespace:
+def arguments(model: str = "--network", usual: str | None = None) -> argparse.Namespace:
     """The command line: `photos`, `out`, `warm_up` (or None) and `model`, whose flag is given."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=Path, required=True, help="a folder of <label>/<name>.jpg")
@@ -92,45 +91,33 @@ def photo_files(photos: Path) -> list[Path]:
     return sorted(path for path in photos.glob("[!.]*/[!.]*") if path.is_file())
 
 
-class Worker:
-    """What one worker process keeps between photos: the network, loaded once."""
-
-    def __init__(self, network: bytes) -> None:
-        self._featurizer = Featurizer(network)
-
-    def rows(self, sources: Sequence[str], bodies: Sequence[bytes]) -> pa.Table:
-        """The job for some photos, given their paths `<anything>/<label>/<name>` and bytes; a table of `ROWS`."""
-        vectors = [self._vector(body) for body in bodies]
-        peak_mb = own_peak_mb()
-        columns = {
-            "source": sources,
-            "image_id": [hashlib.sha256(body).hexdigest() for body in bodies],
-            "label": [source.rsplit("/", 2)[-2] for source in sources],
-            "features": vectors,
-            "worker_peak_mb": [peak_mb] * len(bodies),
-        }
-        return pa.table(columns, schema=ROWS)
-
-    def _vector(self, body: bytes) -> NDArray[np.float32]:
-        pixels = decode(body, LIMITS).pixels
-        vector: NDArray[np.float32] = self._featurizer.features(pixels[None])[0]
-        return vector
+def rows_of(featurizer: Featurizer, paths: Sequence[str]) -> pa.Table:
+    """The job for some photos `<anything>/<label>/<name>`; a table of `ROWS`."""
+    bodies = [Path(path).read_bytes() for path in paths]
+    columns = {
+        "source": paths,
+        "image_id": [hashlib.sha256(body).hexdigest() for body in bodies],
+        "label": [path.rsplit("/", 2)[-2] for path in paths],
+        "features": [featurizer.features(decode(body, LIMITS).pixels[None])[0] for body in bodies],
+        "worker_peak_mb": [peak_mb()] * len(bodies),
+    }
+    return pa.table(columns, schema=ROWS)
 
 
 @cache
-def kept_worker(network: str) -> Worker:
-    """The process's own worker, made when first asked for; `network` is the path of the flatbuffer."""
-    return Worker(Path(network).read_bytes())
+def kept_featurizer(network: str) -> Featurizer:
+    """The process's own featurizer, made when first asked for; `network` is the path of the flatbuffer."""
+    return Featurizer(Path(network).read_bytes())
 
 
-def own_peak_mb() -> float:
-    """The most memory this process ever had in RAM, shared pages included, in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():
+def peak_mb(pid: int | None = None) -> float:
+    """The most memory a process ever had in RAM, by default this one, shared pages included, in MB; NaN if unknown."""
+    try:
         # Not getrusage: on Linux its peak is inherited from whoever started the process.
-        kilobytes = next(row.split()[1] for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-        return int(kilobytes) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        status = Path(f"/proc/{pid or 'self'}/status").read_text()
+    except OSError:
+        return math.nan if pid else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return 1024 / 1e6 * float(next((row.split()[1] for row in status.splitlines() if row.startswith("VmHWM")), "nan"))
 
 
 def _check_rows(out: Path, expected: int) -> tuple[int, float]:

@@ -7,7 +7,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from benchmarks.rivals.job import CORES, LIMITS, answering, arguments, line, own_peak_mb, photo_files
+from benchmarks.rivals.job import CORES, LIMITS, answering, arguments, line, peak_mb, photo_files
 from features.featurizer import Featurizer
 from features.image import decode
 
@@ -17,7 +17,7 @@ START_S = 120
 
 def main() -> None:
     """Print the line of `compete`; no file is written."""
-    options = arguments("--network", usual=None)
+    options = arguments()
     spawn = multiprocessing.get_context("spawn")
     ready, taken = spawn.Barrier(CORES + 1), spawn.Value("q", 0)
     with answering() as answer, ProcessPoolExecutor(CORES, spawn, _keep, (ready, taken)) as pool:
@@ -28,9 +28,9 @@ def main() -> None:
         ready.wait(START_S)
         started_s = time.perf_counter()
         results = [call.result() for call in calls]
-        photos, peak_mb = sum(count for count, _, _ in results), max(peak for _, _, peak in results)
+        photos, ended_s, peaks_mb = zip(*results, strict=True)
         # The clock is the machine's, so one process can read when another ended.
-        answer(line("limit", photos, max(ended_s for _, ended_s, _ in results) - started_s, peak_mb))
+        answer(line("limit", sum(photos), max(ended_s) - started_s, max(peaks_mb)))
 
 
 _started: tuple[Barrier, "Synchronized[int]"]
@@ -54,16 +54,14 @@ def _work(network: Path, warm_up: list[Path], paths: list[Path]) -> tuple[int, f
     ready.wait(START_S)
     photos = 0
     # Whoever is free takes the next, so that all end within a photo of each other.
-    while (turn := _next(taken)) < len(paths):
+    while True:
+        with taken.get_lock():
+            turn = taken.value
+            taken.value += 1
+        if turn >= len(paths):
+            return photos, time.perf_counter(), peak_mb()
         _featurize(paths[turn], featurizer)
         photos += 1
-    return photos, time.perf_counter(), own_peak_mb()
-
-
-def _next(taken: "Synchronized[int]") -> int:
-    with taken.get_lock():
-        taken.value += 1
-        return taken.value - 1
 
 
 def _featurize(path: Path, featurizer: Featurizer) -> None:

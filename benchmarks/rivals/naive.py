@@ -1,8 +1,6 @@
 """The usual notebook: Spark's binaryFile reader and a pandas UDF around Keras."""
 
 import io
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,8 +14,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as sql
 from pyspark.sql.pandas.functions import pandas_udf
 
-from benchmarks.rivals.job import CORES, Run, compete, own_peak_mb, photo_files
-from bootstrap.programs import use_java
+from benchmarks.rivals.job import CORES, Run, compete, peak_mb, photo_files
+from benchmarks.rivals.spark import local_spark
 from bootstrap.weights import network, weights
 from features.featurizer import INPUT_PX
 
@@ -29,24 +27,16 @@ ROWS_AT_ONCE = 32
 @contextmanager
 def opened(source: str) -> Iterator[Run]:
     """Spark on all cores, and the weights of `source` (spelled as the `weights` setting is) in a broadcast."""
-    use_java()
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    session = (
-        SparkSession.builder.master("local[*]")
-        .appName("naive")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.driver.memory", "4g")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(ROWS_AT_ONCE))
-        .config("spark.sql.files.openCostInBytes", "0")
-        .config("spark.sql.files.minPartitionNum", "1")
-        .getOrCreate()
-    )
-    try:
-        yield partial(_run, session, _arrays(source))
-    finally:
-        session.stop()
+    options = {
+        "spark.driver.memory": "4g",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": str(ROWS_AT_ONCE),
+        "spark.sql.files.openCostInBytes": "0",
+        "spark.sql.files.minPartitionNum": "1",
+    }
+    with local_spark("naive", options) as session:
+        model = network.build()
+        weights.fetch(source, print).load_into(model)
+        yield partial(_run, session, model.get_weights())
 
 
 def _run(session: SparkSession, arrays: list[NDArray[np.float32]], photos: Path, out: Path) -> None:
@@ -63,7 +53,7 @@ def _run(session: SparkSession, arrays: list[NDArray[np.float32]], photos: Path,
         for contents in batches:
             pixels = np.stack([_pixels(content) for content in contents])
             vectors = model.predict(network.preprocess(pixels), verbose=0)
-            yield pd.DataFrame({"features": list(vectors), "worker_peak_mb": own_peak_mb()})
+            yield pd.DataFrame({"features": list(vectors), "worker_peak_mb": peak_mb()})
 
     files = session.read.format("binaryFile").option("pathGlobFilter", "*.jpg").option("recursiveFileLookup", "true")
     (
@@ -82,13 +72,6 @@ def _run(session: SparkSession, arrays: list[NDArray[np.float32]], photos: Path,
 def _pixels(content: bytes) -> NDArray[np.float32]:
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB").resize((INPUT_PX, INPUT_PX)), np.float32)
-
-
-def _arrays(source: str) -> list[NDArray[np.float32]]:
-    model = network.build()
-    weights.fetch(source, print).load_into(model)
-    arrays: list[NDArray[np.float32]] = model.get_weights()
-    return arrays
 
 
 if __name__ == "__main__":

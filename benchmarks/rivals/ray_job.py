@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.rivals.job import CORES, Run, compete, kept_worker, photo_files
+from benchmarks.rivals.job import CORES, Run, compete, kept_featurizer, photo_files, rows_of
 
 # Tried on 350 px and 12 MP photos on two cores: tasks and pools of actors, files read here and by `read_binary_files`,
 # 4 and 16 blocks a core. Tasks in few blocks were ahead: the next job finds their idle processes with the network
@@ -46,8 +46,7 @@ def _run(network: str, photos: Path, out: Path) -> None:
 
 
 def _rows(batch: Any, network: str) -> pa.Table:
-    paths = batch["path"].to_pylist()
-    return kept_worker(network).rows(paths, [Path(path).read_bytes() for path in paths])
+    return rows_of(kept_featurizer(network), batch["path"].to_pylist())
 
 
 if __name__ == "__main__":

@@ -65,8 +65,17 @@ def create_tables_and_views(
     statements = {d: Template(d.statement).substitute(home=home_uri) for d in definitions()}
     catalog = {d.name: _describe_table(glue, database, d.name) for d in definitions() if not d.is_view}
     for definition, statement in statements.items():
-        if not definition.is_view:
-            _check_location(database, definition.name, catalog[definition.name], _location(statement))
+        described = catalog.get(definition.name)
+        if described is None:
+            continue
+        # IF NOT EXISTS would pass over such a table, and every query would read another home.
+        [expected] = _LOCATION.findall(statement)
+        location = described.get("Location", "")
+        if location.rstrip("/") != expected.rstrip("/"):
+            raise AthenaRefused(
+                f"The table {database}.{definition.name} reads {location or 'nothing'} instead of {expected}; run "
+                f"DROP TABLE {definition.name} in Athena, which leaves the data where it is, and try again."
+            )
     for table in TABLES:
         columns = [column["Name"] for column in (catalog[table.name] or {}).get("Columns", [])]
         if columns and table.missing_in(columns):
@@ -121,29 +130,12 @@ def definitions() -> list[Definition]:
     return [Definition(file, name, (folder / file).read_text("utf-8").strip()) for file, name in found]
 
 
-def _location(statement: str) -> str:
-    [location] = _LOCATION.findall(statement)
-    return str(location)
-
-
 def _describe_table(glue: "GlueClient", database: str, table: str) -> "StorageDescriptorOutputTypeDef | None":
     """What the catalog knows of a table; None if it has no such table."""
     try:
         return glue.get_table(DatabaseName=database, Name=table)["Table"].get("StorageDescriptor", {})
     except glue.exceptions.EntityNotFoundException:
         return None
-
-
-def _check_location(
-    database: str, table: str, described: "StorageDescriptorOutputTypeDef | None", expected: str
-) -> None:
-    # IF NOT EXISTS would pass over such a table, and every query would read another home.
-    location = "" if described is None else described.get("Location", "")
-    if described is not None and location.rstrip("/") != expected.rstrip("/"):
-        raise AthenaRefused(
-            f"The table {database}.{table} reads {location or 'nothing'} instead of {expected}; "
-            f"run DROP TABLE {table} in Athena, which leaves the data where it is, and try again."
-        )
 
 
 def _wait_for_the_end(athena: "AthenaClient", query: str, name: str) -> "QueryExecutionTypeDef":

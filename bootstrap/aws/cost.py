@@ -21,13 +21,11 @@ FEATURE_ROW_BYTES = 3_200
 PROJECTION_ROW_BYTES = 300
 
 # The protocol, docs/architecture.md: a batch on open tables, its share of the checkpoints at each hundredth, the files
-# of a task, and what each photo is put, fetched and copied.
+# of a task; each photo is put, fetched and copied once.
 BATCH_REQUESTS = 27
 CHECKPOINT_REQUESTS = 640 / 100
 FILES_A_TASK = 2
 SHORTEST_TASK_S = 0.5
-PUTS_A_PHOTO = 1
-GETS_A_PHOTO = 1
 # The queue's poll when nothing comes, and how many calls a second its receivers make when much does.
 IDLE_POLL_S = 20
 DEPTH_POLL_S = 30
@@ -243,10 +241,8 @@ def _fleet(workload: Workload, cluster: Cluster, prices: Prices) -> Fleet:
     mean_cores = workload.photos_per_day * seconds_a_photo / SECONDS_A_DAY
     at_the_core_node = (steady.vcpus - cluster.driver_vcpus) * steady.relative_speed
     one_task_node = task.vcpus * task.relative_speed
-    nodes = []
-    for load in hourly_load(workload.peak_factor):
-        needed = mean_cores * load / workload.utilisation
-        nodes.append(math.ceil(max(0.0, needed - at_the_core_node) / one_task_node))
+    needed = [mean_cores * load / workload.utilisation for load in hourly_load(workload.peak_factor)]
+    nodes = [math.ceil(max(0.0, cores - at_the_core_node) / one_task_node) for cores in needed]
     return Fleet(
         task_nodes_at_peak=max(nodes),
         capacity_units=steady.vcpus + max(nodes) * task.vcpus,
@@ -290,16 +286,17 @@ def _requests(workload: Workload, prices: Prices) -> list[Item]:
     # Whether a log is read or written, the request is counted at the dearer price.
     tasks = max(batches, photos * core_seconds(workload.megapixels) / SHORTEST_TASK_S)
     copies = 1 if workload.archive_days else 0
-    puts = photos * (PUTS_A_PHOTO + copies) + batches * (BATCH_REQUESTS + CHECKPOINT_REQUESTS) + tasks * FILES_A_TASK
-    gets = photos * GETS_A_PHOTO
-    queue = photos * _queue_requests_a_photo(workload) + DAYS_A_MONTH * SECONDS_A_DAY * (
-        1 / IDLE_POLL_S + 1 / DEPTH_POLL_S
-    )
-    keys = (puts + gets) * workload.bucket_key_share
+    puts = photos * (1 + copies) + batches * (BATCH_REQUESTS + CHECKPOINT_REQUESTS) + tasks * FILES_A_TASK
+    # S3 sends each message alone; they are received and deleted together as far as they come faster than calls return.
+    photos_a_second = workload.photos_per_day / SECONDS_A_DAY
+    calls = min(1.0, max(1 / MESSAGES_A_CALL, QUEUE_CALLS_A_SECOND / photos_a_second)) if photos_a_second else 1.0
+    polls = DAYS_A_MONTH * SECONDS_A_DAY * (1 / IDLE_POLL_S + 1 / DEPTH_POLL_S)
+    queue = photos * (1 + 2 * calls) + polls
+    keys = (puts + photos) * workload.bucket_key_share
     scanned_tb = photos * PROJECTION_ROW_BYTES * workload.scans_per_projection / 1e12
     return [
         Item("S3: PUT, COPY, LIST", puts / 1e3, "thousand", prices.of("s3_put_thousand")),
-        Item("S3: GET", gets / 1e3, "thousand", prices.of("s3_get_thousand")),
+        Item("S3: GET", photos / 1e3, "thousand", prices.of("s3_get_thousand")),
         Item("SQS", queue / 1e6, "million", prices.of("sqs_million")),
         Item("KMS: the key", 1, "month", prices.of("kms_key_month"), stays=True),
         Item("KMS: requests", keys / 1e4, "ten thousand", prices.of("kms_ten_thousand")),
@@ -307,25 +304,17 @@ def _requests(workload: Workload, prices: Prices) -> list[Item]:
     ]
 
 
-def _queue_requests_a_photo(workload: Workload) -> float:
-    # S3 sends each message alone; they are received and deleted together as far as they come faster than calls return.
-    photos_a_second = workload.photos_per_day / SECONDS_A_DAY
-    calls = min(1.0, max(1 / MESSAGES_A_CALL, QUEUE_CALLS_A_SECOND / photos_a_second)) if photos_a_second else 1.0
-    return 1 + 2 * calls
-
-
 def _load_independent(workload: Workload, cluster: Cluster, prices: Prices) -> list[Item]:
     endpoint_hours = cluster.interface_endpoints * HOURS_A_MONTH
     # Only the queue's messages are many; S3 is reached through a gateway endpoint, which costs nothing.
     messages_gb = workload.photos_per_day * DAYS_A_MONTH * MESSAGE_BYTES / 1e9
-    metric_puts = DAYS_A_MONTH * 24 * 60
     run = prices.of("schedule_million") / 1e6 + TRANSITIONS_A_RUN * prices.of("transition_thousand") / 1e3
     return [
         Item("Interface endpoints: hours", endpoint_hours, "hour", prices.of("endpoint_hour")),
         Item("Interface endpoints: bytes", messages_gb, "GB", prices.of("endpoint_gb")),
         Item("CloudWatch: alarms", cluster.alarm_metrics, "metric", prices.of("alarm_month")),
         Item("CloudWatch: metrics", cluster.metrics, "metric", prices.of("metric_month")),
-        Item("CloudWatch: puts", metric_puts / 1e3, "thousand", prices.of("metric_put_thousand")),
+        Item("CloudWatch: puts", HOURS_A_MONTH * 60 / 1e3, "thousand", prices.of("metric_put_thousand")),
         Item("Scheduler and Step Functions", cluster.runs_a_month, "run", run),
     ]
 

@@ -14,6 +14,7 @@ from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.destroy import bucket_exists, cluster_is_up
 from bootstrap.aws.handover import replace_stream
 from bootstrap.aws.preflight import Finding, check_ready, preflight_findings
+from bootstrap.aws.prices import Architecture
 from bootstrap.aws.stack import (
     Change,
     Event,
@@ -25,7 +26,7 @@ from bootstrap.aws.stack import (
     preview_changes,
 )
 from bootstrap.aws.steps import job_step, job_steps
-from bootstrap.aws.wheelhouse import INSTALL_SCRIPT, Architecture, Wheelhouse, build_wheelhouse
+from bootstrap.aws.wheelhouse import INSTALL_SCRIPT, Wheelhouse, build_wheelhouse
 from bootstrap.weights.featurizer import install_featurizer
 from features.errors import InvalidSetting
 from store.aws import export_credentials, try_aws_call
@@ -42,20 +43,9 @@ _SERVICE_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
 # An hour of photos stays in the landing, for people to look at.
 _DEFAULT_STREAM_OPTIONS = {"clean": "archive", "clean_after": "1h"}
 _STREAM_OPTIONS = (
-    "trigger",
-    "max_files",
-    "max_bytes",
-    "key_pattern",
-    "backfill",
-    "only_new",
-    "clean",
-    "clean_after",
-    "max_image_bytes",
-    "max_pixels",
-    "max_decode_time",
-    "storage_patience",
+    *("trigger", "max_files", "max_bytes", "key_pattern", "backfill", "only_new", "clean", "clean_after"),
+    *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience"),
 )
-_SWITCHES = {"only_new"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,9 @@ def deploy(
         wheelhouse = build_wheelhouse(architecture, Path(folder), echo)
         if stack is None:
             echo(f"Creating {cloud.stack_name} in {cloud.region}: buckets, key, queue, roles …")
-            _make_service_roles(cloud)
+            for service in _SERVICE_ROLES:
+                request = partial(cloud.iam.create_service_linked_role, AWSServiceName=service)
+                try_aws_call(f"make the service-linked role of {service}", request, "taken")
             stack = change_stack(cloud, parameters, on_event)
         _upload(cloud, settings, wheelhouse, echo)
     home = stage_home(cloud, settings)
@@ -165,7 +157,7 @@ def _last_options(cloud: Cloud, stack: Stack | None) -> dict[str, object]:
         return {}
     arguments = streams[0].step.arguments
     return {
-        name: True if name in _SWITCHES else arguments[arguments.index(_flag(name)) + 1]
+        name: True if name == "only_new" else arguments[arguments.index(_flag(name)) + 1]
         for name in _STREAM_OPTIONS
         if _flag(name) in arguments
     }
@@ -213,12 +205,6 @@ def _parameters(cloud: Cloud, settings: Settings, architecture: Architecture) ->
     }
     given = {name: str(value) for name, value in optional.items() if value is not None}
     return given | {"Stage": cloud.stage, "Architecture": architecture}
-
-
-def _make_service_roles(cloud: Cloud) -> None:
-    for service in _SERVICE_ROLES:
-        request = partial(cloud.iam.create_service_linked_role, AWSServiceName=service)
-        try_aws_call(f"make the service-linked role of {service}", request, "taken")
 
 
 def _upload(cloud: Cloud, settings: Settings, wheelhouse: Wheelhouse, echo: Callable[[str], None]) -> None:

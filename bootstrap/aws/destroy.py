@@ -38,14 +38,20 @@ def delete_data(cloud: Cloud, echo: Callable[[str], None], on_event: Callable[[E
     """
     stack = find_stack(cloud)
     # Before the stack goes, which takes the key's alias along and leaves the key.
-    keys = _keys(cloud)
+    alias = f"alias/{cloud.stack_name}"
+    with aws_call(f"look for the key {alias}"):
+        pages = cloud.kms.get_paginator("list_aliases").paginate()
+        keys = [each["TargetKeyId"] for page in pages for each in page["Aliases"] if each["AliasName"] == alias]
     buckets = [bucket for bucket in (cloud.data_bucket, cloud.ops_bucket) if bucket_exists(cloud, bucket)]
     if stack is not None:
         for bucket in buckets:
             echo(f"Emptying {bucket} …")
             _empty(cloud, bucket, echo)
         # From here on there is no way back, and a key that is left alone would cost for ever.
-        _delete_keys(cloud, keys)
+        for key in keys:
+            with aws_call(f"delete the key {key}"):
+                if cloud.kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] != "PendingDeletion":
+                    cloud.kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=KEY_WAITS_DAYS)
         echo("Deleting the stack …")
         delete_stack(cloud, on_event)
     for bucket in buckets:
@@ -89,17 +95,3 @@ def _empty(cloud: Cloud, bucket: str, echo: Callable[[str], None]) -> None:
     versions = list_versions(place)
     while count := delete_versions(place, islice(versions, _DELETED_AT_ONCE)):
         echo(f"  {count:,} objects")
-
-
-def _keys(cloud: Cloud) -> list[str]:
-    alias = f"alias/{cloud.stack_name}"
-    with aws_call(f"look for the key {alias}"):
-        pages = cloud.kms.get_paginator("list_aliases").paginate()
-        return [each["TargetKeyId"] for page in pages for each in page["Aliases"] if each["AliasName"] == alias]
-
-
-def _delete_keys(cloud: Cloud, keys: list[str]) -> None:
-    for key in keys:
-        with aws_call(f"delete the key {key}"):
-            if cloud.kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] != "PendingDeletion":
-                cloud.kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=KEY_WAITS_DAYS)

@@ -1,12 +1,12 @@
 """Checks before a deployment whether the account and the region let a stage be made."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bootstrap.aws.cloud import Cloud
+from bootstrap.aws.prices import Architecture
 from bootstrap.aws.template import FILE
-from bootstrap.aws.wheelhouse import Architecture
 from features.errors import FruitsError
 from store.aws import aws_call
 from store.errors import CloudUnavailable
@@ -42,8 +42,13 @@ def preflight_findings(cloud: Cloud, architecture: Architecture, spot_units: int
         "On-Demand": lambda: _quota(cloud, "ec2/L-1216C47A", on_demand, ON_DEMAND_VCPUS, least),
         "Spot": lambda: _quota(cloud, "ec2/L-34B43A08", "vCPUs of Spot standard instances", spot_units, 0),
     }
-    account = Finding("account", True, f"{cloud.account}, as {cloud.caller}")
-    return [account, *_results(checks)]
+    findings = [Finding("account", True, f"{cloud.account}, as {cloud.caller}")]
+    for what, check in checks.items():
+        try:
+            findings.append(check())
+        except CloudUnavailable as error:
+            findings.append(Finding(what, False, f"Not known: {error}"))
+    return findings
 
 
 def check_ready(findings: list[Finding]) -> None:
@@ -57,14 +62,6 @@ def instance_types(architecture: Architecture) -> list[str]:
     """The instance types in the template."""
     types = set(re.findall(r"\b[a-z]\d[a-z]*\.\d*xlarge\b", FILE.read_text()))
     return sorted(kind for kind in types if ("g" in kind.partition(".")[0][2:]) == (architecture == "arm64"))
-
-
-def _results(checks: dict[str, Callable[[], Finding]]) -> Iterator[Finding]:
-    for what, check in checks.items():
-        try:
-            yield check()
-        except CloudUnavailable as error:
-            yield Finding(what, False, f"Not known: {error}")
 
 
 def _region(cloud: Cloud) -> Finding:

@@ -220,10 +220,10 @@ def _create_change_set(
         if any(words in why for words in _NO_CHANGES):
             return name, None
         raise StackFailed(f"CloudFormation does not take the change of {cloud.stack_name}: {why.rstrip('.')}.")
-    changes = [change["ResourceChange"] for change in found.get("Changes", []) if "ResourceChange" in change]
     return name, [
         Change(each["Action"], each["LogicalResourceId"], each["ResourceType"], each.get("Replacement") == "True")
-        for each in changes
+        for change in found.get("Changes", [])
+        if (each := change.get("ResourceChange"))
     ]
 
 

@@ -12,12 +12,10 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from bootstrap.aws.prices import Architecture
 from bootstrap.pip import pip_error, run_pip
 from features.errors import FruitsError
-
-Architecture = Literal["arm64", "x86_64"]
 
 CHECKOUT = Path(__file__).parents[2]
 INSTALL_SCRIPT = Path(__file__).with_name("install.sh")
@@ -47,7 +45,6 @@ class Wheelhouse:
     path: Path
     sha256: str
     bytes: int
-    architecture: Architecture
     wheels: int
 
 
@@ -81,7 +78,7 @@ def build_wheelhouse(architecture: Architecture, folder: Path, echo: Callable[[s
         with packed.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         path = packed.replace(folder / TAR_NAME)
-    built = Wheelhouse(path, digest, path.stat().st_size, architecture, len(downloaded) + 1)
+    built = Wheelhouse(path, digest, path.stat().st_size, len(downloaded) + 1)
     echo(f"Packed {built.wheels} wheels for {architecture}: {built.bytes / 1e6:,.0f} MB, {digest[:12]}.")
     return built
 

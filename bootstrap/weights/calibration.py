@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from bootstrap.weights.network import sample_pictures
 from features.image import Limits, decode
 from features.rejects import Rejected
 from store.home import Home
-from store.objects.landing import LandedObject, fetch, list_landed
+from store.objects.landing import fetch, list_landed
 from store.objects.location import StorageLocation
 
 # Measured with trained weights on 40 photos that no network was calibrated on: a mean cosine with float32 of 0.994
@@ -21,14 +21,11 @@ PHOTOS = 32
 FEWEST_PHOTOS = 8
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What an int8 network is calibrated on."""
+class Calibration(NamedTuple):
+    """Pictures (n, 224, 224, 3), 0 to 255, and what they are, for a person: 32 photos of the landing."""
 
     pictures: NDArray[np.uint8]
-    """(n, 224, 224, 3), 0 to 255."""
     description: str
-    """For a person: 32 photos of the landing."""
 
 
 def choose_pictures(home: Home, limits: Limits, echo: Callable[[str], None]) -> Calibration:
@@ -53,7 +50,8 @@ def choose_pictures(home: Home, limits: Limits, echo: Callable[[str], None]) -> 
 def _photos(place: StorageLocation, limits: Limits) -> list[NDArray[np.uint8]]:
     affordable = (landed for landed in list_landed(place) if landed.size_bytes <= limits.max_image_bytes)
     photos: list[NDArray[np.uint8]] = []
-    for landed in heapq.nsmallest(2 * PHOTOS, affordable, key=_draw):
+    # Drawn by the key, so that neither a label nor a day of photos crowds out the others.
+    for landed in heapq.nsmallest(2 * PHOTOS, affordable, lambda landed: hashlib.sha256(landed.key.encode()).digest()):
         if len(photos) == PHOTOS:
             break
         try:
@@ -61,8 +59,3 @@ def _photos(place: StorageLocation, limits: Limits) -> list[NDArray[np.uint8]]:
         except Rejected:
             continue
     return photos
-
-
-def _draw(landed: LandedObject) -> bytes:
-    """A number drawn by the key, so that neither a label nor a day of photos crowds out the others."""
-    return hashlib.sha256(landed.key.encode()).digest()

@@ -55,7 +55,12 @@ def install_featurizer(
                 "switch, or leave --weights and --precision out."
             )
         if weights == "auto":
-            weights = _weights_of(current, connection)
+            weights = current.source
+            if fingerprint_of(weights, *connection, current.precision) != current.fingerprint:
+                raise FeaturizerConflict(
+                    f"Featurizer {current.id} was made from {weights}, which holds other weights today; name the "
+                    "weights to use."
+                )
     if importlib.util.find_spec("tensorflow") is None:
         raise WeightsUnavailable(
             f"{home.root.uri} has no such featurizer yet, and there is no TensorFlow here to compile one; run `fruits "
@@ -63,21 +68,11 @@ def install_featurizer(
         )
     check_is_writable(home.featurizers)
     echo("Fetching and compiling the network's weights; this home keeps the result.")
-    calibration = choose_pictures(home, limits, echo) if precision == "int8" else None
-    compiled = _compile(weights, connection, calibration.pictures if calibration else None, echo)
-    description = calibration.description if calibration else None
+    pictures, description = choose_pictures(home, limits, echo) if precision == "int8" else (None, None)
+    compiled = _compile(weights, connection, pictures, echo)
     meta = publish_featurizer(home, compiled.network, compiled.source, compiled.fingerprint, precision, description)
     echo(f"Featurizer {meta.id}, from {meta.source}.")
     return meta
-
-
-def _weights_of(current: FeaturizerMeta, connection: Connection) -> str:
-    if fingerprint_of(current.source, *connection, current.precision) != current.fingerprint:
-        raise FeaturizerConflict(
-            f"Featurizer {current.id} was made from {current.source}, which holds other weights today; name the "
-            "weights to use."
-        )
-    return current.source
 
 
 def _compile(

@@ -95,13 +95,12 @@ def quantize_network(model: "keras.Model", pictures: NDArray[np.uint8]) -> bytes
         return bytes(debugger.get_nondebug_quantized_model())
 
 
-def check(model: "keras.Model", pictures: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
-    """The features that Keras itself gives for a few pictures (n, 224, 224, 3), by default drawn ones.
+def check(model: "keras.Model") -> NDArray[np.float32]:
+    """The features (4, 1280) that Keras itself gives for the drawn pictures of a seed.
 
     Raises InvalidWeights when they are not finite, next to nothing, or the same for different pictures.
     """
-    pictures = sample_pictures(VERIFIED_PICTURES, seed=1) if pictures is None else pictures
-    expected = _keras_features(model, pictures)
+    expected = _keras_features(model, sample_pictures(VERIFIED_PICTURES, seed=1))
     if not np.isfinite(expected).all():
         raise InvalidWeights("These weights give features that are not finite numbers; use other weights.")
     if expected.max() < SMALLEST_FEATURE:
@@ -120,10 +119,9 @@ def verify(model: "keras.Model", network: bytes) -> None:
 
     Raises InvalidWeights as `check`, and when features differ between the two by more than 1e-4 of a vector's norm.
     """
-    pictures = sample_pictures(VERIFIED_PICTURES, seed=1)
-    expected = check(model, pictures)
+    expected = check(model)
     with _without_chatter():
-        compiled = Featurizer(network).features(pictures)
+        compiled = Featurizer(network).features(sample_pictures(VERIFIED_PICTURES, seed=1))
     difference = (np.linalg.norm(compiled - expected, axis=1) / np.linalg.norm(expected, axis=1)).max()
     if not difference <= TOLERANCE:
         raise InvalidWeights(f"The compiled network differs from Keras by {difference:.1e} of a vector's norm.")
@@ -138,14 +136,20 @@ def verify_quantized(model: "keras.Model", network: bytes, pictures: NDArray[np.
     expected = np.concatenate([_keras_features(model, batch) for batch in batches])
     with _without_chatter():
         quantized = Featurizer(network).features(pictures)
-    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(quantized, axis=1)
-    cosine = float(((expected * quantized).sum(axis=1) / np.maximum(norms, SMALLEST_FEATURE**2)).mean())
+    cosine = float(cosines(expected, quantized).mean())
     if not cosine >= SMALLEST_COSINE:
         raise InvalidWeights(
             f"In int8 these weights give other features than in float32 (a mean cosine of {cosine:.3f}, where "
             f"{SMALLEST_COSINE} is the least); use --precision float32."
         )
     return cosine
+
+
+def cosines(some: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cosine (n,) of each vector (n, 1280) with the other of its row; 0 where one of them is next to nothing."""
+    norms = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
+    found: NDArray[np.float32] = (some * others).sum(axis=1) / np.maximum(norms, SMALLEST_FEATURE**2)
+    return found
 
 
 def sample_pictures(count: int, seed: int) -> NDArray[np.uint8]:

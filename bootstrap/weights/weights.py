@@ -203,7 +203,7 @@ def _untrained_or_file(source: str, s3_endpoint: str | None, s3_region: str | No
         if match is None:
             raise InvalidSetting(f"{source!r} names no seed; write a whole number, as in untrained:7.")
         spelling = f"untrained:{int(match[1])}"
-        return Weights(spelling, _sha256(spelling.encode()), partial(initialize, seed=int(match[1])))
+        return Weights(spelling, hashlib.sha256(spelling.encode()).hexdigest(), partial(initialize, seed=int(match[1])))
     location, _, name = source.rpartition("/")
     if not name.endswith((".weights.h5", ".keras", ".h5")):
         raise InvalidSetting(f"{source!r} is no source of weights; use {CHOICES}.")
@@ -212,7 +212,7 @@ def _untrained_or_file(source: str, s3_endpoint: str | None, s3_region: str | No
         body = read(place, name)
     except FileNotFoundError as error:
         raise WeightsUnavailable(f"There is no weights file {place.uri_of(name)}; check --weights.") from error
-    return Weights(place.uri_of(name), _sha256(body), partial(load_file, name=name, body=body))
+    return Weights(place.uri_of(name), hashlib.sha256(body).hexdigest(), partial(load_file, name=name, body=body))
 
 
 @contextmanager
@@ -228,7 +228,3 @@ def _no_long_silence() -> Iterator[None]:
 
 def _in_precision(fingerprint: str, precision: Precision) -> str:
     return fingerprint if precision == "float32" else f"{fingerprint}-{precision}"
-
-
-def _sha256(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from features.pca import Pca, fit, moments_of
 from store.home import Home
 from store.models.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, next_version, publish_model
 from store.models.registry import current_featurizer
-from store.state.plans import AddedFile
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
 from store.tables.handles import create_tables
@@ -47,17 +47,25 @@ def commit_features(
     """Commit a batch to all tables, its rows spread over some files."""
     create_tables(home)
     parts = np.array_split(np.arange(len(vectors)), files)
-    adds = [_file(home, batch, day, part.tolist(), vectors[part], featurizer) for part in parts if len(part)]
+    adds = [
+        write_file(
+            home,
+            FEATURE_ROWS,
+            made_columns(home, batch, day, part.tolist(), featurizer) | {"features": vectors_column(vectors[part])},
+            {"ingest_date": day.isoformat()},
+        )
+        for part in parts
+        if len(part)
+    ]
     for table in TABLES:
         commit(home, table, batch, "a test", adds if table is FEATURE_ROWS else [])
 
 
-def _file(
-    home: Home, batch: int, day: date, numbers: Sequence[int], vectors: NDArray[np.float32], featurizer: str
-) -> AddedFile:
+def made_columns(home: Home, batch: int, day: date, numbers: Sequence[int], featurizer: str) -> dict[str, Any]:
+    """All columns of a batch's feature rows but the features."""
     rows = len(numbers)
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
-    columns = {
+    return {
         "image_id": [hashlib.sha256(f"{batch}/{number}".encode()).hexdigest() for number in numbers],
         "source": [f"{home.landing.uri}/kiwi/{batch}-{number}.jpg" for number in numbers],
         "etag": ["e"] * rows,
@@ -68,9 +76,7 @@ def _file(
         "format": ["JPEG"] * rows,
         "width": [640] * rows,
         "height": [480] * rows,
-        "features": vectors_column(vectors),
         "featurizer": [featurizer] * rows,
         "batch": [batch] * rows,
         "ingested_at": [noon] * rows,
     }
-    return write_file(home, FEATURE_ROWS, columns, {"ingest_date": day.isoformat()})

@@ -1,6 +1,7 @@
 """Landed objects brought into the tables as the stream does it, without Spark and without a network."""
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -65,7 +66,7 @@ def ingest(settings: Settings) -> None:
     adds = _write_photos(home, plan, photos, bodies) if photos else {}
     if rejects:
         reasons = {"reason": ["not_an_image"] * len(rejects), "detail": ["no picture"] * len(rejects)}
-        rows = _common_columns(home, plan, rejects) | reasons
+        rows = common_columns(home, plan, rejects) | reasons
         adds[REJECT_ROWS.name] = (write_file(home, REJECT_ROWS, rows, {"ingest_date": f"{plan.ingest_date}"}),)
     counters = BatchCounters(photos=len(photos), rejects={"not_an_image": len(rejects)} if rejects else {})
     write_result(home, Result(batch, NONCE, now, adds, tuple(landed.key for landed in rejects), counters))
@@ -80,7 +81,7 @@ def _write_photos(
 ) -> dict[str, tuple[AddedFile, ...]]:
     count = len(photos)
     vectors = feature_vectors(count, plan.batch)
-    rows = _common_columns(home, plan, photos) | {
+    rows = common_columns(home, plan, photos) | {
         "image_id": [hashlib.sha256(bodies[landed.key]).hexdigest() for landed in photos],
         "label": [key_group(plan.key_pattern, landed.key, "label") for landed in photos],
         "subject": [key_group(plan.key_pattern, landed.key, "subject") for landed in photos],
@@ -101,7 +102,8 @@ def _write_photos(
     return adds
 
 
-def _common_columns(home: Home, plan: Plan, objects: list[LandedObject]) -> dict[str, list[object]]:
+def common_columns(home: Home, plan: Plan, objects: Sequence[LandedObject]) -> dict[str, list[object]]:
+    """The columns that rows of features and of rejects both have."""
     return {
         "source": [home.landing.source_of(landed.key) for landed in objects],
         "etag": [landed.etag for landed in objects],

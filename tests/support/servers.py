@@ -10,8 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Final
 
+import boto3
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+REGION: Final = "eu-west-3"
 _ROOT = Path(__file__).parents[2]
 _START_S = 60.0
 _END_S = 5.0
@@ -24,6 +30,13 @@ def s3_server(folder: Path) -> Iterator[str]:
     with (folder / "moto.log").open("wb") as log, _process("moto.server", "-p", f"{port}", stdout=log, stderr=log):
         _wait_for(port)
         yield f"http://127.0.0.1:{port}"
+
+
+def made_bucket(server: str, name: str) -> "S3Client":
+    """A client of the server, on which it has made a bucket."""
+    s3 = boto3.client("s3", endpoint_url=server, region_name=REGION)
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    return s3
 
 
 @contextmanager

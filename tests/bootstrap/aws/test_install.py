@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pyspark
 import pytest
 
-from bootstrap.aws.wheelhouse import CHECKOUT, INSTALL_SCRIPT, Architecture, Wheelhouse, build_wheelhouse
+from bootstrap.aws.prices import Architecture
+from bootstrap.aws.wheelhouse import CHECKOUT, INSTALL_SCRIPT, Wheelhouse, build_wheelhouse
 from bootstrap.programs import use_java
 from store.settings import Settings
 from tests.conftest import REGION

@@ -13,7 +13,8 @@ from typing import IO, get_args
 
 import pytest
 
-from bootstrap.aws.wheelhouse import CHECKOUT, LOCK_NAME, Architecture, build_wheelhouse
+from bootstrap.aws.prices import Architecture
+from bootstrap.aws.wheelhouse import CHECKOUT, LOCK_NAME, build_wheelhouse
 
 NO_INDEX = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull}
 BUILD = """

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote_plus
 
 import boto3
 import pytest
@@ -20,6 +19,7 @@ from streaming.discovery.in_flight_messages import Arrival, InFlightMessages
 from streaming.discovery.queue import Queue
 from streaming.discovery.sqs import QueueDepth, Requests
 from tests.conftest import REGION
+from tests.support.created import created
 from tests.support.fault_proxy import Rule, set_rules, unused_rules
 
 if TYPE_CHECKING:
@@ -52,20 +52,7 @@ def _arn(sqs: "SQSClient", queue_url: str) -> str:
 
 
 def _told(bucket: str, *keys: str) -> str:
-    records = [
-        {
-            "eventVersion": "2.1",
-            "eventSource": "aws:s3",
-            "eventTime": "2026-10-03T12:30:15.000Z",
-            "eventName": "ObjectCreated:Put",
-            "s3": {
-                "bucket": {"name": bucket},
-                "object": {"key": quote_plus(key), "size": 5, "eTag": "b1946ac9", "sequencer": "0055AED6"},
-            },
-        }
-        for key in keys
-    ]
-    return json.dumps({"Records": records})
+    return json.dumps({"Records": [created(bucket, key) for key in keys]})
 
 
 def _take(queue: Queue, count: int) -> list[Arrival]:
