@@ -25,7 +25,7 @@ from benchmarks.latency import latency_table
 from benchmarks.rivals.job import CORES, photo_files
 from benchmarks.service import SteadyState, steady_state
 from bootstrap.weights.weights import compile_weights
-from store.objects.operations import upload
+from store.objects.operations import overwrite
 from store.settings import load_settings
 from tests.support.servers import REGION, made_bucket, s3_server
 
@@ -106,7 +106,7 @@ def _service_from_s3(corpora: Corpora, network: Path, folder: Path) -> SteadySta
         landing = settings.places().landing
         # The server keeps all of them in memory.
         for path in photo_files(corpora.some.folder):
-            upload(landing, path.relative_to(corpora.some.folder).as_posix(), path)
+            overwrite(landing, path.relative_to(corpora.some.folder).as_posix(), path)
         return steady_state(settings, network.read_bytes(), corpora.some.count)
 
 

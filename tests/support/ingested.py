@@ -91,7 +91,9 @@ def _write_photos(
         "featurizer": [plan.featurizer] * count,
     }
     features = rows | {"features": vectors_column(vectors)}
-    adds = {FEATURE_ROWS.name: (write_file(home, FEATURE_ROWS, features, {"ingest_date": f"{plan.ingest_date}"}),)}
+    adds: dict[str, tuple[AddedFile, ...]] = {
+        FEATURE_ROWS.name: (write_file(home, FEATURE_ROWS, features, {"ingest_date": f"{plan.ingest_date}"}),)
+    }
     models = [(describe_model(home, version), load_model(home, version).pca) for version in plan.pca_versions]
     adds[PROJECTION_ROWS.name] = tuple(
         write_projections(
