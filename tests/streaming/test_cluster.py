@@ -67,7 +67,7 @@ def test_a_stream_on_a_cluster_gets_executors_under_backlog_and_survives_a_lost_
     assert (process.returncode, message) == (0, "")
     assert photos_told(output) == PHOTOS
     # Python writes it when it first imports the module, which the driver does elsewhere.
-    assert list(python.parents[1].glob("lib/*/site-packages/streaming/__pycache__/task.*.pyc"))
+    assert list(python.parents[1].glob("lib/*/site-packages/streaming/executor/__pycache__/task.*.pyc"))
     status = read_status(settings.places(), verify=True)
     assert (status.unfinished_batches, status.backlog.files, status.broken) == ([], 0, [])
     found = rows(settings, "SELECT source, features FROM features")
