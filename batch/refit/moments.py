@@ -54,8 +54,8 @@ _T = TypeVar("_T")
 
 # A month ends with few tasks; other months keep the other slots busy.
 MONTHS_AT_ONCE = 4
-# Each sends its sum to the driver, 6.6 MB.
-SUMMING_TASKS = 4
+# Of one month, however many slots there are: each sends its sum to the driver, 6.6 MB.
+MOST_SUMMING_TASKS = 32
 FILES_COUNTED_PER_TASK = 32
 PROGRESS_INTERVAL_S = 0.2
 
@@ -232,7 +232,7 @@ def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
         return _ReadDays()
     tasks = [task for day in days for task in split_into_tasks(day)]
     reading = partial(_read_files, job.home, job.featurizer, job.read_bytes)
-    summing_tasks = min(len(days), SUMMING_TASKS)
+    summing_tasks = min(len(days), job.spark.defaultParallelism, MOST_SUMMING_TASKS)
     if len(tasks) == len(days):
         sums = job.spark.parallelize(tasks, summing_tasks).map(reading)
     else:
