@@ -141,7 +141,7 @@ def test_reads_that_hang_hold_up_no_other_and_one_that_ends_in_time_has_its_outc
         releasing.start()
         found, order = _outcomes(on_disk, objects)
         assert time.monotonic() - began_s < 2 * PATIENCE_S + SLACK_S / 2
-    assert order[:3] == [landed.key for landed in objects[3:]]
+    assert set(order[:3]) == {landed.key for landed in objects[3:]}
     # The pipe is no longer the file that was listed.
     assert order[3] == hang[0]
     no_answer = (Reason.UNREADABLE, "It could not be read for 1 s, while other photos could: no answer came.")
