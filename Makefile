@@ -24,7 +24,7 @@ help:
 	@echo "make test-long   both of these in one run"
 	@echo "make lint        ruff, mypy --strict, cfn-lint, the rules of the house"
 	@echo "make benchmark   how fast it is, beside other ways to do the same"
-	@echo "make slides      docs/slides.pdf from docs/slides.md"
+	@echo "make slides      build/slides.pdf from docs/slides.md"
 	@echo "make lock        resolve the dependencies again"
 
 demo: $(READY) java
@@ -59,7 +59,7 @@ benchmark: $(BENCHMARKS_READY) java
 # The pictures are of a report, so a demo is made for it first.
 slides: $(TESTS_READY) java chromium
 	@$(BIN)/fruits demo --home build/slides
-	@$(BIN)/python -m ops.demo.slides build/slides
+	@$(BIN)/python -m ops.demo.slides build/slides build/slides.pdf
 
 PIP = -m pip install --disable-pip-version-check --require-hashes --no-deps --no-build-isolation --no-compile
 # pip tells each step or nothing; this tells how far it is, on one line where the terminal can.

@@ -2,7 +2,6 @@
 
 import argparse
 import base64
-import hashlib
 import html
 import tempfile
 from datetime import UTC, datetime
@@ -62,13 +61,8 @@ def slides_html(markdown: str, style: str, pictures: dict[str, str]) -> str:
     """
     parser = MarkdownIt("commonmark").enable("table")
     shown = "".join(_slide(parser, slide, pictures) for slide in markdown.split("\n---\n"))
-    head = f'<meta charset="utf-8"><title>{title(markdown, style)}</title><style>{style}</style>'
+    head = f'<meta charset="utf-8"><title>Fruits!</title><style>{style}</style>'
     return f'<!doctype html><html lang="en">{head}{shown}'
-
-
-def title(markdown: str, style: str) -> str:
-    """The title of the page and its PDF: another one for each text and style, so that an old print is known by it."""
-    return f"Fruits! edition {hashlib.sha256((markdown + style).encode()).hexdigest()[:12]}"
 
 
 def _slide(parser: MarkdownIt, markdown: str, pictures: dict[str, str]) -> str:
@@ -120,14 +114,15 @@ def _picture(browser: "Browser", report_uri: str, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Print docs/slides.pdf from docs/slides.md.")
+    parser = argparse.ArgumentParser(description="Print docs/slides.md as a PDF.")
     parser.add_argument("home", help="a home with photos and a PCA, as the demo makes one")
-    home = parser.parse_args().home
+    parser.add_argument("pdf", type=Path)
+    asked = parser.parse_args()
     try:
-        make_slides(load_settings(home=home), DOCS / "slides.md", DOCS / "slides.css", DOCS / "slides.pdf")
+        make_slides(load_settings(home=asked.home), DOCS / "slides.md", DOCS / "slides.css", asked.pdf)
     except FruitsError as error:
         raise SystemExit(f"fruits: {error}") from error
-    print(f"{DOCS / 'slides.pdf'}")
+    print(asked.pdf)
 
 
 if __name__ == "__main__":
