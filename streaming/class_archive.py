@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from store.settings import load_settings
+from streaming.local_machine import make_spark_home
 from streaming.service import StreamListener, stream_in
 from streaming.session import class_archive, close_session, open_session
 
@@ -25,7 +26,7 @@ def make_class_archive() -> Path:
     archive = class_archive()
     if archive.exists():
         return archive
-    archive.parent.mkdir(parents=True, exist_ok=True)
+    make_spark_home()
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         fresh, scratch = Path(folder, archive.name), Path(folder, "scratch")
         scratch.mkdir()

@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyspark
@@ -42,12 +42,29 @@ def use_own_spark() -> None:
     for name in [name for name in os.environ if name.startswith(_OTHERS) or name in _OTHER]:
         del os.environ[name]
     os.environ.update(
-        SPARK_HOME=str(Path(pyspark.__file__).parent),
+        SPARK_HOME=str(spark_home() if (spark_home() / "jars").exists() else _INSTALLED),
         PYSPARK_PYTHON=sys.executable,
         PYSPARK_DRIVER_PYTHON=sys.executable,
         SPARK_LOCAL_IP="127.0.0.1",
         SPARK_LOCAL_HOSTNAME="localhost",
     )
+
+
+def spark_home() -> Path:
+    """Where the installed Spark can be started without its packed Python modules, once `make_spark_home` was run.
+
+    Spark's Python processes look into the archive first and compile what they import at each start: 0.6 s of a core,
+    and 0.25 s from the installed modules (measured for the process of a stream's source).
+    """
+    return Path(sys.prefix, "var", f"spark-{pyspark.__version__}")
+
+
+def make_spark_home() -> None:
+    """Make this folder of links. Replay changes nothing."""
+    spark_home().mkdir(parents=True, exist_ok=True)
+    for name in ("bin", "jars"):
+        with suppress(FileExistsError):
+            (spark_home() / name).symlink_to(_INSTALLED / name)
 
 
 def spark_environment() -> dict[str, str]:
@@ -102,6 +119,7 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
+_INSTALLED = Path(pyspark.__file__).parent
 _ENOUGH_FILES = 4096
 _OTHERS = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_", "HIVE_")
 _OTHER = JAVA_OPTIONS | {"MASTER", "BASH_ENV", "CDPATH"}

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TypeAlias
+from socketserver import TCPServer
+from typing import Any, TypeAlias
 
-import pyspark
 from py4j.protocol import Py4JError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from features.environment import started_with
 from features.errors import FruitsError
-from streaming.local_machine import local_java_options, scratch_folder, spark_environment, use_own_spark
+from streaming.local_machine import local_java_options, scratch_folder, spark_environment, spark_home, use_own_spark
 from streaming.threads import in_thread
 
 # What jobs are given to, for those who hand it on.
@@ -122,7 +122,7 @@ def class_archive() -> Path:
     """Where the classes of this Spark and this Java are kept, parsed and ready, if they are."""
     release = Path(os.environ["JAVA_HOME"], "release")
     java = hashlib.sha256(release.read_bytes() if release.exists() else os.environ["JAVA_HOME"].encode())
-    return Path(sys.prefix, "var", f"spark-{pyspark.__version__}-java-{java.hexdigest()[:12]}.jsa")
+    return spark_home() / f"java-{java.hexdigest()[:12]}.jsa"
 
 
 def _class_archive_option() -> str:
@@ -148,7 +148,23 @@ def _standard_error_to(path: Path) -> Iterator[None]:
 
 def _started(builder: SparkSession.Builder) -> SparkSession:
     # In the main thread a Spark context would take Ctrl-C for itself, and cancel the batch in hand.
-    return in_thread(builder.getOrCreate).result()
+    session = in_thread(builder.getOrCreate).result()
+    print_no_end_of_java(session.sparkContext._accumulatorServer)
+    return session
+
+
+def print_no_end_of_java(server: TCPServer) -> None:
+    """Let the server that gets Java's accumulators end a connection without a traceback when Java is gone.
+
+    Java ends first after a signal. Whoever still needs it gets an error of its own.
+    """
+    print_error = server.handle_error
+
+    def handle_error(request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), (EOFError, ConnectionError)):
+            print_error(request, client_address)
+
+    server.handle_error = handle_error  # type: ignore[method-assign]
 
 
 _JAVA_ENDS_S = 5.0

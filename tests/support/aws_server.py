@@ -48,7 +48,8 @@ from moto.stepfunctions.models import stepfunctions_backends
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_aws_sdk
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from moto.sts.models import sts_backends
-from werkzeug.serving import run_simple
+
+from tests.support.moto_server import serve
 
 LOOK_S = 0.2
 # A request for this path kills what runs the streams.
@@ -495,7 +496,6 @@ _PATCHES: dict[tuple[Any, str], Any] = {
 
 
 def _main(port: int, folder: Path) -> None:
-    os.environ["MOTO_PORT"] = str(port)
     # AWS asks for the permission to list.
     ACTION_MAP["BUCKET"]["HEAD"]["DEFAULT"] = "ListBucket"
     for (owner, name), patch in _PATCHES.items():
@@ -503,17 +503,13 @@ def _main(port: int, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     threading.Thread(target=_run_clusters, args=(folder, f"http://127.0.0.1:{port}"), daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         aws = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
-        run_simple(
-            "127.0.0.1",
+        serve(
             port,
             lambda environment, start: (_lose_the_stream if environment["PATH_INFO"] == LOSE_THE_STREAM else aws)(
                 environment, start
             ),
-            threaded=True,
-            request_handler=werkzeug_app.MotoRequestHandler,
         )
     finally:
         for node in NODES.values():

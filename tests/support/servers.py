@@ -27,7 +27,10 @@ _END_S = 5.0
 def s3_server(folder: Path) -> Iterator[str]:
     """The URL of a moto server (S3, SQS, SNS); what it says goes below `folder`."""
     port = _free_port()
-    with (folder / "moto.log").open("wb") as log, _process("moto.server", "-p", f"{port}", stdout=log, stderr=log):
+    with (
+        (folder / "moto.log").open("wb") as log,
+        _process("tests.support.moto_server", f"{port}", stdout=log, stderr=log),
+    ):
         _wait_for(port)
         yield f"http://127.0.0.1:{port}"
 

@@ -1,0 +1,25 @@
+"""What the session's Python side does when its Java process ends."""
+
+import socket
+import struct
+
+import pytest
+from pyspark.accumulators import _start_update_server
+
+from streaming.session import print_no_end_of_java
+
+NO_UPDATES = struct.pack("!i", 0)
+
+
+@pytest.mark.parametrize(("sent", "is_printed"), [(b"token" + NO_UPDATES, False), (b"wrong" + NO_UPDATES, True)])
+def test_a_java_process_that_ends_prints_no_traceback_and_any_other_error_does(
+    sent: bytes, is_printed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = _start_update_server("token", False)
+    print_no_end_of_java(server)
+    with socket.create_connection(server.server_address) as java:
+        java.sendall(sent)
+        if not is_printed:
+            assert java.recv(1) == b"\1"
+    server.shutdown()
+    assert ("Traceback" in capsys.readouterr().err) is is_printed
