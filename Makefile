@@ -11,8 +11,9 @@ TESTS_READY := $(VENV)/ready-for-tests
 BENCHMARKS := .venv-benchmarks
 BENCHMARKS_READY := $(BENCHMARKS)/ready
 
-# A user's own modules are not taken for those of the project or of what it uses.
-unexport PYTHONPATH PYTHONSTARTUP
+# A user's own modules are not taken for those of the project or of what it uses; and what Python compiled, it keeps:
+# without that each process compiles all that it imports, most of the time of a test.
+unexport PYTHONPATH PYTHONSTARTUP PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-processes test-deployment test-long lint benchmark slides java chromium lock clean
 
