@@ -69,24 +69,43 @@ def moments_of(chunks: Iterable[NDArray[np.floating[Any]]], columns: int) -> Mom
     infinite, and ValueError for chunks of another width. Source: Chan, Golub, LeVeque, "Updating Formulae and a
     Pairwise Algorithm for Computing Sample Variances" (1979).
     """
-    return merge_moments(map(_moments_of_block, _blocks(chunks, columns)), columns)
-
-
-def _blocks(chunks: Iterable[NDArray[np.floating[Any]]], columns: int) -> Iterator[NDArray[np.float64]]:
-    """Blocks of some thousand rows; the next one overwrites the one before."""
-    block, filled = np.empty((BLOCK_ROWS, columns)), 0
+    summed = MomentsSum(columns)
     for chunk in chunks:
+        summed.add(chunk)
+    return summed.result()
+
+
+class MomentsSum:
+    """Moments that grow by chunks, as `moments_of` says."""
+
+    def __init__(self, columns: int) -> None:
+        self._summed = merge_moments((), columns)
+        self._block = np.empty((0, columns))
+        self._filled = 0
+
+    def add(self, chunk: NDArray[np.floating[Any]]) -> None:
+        """Add the rows of a chunk (n, columns). Raises NotFinite and ValueError."""
+        columns = len(self._summed.mean)
         if chunk.ndim != 2 or chunk.shape[1] != columns:
             raise ValueError(f"a chunk of shape {chunk.shape} does not have {columns} columns")
+        if len(chunk) and not len(self._block):
+            self._block = np.empty((BLOCK_ROWS, columns))
         while len(chunk):
-            piece, chunk = np.split(chunk, [BLOCK_ROWS - filled])
-            block[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            if filled == BLOCK_ROWS:
-                yield block
-                filled = 0
-    if filled:
-        yield block[:filled]
+            piece, chunk = np.split(chunk, [BLOCK_ROWS - self._filled])
+            self._block[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+            if self._filled == BLOCK_ROWS:
+                self._add_block()
+
+    def result(self) -> Moments:
+        """The moments of all rows so far. Raises NotFinite."""
+        if self._filled:
+            self._add_block()
+        return self._summed
+
+    def _add_block(self) -> None:
+        of_block = _moments_of_block(self._block[: self._filled])
+        self._summed, self._filled = merge_moments((self._summed, of_block), len(self._summed.mean)), 0
 
 
 def _moments_of_block(block: NDArray[np.float64]) -> Moments:

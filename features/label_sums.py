@@ -1,0 +1,206 @@
+"""Sums of labelled rows that add up: all that the classifier needs to know of them."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.pca import Moments, MomentsSum, merge_moments, pack_moments, unpack_moments
+
+# What a version can name, and what a stored day keeps of labels: 10 MB.
+MOST_LABELS = 1_000
+# As many people must have photographed a fruit before its label is an answer; more are not counted.
+ENOUGH_SUBJECTS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSums:
+    """Of each label, ascending: how many rows it has, their sum, and a few of the people who took them.
+
+    `counts` is (c,) int64, `sums` (c, d) float64, `subjects` (c, 3) int64: the smallest hashes of different subjects,
+    then -1. Beyond 1,000 labels the smallest ones are only counted together: `other_rows`, and `other_sum` (d,).
+    """
+
+    labels: tuple[str, ...]
+    counts: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    subjects: NDArray[np.int64]
+    other_rows: int
+    other_sum: NDArray[np.float64]
+
+    @property
+    def rows(self) -> int:
+        return int(self.counts.sum()) + self.other_rows
+
+
+@dataclass(frozen=True, eq=False)
+class RowSums:
+    """Moments of the labelled and of the other rows, and the sums of each label.
+
+    The PCA takes both moments together. The classifier takes the labelled ones: rows without a label in its scatter
+    would cost it a third of its accuracy.
+    """
+
+    labelled: Moments
+    unlabelled: Moments
+    labels: LabelSums
+
+    @property
+    def rows(self) -> int:
+        return self.labelled.rows + self.unlabelled.rows
+
+    @property
+    def moments(self) -> Moments:
+        """The moments of all rows."""
+        return merge_moments((self.labelled, self.unlabelled), len(self.labelled.mean))
+
+
+class RowSummer:
+    """Sums up rows chunk by chunk, in one pass."""
+
+    def __init__(self, columns: int) -> None:
+        self._labelled = MomentsSum(columns)
+        self._unlabelled = MomentsSum(columns)
+        self._labels = no_labels(columns)
+
+    def add(
+        self, rows: NDArray[np.floating[Any]], labels: Sequence[str | None], subjects: Sequence[str | None]
+    ) -> None:
+        """Add rows (n, d) of any float dtype with their labels and subjects. Raises NotFinite and ValueError."""
+        has_label = np.fromiter((label is not None for label in labels), bool, len(labels))
+        if not has_label.any():
+            self._unlabelled.add(rows)
+            return
+        if has_label.all():
+            self._labelled.add(rows)
+        else:
+            self._unlabelled.add(rows[~has_label])
+            rows = rows[has_label]
+            self._labelled.add(rows)
+        of_rows = [(label, subject) for label, subject in zip(labels, subjects, strict=True) if label is not None]
+        self._labels = merge_labels((self._labels, _sums_of(rows, of_rows)), rows.shape[1])
+
+    def result(self) -> RowSums:
+        """The sums of all rows so far. Raises NotFinite."""
+        return RowSums(self._labelled.result(), self._unlabelled.result(), self._labels)
+
+
+def no_labels(columns: int) -> LabelSums:
+    """The sums of no rows."""
+    none = np.zeros(0, np.int64)
+    return LabelSums((), none, np.zeros((0, columns)), none.reshape(0, ENOUGH_SUBJECTS), 0, np.zeros(columns))
+
+
+def merge_labels(parts: Iterable[LabelSums], columns: int) -> LabelSums:
+    """The sums of the rows of all parts, up to rounding; no parts give no labels."""
+    some = [part for part in parts if part.rows]
+    if len(some) == 1:
+        return some[0]
+    labels = sorted({label for part in some for label in part.labels})
+    place_of = {label: place for place, label in enumerate(labels)}
+    counts, sums = np.zeros(len(labels), np.int64), np.zeros((len(labels), columns))
+    subjects: list[set[int]] = [set() for _ in labels]
+    for part in some:
+        places = [place_of[label] for label in part.labels]
+        counts[places] += part.counts
+        sums[places] += part.sums
+        for place, hashes in zip(places, part.subjects.tolist(), strict=True):
+            subjects[place].update(hashes)
+    other_rows = sum(part.other_rows for part in some)
+    other_sum = sum((part.other_sum for part in some), np.zeros(columns))
+    return _largest(LabelSums(tuple(labels), counts, sums, _smallest_hashes(subjects), other_rows, other_sum))
+
+
+def merge_sums(parts: Iterable[RowSums], columns: int) -> RowSums:
+    """The sums of the rows of all parts, up to rounding; no parts give zeros. The parts may come one by one."""
+    labelled, unlabelled, labels = merge_moments((), columns), merge_moments((), columns), no_labels(columns)
+    for part in parts:
+        labelled = merge_moments((labelled, part.labelled), columns)
+        unlabelled = merge_moments((unlabelled, part.unlabelled), columns)
+        labels = merge_labels((labels, part.labels), columns)
+    return RowSums(labelled, unlabelled, labels)
+
+
+def pack_sums(sums: RowSums) -> bytes:
+    """Sums as bytes of an npz file. The same sums give the same bytes."""
+    body, labels = io.BytesIO(), sums.labels
+    np.savez(
+        body,
+        labelled=np.frombuffer(pack_moments(sums.labelled), np.uint8),
+        unlabelled=np.frombuffer(pack_moments(sums.unlabelled), np.uint8),
+        labels=np.frombuffer("\0".join(labels.labels).encode("utf-8", "surrogatepass"), np.uint8),
+        counts=labels.counts,
+        sums=labels.sums,
+        subjects=labels.subjects,
+        other_rows=np.int64(labels.other_rows),
+        other_sum=labels.other_sum,
+    )
+    return body.getvalue()
+
+
+def unpack_sums(body: bytes) -> RowSums:
+    """The sums that `pack_sums` was given, to the last bit. Raises ValueError for other bytes."""
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            names, counts = archive["labels"].tobytes().decode("utf-8", "surrogatepass"), archive["counts"]
+            labels = tuple(names.split("\0")) if len(counts) else ()
+            labels_sums = LabelSums(
+                labels, counts, archive["sums"], archive["subjects"], int(archive["other_rows"]), archive["other_sum"]
+            )
+            labelled, unlabelled = (unpack_moments(archive[n].tobytes()) for n in ("labelled", "unlabelled"))
+        if len(labels) != len(counts) or labels_sums.sums.shape != (len(counts), len(labelled.mean)):
+            raise ValueError(f"{len(labels)} labels with sums of {labels_sums.sums.shape}")
+    # NumPy and zipfile raise a dozen unrelated kinds of errors for damaged bytes.
+    except Exception as error:
+        raise ValueError(f"these {len(body)} bytes are not packed sums: {error}") from error
+    return RowSums(labelled, unlabelled, labels_sums)
+
+
+def _sums_of(rows: NDArray[np.floating[Any]], of_rows: Sequence[tuple[str, str | None]]) -> LabelSums:
+    """The sums of labelled rows."""
+    labels = sorted({label for label, _ in of_rows})
+    place_of = {label: place for place, label in enumerate(labels)}
+    places = np.fromiter((place_of[label] for label, _ in of_rows), np.int64, len(of_rows))
+    counts = np.bincount(places, minlength=len(labels))
+    order = np.argsort(places, kind="stable")
+    sums = np.add.reduceat(rows[order].astype(np.float64), np.cumsum(counts) - counts, axis=0)
+    subjects: list[set[int]] = [set() for _ in labels]
+    for label, subject in set(of_rows):
+        if subject is not None:
+            subjects[place_of[label]].add(_hash(subject))
+    return _largest(LabelSums(tuple(labels), counts, sums, _smallest_hashes(subjects), 0, np.zeros(rows.shape[1])))
+
+
+def _hash(subject: str) -> int:
+    # Whoever has the name can find it in the sums; an erasure forgets the sums of the person's days.
+    digest = hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _smallest_hashes(subjects: Sequence[set[int]]) -> NDArray[np.int64]:
+    # The smallest ones of a union are among the smallest ones of its parts, so three are enough to count to three.
+    smallest = np.full((len(subjects), ENOUGH_SUBJECTS), -1, np.int64)
+    for row, hashes in zip(smallest, subjects, strict=True):
+        few = sorted(hashes - {-1})[:ENOUGH_SUBJECTS]
+        row[: len(few)] = few
+    return smallest
+
+
+def _largest(sums: LabelSums) -> LabelSums:
+    """The sums with at most 1,000 labels of their own."""
+    if len(sums.labels) <= MOST_LABELS:
+        return sums
+    is_kept = np.zeros(len(sums.labels), bool)
+    is_kept[np.argsort(-sums.counts, kind="stable")[:MOST_LABELS]] = True
+    return LabelSums(
+        tuple(label for label, kept in zip(sums.labels, is_kept, strict=True) if kept),
+        sums.counts[is_kept],
+        sums.sums[is_kept],
+        sums.subjects[is_kept],
+        sums.other_rows + int(sums.counts[~is_kept].sum()),
+        sums.other_sum + sums.sums[~is_kept].sum(axis=0),
+    )
