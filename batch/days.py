@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.featurizer import FEATURES
-from features.pca import Moments, NotFinite, moments_of
+from features.label_sums import RowSummer, RowSums
+from features.pca import NotFinite
 from store.errors import StateDamaged
 from store.home import Home
 from store.tables.files import DataFile, data_files, read_file
@@ -80,21 +81,20 @@ def groups_by_size(items: Iterable[_T], size_of: Callable[[_T], int], most_bytes
         yield tuple(group)
 
 
-def sum_rows(home: Home, featurizer: str, task: Day) -> tuple[Moments, Counter[int]]:
-    """The moments of one featurizer's rows in a task's files, and how many rows each batch has there.
+def sum_rows(home: Home, featurizer: str, task: Day) -> tuple[RowSums, Counter[int]]:
+    """The sums of one featurizer's rows in a task's files, and how many rows each batch has there.
 
     Raises NotFinite and StateDamaged, which name the day, for other than 1280 finite numbers; StorageUnavailable.
     """
     rows_by_batch: Counter[int] = Counter()
-
-    def vectors() -> Iterator[NDArray[np.float32]]:
-        for path in task.paths:
-            for rows in _rows(home, featurizer, path, ["features", "batch"]):
-                rows_by_batch.update(rows["batch"].to_pylist())
-                yield vectors_of(home, task.date, path, rows)
-
+    summer = RowSummer(FEATURES)
     try:
-        return moments_of(vectors(), FEATURES), rows_by_batch
+        for path in task.paths:
+            for rows in _rows(home, featurizer, path, ["features", "batch", "label", "subject"]):
+                rows_by_batch.update(rows["batch"].to_pylist())
+                vectors = vectors_of(home, task.date, path, rows)
+                summer.add(vectors, rows["label"].to_pylist(), rows["subject"].to_pylist())
+        return summer.result(), rows_by_batch
     except NotFinite as error:
         raise NotFinite(
             f"Features of {task.date} hold a NaN or an infinity, in one of {len(task.paths)} files from "

@@ -172,7 +172,7 @@ def squared_distances(
     Source: Sherman, Morrison, "Adjustment of an Inverse Matrix" (1950).
     """
     centred = rows.astype(np.float32) - classifier.mean
-    turned: NDArray[np.float32] = centred @ classifier.precision
+    turned = np.asarray(centred @ classifier.precision, np.float32)
     squares = np.einsum("nd,nd->n", turned, centred)
     crossed = centred @ classifier.weights.T
     distances: NDArray[np.float32] = np.asarray(squares[:, None] - 2 * crossed + classifier.offsets, np.float32)

@@ -29,7 +29,7 @@ class Moments:
     """Count, mean and scatter of rows: all that PCA needs to know of them; moments of disjoint rows add up.
 
     The scatter is the sum over rows of (x - mean)(x - mean)^T. It is symmetric, and `triangle` holds its rows from the
-    diagonal on, one after the other. `mean` is (d,) and `triangle` (d (d + 1) / 2,), both float64.
+    diagonal on, one after the other. `mean` is (d,) and `triangle` (d (d + 1) / 2,), both float64; (0,) for no rows.
     """
 
     rows: int
@@ -40,6 +40,8 @@ class Moments:
     def scatter(self) -> NDArray[np.float64]:
         """The whole scatter, (d, d) float64, made anew."""
         scatter = np.zeros((len(self.mean), len(self.mean)))
+        if not self.rows:
+            return scatter
         for place, part in _rows_of_triangle(self.triangle, len(self.mean)):
             scatter[place, place:] = part
         return scatter + np.triu(scatter, 1).T
@@ -126,17 +128,19 @@ def _moments_of_block(block: NDArray[np.float64]) -> Moments:
 
 def merge_moments(parts: Iterable[Moments], columns: int) -> Moments:
     """The moments of the rows of all parts, up to rounding; no parts give zeros. Source: as `moments_of`."""
-    rows, mean, triangle = 0, np.zeros(columns), np.zeros(columns * (columns + 1) // 2)
+    rows, mean, triangle, is_ours = 0, np.zeros(columns), np.zeros(0), False
     for part in parts:
-        if part.rows:
+        if not rows:
+            rows, mean, triangle = part.rows, part.mean, part.triangle
+        elif part.rows:
             difference, all_rows = part.mean - mean, rows + part.rows
             mean = mean + difference * (part.rows / all_rows)
+            triangle, is_ours = triangle if is_ours else triangle.copy(), True
             triangle += part.triangle
-            if rows:
-                # Its outer square is what the scatters of both groups of rows lack.
-                shift = difference * math.sqrt(rows * part.rows / all_rows)
-                for place, row in _rows_of_triangle(triangle, columns):
-                    row += shift[place] * shift[place:]
+            # Its outer square is what the scatters of both groups of rows lack.
+            shift = difference * math.sqrt(rows * part.rows / all_rows)
+            for place, row in _rows_of_triangle(triangle, columns):
+                row += shift[place] * shift[place:]
             rows = all_rows
     return Moments(rows, mean, triangle)
 
@@ -158,7 +162,7 @@ def unpack_moments(body: bytes) -> Moments:
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
             rows, mean, triangle = int(archive["rows"]), archive["mean"], archive["triangle"]
-        if triangle.shape != (len(mean) * (len(mean) + 1) // 2,):
+        if triangle.shape != (len(mean) * (len(mean) + 1) // 2 if rows else 0,):
             raise ValueError(f"a triangle of {triangle.shape} for {len(mean)} columns")
     # NumPy and zipfile raise a dozen unrelated kinds of errors for damaged bytes.
     except Exception as error:

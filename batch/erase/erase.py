@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from batch.erase.objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
 from batch.erase.rows import count_rows, erase_rows, note_objects
 from batch.erase.selection import Selection, landings_of
-from batch.refit.stored_moments import all_moments, forget_moments
+from batch.refit.stored_sums import all_sums, forget_sums
 from features.errors import InvalidSetting
 from store.errors import HomeInUse
 from store.home import Home
@@ -107,7 +107,7 @@ def erase(
             certificate = Certificate(erasure.id, erasure.kind, erasure.before)
         else:
             # The request was cut off; which days' sums were stored before that, nobody knows.
-            forget_moments(home)
+            forget_sums(home)
         if open_tables(home)[PROJECTION_ROWS] is not None:
             # From here on, the table refuses what a paused reprojection read before.
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
@@ -131,7 +131,7 @@ def erase(
             raise HomeInUse(
                 f"Each of {MOST_SEARCHES} searches found something new; look who brings it, and run this again."
             )
-        for place in (home.features, home.projections, home.rejects, home.state, home.reports, all_moments(home)):
+        for place in (home.features, home.projections, home.rejects, home.state, home.reports, all_sums(home)):
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)

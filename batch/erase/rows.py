@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from batch.erase.selection import Selection
-from batch.refit.stored_moments import forget_moments
+from batch.refit.stored_sums import forget_sums
 from store.errors import StateDamaged, StorageUnavailable
 from store.home import Home
 from store.objects.faults import retry_storage
@@ -78,14 +78,14 @@ def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[
             days[scan.file.partition["ingest_date"]].update(scan.batches)
         if table is FEATURE_ROWS:
             # The sum of a day with few rows tells much of each row.
-            forget_moments(home, days)
+            forget_sums(home, days)
         rewritten = [(scan.file, _rewrite_without(home, table, selection, scan)) for scan in hits]
         check()
         _commit(home, table, handle, rewritten, days)
         erased.rows = sum(scan.rows for scan in hits)
         erased.rewritten_files = len(hits)
         if table is FEATURE_ROWS:
-            forget_moments(home, days)
+            forget_sums(home, days)
     erased.unreferenced_files = _delete_unreferenced(home, table, selection)
     erased.log_files = _delete_log_files(home, table, selection.names())
     return erased

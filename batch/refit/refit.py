@@ -11,9 +11,9 @@ from importlib import import_module
 import numpy as np
 from pyspark import SparkContext
 
-from batch.refit.moments import sum_moments
 from batch.refit.scree import VarianceThresholds, scree_png, variance_thresholds
-from batch.refit.stored_moments import forget_moments
+from batch.refit.stored_sums import forget_sums
+from batch.refit.sums import sum_days
 from features.pca import TooFewRows, fit, principal_angles_rad
 from store.errors import HomeInUse, NothingIngested, StateDamaged, StorageUnavailable
 from store.home import Home
@@ -84,14 +84,14 @@ def refit(
         threading.Thread(target=import_module, args=("matplotlib.figure",), name="scree", daemon=True).start()
     version, parent = next_version(home), _parent(home, featurizer)
     erasures = check_no_erasure_unfinished(home)
-    summed = sum_moments(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
+    summed = sum_days(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
     try:
         check_no_erasure_started(home, erasures)
     except HomeInUse:
         # The sums that were stored just now may hold their rows.
-        forget_moments(home)
+        forget_sums(home)
         raise
-    rows = summed.moments.rows
+    rows = summed.sums.rows
     if rows == 0:
         raise NothingToFit(
             f"{home.root.uri} has no feature rows of featurizer {featurizer} yet, so nothing to fit on; "
@@ -99,7 +99,7 @@ def refit(
         )
     if rows < options.min_rows:
         raise TooFewRows(f"There are {rows:,} rows and {options.min_rows:,} are asked for; wait, or lower --min-rows.")
-    pca = fit(summed.moments, options.components, options.variance, parent.pca.components if parent else None)
+    pca = fit(summed.sums.moments, options.components, options.variance, parent.pca.components if parent else None)
     angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
     meta = PcaMeta(
         version=version,

@@ -14,8 +14,8 @@ import typer
 from pyspark import SparkContext
 
 from batch.days import Day, list_days, split_into_tasks
-from batch.refit.moments import sum_moments
 from batch.refit.refit import RefitOptions, refit
+from batch.refit.sums import sum_days
 from batch.reproject import reproject
 from benchmarks.refit_rivals.rows import add_days
 from benchmarks.rivals.job import answering, peak_mb
@@ -90,7 +90,7 @@ def _increment(spark: SparkContext, home: Home) -> dict[str, Any]:
 def _sum_rows(spark: SparkContext, home: Home, full: bool = True) -> int:
     """Sum up the moments, and say how many rows were read for it."""
     featurizer = str(current_featurizer(home))
-    summed = sum_moments(spark, home, featurizer, full=full, keep=True, on_progress=lambda *_: None)
+    summed = sum_days(spark, home, featurizer, full=full, keep=True, on_progress=lambda *_: None)
     return sum(summed.rows_read.values())
 
 

@@ -1,7 +1,7 @@
-"""Stored moments of finished days and months, so that a refit reads only the features of days that changed.
+"""Stored sums of finished days and months, so that a refit reads only the features of days that changed.
 
 Below `models/pca/moments/<featurizer>/` there are immutable objects under names never used twice, each with packed
-moments: `days/<day>.<written at>.<nonce>.npz`, and `months/...` for the sum of a month's days. One small object per
+sums: `days/<day>.<written at>.<nonce>.npz`, and `months/...` for the sum of a month's days. One small object per
 month, `index/<month>.json`, is written after them. It names the objects, their hashes, and the rows each one sums up,
 so a reader never takes a sum for one of other rows. A killed refit leaves objects that no index names. If two refits
 run at once, one index stands whole; the work of the other is lost, and nothing else.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
-from features.pca import Moments, pack_moments, unpack_moments
+from features.label_sums import RowSums, pack_sums, unpack_sums
 from store.home import Home
 from store.objects.document import Document
 from store.objects.location import StorageLocation
@@ -29,7 +29,7 @@ UNNAMED_KEPT = timedelta(days=1)
 
 @dataclass(frozen=True)
 class StoredSum:
-    """One immutable object of packed moments."""
+    """One immutable object of packed sums."""
 
     key: str
     sha256: str
@@ -57,18 +57,18 @@ class StoredMonth:
     days: Mapping[date, StoredDay] = field(default_factory=dict)
     sum: StoredSum | None = None
     summed: tuple[str, ...] = ()
-    format: Literal[1] = 1
+    format: Literal[2] = 2
 
 
 _MONTH = Document(StoredMonth, "index/{}.json", remedy="delete it", indent=None)
 
 
-def all_moments(home: Home) -> StorageLocation:
+def all_sums(home: Home) -> StorageLocation:
     return home.pca_models.child("moments")
 
 
 def store_of(home: Home, featurizer: str) -> StorageLocation:
-    return all_moments(home).child(featurizer)
+    return all_sums(home).child(featurizer)
 
 
 def read_month(store: StorageLocation, month: str) -> StoredMonth:
@@ -81,16 +81,16 @@ def write_month(store: StorageLocation, month: str, index: StoredMonth) -> None:
     _MONTH.write(store, index, month)
 
 
-def read_sum(store: StorageLocation, stored: StoredSum) -> Moments | None:
-    """The moments of an object, or None when it is missing or its bytes are not those that were written."""
+def read_sum(store: StorageLocation, stored: StoredSum) -> RowSums | None:
+    """The sums of an object, or None when it is missing or its bytes are not those that were written."""
     body = read_if_exists(store, stored.key)
-    return unpack_moments(body) if body is not None and hashlib.sha256(body).hexdigest() == stored.sha256 else None
+    return unpack_sums(body) if body is not None and hashlib.sha256(body).hexdigest() == stored.sha256 else None
 
 
-def write_sum(store: StorageLocation, folder: Literal["days", "months"], name: str, moments: Moments) -> StoredSum:
-    """Write the moments of a day or a month under a new key. Replay writes another object; no index names the first."""
+def write_sum(store: StorageLocation, folder: Literal["days", "months"], name: str, sums: RowSums) -> StoredSum:
+    """Write the sums of a day or a month under a new key. Replay writes another object; no index names the first."""
     key = f"{folder}/{name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{uuid.uuid4().hex}.npz"
-    body = pack_moments(moments)
+    body = pack_sums(sums)
     overwrite(store, key, body)
     return StoredSum(key, hashlib.sha256(body).hexdigest())
 
@@ -111,12 +111,12 @@ def delete_unused_sums(store: StorageLocation, months: Collection[str]) -> None:
     delete_all(store, old_sums)
 
 
-def forget_moments(home: Home, days: Collection[date] | None = None) -> int:
+def forget_sums(home: Home, days: Collection[date] | None = None) -> int:
     """Delete what is stored of some days and their months, or of all, for every featurizer; says how many objects.
 
     A refit computes them again. Replay deletes nothing more. Raises StorageUnavailable.
     """
-    store = all_moments(home)
+    store = all_sums(home)
     names = None if days is None else {f"{day}" for day in days} | {f"{day:%Y-%m}" for day in days}
     keys = [key for key in keys_below(store) if names is None or key.rpartition("/")[2].partition(".")[0] in names]
     return delete_all(store, keys)

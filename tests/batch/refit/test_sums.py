@@ -15,8 +15,8 @@ from pyspark.sql import SparkSession
 
 from batch import days
 from batch.days import Day, digest_of_paths, list_days, split_into_tasks, sum_rows
-from batch.refit.moments import MomentsOfDays, sum_moments
-from batch.refit.stored_moments import delete_unused_sums, read_month, store_of
+from batch.refit.stored_sums import delete_unused_sums, read_month, store_of
+from batch.refit.sums import SumsOfDays, sum_days
 from features.featurizer import FEATURES
 from features.pca import Moments, NotFinite, moments_of
 from store.errors import JobFailed, StateDamaged
@@ -72,10 +72,8 @@ def _write(
         commit(home, table, batch, "a run", adds if table is FEATURE_ROWS else [])
 
 
-def _sum(
-    spark: SparkSession, home: Home, featurizer: str = OURS, full: bool = False, keep: bool = True
-) -> MomentsOfDays:
-    return sum_moments(spark.sparkContext, home, featurizer, full=full, keep=keep, on_progress=lambda done, total: None)
+def _sum(spark: SparkSession, home: Home, featurizer: str = OURS, full: bool = False, keep: bool = True) -> SumsOfDays:
+    return sum_days(spark.sparkContext, home, featurizer, full=full, keep=keep, on_progress=lambda done, total: None)
 
 
 def _days(rows_by_day: Mapping[date, int]) -> tuple[date, ...]:
@@ -142,10 +140,10 @@ def test_the_second_time_no_finished_day_is_read_and_the_moments_are_those_of_al
     rows = _filled(home)
     told: list[tuple[int, int]] = []
     tell = _telling(told)
-    first = sum_moments(spark.sparkContext, home, OURS, full=False, keep=True, on_progress=tell)
+    first = sum_days(spark.sparkContext, home, OURS, full=False, keep=True, on_progress=tell)
     again = _sum(spark, home)
-    _assert_near(first.moments, np.concatenate(rows))
-    _assert_equal(first.moments, again.moments)
+    _assert_near(first.sums.moments, np.concatenate(rows))
+    _assert_equal(first.sums.moments, again.sums.moments)
     assert (_rows(first.rows_read), _days(first.rows_read), _rows(first.rows_stored), _days(first.rows_stored)) == (
         3 * ROWS,
         DAYS,
@@ -176,12 +174,12 @@ def test_a_new_day_or_a_late_batch_is_all_that_is_read_and_a_full_run_gives_the_
         3 * ROWS,
         2 * ROWS,
     )
-    _assert_near(late.moments, np.concatenate([*rows, _vectors(4), _vectors(5)]))
+    _assert_near(late.sums.moments, np.concatenate([*rows, _vectors(4), _vectors(5)]))
     before = _stored_bytes(home)
     dry = _sum(spark, home, full=True, keep=False)
     assert (_days(dry.rows_read), _rows(dry.rows_stored)) == ((MONTH_BEFORE, *DAYS), 0)
     assert _stored_bytes(home) == before
-    _assert_equal(dry.moments, late.moments)
+    _assert_equal(dry.sums.moments, late.sums.moments)
 
 
 def test_deleted_rows_make_exactly_their_days_be_read_again(spark: SparkSession, home: Home) -> None:
@@ -194,7 +192,7 @@ def test_deleted_rows_make_exactly_their_days_be_read_again(spark: SparkSession,
     _delete(home, "image_id in ('1-0', '3-0')")
     after = _sum(spark, home)
     assert (_days(after.rows_read), _days(after.rows_stored)) == ((DAYS[0], DAYS[2]), DAYS[1:2])
-    _assert_near(after.moments, np.concatenate([rows[0][1:], _vectors(4), rows[2][1:]]))
+    _assert_near(after.sums.moments, np.concatenate([rows[0][1:], _vectors(4), rows[2][1:]]))
 
 
 def test_compaction_makes_nothing_be_read_and_its_files_are_remembered(spark: SparkSession, home: Home) -> None:
@@ -203,28 +201,28 @@ def test_compaction_makes_nothing_be_read_and_its_files_are_remembered(spark: Sp
     _compact(home)
     after = _sum(spark, home)
     assert (_days(after.rows_read), _rows(after.rows_stored)) == ((), 3 * ROWS)
-    _assert_equal(after.moments, before.moments)
+    _assert_equal(after.sums.moments, before.sums.moments)
     paths_digests = {day.date: digest_of_paths(day.paths) for day in list_days(home)}
     assert _stored_paths_digests(home) == paths_digests
-    _assert_equal(_sum(spark, home, full=True, keep=False).moments, before.moments)
+    _assert_equal(_sum(spark, home, full=True, keep=False).sums.moments, before.sums.moments)
 
 
 def test_rows_of_another_featurizer_on_the_same_days_change_nothing(spark: SparkSession, home: Home) -> None:
     _write(home, 1, DAYS[0])
     _write(home, 2, DAYS[0], featurizer="theirs")
-    _assert_near(_sum(spark, home).moments, _vectors(1))
+    _assert_near(_sum(spark, home).sums.moments, _vectors(1))
     _write(home, 3, DAYS[0], featurizer="theirs")
     assert _days(_sum(spark, home).rows_read) == ()
-    _assert_near(_sum(spark, home, "theirs").moments, np.concatenate([_vectors(2), _vectors(3)]))
-    assert _sum(spark, home, "nobody's", keep=False).moments.rows == 0
+    _assert_near(_sum(spark, home, "theirs").sums.moments, np.concatenate([_vectors(2), _vectors(3)]))
+    assert _sum(spark, home, "nobody's", keep=False).sums.moments.rows == 0
 
 
 def test_a_home_without_rows_has_moments_of_no_rows(spark: SparkSession, tmp_path: Path, home: Home) -> None:
     for empty in (home, load_settings(home=str(tmp_path / "nothing")).places()):
         told: list[tuple[int, int]] = []
         tell = _telling(told)
-        summed = sum_moments(spark.sparkContext, empty, OURS, full=False, keep=True, on_progress=tell)
-        assert (summed.moments.rows, told) == (0, [(0, 0)])
+        summed = sum_days(spark.sparkContext, empty, OURS, full=False, keep=True, on_progress=tell)
+        assert (summed.sums.moments.rows, told) == (0, [(0, 0)])
 
 
 def test_today_and_a_day_that_a_plan_waits_for_are_read_but_not_stored(spark: SparkSession, home: Home) -> None:
@@ -234,7 +232,7 @@ def test_today_and_a_day_that_a_plan_waits_for_are_read_but_not_stored(spark: Sp
     write_plan(home, Plan(5, "nonce", datetime.now(UTC), DAYS[0], "file:///landing", "", OURS, ()))
     first, again = _sum(spark, home), _sum(spark, home)
     assert (_days(again.rows_read), _days(again.rows_stored)) == ((DAYS[0], today), DAYS[1:])
-    _assert_equal(first.moments, again.moments)
+    _assert_equal(first.sums.moments, again.sums.moments)
     assert sorted(_stored_paths_digests(home)) == list(DAYS[1:])
     _write(home, 5, DAYS[0])
     _sum(spark, home)
@@ -258,7 +256,7 @@ def test_what_is_damaged_or_gone_is_computed_again(spark: SparkSession, home: Ho
                 overwrite(store, key, read(store, key)[:-9])
         again = _sum(spark, home)
         assert _days(again.rows_read) == reread
-        _assert_equal(again.moments, first.moments)
+        _assert_equal(again.sums.moments, first.sums.moments)
 
 
 @pytest.mark.parametrize("sum_is_damaged", [False, True])
@@ -276,7 +274,7 @@ def test_a_new_last_day_is_added_to_the_sum_of_its_month(spark: SparkSession, ho
     _write(home, 4, new_day)
     new = _sum(spark, home)
     assert _days(new.rows_read) == (new_day,)
-    _assert_equal(new.moments, _sum(spark, home, full=True, keep=False).moments)
+    _assert_equal(new.sums.moments, _sum(spark, home, full=True, keep=False).sums.moments)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +306,7 @@ def test_of_a_day_that_is_refused_nothing_is_stored_and_the_days_beside_it_are_n
     _delete(home, "batch = 4")
     after = _sum(spark, home)
     assert (_days(after.rows_read), _days(after.rows_stored)) == (DAYS[1:2], (DAYS[0], DAYS[2]))
-    _assert_near(after.moments, np.concatenate(rows))
+    _assert_near(after.sums.moments, np.concatenate(rows))
 
 
 def test_a_task_that_fails_on_every_try_is_told_in_one_sentence(spark: SparkSession, home: Home) -> None:
@@ -323,10 +321,10 @@ def test_of_two_runs_at_once_both_are_right_and_so_is_what_they_store(spark: Spa
     _filled(home)
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda full: _sum(spark, home, full=full), (True, False))
-    _assert_equal(one.moments, other.moments)
+    _assert_equal(one.sums.moments, other.sums.moments)
     after = _sum(spark, home)
     assert _days(after.rows_read) == ()
-    _assert_equal(after.moments, one.moments)
+    _assert_equal(after.sums.moments, one.sums.moments)
 
 
 def test_days_in_many_tasks_have_the_moments_of_all_of_them(
@@ -339,8 +337,8 @@ def test_days_in_many_tasks_have_the_moments_of_all_of_them(
     assert [len(split_into_tasks(day)) for day in list_days(home)] == [5, 2, 2]
     first, again = _sum(spark, home), _sum(spark, home)
     assert _days(again.rows_stored) == DAYS[:2]
-    _assert_near(first.moments, np.concatenate([_vectors(1), _vectors(2), _vectors(3)]))
-    _assert_equal(again.moments, first.moments)
+    _assert_near(first.sums.moments, np.concatenate([_vectors(1), _vectors(2), _vectors(3)]))
+    _assert_equal(again.sums.moments, first.sums.moments)
 
 
 @pytest.mark.parametrize("sizes_mb", [[1] * 10_000, [200, 1, 1], [1] * 70, [5000] * 3, [0, 0]])
@@ -370,7 +368,7 @@ def test_objects_that_nothing_names_are_removed_after_a_day_and_a_month_without_
         overwrite(store, key, b"left by a killed refit")
     os.utime(store.directory / old, (0, 0))
     _delete(home, "batch = 4")
-    _assert_near(_sum(spark, home).moments, np.concatenate(rows))
+    _assert_near(_sum(spark, home).sums.moments, np.concatenate(rows))
     keys = set(keys_below(store))
     assert young in keys
     assert not keys & {old, "index/2024-02.json"}
@@ -384,7 +382,7 @@ def test_a_home_on_s3_stores_moments_too(spark: SparkSession, bucket: str, s3_se
     _delete(home, "image_id = '2-0'")
     again = _sum(spark, home)
     assert (_days(again.rows_read), _days(again.rows_stored)) == (DAYS[1:2], (DAYS[0], DAYS[2]))
-    _assert_near(again.moments, np.concatenate([rows[0], rows[1][1:], rows[2]]))
+    _assert_near(again.sums.moments, np.concatenate([rows[0], rows[1][1:], rows[2]]))
 
 
 def test_old_indexes_are_removed_though_storage_fails_for_a_while(proxy: str, bucket: str) -> None:

@@ -1,9 +1,9 @@
-"""The moments of all feature rows of one featurizer, summed by Spark tasks: rows never come to the driver.
+"""The sums of all feature rows of one featurizer, summed by Spark tasks: rows never come to the driver.
 
-Finished days have their sums stored, and so has each month, in 6.6 MB each. A refit of two years reads 24 sums of
-months instead of 730 of days: 160 MB instead of 4.8 GB, and 0.25 s of a core instead of 7 s (10 ms each, measured from
-a disk). One sum over all days would not do: every erasure, and every night in which the oldest day expires, would have
-it added up from all days again.
+Finished days have their sums stored, and so has each month, in 6.6 MB each and 10 KB a label. A refit of two years
+reads 24 sums of months instead of 730 of days: 160 MB instead of 4.8 GB, and 0.25 s of a core instead of 7 s (10 ms
+each, measured from a disk). One sum over all days would not do: every erasure, and every night in which the oldest day
+expires, would have it added up from all days again.
 """
 
 import uuid
@@ -28,7 +28,7 @@ from batch.days import (
     split_into_tasks,
     sum_rows,
 )
-from batch.refit.stored_moments import (
+from batch.refit.stored_sums import (
     StoredDay,
     StoredMonth,
     delete_unused_sums,
@@ -40,7 +40,8 @@ from batch.refit.stored_moments import (
 )
 from features.errors import FruitsError
 from features.featurizer import FEATURES
-from features.pca import Moments, NotFinite, merge_moments
+from features.label_sums import RowSums, merge_sums
+from features.pca import NotFinite
 from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
 from store.errors import JobFailed, StateDamaged
@@ -59,27 +60,27 @@ MOST_SUMMING_TASKS = 32
 FILES_COUNTED_PER_TASK = 32
 PROGRESS_INTERVAL_S = 0.2
 
-_NO_ROWS = merge_moments((), FEATURES)
+_NO_ROWS = merge_sums((), FEATURES)
 
 
 @dataclass(frozen=True)
-class MomentsOfDays:
-    """The moments of the rows of some days, and how many rows of each day were read or came out of stored sums."""
+class SumsOfDays:
+    """The sums of the rows of some days, and how many rows of each day were read or came out of stored sums."""
 
-    moments: Moments = _NO_ROWS
+    sums: RowSums = _NO_ROWS
     rows_read: Mapping[date, int] = field(default_factory=dict)
     rows_stored: Mapping[date, int] = field(default_factory=dict)
 
-    def plus(self, other: "MomentsOfDays") -> "MomentsOfDays":
+    def plus(self, other: "SumsOfDays") -> "SumsOfDays":
         """Both together; no day may be in both."""
-        return MomentsOfDays(
-            merge_moments((self.moments, other.moments), FEATURES),
+        return SumsOfDays(
+            merge_sums((self.sums, other.sums), FEATURES),
             {**self.rows_read, **other.rows_read},
             {**self.rows_stored, **other.rows_stored},
         )
 
 
-def sum_moments(
+def sum_days(
     spark: SparkContext,
     home: Home,
     featurizer: str,
@@ -87,20 +88,20 @@ def sum_moments(
     full: bool,
     keep: bool,
     on_progress: Callable[[int, int], None],
-) -> MomentsOfDays:
-    """Sum up the moments of all rows of a featurizer; features are read only of days without a valid stored sum.
+) -> SumsOfDays:
+    """Sum up all rows of a featurizer; features are read only of days without a valid stored sum.
 
     `full` uses nothing stored. `keep` stores the sums of finished days, each month's as soon as it is complete, and
     deletes sums that nothing names any more. `on_progress` gets bytes done and bytes in all, in this thread.
-    Replay gives the same moments to about 1e-12, as does `full`. A kill costs the months under way. The driver holds
-    the moments of a few months, however many there are. Raises NotFinite and StateDamaged, which name the day, for
+    Replay gives the same sums to about 1e-12, as does `full`. A kill costs the months under way. The driver holds
+    the sums of a few months, however many there are. Raises NotFinite and StateDamaged, which name the day, for
     features that are no 1280 finite numbers, and keeps the sums of other days; JobFailed, StorageUnavailable.
     """
     days = list_days(home)
     total_bytes = sum(day.size_bytes for day in days)
     months = [(month, list(of_month)) for month, of_month in groupby(days, key=lambda day: f"{day.date:%Y-%m}")]
-    job = _Job(spark, home, featurizer, full, keep, f"fruits-moments-{uuid.uuid4().hex}", spark.accumulator(0))
-    summed = MomentsOfDays()
+    job = _Job(spark, home, featurizer, full, keep, f"fruits-sums-{uuid.uuid4().hex}", spark.accumulator(0))
+    summed = SumsOfDays()
     pool = ThreadPoolExecutor(MONTHS_AT_ONCE, thread_name_prefix="moments")
     running = {pool.submit(_sum_month, job, month, of_month) for month, of_month in months}
     try:
@@ -140,35 +141,35 @@ class _Job:
 
 @dataclass(frozen=True)
 class _TaskSum:
-    """The moments of the rows that some tasks read of one day, and the rows of each batch; or why one refuses them."""
+    """The sums of the rows that some tasks read of one day, and the rows of each batch; or why one refuses them."""
 
-    moments: Moments = _NO_ROWS
+    sums: RowSums = _NO_ROWS
     rows_by_batch: Mapping[int, int] = field(default_factory=dict)
     refusal: FruitsError | None = None
 
 
 @dataclass(frozen=True)
 class _ReadDays:
-    """The moments of the days that were read, what is stored of each, and why one of them was refused."""
+    """The sums of the days that were read, what is stored of each, and why one of them was refused."""
 
-    moments: Moments = _NO_ROWS
+    sums: RowSums = _NO_ROWS
     days: Mapping[date, StoredDay] = field(default_factory=dict)
     refusal: FruitsError | None = None
 
 
-def _sum_month(job: _Job, month: str, days: Sequence[Day]) -> MomentsOfDays:
-    job.spark.setJobGroup(job.group, f"moments of {month}")
+def _sum_month(job: _Job, month: str, days: Sequence[Day]) -> SumsOfDays:
+    job.spark.setJobGroup(job.group, f"sums of {month}")
     finished = [day for day in days if day.finished]
     index = read_month(job.store, month)
     valid = {} if job.full else _valid_days(job, finished, index)
-    moments, summed_keys = _stored_moments(job.store, index, valid)
+    sums, summed_keys = _stored_sums(job.store, index, valid)
     read = _read_days(job, [day for day in finished if day.date not in valid], job.keep)
-    moments = merge_moments((moments, read.moments), FEATURES)
+    sums = merge_sums((sums, read.sums), FEATURES)
     if job.keep:
         stored = valid | dict(read.days)
         keys, month_sum = _keys(stored), index.sum
         if set(keys) != summed_keys or not keys:
-            month_sum = write_sum(job.store, "months", month, moments) if keys else None
+            month_sum = write_sum(job.store, "months", month, sums) if keys else None
         new_index = StoredMonth(dict(sorted(stored.items())), month_sum, tuple(keys))
         if new_index != index:
             write_month(job.store, month, new_index)
@@ -177,8 +178,8 @@ def _sum_month(job: _Job, month: str, days: Sequence[Day]) -> MomentsOfDays:
     growing = _read_days(job, [day for day in days if not day.finished], keep=False)
     if growing.refusal:
         raise growing.refusal
-    return MomentsOfDays(
-        merge_moments((moments, growing.moments), FEATURES),
+    return SumsOfDays(
+        merge_sums((sums, growing.sums), FEATURES),
         {day: stored.rows for day, stored in (*read.days.items(), *growing.days.items())},
         {day: stored.rows for day, stored in valid.items()},
     )
@@ -206,21 +207,19 @@ def _count_days(job: _Job, days: Sequence[Day]) -> dict[date, str]:
     return {day: digest_of_rows(counts) for day, counts in rows_by_batch.items()}
 
 
-def _stored_moments(
-    store: StorageLocation, index: StoredMonth, valid: dict[date, StoredDay]
-) -> tuple[Moments, set[str]]:
-    """The moments of the valid days, and the keys of those in the month's sum; days whose sum is gone leave `valid`."""
+def _stored_sums(store: StorageLocation, index: StoredMonth, valid: dict[date, StoredDay]) -> tuple[RowSums, set[str]]:
+    """The sums of the valid days, and the keys of those in the month's sum; days whose sum is gone leave `valid`."""
     is_valid = bool(index.summed) and set(index.summed) <= set(_keys(valid))
     of_month = read_sum(store, index.sum) if index.sum and is_valid else None
-    moments, summed_keys = (of_month, set(index.summed)) if of_month else (_NO_ROWS, set[str]())
+    sums, summed_keys = (of_month, set(index.summed)) if of_month else (_NO_ROWS, set[str]())
     for day, stored in list(valid.items()):
         if stored.sum and stored.sum.key not in summed_keys:
             of_day = read_sum(store, stored.sum)
             if of_day is None:
                 del valid[day]
             else:
-                moments = merge_moments((moments, of_day), FEATURES)
-    return moments, summed_keys
+                sums = merge_sums((sums, of_day), FEATURES)
+    return sums, summed_keys
 
 
 def _keys(days: Mapping[date, StoredDay]) -> list[str]:
@@ -240,7 +239,7 @@ def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
     paths_digests = {day.date: digest_of_paths(day.paths) for day in days}
     parts = _collect(sums.mapPartitions(partial(_store_days, job.store, paths_digests, keep)))
     return _ReadDays(
-        merge_moments((part.moments for part in parts), FEATURES),
+        merge_sums((part.sums for part in parts), FEATURES),
         {day: stored for part in parts for day, stored in part.days.items()},
         next((part.refusal for part in parts if part.refusal), None),
     )
@@ -250,18 +249,18 @@ def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
 def _read_files(home: Home, featurizer: str, read_bytes: "Accumulator[int]", task: Day) -> tuple[int, _TaskSum]:
     """The sum of a task's files, under the number of its day."""
     try:
-        moments, rows_by_batch = sum_rows(home, featurizer, task)
+        sums, rows_by_batch = sum_rows(home, featurizer, task)
     except (NotFinite, StateDamaged) as error:
         # If it were raised, Spark would try again, and the sums of the month's other days would be lost.
         return task.date.toordinal(), _TaskSum(refusal=error)
     read_bytes.add(task.size_bytes)
     freeze_worker_modules()
-    return task.date.toordinal(), _TaskSum(moments, rows_by_batch)
+    return task.date.toordinal(), _TaskSum(sums, rows_by_batch)
 
 
 def _add(one: _TaskSum, other: _TaskSum) -> _TaskSum:
     return _TaskSum(
-        merge_moments((one.moments, other.moments), FEATURES),
+        merge_sums((one.sums, other.sums), FEATURES),
         Counter(one.rows_by_batch) + Counter(other.rows_by_batch),
         one.refusal or other.refusal,
     )
@@ -272,17 +271,17 @@ def _store_days(
     store: StorageLocation, paths_digests: Mapping[date, str], keep: bool, days: Iterable[tuple[int, _TaskSum]]
 ) -> Iterator[_ReadDays]:
     """One sum of all days in a partition; with `keep` the sum of each is stored, too."""
-    moments, stored_days, refusal = _NO_ROWS, {}, None
+    sums, stored_days, refusal = _NO_ROWS, {}, None
     for number, of_day in days:
         if of_day.refusal:
             refusal = of_day.refusal
             continue
-        day, rows = date.fromordinal(number), of_day.moments.rows
-        moments = merge_moments((moments, of_day.moments), FEATURES)
-        stored = write_sum(store, "days", f"{day}", of_day.moments) if keep and rows else None
+        day, rows = date.fromordinal(number), of_day.sums.rows
+        sums = merge_sums((sums, of_day.sums), FEATURES)
+        stored = write_sum(store, "days", f"{day}", of_day.sums) if keep and rows else None
         stored_days[day] = StoredDay(paths_digests[day], digest_of_rows(of_day.rows_by_batch), rows, stored)
     freeze_worker_modules()
-    yield _ReadDays(moments, stored_days, refusal)
+    yield _ReadDays(sums, stored_days, refusal)
 
 
 def _collect(results: "RDD[_T]") -> list[_T]:
