@@ -7,15 +7,15 @@ Friedman, "The Elements of Statistical Learning" (2009), 4.3; the temperature T:
 Neural Networks" (2017).
 """
 
-from dataclasses import dataclass, field
-from functools import cached_property
+import io
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import FruitsError
-from features.label_sums import ENOUGH_SUBJECTS, MOST_LABELS, RowSums
+from features.label_sums import ENOUGH_SUBJECTS, MOST_LABELS, RowSums, pack_texts, unpack_texts
 
 # Where nothing that came later calibrates: of 81 kinds of groceries these were best on photos taken elsewhere.
 SHRINKAGE = 0.2
@@ -31,9 +31,8 @@ class TooFewLabels(FruitsError):
 class Within:
     """The named labels, and how rows spread around the mean of their own label.
 
-    `counts` is (c,) int64, `means` (c, d) and `mean`, of all labelled rows, (d,). `values` (d,), ascending, and
-    `vectors` (d, d) in columns are the eigenvalues and eigenvectors of the spread W / (n - C), of all labels, also of
-    those that are too rare to be named; `divisor` is n - C. All float64.
+    `counts` is (c,) int64, `means` (c, d) and `mean`, of all labelled rows, (d,). `spread` (d, d) is W / (n - C), of
+    all labels, also of those that are too rare to be named; `divisor` is n - C. All float64.
     """
 
     labels: tuple[str, ...]
@@ -41,20 +40,23 @@ class Within:
     means: NDArray[np.float64]
     mean: NDArray[np.float64]
     divisor: int
-    values: NDArray[np.float64]
-    vectors: NDArray[np.float64]
+    spread: NDArray[np.float64]
     has_others: bool
 
     def classifier(self, shrinkage: float = SHRINKAGE, temperature: float = TEMPERATURE) -> "Classifier":
         """The classifier of this spread, shrunk towards a ball: Q^-1 = (1 - s) W / (n - C) + s tr / p I."""
-        shrunk = (1 - shrinkage) * self.values + shrinkage * self.values.mean()
-        precision = (self.vectors / shrunk) @ self.vectors.T
+        columns = len(self.mean)
+        ball = np.trace(self.spread) / columns * np.eye(columns)
+        precision = np.linalg.inv((1 - shrinkage) * self.spread + shrinkage * ball)
+        centred = self.means - self.mean
+        weights = centred @ precision
         return Classifier(
             self.labels,
             self.counts,
-            self.means.astype(np.float32),
             self.mean.astype(np.float32),
             precision.astype(np.float32),
+            weights.astype(np.float32),
+            (weights @ centred.T).astype(np.float32),
             self.divisor,
             shrinkage,
             temperature,
@@ -65,31 +67,23 @@ class Within:
 class Classifier:
     """What names rows: float32, so that a worker holds few megabytes of it.
 
-    `means` is (c, d), `mean`, of all labelled rows, (d,), `precision` (d, d) is Q. `strange_distances`, ascending, are
-    the distances of photos that it had not seen to their nearest label; `calibrated` says that these came after the
-    fit, and that the shrinkage and the temperature were chosen on them.
+    `mean`, of all labelled rows, is (d,), `precision` (d, d) is Q; `weights` (c, d) are the labels' means from `mean`,
+    times Q, and `gram` (c, c) these times the means. `strange_distances`, ascending, are the distances of photos that
+    it had not seen to their nearest label; `calibrated` says that these came after the fit, and that the shrinkage and
+    the temperature were chosen on them.
     """
 
     labels: tuple[str, ...]
     counts: NDArray[np.int64]
-    means: NDArray[np.float32]
     mean: NDArray[np.float32]
     precision: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    gram: NDArray[np.float32]
     divisor: int
     shrinkage: float
     temperature: float
     strange_distances: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     calibrated: bool = False
-
-    @cached_property
-    def weights(self) -> NDArray[np.float32]:
-        """The means, from the mean of all, times Q: (c, d)."""
-        return np.asarray((self.means - self.mean) @ self.precision, np.float32)
-
-    @cached_property
-    def offsets(self) -> NDArray[np.float32]:
-        """The squared distance of each label's mean from the mean of all, (c,)."""
-        return np.asarray(np.einsum("cd,cd->c", self.weights, self.means - self.mean), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +111,30 @@ class Names:
     confidences: NDArray[np.float32]
     distances: NDArray[np.float32]
     novelties: NDArray[np.float32]
+
+
+def pack_classifier(classifier: Classifier) -> bytes:
+    """A classifier as bytes of an npz file. The same classifier gives the same bytes."""
+    body = io.BytesIO()
+    arrays = {item.name: getattr(classifier, item.name) for item in fields(classifier) if item.name != "labels"}
+    np.savez(body, labels=pack_texts(classifier.labels), **arrays)
+    return body.getvalue()
+
+
+def unpack_classifier(body: bytes) -> Classifier:
+    """The classifier that `pack_classifier` was given, to the last bit. Raises ValueError for other bytes."""
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+            labels = unpack_texts(arrays.pop("labels"), len(arrays["counts"]))
+            numbers = {name: arrays.pop(name).item() for name in _NUMBERS}
+            return Classifier(labels, **arrays, **numbers)
+    # NumPy and zipfile raise a dozen unrelated kinds of errors for damaged bytes.
+    except Exception as error:
+        raise ValueError(f"these {len(body)} bytes are no packed classifier: {error}") from error
+
+
+_NUMBERS = ("divisor", "shrinkage", "temperature", "calibrated")
 
 
 def within_labels(sums: RowSums, min_rows: int) -> Within:
@@ -148,15 +166,13 @@ def within_labels(sums: RowSums, min_rows: int) -> Within:
     rounding = np.finfo(np.float64).eps * len(mean) * max(np.trace(sums.labelled.scatter), np.finfo(np.float64).tiny)
     if divisor < 1 or np.trace(scatter) <= rounding:
         raise TooFewLabels("All photos of a label are alike, so nothing says how much photos of one fruit differ.")
-    values, vectors = np.linalg.eigh(scatter / divisor)
     return Within(
         labels=tuple(label for label, named in zip(labels.labels, is_named, strict=True) if named),
         counts=labels.counts[is_named],
         means=labels.sums[is_named] / labels.counts[is_named][:, None],
         mean=mean,
         divisor=divisor,
-        values=np.maximum(values, 0),
-        vectors=vectors,
+        spread=scatter / divisor,
         has_others=len(labels.labels) >= MOST_LABELS and labels.other_rows > 0,
     )
 
@@ -173,43 +189,42 @@ def squared_distances(
     """
     centred = rows.astype(np.float32) - classifier.mean
     turned = np.asarray(centred @ classifier.precision, np.float32)
-    squares = np.einsum("nd,nd->n", turned, centred)
-    crossed = centred @ classifier.weights.T
-    distances: NDArray[np.float32] = np.asarray(squares[:, None] - 2 * crossed + classifier.offsets, np.float32)
+    squares: NDArray[np.float32] = np.einsum("nd,nd->n", turned, centred)
+    crossed = np.asarray(centred @ classifier.weights.T, np.float32)
+    distances: NDArray[np.float32] = np.asarray(squares[:, None] - 2 * crossed + np.diag(classifier.gram), np.float32)
     np.maximum(distances, 0, out=distances)
     if left_out is not None and (left_out.places >= 0).any():
-        _leave_out(classifier, centred, turned, distances, left_out)
+        _leave_out(classifier, distances, squares, crossed, left_out)
     return distances
 
 
 def _leave_out(
     classifier: Classifier,
-    centred: NDArray[np.float32],
-    turned: NDArray[np.float32],
     distances: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    crossed: NDArray[np.float32],
     left_out: LeftOut,
 ) -> None:
-    """Change the distances of the rows that are left out, in place."""
+    """Change the distances of the rows that are left out, in place; with x and m_c from the mean of all labelled rows,
+    `squares` (n,) are x^T Q x, and `crossed` (n, c) m_c^T Q x.
+    """
     [rows] = np.nonzero(left_out.places >= 0)
-    places = left_out.places[rows]
+    numbers, places = np.arange(len(rows)), left_out.places[rows]
     count, copies = classifier.counts[places].astype(np.float64), left_out.copies[rows].astype(np.float64)
     rest = count - copies
-    has_rest = rest > 0
     own = distances[rows, places].astype(np.float64)
-    # u = Q v, and its products with x - m_c of each label.
-    u = turned[rows] - classifier.weights[places]
-    products = (np.einsum("nd,nd->n", u, centred[rows])[:, None] - u @ (classifier.means - classifier.mean).T).astype(
-        np.float64
-    )
+    # v^T Q (x - m_c) of each label.
+    of_rows = crossed[rows].astype(np.float64)
+    products = (squares[rows] - of_rows[numbers, places])[:, None] - of_rows + classifier.gram[places]
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = (1 - classifier.shrinkage) / classifier.divisor * copies * count / rest
-        # The rank-1 update takes away less than is there; rounding must not turn the sign.
-        shrinks = scale / np.maximum(1 - scale * own, np.finfo(np.float32).eps)
-        updated = distances[rows] + shrinks[:, None] * products**2
-        nearest_own = (count / rest) ** 2 * (own + shrinks * products[np.arange(len(rows)), places] ** 2)
-    updated[np.arange(len(rows)), places] = nearest_own
-    updated[~has_rest] = distances[rows[~has_rest]]
-    updated[~has_rest, places[~has_rest]] = np.inf
+        # The update takes away less than is there; rounding must not turn the sign.
+        update = scale / np.maximum(1 - scale * own, np.finfo(np.float32).eps)
+        updated = distances[rows] + update[:, None] * products**2
+        updated[numbers, places] = (count / rest) ** 2 * (own + update * own**2)
+    is_only = rest <= 0
+    updated[is_only] = distances[rows[is_only]]
+    updated[is_only, places[is_only]] = np.inf
     distances[rows] = updated
 
 

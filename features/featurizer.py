@@ -1,6 +1,6 @@
 """The network as executors run it: pixels in, features out, without TensorFlow."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 INPUT_PX = 224
 FEATURES = 1280
+# In what arithmetic a network runs.
+Precision = Literal["float32", "int8"]
 
 
 class Featurizer:

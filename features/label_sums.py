@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.pca import Moments, MomentsSum, merge_moments, pack_moments, unpack_moments
+from features.pca import Moments, MomentsSum, merge_moments, pack_moments, subtract_moments, unpack_moments
 
 # What a version can name, and what a stored day keeps of labels: 10 MB.
 MOST_LABELS = 1_000
@@ -132,7 +132,7 @@ def pack_sums(sums: RowSums) -> bytes:
         body,
         labelled=np.frombuffer(pack_moments(sums.labelled), np.uint8),
         unlabelled=np.frombuffer(pack_moments(sums.unlabelled), np.uint8),
-        labels=np.frombuffer("\0".join(labels.labels).encode("utf-8", "surrogatepass"), np.uint8),
+        labels=pack_texts(labels.labels),
         counts=labels.counts,
         sums=labels.sums,
         subjects=labels.subjects,
@@ -146,18 +146,54 @@ def unpack_sums(body: bytes) -> RowSums:
     """The sums that `pack_sums` was given, to the last bit. Raises ValueError for other bytes."""
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-            names, counts = archive["labels"].tobytes().decode("utf-8", "surrogatepass"), archive["counts"]
-            labels = tuple(names.split("\0")) if len(counts) else ()
-            labels_sums = LabelSums(
-                labels, counts, archive["sums"], archive["subjects"], int(archive["other_rows"]), archive["other_sum"]
+            labels = LabelSums(
+                unpack_texts(archive["labels"], len(archive["counts"])),
+                archive["counts"],
+                archive["sums"],
+                archive["subjects"],
+                int(archive["other_rows"]),
+                archive["other_sum"],
             )
-            labelled, unlabelled = (unpack_moments(archive[n].tobytes()) for n in ("labelled", "unlabelled"))
-        if len(labels) != len(counts) or labels_sums.sums.shape != (len(counts), len(labelled.mean)):
-            raise ValueError(f"{len(labels)} labels with sums of {labels_sums.sums.shape}")
+            labelled, unlabelled = (unpack_moments(archive[name].tobytes()) for name in ("labelled", "unlabelled"))
+        if labels.sums.shape != (len(labels.labels), len(labelled.mean)):
+            raise ValueError(f"{len(labels.labels)} labels with sums of {labels.sums.shape}")
     # NumPy and zipfile raise a dozen unrelated kinds of errors for damaged bytes.
     except Exception as error:
         raise ValueError(f"these {len(body)} bytes are not packed sums: {error}") from error
-    return RowSums(labelled, unlabelled, labels_sums)
+    return RowSums(labelled, unlabelled, labels)
+
+
+def subtract_sums(whole: RowSums, part: RowSums) -> RowSums:
+    """The sums of the rows that are in `whole` and not in `part`, up to rounding; the people of labels stay those of
+    the whole."""
+    places = [whole.labels.labels.index(label) for label in part.labels.labels if label in whole.labels.labels]
+    kept = [place for place, label in enumerate(part.labels.labels) if label in whole.labels.labels]
+    counts, sums = whole.labels.counts.copy(), whole.labels.sums.copy()
+    counts[places] -= part.labels.counts[kept]
+    sums[places] -= part.labels.sums[kept]
+    other_rows = whole.labels.rows - part.labels.rows - int(counts.sum())
+    has_rows = counts > 0
+    labels = tuple(label for label, has in zip(whole.labels.labels, has_rows, strict=True) if has)
+    lost = [place for place in range(len(part.labels.labels)) if place not in kept]
+    other_sum = whole.labels.other_sum - part.labels.other_sum - part.labels.sums[lost].sum(axis=0)
+    return RowSums(
+        subtract_moments(whole.labelled, part.labelled),
+        subtract_moments(whole.unlabelled, part.unlabelled),
+        LabelSums(labels, counts[has_rows], sums[has_rows], whole.labels.subjects[has_rows], other_rows, other_sum),
+    )
+
+
+def pack_texts(texts: Sequence[str]) -> NDArray[np.uint8]:
+    """Texts as an array of bytes; none of them has a NUL."""
+    return np.frombuffer("\0".join(texts).encode("utf-8", "surrogatepass"), np.uint8)
+
+
+def unpack_texts(packed: NDArray[np.uint8], number: int) -> tuple[str, ...]:
+    """The texts that `pack_texts` was given, that many. Raises ValueError for other bytes."""
+    texts = tuple(packed.tobytes().decode("utf-8", "surrogatepass").split("\0")) if number else ()
+    if len(texts) != number:
+        raise ValueError(f"{len(texts)} texts instead of {number}")
+    return texts
 
 
 def _sums_of(rows: NDArray[np.floating[Any]], of_rows: Sequence[tuple[str, str | None]]) -> LabelSums:

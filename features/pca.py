@@ -145,6 +145,19 @@ def merge_moments(parts: Iterable[Moments], columns: int) -> Moments:
     return Moments(rows, mean, triangle)
 
 
+def subtract_moments(whole: Moments, part: Moments) -> Moments:
+    """The moments of the rows that are in `whole` and not in `part`, up to rounding of the whole."""
+    rest = whole.rows - part.rows
+    if not part.rows or not rest:
+        return whole if rest else merge_moments((), len(whole.mean))
+    mean = whole.mean + (whole.mean - part.mean) * (part.rows / rest)
+    triangle = whole.triangle - part.triangle
+    shift = (part.mean - mean) * math.sqrt(rest * part.rows / whole.rows)
+    for place, row in _rows_of_triangle(triangle, len(mean)):
+        row -= shift[place] * shift[place:]
+    return Moments(rest, mean, triangle)
+
+
 def _rows_of_triangle(triangle: NDArray[np.float64], columns: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Views of the rows of a symmetric matrix from the diagonal on, each with its number."""
     return enumerate(np.split(triangle, np.cumsum(range(columns, 1, -1))))

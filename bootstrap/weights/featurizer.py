@@ -12,8 +12,8 @@ from bootstrap.weights.calibration import choose_pictures
 from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of
 from features.environment import interrupts_withheld, python_environment, started_with
 from features.errors import WeightsUnavailable
+from features.featurizer import Precision
 from features.image import Limits
-from features.precision import Precision
 from store.errors import FeaturizerConflict
 from store.home import Home
 from store.home_access import check_is_writable

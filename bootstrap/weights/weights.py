@@ -20,7 +20,7 @@ from bootstrap.pip import pip_error, run_pip
 from bootstrap.weights import network
 from bootstrap.weights.weights_file import first_line, load_file
 from features.errors import InvalidSetting, WeightsUnavailable
-from features.precision import Precision
+from features.featurizer import Precision
 from store.objects.location import StorageLocation
 from store.objects.operations import read
 

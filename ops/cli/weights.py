@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from features.precision import Precision
+from features.featurizer import Precision
 from ops.cli.command import HOME, Flags, takes_settings
 from ops.cli.console import console, notify
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from features.precision import Precision
+from features.featurizer import Precision
 from store.errors import StateDamaged
 from store.home import Home
 from store.objects.document import Document

@@ -45,12 +45,12 @@ def test_decisions_are_scikit_learns_without_its_priors() -> None:
     within = within_labels(summed(vectors, list(labels)), 10)
     ours = within.classifier(0.2)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(vectors.astype(np.float64), labels)
-    centred = vectors - ours.means[[ours.labels.index(label) for label in labels]]
+    centred = vectors - within.means[[ours.labels.index(label) for label in labels]]
     covariance = centred.T.astype(np.float64) @ centred / within.divisor
     shrunk = 0.8 * covariance + 0.2 * np.trace(covariance) / COLUMNS * np.eye(COLUMNS)
     precision = np.linalg.inv(shrunk)
     assert np.allclose(ours.precision, precision, rtol=1e-4, atol=1e-6)
-    differences = others[:, None, :] - ours.means[None]
+    differences = others[:, None, :] - within.means[None]
     expected = np.einsum("ncd,de,nce->nc", differences, precision, differences)
     assert np.allclose(squared_distances(ours, others), expected, rtol=1e-4, atol=1e-3)
     scores = theirs.decision_function(others.astype(np.float64)) - np.log(theirs.priors_)
@@ -68,7 +68,7 @@ def test_rows_without_a_label_and_labels_that_are_too_rare_are_no_part_of_the_sp
     )
     rare_own = rare - rare.mean(0)
     scatter = own.T.astype(np.float64) @ own + rare_own.T.astype(np.float64) @ rare_own
-    found = (within.vectors * within.values) @ within.vectors.T * within.divisor
+    found = within.spread * within.divisor
     assert within.divisor == 505 - 7
     assert np.allclose(found, scatter, rtol=1e-4, atol=1e-2)
 
@@ -101,8 +101,8 @@ def test_a_row_that_is_left_out_is_as_far_as_from_a_fit_without_it(copies: int) 
         rest = [place for place in range(200) if place != row]
         without = within_labels(summed(vectors[rest], [labels[place] for place in rest]), 2)
         # Exact while the divisor and the target of the shrinkage stay.
-        spread = (without.vectors * without.values) @ without.vectors.T * without.divisor / within.divisor
-        precision = np.linalg.inv(0.8 * spread + 0.2 * within.values.mean() * np.eye(COLUMNS))
+        spread = without.spread * without.divisor / within.divisor
+        precision = np.linalg.inv(0.8 * spread + 0.2 * np.trace(within.spread) / COLUMNS * np.eye(COLUMNS))
         differences = vectors[row] - without.means
         assert np.allclose(found[0], np.einsum("cd,de,ce->c", differences, precision, differences), rtol=2e-3)
 
@@ -161,8 +161,8 @@ def test_float32_changes_no_decision() -> None:
 
 
 def _precision(within: Within) -> NDArray[np.float64]:
-    shrunk = 0.8 * within.values + 0.2 * within.values.mean()
-    return np.asarray((within.vectors / shrunk) @ within.vectors.T)
+    ball = np.trace(within.spread) / COLUMNS * np.eye(COLUMNS)
+    return np.linalg.inv(0.8 * within.spread + 0.2 * ball)
 
 
 def test_later_photos_make_confidences_true() -> None:
