@@ -10,7 +10,7 @@ from pathlib import Path
 from features.errors import InvalidSetting
 from store.errors import StateDamaged
 from store.home import Home
-from store.models.pca_models import versions_to_project
+from store.models.pca_models import current_models, versions_to_project
 from store.models.registry import current_featurizer
 from store.objects.document import Document
 from store.objects.landing import LandedObject
@@ -142,6 +142,8 @@ class Planner:
         if featurizer is None:
             raise StateDamaged(f"{self._home.root.uri} has no featurizer; run `fruits weights`.")
         now = datetime.now(UTC)
+        current = current_models(self._home)
+        pca_versions = versions_to_project(self._home, featurizer, current)
         plan = Plan(
             batch=self._last + 1,
             nonce=self._nonce,
@@ -151,8 +153,9 @@ class Planner:
             key_pattern=self._key_pattern,
             featurizer=featurizer,
             objects=objects,
-            pca_versions=versions_to_project(self._home, featurizer),
+            pca_versions=pca_versions,
             retried=self._retries.rows_of(objects),
+            served=current.serving if current.serving in pca_versions else None,
         )
         check_claim(self._home, plan.nonce)
         if self._is_closed:

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from features.classifier import Classifier, pack_classifier, unpack_classifier
 from features.pca import Pca
 from store.errors import AnotherRefit, StateDamaged, UnknownModel
 from store.home import Home
@@ -22,6 +23,7 @@ from store.tables.schemas import PROJECTION_ROWS
 _ARRAYS = "v{:06d}/model.npz"
 _SCREE = "v{:06d}/scree.png"
 _PCA_ARRAYS = ("mean", "components", "explained_variance", "explained_variance_ratio")
+_CLASSIFIER = "classifier"
 _ARRAYS_KEY = re.compile(r"v(\d{6,})/model\.npz")
 _ANY_KEY = re.compile(r"v(\d{6,})/.*")
 
@@ -31,7 +33,9 @@ class PcaMeta:
     """What is known of one version.
 
     `explained` is the share of the variance that the kept components explain; `drift_rad` the largest principal angle
-    between their subspace and the parent's; `nonce` identifies the refit that made the version.
+    between their subspace and the parent's; `nonce` identifies the refit that made the version. `last_batch` is the
+    newest batch whose rows were in the fit. `labels` is how many labels the version names; 0, with the reason in
+    `no_names`, when it has no classifier.
     """
 
     version: int
@@ -43,14 +47,21 @@ class PcaMeta:
     parent: int | None
     drift_rad: float | None
     nonce: str
+    last_batch: int | None = None
+    labels: int = 0
+    no_names: str = "It was fitted before versions named fruit; refit."
+    calibrated: bool = False
+    held_back: str | None = None
+    """Why the version did not become the next one, if it names fruit worse than another."""
 
 
 @dataclass(frozen=True, eq=False)
 class PcaModel:
-    """One version with its arrays."""
+    """One version with its arrays; without a classifier it projects rows and names none."""
 
     meta: PcaMeta
     pca: Pca
+    classifier: Classifier | None = None
 
 
 @dataclass(frozen=True)
@@ -140,9 +151,10 @@ def current_models(home: Home) -> Current:
     return _POINTER.read(home.pca_models) or Current()
 
 
-def versions_to_project(home: Home, featurizer: str) -> tuple[int, ...]:
-    """The versions that rows of a featurizer are projected with now: the served and the next one, if they are its."""
-    return tuple(v for v in current_models(home).versions if _featurizer_of(home, v) == featurizer)
+def versions_to_project(home: Home, featurizer: str, current: Current | None = None) -> tuple[int, ...]:
+    """The versions that rows of a featurizer are projected with: the served and the next one, if they are its."""
+    versions = (current or current_models(home)).versions
+    return tuple(version for version in versions if _featurizer_of(home, version) == featurizer)
 
 
 @lru_cache(maxsize=64)
@@ -197,6 +209,8 @@ def _change(home: Home, edit: Callable[[Current], Current]) -> Current:
 def _pack(model: PcaModel) -> bytes:
     buffer = io.BytesIO()
     arrays = {name: getattr(model.pca, name) for name in _PCA_ARRAYS}
+    if model.classifier is not None:
+        arrays[_CLASSIFIER] = np.frombuffer(pack_classifier(model.classifier), np.uint8)
     np.savez(buffer, meta=np.frombuffer(_META.dump(model.meta), np.uint8), **arrays)
     return buffer.getvalue()
 
@@ -206,8 +220,10 @@ def _unpack(body: bytes, home: Home, version: int) -> PcaModel:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
             meta = _META.parse(arrays["meta"].tobytes(), _META.key(version))
             pca = Pca(meta.rows, **{name: arrays[name] for name in _PCA_ARRAYS})
+            packed = arrays[_CLASSIFIER].tobytes() if _CLASSIFIER in arrays else None
+            classifier = unpack_classifier(packed) if packed is not None else None
     # Depending on where bytes are damaged, NumPy and zipfile raise a dozen unrelated kinds.
     except Exception as error:
         uri = home.pca_models.uri_of(_ARRAYS.format(version))
         raise StateDamaged(f"{uri} cannot be read; restore it, or refit and use the new version.") from error
-    return PcaModel(meta, pca)
+    return PcaModel(meta, pca, classifier)

@@ -34,6 +34,8 @@ class Retried:
 class Plan:
     """What batch `batch` is: the objects, and everything their outcome depends on.
 
+    `served` is the version whose names are the answers to the app, one of `pca_versions`.
+
     Objects that were rejected before have the size, the etag and the time of arrival they had then; `retried` names
     their reject rows, which the batch's commit deletes. One object can have several.
     """
@@ -48,6 +50,7 @@ class Plan:
     objects: tuple[LandedObject, ...]
     pca_versions: tuple[int, ...] = ()
     retried: tuple[Retried, ...] = ()
+    served: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ import pyarrow as pa
 from store.home import Home
 from store.objects.location import StorageLocation
 
-# A column that tables got later: files written before lack it, and its values there are null.
+# Columns that tables got later: files written before lack them, and their values there are null.
 FIRST_VISIBLE = "first_visible_at"
-LATER_COLUMNS = {FIRST_VISIBLE}
+ANSWER_COLUMNS = ("answer", "answer_confidence", "answer_version")
+NAME_COLUMNS = ("predicted", "confidence", "top3", "distance", "novelty", "in_fit")
+LATER_COLUMNS = {FIRST_VISIBLE, *ANSWER_COLUMNS, *NAME_COLUMNS}
 READ_ROWS = 2048
 # 40 MB of features: what a writer of a large file and a reader of it hold at a time.
 ROW_GROUP_ROWS = 8192
@@ -70,6 +72,9 @@ FEATURE_ROWS = Table(
             ("ingested_at", INSTANT),
             ("ingest_date", pa.date32()),
             (FIRST_VISIBLE, INSTANT),
+            ("answer", pa.string()),
+            ("answer_confidence", pa.float32()),
+            ("answer_version", pa.int32()),
         ]
     ),
     ("ingest_date",),
@@ -89,6 +94,12 @@ PROJECTION_ROWS = Table(
             ("ingested_at", INSTANT),
             ("pca_version", pa.int32()),
             ("ingest_date", pa.date32()),
+            ("predicted", pa.string()),
+            ("confidence", pa.float32()),
+            ("top3", pa.list_(pa.struct([("label", pa.string()), ("confidence", pa.float32())]))),
+            ("distance", pa.float32()),
+            ("novelty", pa.float32()),
+            ("in_fit", pa.bool_()),
         ]
     ),
     ("pca_version", "ingest_date"),

@@ -16,7 +16,6 @@ from pyspark import Broadcast, TaskContext
 from features.featurizer import Featurizer
 from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
-from features.pca import project
 from features.rejects import Reason, Rejected
 from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules
@@ -27,7 +26,7 @@ from store.objects.landing import LandedObject, ObjectAccessDenied, key_group
 from store.objects.location import StorageLocation, printable
 from store.state.plans import AddedFile, BatchCounters, Plan
 from store.tables.files import vectors_column, write_file
-from store.tables.projections import write_projections
+from store.tables.projections import answer_columns, project_rows, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.executor.fetching import Fetched, ReadLocations, fetch_all
 
@@ -194,13 +193,15 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
     if outcome.rows:
         vectors = np.concatenate(outcome.vectors)
         rows = _columns(outcome.rows) | {"ingested_at": [ingested_at] * len(outcome.rows)}
-        features = rows | {"features": vectors_column(vectors)}
+        projected = [
+            project_rows(cached_model(task.home, version), vectors) for version in task.plan.pca_versions
+        ]
+        answers = [answer_columns(one) for one in projected if one.meta.version == task.plan.served]
+        features = rows | {"features": vectors_column(vectors)} | (answers[0] if answers else {})
         adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)
-        projections = []
-        for model in (cached_model(task.home, version) for version in task.plan.pca_versions):
-            projected = project(model.pca.mean, model.pca.components, vectors)
-            projections.append(write_projections(task.home, model.meta, rows, projected, task.plan.ingest_date))
-        adds[PROJECTION_ROWS.name] = tuple(projections)
+        adds[PROJECTION_ROWS.name] = tuple(
+            write_projections(task.home, rows, one, task.plan.ingest_date) for one in projected
+        )
     if outcome.rejects:
         rows = _columns(outcome.rejects) | {"ingested_at": [ingested_at] * len(outcome.rejects)}
         adds[REJECT_ROWS.name] = (write_file(task.home, REJECT_ROWS, rows, partition),)
