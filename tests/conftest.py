@@ -23,6 +23,7 @@ from store.objects.waits import report_waits_to
 from store.settings import Settings, load_settings
 from streaming.session import close_session, open_session
 from tests.support import servers
+from tests.support.fault_proxy import Weather, set_rules, set_weather
 from tests.support.stream_run import Run, run_here, with_featurizer
 
 if TYPE_CHECKING:
@@ -157,11 +158,18 @@ def bucket(s3: "S3Client") -> str:
     return name
 
 
-@pytest.fixture
-def proxy(s3_server: str, tmp_path: Path) -> Iterator[str]:
-    """The URL of a fault proxy before the S3 server."""
-    with servers.server_before(s3_server, "tests.support.fault_proxy", tmp_path) as url:
+@pytest.fixture(scope="session")
+def proxy_process(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with servers.server_before(s3_server, "tests.support.fault_proxy", tmp_path_factory.mktemp("proxy")) as url:
         yield url
+
+
+@pytest.fixture
+def proxy(proxy_process: str) -> str:
+    """The URL of a fault proxy before the S3 server, in which nothing is set."""
+    set_rules(proxy_process)
+    set_weather(proxy_process, Weather())
+    return proxy_process
 
 
 @pytest.fixture

@@ -147,9 +147,7 @@ def test_weights_that_are_compiled_leave_no_home_and_no_compiler(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("file", "words"), [("cmdline", "launcher.Main"), ("cmdline", "deploy.SparkSubmit"), ("maps", "libnetty")]
-)
+@pytest.mark.parametrize(("file", "words"), [("cmdline", "launcher.Main"), ("maps", "libnetty")])
 def test_spark_that_starts_is_ended_with_its_command(local_settings: MakeSettings, file: str, words: str) -> None:
     settings = local_settings()
     with _fruits("refit", "--home", settings.home) as command:
