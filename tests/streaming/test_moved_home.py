@@ -24,6 +24,7 @@ from store.tables import handles
 from store.tables.schemas import TABLES
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
 from tests.support.feature_rows import serve_a_model
+from tests.support.ingested import ingest
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, drop, forget_names, rows, run_here, with_featurizer
 
@@ -119,7 +120,7 @@ def test_a_home_made_before_names_were_kept_is_known_again_when_the_place_it_lef
     drain: Drain, tmp_path: Path, untrained: CompiledNetwork
 ) -> None:
     home = tmp_path / "home"
-    drain(_with_a_photo(_at(home), untrained))
+    ingest(_with_a_photo(_at(home), untrained))
     forget_names(home)
     moved = _moved(home)
 
@@ -183,7 +184,7 @@ def test_a_landing_elsewhere_keeps_its_name_by_way_of_a_link_and_when_the_home_m
     drain: Drain, tmp_path: Path, untrained: CompiledNetwork
 ) -> None:
     home, photos, link = tmp_path / "home", tmp_path / "photos", tmp_path / "link"
-    drain(_with_a_photo(_at(home, landing=str(photos)), untrained))
+    ingest(_with_a_photo(_at(home, landing=str(photos)), untrained))
     link.symlink_to(photos)
     moved = Path(shutil.move(home, tmp_path / "moved"))
     # Another landing is another name, though its files have the same keys.
