@@ -93,12 +93,8 @@ def _bytes_of(home: Path) -> dict[str, str]:
     [
         (_unplanned, True),
         (_committed, False),
-        *(
-            pytest.param(as_killed, names_are_kept, marks=pytest.mark.processes)
-            for as_killed, names_are_kept in (
-                *((_unplanned, False), (_uncommitted, True), (_uncommitted, False), (_committed, True)),
-            )
-        ),
+        pytest.param(_uncommitted, True, marks=pytest.mark.processes),
+        pytest.param(_uncommitted, False, marks=pytest.mark.processes),
     ],
 )
 def test_a_home_that_was_moved_at_any_step_ends_with_one_row_a_photo(
