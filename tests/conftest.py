@@ -21,8 +21,11 @@ from features.featurizer import Featurizer
 from store.objects.faults import use_patience
 from store.objects.waits import report_waits_to
 from store.settings import Settings, load_settings
+from streaming import service
+from streaming.discovery import settling
 from streaming.session import close_session, open_session
 from tests.support import servers
+from tests.support.fault_proxy import Weather, set_rules, set_weather
 from tests.support.stream_run import Run, run_here, with_featurizer
 
 if TYPE_CHECKING:
@@ -157,11 +160,18 @@ def bucket(s3: "S3Client") -> str:
     return name
 
 
-@pytest.fixture
-def proxy(s3_server: str, tmp_path: Path) -> Iterator[str]:
-    """The URL of a fault proxy before the S3 server."""
-    with servers.server_before(s3_server, "tests.support.fault_proxy", tmp_path) as url:
+@pytest.fixture(scope="session")
+def fault_proxy(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with servers.server_before(s3_server, "tests.support.fault_proxy", tmp_path_factory.mktemp("proxy")) as url:
         yield url
+
+
+@pytest.fixture
+def proxy(fault_proxy: str) -> Iterator[str]:
+    """The URL of a fault proxy before the S3 server, in calm weather and without rules."""
+    yield fault_proxy
+    set_rules(fault_proxy)
+    set_weather(fault_proxy, Weather())
 
 
 @pytest.fixture
@@ -188,6 +198,10 @@ def s3_settings(bucket: str, s3_server: str, untrained: CompiledNetwork) -> Call
 
 
 @pytest.fixture
-def drain(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Settings], Run]:
-    """Runs the stream in the suite's session until what is there is done."""
+def drain(
+    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Settings], Run]:
+    """Runs the stream in the suite's session until what is there is done, and looks for that more often than others."""
+    monkeypatch.setattr(service, "POLL_S", 0.05)
+    monkeypatch.setattr(settling, "STILL_S", 0.05)
     return lambda settings: run_here(spark, settings, tmp_path_factory.mktemp("scratch"))

@@ -19,7 +19,7 @@ from store.settings import load_settings
 from tests.support.feature_rows import commit_features, feature_vectors
 
 ROOT = Path(__file__).parents[1]
-RUNS, AT_ONCE = 8, 4
+RUNS, AT_ONCE = 4, 4
 
 
 def _blocks(document: str, language: str) -> list[str]:

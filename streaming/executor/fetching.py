@@ -22,7 +22,7 @@ AHEAD_FILES = 8
 AHEAD_BYTES = 96 * 2**20
 # A read on disk that takes longer hangs: it is left to its thread, and another object is read in its place.
 HANGS_AFTER_S = 2.0
-# A read that takes longer ends the worker at a task's first try.
+# A read that takes longer, or longer than the patience, ends the worker at a task's first try.
 ENDS_AFTER_S = 10.0
 # A disk that reads slower fails, as S3 does by the limit for a whole request.
 SLOWEST_BYTES_PER_S = 250_000
@@ -94,12 +94,13 @@ class _Fetching:
         cache: 1 ms more for each 12 MP photo; even one that is waited for costs 2 to 4 % of small photos.
         """
         landing = self._locations.landing
-        with process_deadline(ENDS_AFTER_S):
+        ends_after_s = min(ENDS_AFTER_S, self._locations.patience_s)
+        with process_deadline(ends_after_s):
             for landed in objects[:AHEAD_FILES]:
                 advise_kernel(landing, landed, is_needed=True)
         for landed, coming in zip_longest(objects, objects[AHEAD_FILES:]):
             read: Future[bytes] = Future()
-            with process_deadline(ENDS_AFTER_S + landed.size_bytes / SLOWEST_BYTES_PER_S):
+            with process_deadline(ends_after_s + landed.size_bytes / SLOWEST_BYTES_PER_S):
                 if coming is not None:
                     advise_kernel(landing, coming, is_needed=True)
                 try:

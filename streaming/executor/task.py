@@ -193,9 +193,7 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
     if outcome.rows:
         vectors = np.concatenate(outcome.vectors)
         rows = _columns(outcome.rows) | {"ingested_at": [ingested_at] * len(outcome.rows)}
-        projected = [
-            project_rows(cached_model(task.home, version), vectors) for version in task.plan.pca_versions
-        ]
+        projected = [project_rows(cached_model(task.home, version), vectors) for version in task.plan.pca_versions]
         answers = [answer_columns(one) for one in projected if one.meta.version == task.plan.served]
         features = rows | {"features": vectors_column(vectors)} | (answers[0] if answers else {})
         adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)

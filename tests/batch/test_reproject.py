@@ -58,8 +58,43 @@ def home_with_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(home_with_rows: Path, tmp_path: Path) -> Home:
     """A copy of it."""
-    shutil.copytree(home_with_rows, tmp_path / "home")
-    return load_settings(home=str(tmp_path / "home")).places()
+    return _copy(home_with_rows, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def home_with_one_version(spark: SparkSession, home_with_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it whose rows have version 1, which is served."""
+    return _with_another_version(spark, home_with_rows, tmp_path_factory.mktemp("one") / "home")
+
+
+@pytest.fixture(scope="module")
+def home_with_two_versions(
+    spark: SparkSession, home_with_one_version: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A copy of that whose rows have version 2, too, which is served."""
+    return _with_another_version(spark, home_with_one_version, tmp_path_factory.mktemp("two") / "home")
+
+
+def _with_another_version(spark: SparkSession, before: Path, folder: Path) -> Path:
+    home = _copy(before, folder)
+    _publish(home)
+    _reproject(spark, home)
+    return folder
+
+
+@pytest.fixture
+def projected(home_with_one_version: Path, tmp_path: Path) -> Home:
+    return _copy(home_with_one_version, tmp_path / "projected")
+
+
+@pytest.fixture
+def projected_twice(home_with_two_versions: Path, tmp_path: Path) -> Home:
+    return _copy(home_with_two_versions, tmp_path / "projected twice")
+
+
+def _copy(made: Path, folder: Path) -> Home:
+    shutil.copytree(made, folder)
+    return load_settings(home=str(folder)).places()
 
 
 def _featurizer(home: Home) -> str:
@@ -120,42 +155,36 @@ def test_every_row_is_projected_as_scikit_learn_does_and_the_version_served(spar
     assert read_status(home, verify=True).broken == []
 
 
-def test_a_replay_has_nothing_to_do(spark: SparkSession, home: Home) -> None:
-    _publish(home)
-    _reproject(spark, home)
+def test_a_replay_has_nothing_to_do(spark: SparkSession, projected: Home) -> None:
     for _ in range(2):
-        assert _reproject(spark, home) == Reprojection(version=1, rows=0, days=0)
-        begin_switch(home, 1)
-    assert _counts(home) == {1: 120}
+        assert _reproject(spark, projected) == Reprojection(version=1, rows=0, days=0)
+        begin_switch(projected, 1)
+    assert _counts(projected) == {1: 120}
 
 
 def test_without_any_version_there_is_nothing_to_do(spark: SparkSession, home: Home) -> None:
     assert _reproject(spark, home) is None
 
 
-def test_what_the_served_version_lacks_is_given_to_it(spark: SparkSession, home: Home) -> None:
-    _publish(home)
-    _reproject(spark, home)
-    DeltaTable(str(home.projections.directory)).delete("batch = 2")
-    assert read_status(home, verify=True).broken != []
-    assert _reproject(spark, home) == Reprojection(version=1, rows=30, days=1)
-    assert read_status(home, verify=True).broken == []
+def test_what_the_served_version_lacks_is_given_to_it(spark: SparkSession, projected: Home) -> None:
+    DeltaTable(str(projected.projections.directory)).delete("batch = 2")
+    assert read_status(projected, verify=True).broken != []
+    assert _reproject(spark, projected) == Reprojection(version=1, rows=30, days=1)
+    assert read_status(projected, verify=True).broken == []
 
 
-def test_only_what_lacks_the_version_is_projected_also_after_compaction(spark: SparkSession, home: Home) -> None:
-    _publish(home)
-    _reproject(spark, home)
-    _publish(home)
-    commit_features(home, 5, DAYS[0], feature_vectors(7, 5), _featurizer(home))
-    DeltaTable(str(home.features.directory)).optimize.compact()
-    DeltaTable(str(home.projections.directory)).optimize.compact()
+def test_only_what_lacks_the_version_is_projected_also_after_compaction(spark: SparkSession, projected: Home) -> None:
+    _publish(projected)
+    commit_features(projected, 5, DAYS[0], feature_vectors(7, 5), _featurizer(projected))
+    DeltaTable(str(projected.features.directory)).optimize.compact()
+    DeltaTable(str(projected.projections.directory)).optimize.compact()
     # A batch has come without either version: each switch completes its own.
-    begin_switch(home, 2)
-    assert _reproject(spark, home) == Reprojection(version=2, rows=127, days=3)
-    begin_switch(home, 1)
-    assert _reproject(spark, home) == Reprojection(version=1, rows=7, days=1)
-    assert _counts(home) == {1: 127, 2: 127}
-    assert read_status(home, verify=True).broken == []
+    begin_switch(projected, 2)
+    assert _reproject(spark, projected) == Reprojection(version=2, rows=127, days=3)
+    begin_switch(projected, 1)
+    assert _reproject(spark, projected) == Reprojection(version=1, rows=7, days=1)
+    assert _counts(projected) == {1: 127, 2: 127}
+    assert read_status(projected, verify=True).broken == []
 
 
 def test_rows_of_another_featurizer_stay_without_it(spark: SparkSession, home: Home) -> None:
@@ -218,10 +247,10 @@ def test_what_a_rival_did_meanwhile_is_not_done_again(spark: SparkSession, home:
     assert _counts(home) == {1: 120}
 
 
-def test_prune_drops_old_versions_and_they_can_be_projected_again(spark: SparkSession, home: Home) -> None:
-    for _ in range(3):
-        _publish(home)
-        _reproject(spark, home)
+def test_prune_drops_old_versions_and_they_can_be_projected_again(spark: SparkSession, projected_twice: Home) -> None:
+    home = projected_twice
+    _publish(home)
+    _reproject(spark, home)
     begin_switch(home, 1)
     assert prune(home, 1, print).versions == (2,)
     begin_switch(home, 3)
@@ -235,33 +264,27 @@ def test_prune_drops_old_versions_and_they_can_be_projected_again(spark: SparkSe
 
 
 def test_a_prune_that_slept_while_a_version_came_into_use_again_drops_nothing(
-    spark: SparkSession, home: Home, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, projected_twice: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(2):
-        _publish(home)
-        _reproject(spark, home)
 
     def sleep(*_: object) -> None:
         # Past the end of the lease, which another process takes.
-        (home.state.directory / "lease.json").unlink()
-        begin_switch(home, 1)
-        _reproject(spark, home)
+        (projected_twice.state.directory / "lease.json").unlink()
+        begin_switch(projected_twice, 1)
+        _reproject(spark, projected_twice)
 
     monkeypatch.setattr("batch.maintain.prune._check_not_planned", sleep)
     with pytest.raises(HomeInUse, match="was changed meanwhile; nothing was deleted"):
-        prune(home, 1, print)
-    assert _counts(home) == {1: 120, 2: 120}
-    assert read_status(home, verify=True).broken == []
+        prune(projected_twice, 1, print)
+    assert _counts(projected_twice) == {1: 120, 2: 120}
+    assert read_status(projected_twice, verify=True).broken == []
 
 
-def test_prune_refuses_a_version_that_a_plan_pins(spark: SparkSession, home: Home) -> None:
-    for _ in range(2):
-        _publish(home)
-        _reproject(spark, home)
-    _plan(home, 5, _featurizer(home), (1,))
+def test_prune_refuses_a_version_that_a_plan_pins(projected_twice: Home) -> None:
+    _plan(projected_twice, 5, _featurizer(projected_twice), (1,))
     with pytest.raises(HomeInUse, match="Batch 5 is planned with version 1"):
-        prune(home, 1, print)
-    assert _counts(home) == {1: 120, 2: 120}
+        prune(projected_twice, 1, print)
+    assert _counts(projected_twice) == {1: 120, 2: 120}
 
 
 def test_each_day_is_one_transaction_of_few_files(spark: SparkSession, home: Home) -> None:
@@ -277,19 +300,17 @@ def test_each_day_is_one_transaction_of_few_files(spark: SparkSession, home: Hom
     assert committed_batch(handle) == 4
 
 
-def test_the_commands_say_what_they_did(spark: SparkSession, home: Home) -> None:
-    _publish(home)
-    _reproject(spark, home)
-    _publish(home)
-    root = str(home.root.directory)
+def test_the_commands_say_what_they_did(projected: Home) -> None:
+    _publish(projected)
+    root = str(projected.root.directory)
     listed = _fruits("models", "--home", root)
     assert "served" in listed
     assert "next" in listed
     assert "no other is on its way" in _fruits("models", "use", "1", "--home", root)
     assert "Version 2 is the next one" in _fruits("models", "use", "2", "--home", root)
-    assert not (home.pca_models.directory / "v000002/scree.png").exists()
+    assert not (projected.pca_models.directory / "v000002/scree.png").exists()
     assert "v000002/scree.png" in _fruits("models", "show", "2", "--home", root)
-    assert (home.pca_models.directory / "v000002/scree.png").exists()
+    assert (projected.pca_models.directory / "v000002/scree.png").exists()
     assert "4 batches lack version 2" in _fruits("status", "--home", root)
     assert "Nothing to drop." in _fruits("models", "prune", "--home", root)
 

@@ -227,7 +227,7 @@ SPECIAL = {"erasure-cut-off", "external-landing", "snapshot-only"}
 def little_patience_with_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     # The claims of streams that were killed are another machine's, and are watched for a minute otherwise.
     monkeypatch.setattr(claim, "TAKEN_OVER_AFTER_S", 0.1)
-    monkeypatch.setattr(claim, "LOOK_S", 0.2)
+    monkeypatch.setattr(claim, "LOOK_S", 0.05)
 
 
 @pytest.mark.parametrize("name", sorted(HOMES.keys() - SPECIAL))

@@ -1,6 +1,6 @@
-"""Homes of the store's tests: they need no featurizer. One proxy serves all tests of a process."""
+"""Homes of the store's tests: they need no featurizer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +8,6 @@ import pytest
 from store.home import Home
 from store.settings import Settings, load_settings
 from tests.conftest import REGION
-from tests.support import servers
-from tests.support.fault_proxy import Weather, set_rules, set_weather
 
 
 @pytest.fixture
@@ -32,17 +30,3 @@ def home(request: pytest.FixtureRequest) -> Home:
         "local_settings" if request.param == "disk" else "s3_settings"
     )
     return settings().places()
-
-
-@pytest.fixture(scope="session")
-def proxy_process(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with servers.server_before(s3_server, "tests.support.fault_proxy", tmp_path_factory.mktemp("proxy")) as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(proxy_process: str) -> str:
-    """The URL of a fault proxy before the S3 server, in which nothing is set."""
-    set_rules(proxy_process)
-    set_weather(proxy_process, Weather())
-    return proxy_process

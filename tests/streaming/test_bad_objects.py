@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
 
-PHOTOS = {f"kiwi/{number}.jpg": jpeg(seed=number) for number in range(24)}
-SLOW_DOWN = s3_error("SlowDown", "Please reduce your request rate.")
+PHOTOS = {f"kiwi/{number}.jpg": jpeg(seed=number) for number in range(20)}
+# S3's client raises it at once.
+ABORTED = s3_error("OperationAborted", "A conflicting operation is in progress.")
 DENIED = s3_error("AccessDenied", "Access Denied")
 # Reading from its beginning is an input/output error, whoever reads.
 UNREADABLE = "/proc/self/mem"
@@ -133,46 +134,41 @@ def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_t
 def test_single_photos_that_s3_does_not_hand_out_are_rejects_and_most_or_all_of_them_stop_the_stream(
     s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:
-    settings = s3_settings(s3_endpoint=proxy, storage_patience="1s")
+    settings = s3_settings(s3_endpoint=proxy, storage_patience="300ms")
     home = settings.places()
-    _put(s3, settings, _some(12))
-    failing = Rule("GET", r"/landing/kiwi/0\.jpg", answer=503, body=SLOW_DOWN, times=-1)
+    _put(s3, settings, _some(10))
+    failing = Rule("GET", r"/landing/kiwi/0\.jpg", answer=409, body=ABORTED, times=-1)
     set_rules(proxy, failing, Rule("GET", r"/landing/kiwi/3\.jpg", answer=403, body=DENIED, times=-1))
     drain(settings)
     rejected = {
         "kiwi/0.jpg": (
             "unreadable",
-            "It could not be read for 1 s, while other photos could: Please reduce your request rate (SlowDown).",
+            "It could not be read for 0.3 s, while other photos could: A conflicting operation is in progress "
+            "(OperationAborted).",
         ),
         "kiwi/3.jpg": ("unreadable", "It may not be read: Access Denied (AccessDenied)."),
     }
     assert _reasons(settings) == rejected
 
-    _put(s3, settings, _some(12, start=12))
-    unknown = s3_error("InvalidAccessKeyId", "The access key does not exist.")
-    set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=403, body=unknown, times=-1))
-    with pytest.raises(
-        StorageRefused, match=r"^Cannot read s3://.*\.jpg: The access key does not exist \(InvalidAccessKeyId\)"
-    ):
-        drain(settings)
-
-    # With those of the first batch 14 of 24.
+    _put(s3, settings, _some(10, start=10))
+    # With those of the first batch 12 of 20.
     set_rules(proxy, Rule("GET", r"/landing/kiwi", answer=403, body=DENIED, times=-1))
     with pytest.raises(StorageRefused) as stopped:
         drain(settings)
     assert str(stopped.value) == (
-        "Storage did not hand out 14 of the last 24 photos: Access Denied (AccessDenied); check that "
+        "Storage did not hand out 12 of the last 20 photos: Access Denied (AccessDenied); check that "
         f"{home.landing.uri} can be read, its disk or network, permission and key, then start again: nothing was "
         "rejected by this batch."
     )
     assert not stopped.value.retryable
     assert read_result(home, 2) is None
 
-    set_rules(proxy, Rule("GET", r"/landing/kiwi/", answer=503, body=SLOW_DOWN, times=-1))
+    set_rules(proxy, Rule("GET", r"/landing/kiwi/", answer=409, body=ABORTED, times=-1))
     with pytest.raises(
         BatchFailed,
-        match=rf"^A task of batch 2 failed on every try: Cannot read {home.landing.uri}/kiwi/\d+\.jpg for 1 s, nor any "
-        r"other photo of the landing: Please reduce .* \(SlowDown\)\. Start again once storage answers\.$",
+        match=rf"^A task of batch 2 failed on every try: Cannot read {home.landing.uri}/kiwi/\d+\.jpg for 0\.3 s, "
+        r"nor any other photo of the landing: A conflicting .* \(OperationAborted\)\. "
+        r"Start again once storage answers\.$",
     ):
         drain(settings)
     assert read_result(home, 2) is None

@@ -94,7 +94,7 @@ def test_unattended_runs_wait_and_who_asks_for_it(
     local_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, master: str, wait: bool | None, waits: bool
 ) -> None:
     monkeypatch.setattr(claim, "LOOK_S", 0.05)
-    monkeypatch.setattr(claim, "SAID_AGAIN_AFTER_S", 1.0)
+    monkeypatch.setattr(claim, "SAID_AGAIN_AFTER_S", 0.3)
     monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.05)
     settings = local_settings(master=master)
     stop, said = threading.Event(), list[str]()

@@ -179,7 +179,7 @@ def test_a_disk_that_clears_nothing_away_stops_the_stream(on_disk: Home) -> None
 def test_a_stream_goes_on_beside_an_object_that_it_cannot_clear_away_and_says_how_many(
     s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:
-    settings = s3_settings(s3_endpoint=proxy, clean="archive", storage_patience="1s")
+    settings = s3_settings(s3_endpoint=proxy, clean="archive", storage_patience="300ms")
     home = settings.places()
     first, *others = BODIES
     _land(s3, home, [first, *others[:1]])
@@ -187,7 +187,7 @@ def test_a_stream_goes_on_beside_an_object_that_it_cannot_clear_away_and_says_ho
     # Left by the run that made its row.
     drain(settings)
     assert _keys(home) == [first]
-    assert read_status(home, verify=True).uncleared == 1
+    assert read_status(home, verify=False).uncleared == 1
 
     # Left by a listing of the next one, which has cleared away nothing before.
     _rules(proxy, r"/archive/kiwi/0\.", 403, DENIED)
@@ -204,4 +204,4 @@ def test_a_stream_goes_on_beside_an_object_that_it_cannot_clear_away_and_says_ho
 
     set_rules(proxy)
     drain(settings)
-    assert (_keys(home), read_status(home, verify=True).uncleared) == ([], 0)
+    assert (_keys(home), read_status(home, verify=False).uncleared) == ([], 0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
 
-PHOTOS = {f"kiwi/{number}.jpg": jpeg(seed=number) for number in range(20)}
+PHOTOS = {f"kiwi/{number}.jpg": jpeg(seed=number) for number in range(8)}
 BAD = {"kiwi/notes.jpg": text_file(), "kiwi/cut.jpg": truncated_jpeg()}
 
 
@@ -42,11 +42,11 @@ def test_a_storm_leaves_no_trace_in_the_tables(
     drop(calm, PHOTOS | BAD)
     drain(calm)
 
-    stormy = s3_settings(s3_endpoint=proxy, clean="archive", max_files=12)
+    stormy = s3_settings(s3_endpoint=proxy, clean="archive", max_files=6)
     serve_a_model(stormy.places())
     _land(s3, stormy, PHOTOS | BAD)
-    storm = Weather(seed=1, error_503=0.06, error_500=0.06, reset=0.06, short_read=0.06, landed_error=0.06)
-    storm = replace(storm, slow_body=0.06, slow_body_s=0.1, stall=0.02, stall_s=0.5)
+    storm = Weather(seed=1, error_503=0.04, error_500=0.04, reset=0.04, short_read=0.04, landed_error=0.06)
+    storm = replace(storm, slow_body=0.04, slow_body_s=0.1, stall=0.02, stall_s=0.2)
     set_weather(proxy, storm)
     drain(stormy)
     came = faults(proxy)

@@ -22,7 +22,7 @@ from store.tables.files import data_files
 from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT, STUCK
-from tests.support.pictures import encoded, jpeg, pixels, scan_bomb, text_file
+from tests.support.pictures import encoded, jpeg, many_jpegs, pixels, scan_bomb, text_file
 from tests.support.stream_run import Run, drop, photos_told, plan_all, rows, run_here, stream_process, with_featurizer
 
 if TYPE_CHECKING:
@@ -137,14 +137,14 @@ def test_a_running_stream_survives_a_killed_worker_and_finishes_the_batch_in_han
     local_settings: MakeSettings,
 ) -> None:
     settings = local_settings()
-    drop(settings, {f"kiwi/{number}.jpg": jpeg(seed=number, width_px=2400, height_px=1800) for number in range(60)})
+    drop(settings, {f"kiwi/{number}.jpg": body for number, body in enumerate(many_jpegs(60, 2400, 1800))})
     with stream_process(settings) as process:
         os.kill(_first_worker(process.pid, timeout_s=90), signal.SIGKILL)
         _wait_for_photos(settings, 60, process)
         drop(settings, {"lime/dropped while it runs.jpg": jpeg(seed=60)})
         _wait_for_photos(settings, 61, process)
         before = _files(settings)
-        drop(settings, {f"pear/{number}.jpg": jpeg(seed=number, width_px=1600, height_px=1200) for number in range(30)})
+        drop(settings, {f"pear/{number}.jpg": body for number, body in enumerate(many_jpegs(30, 1600, 1200))})
         _wait_until(lambda: _files(settings) > before, process, 60)
         process.send_signal(signal.SIGINT)
         output, message = process.communicate(timeout=60)

@@ -42,6 +42,13 @@ def jpeg(seed: int, width_px: int = 320, height_px: int = 240) -> bytes:
     return encoded(pixels(seed, width_px, height_px), "JPEG", quality=92)
 
 
+def many_jpegs(count: int, width_px: int, height_px: int) -> list[bytes]:
+    """Files that differ, of four pictures: to draw a large one takes as long as to work on it."""
+    drawn = [jpeg(seed, width_px, height_px) for seed in range(4)]
+    # Each has a comment of its own.
+    return [drawn[n % 4][:2] + b"\xff\xfe\0\x04" + n.to_bytes(2) + drawn[n % 4][2:] for n in range(count)]
+
+
 def truncated_jpeg() -> bytes:
     whole = jpeg(seed=99)
     return whole[: len(whole) // 2]

@@ -10,6 +10,8 @@ from ops.cli.aws.stage import STAGE, JobName, connect_to_stage, running_cluster,
 from ops.cli.command import Flags, takes_settings
 from ops.cli.console import echo, notify
 
+POLL_S = 10.0
+
 
 @takes_settings(*STAGE)
 def submit(
@@ -48,7 +50,7 @@ def submit(
     if not wait:
         return
     while (last := steps.job_steps(cloud, cluster, job)[0]).is_unfinished:
-        time.sleep(10)
+        time.sleep(POLL_S)
     notify(step_state(last))
     if last.state != "COMPLETED":
         raise typer.Exit(1)

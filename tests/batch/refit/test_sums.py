@@ -1,6 +1,7 @@
 """Moments of all rows, whatever was stored of them before, deleted, compacted or damaged since."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,39 @@ def home(tmp_path: Path) -> Home:
     home = load_settings(home=str(tmp_path / "home")).places()
     create_tables(home)
     return home
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with batch n on day n."""
+    folder = tmp_path_factory.mktemp("made") / "home"
+    home = load_settings(home=str(folder)).places()
+    create_tables(home)
+    _fill(home)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made_and_summed(spark: SparkSession, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it that has its moments."""
+    folder = tmp_path_factory.mktemp("summed") / "home"
+    _sum(spark, _copy(made, folder))
+    return folder
+
+
+@pytest.fixture
+def filled(made: Path, tmp_path: Path) -> Home:
+    return _copy(made, tmp_path / "filled")
+
+
+@pytest.fixture
+def summed(made_and_summed: Path, tmp_path: Path) -> Home:
+    return _copy(made_and_summed, tmp_path / "summed")
+
+
+def _copy(made: Path, folder: Path) -> Home:
+    shutil.copytree(made, folder)
+    return load_settings(home=str(folder)).places()
 
 
 def _vectors(batch: int, rows: int = ROWS) -> NDArray[np.float32]:
@@ -127,21 +161,24 @@ def _assert_equal(one: Moments, other: Moments) -> None:
     np.testing.assert_allclose(one.triangle, other.triangle, rtol=0, atol=1e-12 * np.abs(other.triangle).max())
 
 
-def _filled(home: Home) -> list[NDArray[np.float32]]:
-    """Batch n on day n; their rows."""
+def _fill(home: Home) -> None:
     for batch, day in enumerate(DAYS, 1):
         _write(home, batch, day)
+
+
+def _filled_rows() -> list[NDArray[np.float32]]:
+    """The rows of each batch of such a home."""
     return [_vectors(batch) for batch in range(1, len(DAYS) + 1)]
 
 
 def test_the_second_time_no_finished_day_is_read_and_the_moments_are_those_of_all_rows(
-    spark: SparkSession, home: Home
+    spark: SparkSession, filled: Home
 ) -> None:
-    rows = _filled(home)
+    rows = _filled_rows()
     told: list[tuple[int, int]] = []
     tell = _telling(told)
-    first = sum_days(spark.sparkContext, home, OURS, full=False, keep=True, on_progress=tell)
-    again = _sum(spark, home)
+    first = sum_days(spark.sparkContext, filled, OURS, full=False, keep=True, on_progress=tell)
+    again = _sum(spark, filled)
     _assert_near(first.sums.moments, np.concatenate(rows))
     _assert_equal(first.sums.moments, again.sums.moments)
     assert (_rows(first.rows_read), _days(first.rows_read), _rows(first.rows_stored), _days(first.rows_stored)) == (
@@ -162,49 +199,47 @@ def test_the_second_time_no_finished_day_is_read_and_the_moments_are_those_of_al
 
 
 def test_a_new_day_or_a_late_batch_is_all_that_is_read_and_a_full_run_gives_the_same(
-    spark: SparkSession, home: Home
+    spark: SparkSession, summed: Home
 ) -> None:
-    rows = _filled(home)
-    _sum(spark, home)
-    _write(home, 4, MONTH_BEFORE)
-    _write(home, 5, DAYS[0])
-    late = _sum(spark, home)
+    rows = _filled_rows()
+    _write(summed, 4, MONTH_BEFORE)
+    _write(summed, 5, DAYS[0])
+    late = _sum(spark, summed)
     assert (_days(late.rows_read), _rows(late.rows_read), _rows(late.rows_stored)) == (
         (MONTH_BEFORE, DAYS[0]),
         3 * ROWS,
         2 * ROWS,
     )
     _assert_near(late.sums.moments, np.concatenate([*rows, _vectors(4), _vectors(5)]))
-    before = _stored_bytes(home)
-    dry = _sum(spark, home, full=True, keep=False)
+    before = _stored_bytes(summed)
+    dry = _sum(spark, summed, full=True, keep=False)
     assert (_days(dry.rows_read), _rows(dry.rows_stored)) == ((MONTH_BEFORE, *DAYS), 0)
-    assert _stored_bytes(home) == before
+    assert _stored_bytes(summed) == before
     _assert_equal(dry.sums.moments, late.sums.moments)
 
 
-def test_deleted_rows_make_exactly_their_days_be_read_again(spark: SparkSession, home: Home) -> None:
-    rows = _filled(home)
+def test_deleted_rows_make_exactly_their_days_be_read_again(spark: SparkSession, filled: Home) -> None:
+    rows = _filled_rows()
     # So that the day of a deleted batch stays.
-    _write(home, 4, DAYS[1])
-    _sum(spark, home)
-    _delete(home, "batch = 2")
-    assert _days(_sum(spark, home).rows_read) == DAYS[1:2]
-    _delete(home, "image_id in ('1-0', '3-0')")
-    after = _sum(spark, home)
+    _write(filled, 4, DAYS[1])
+    _sum(spark, filled)
+    _delete(filled, "batch = 2")
+    assert _days(_sum(spark, filled).rows_read) == DAYS[1:2]
+    _delete(filled, "image_id in ('1-0', '3-0')")
+    after = _sum(spark, filled)
     assert (_days(after.rows_read), _days(after.rows_stored)) == ((DAYS[0], DAYS[2]), DAYS[1:2])
     _assert_near(after.sums.moments, np.concatenate([rows[0][1:], _vectors(4), rows[2][1:]]))
 
 
-def test_compaction_makes_nothing_be_read_and_its_files_are_remembered(spark: SparkSession, home: Home) -> None:
-    _filled(home)
-    before = _sum(spark, home)
-    _compact(home)
-    after = _sum(spark, home)
+def test_compaction_makes_nothing_be_read_and_its_files_are_remembered(spark: SparkSession, summed: Home) -> None:
+    before = _sum(spark, summed)
+    _compact(summed)
+    after = _sum(spark, summed)
     assert (_days(after.rows_read), _rows(after.rows_stored)) == ((), 3 * ROWS)
     _assert_equal(after.sums.moments, before.sums.moments)
-    paths_digests = {day.date: digest_of_paths(day.paths) for day in list_days(home)}
-    assert _stored_paths_digests(home) == paths_digests
-    _assert_equal(_sum(spark, home, full=True, keep=False).sums.moments, before.sums.moments)
+    paths_digests = {day.date: digest_of_paths(day.paths) for day in list_days(summed)}
+    assert _stored_paths_digests(summed) == paths_digests
+    _assert_equal(_sum(spark, summed, full=True, keep=False).sums.moments, before.sums.moments)
 
 
 def test_rows_of_another_featurizer_on_the_same_days_change_nothing(spark: SparkSession, home: Home) -> None:
@@ -225,24 +260,22 @@ def test_a_home_without_rows_has_moments_of_no_rows(spark: SparkSession, tmp_pat
         assert (summed.sums.moments.rows, told) == (0, [(0, 0)])
 
 
-def test_today_and_a_day_that_a_plan_waits_for_are_read_but_not_stored(spark: SparkSession, home: Home) -> None:
-    _filled(home)
+def test_today_and_a_day_that_a_plan_waits_for_are_read_but_not_stored(spark: SparkSession, filled: Home) -> None:
     today = datetime.now(UTC).date()
-    _write(home, 4, today)
-    write_plan(home, Plan(5, "nonce", datetime.now(UTC), DAYS[0], "file:///landing", "", OURS, ()))
-    first, again = _sum(spark, home), _sum(spark, home)
+    _write(filled, 4, today)
+    write_plan(filled, Plan(5, "nonce", datetime.now(UTC), DAYS[0], "file:///landing", "", OURS, ()))
+    first, again = _sum(spark, filled), _sum(spark, filled)
     assert (_days(again.rows_read), _days(again.rows_stored)) == ((DAYS[0], today), DAYS[1:])
     _assert_equal(first.sums.moments, again.sums.moments)
-    assert sorted(_stored_paths_digests(home)) == list(DAYS[1:])
-    _write(home, 5, DAYS[0])
-    _sum(spark, home)
-    assert sorted(_stored_paths_digests(home)) == list(DAYS)
+    assert sorted(_stored_paths_digests(filled)) == list(DAYS[1:])
+    _write(filled, 5, DAYS[0])
+    _sum(spark, filled)
+    assert sorted(_stored_paths_digests(filled)) == list(DAYS)
 
 
-def test_what_is_damaged_or_gone_is_computed_again(spark: SparkSession, home: Home) -> None:
-    _filled(home)
-    first = _sum(spark, home)
-    store = store_of(home, OURS)
+def test_what_is_damaged_or_gone_is_computed_again(spark: SparkSession, summed: Home) -> None:
+    first = _sum(spark, summed)
+    store = store_of(summed, OURS)
     for damaged, gone, reread in [
         (("months/",), False, ()),
         (("days/2024-03-01", "months/"), False, DAYS[:1]),
@@ -254,16 +287,16 @@ def test_what_is_damaged_or_gone_is_computed_again(spark: SparkSession, home: Ho
                 (store.directory / key).unlink()
             else:
                 overwrite(store, key, read(store, key)[:-9])
-        again = _sum(spark, home)
+        again = _sum(spark, summed)
         assert _days(again.rows_read) == reread
         _assert_equal(again.sums.moments, first.sums.moments)
 
 
 @pytest.mark.parametrize("sum_is_damaged", [False, True])
-def test_a_new_last_day_is_added_to_the_sum_of_its_month(spark: SparkSession, home: Home, sum_is_damaged: bool) -> None:
-    _filled(home)
-    _sum(spark, home)
-    store = store_of(home, OURS)
+def test_a_new_last_day_is_added_to_the_sum_of_its_month(
+    spark: SparkSession, summed: Home, sum_is_damaged: bool
+) -> None:
+    store = store_of(summed, OURS)
     for key in list(keys_below(store)):
         if key.startswith("months/") and sum_is_damaged:
             overwrite(store, key, read(store, key)[:-9])
@@ -271,10 +304,10 @@ def test_a_new_last_day_is_added_to_the_sum_of_its_month(spark: SparkSession, ho
             # Were it needed, it would be missed.
             (store.directory / key).unlink()
     new_day = DAYS[-1] + timedelta(days=1)
-    _write(home, 4, new_day)
-    new = _sum(spark, home)
+    _write(summed, 4, new_day)
+    new = _sum(spark, summed)
     assert _days(new.rows_read) == (new_day,)
-    _assert_equal(new.sums.moments, _sum(spark, home, full=True, keep=False).sums.moments)
+    _assert_equal(new.sums.moments, _sum(spark, summed, full=True, keep=False).sums.moments)
 
 
 @pytest.mark.parametrize(
@@ -296,15 +329,15 @@ def test_features_that_are_no_1280_numbers_are_refused_by_day(
 
 
 def test_of_a_day_that_is_refused_nothing_is_stored_and_the_days_beside_it_are_not_lost(
-    spark: SparkSession, home: Home
+    spark: SparkSession, filled: Home
 ) -> None:
-    rows = _filled(home)
-    _write(home, 4, DAYS[1], vectors=[[float("nan")] * FEATURES])
+    rows = _filled_rows()
+    _write(filled, 4, DAYS[1], vectors=[[float("nan")] * FEATURES])
     with pytest.raises(NotFinite, match="2024-03-02"):
-        _sum(spark, home)
-    assert DAYS[1] not in _stored_paths_digests(home)
-    _delete(home, "batch = 4")
-    after = _sum(spark, home)
+        _sum(spark, filled)
+    assert DAYS[1] not in _stored_paths_digests(filled)
+    _delete(filled, "batch = 4")
+    after = _sum(spark, filled)
     assert (_days(after.rows_read), _days(after.rows_stored)) == (DAYS[1:2], (DAYS[0], DAYS[2]))
     _assert_near(after.sums.moments, np.concatenate(rows))
 
@@ -317,12 +350,11 @@ def test_a_task_that_fails_on_every_try_is_told_in_one_sentence(spark: SparkSess
         _sum(spark, home)
 
 
-def test_of_two_runs_at_once_both_are_right_and_so_is_what_they_store(spark: SparkSession, home: Home) -> None:
-    _filled(home)
+def test_of_two_runs_at_once_both_are_right_and_so_is_what_they_store(spark: SparkSession, filled: Home) -> None:
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda full: _sum(spark, home, full=full), (True, False))
+        one, other = pool.map(lambda full: _sum(spark, filled, full=full), (True, False))
     _assert_equal(one.sums.moments, other.sums.moments)
-    after = _sum(spark, home)
+    after = _sum(spark, filled)
     assert _days(after.rows_read) == ()
     _assert_equal(after.sums.moments, one.sums.moments)
 
@@ -357,18 +389,18 @@ def test_a_task_reads_neighbouring_files_of_some_64_mb_or_a_part_of_a_large_day(
 
 
 def test_objects_that_nothing_names_are_removed_after_a_day_and_a_month_without_rows_at_once(
-    spark: SparkSession, home: Home
+    spark: SparkSession, filled: Home
 ) -> None:
-    rows = _filled(home)
-    _write(home, 4, MONTH_BEFORE)
-    _sum(spark, home)
-    store, now = store_of(home, OURS), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    rows = _filled_rows()
+    _write(filled, 4, MONTH_BEFORE)
+    _sum(spark, filled)
+    store, now = store_of(filled, OURS), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     old, young = (f"days/2024-03-01.{written}.{uuid.uuid4().hex}.npz" for written in ("20240305T000000Z", now))
     for key in (old, young):
         overwrite(store, key, b"left by a killed refit")
     os.utime(store.directory / old, (0, 0))
-    _delete(home, "batch = 4")
-    _assert_near(_sum(spark, home).sums.moments, np.concatenate(rows))
+    _delete(filled, "batch = 4")
+    _assert_near(_sum(spark, filled).sums.moments, np.concatenate(rows))
     keys = set(keys_below(store))
     assert young in keys
     assert not keys & {old, "index/2024-02.json"}
@@ -377,7 +409,8 @@ def test_objects_that_nothing_names_are_removed_after_a_day_and_a_month_without_
 def test_a_home_on_s3_stores_moments_too(spark: SparkSession, bucket: str, s3_server: str) -> None:
     home = load_settings(home=f"s3://{bucket}/home", s3_endpoint=s3_server, s3_region=REGION).places()
     create_tables(home)
-    rows = _filled(home)
+    _fill(home)
+    rows = _filled_rows()
     _sum(spark, home)
     _delete(home, "image_id = '2-0'")
     again = _sum(spark, home)

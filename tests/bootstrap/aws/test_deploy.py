@@ -1,14 +1,13 @@
 """The whole deployment on stand-ins for AWS: the stack's own roles, the nodes' own packages, real jobs as steps."""
 
+import contextlib
 import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import boto3
 import pytest
@@ -24,10 +23,10 @@ from ops.status.status import read_status
 from store.aws import session
 from store.settings import Settings, load_settings
 from store.state.heartbeat import read_heartbeat
+from tests.support.command_run import Ended, run_fruits
 from tests.support.pictures import encoded, grainy, text_file
 from tests.support.servers import aws_server
 
-ROOT = Path(__file__).parents[3]
 REGION = "eu-west-3"
 ACCOUNT = "123456789012"
 STACK = "fruits-dev"
@@ -60,20 +59,18 @@ class Account:
         found = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
         return {each["OutputKey"]: each["OutputValue"] for each in found["Outputs"]}
 
-    def fruits(self, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    def fruits(self, *arguments: str, **settings: str) -> Ended:
         """The command as its user has it, in a directory without settings."""
         environment = {name: os.environ[name] for name in os.environ if not name.startswith(("AWS_", "FRUITS_"))}
         environment |= self.key | {"AWS_ENDPOINT_URL": self.url, "FRUITS_S3_ENDPOINT": self.url}
-        environment |= {"PYTHONPATH": str(ROOT), "FRUITS_WEIGHTS": "untrained:7", "FRUITS_ARCHITECTURE": "x86_64"}
+        environment |= {"FRUITS_WEIGHTS": "untrained:7", "FRUITS_ARCHITECTURE": "x86_64"}
         environment |= {f"FRUITS_{name.upper()}": value for name, value in settings.items()}
-        return subprocess.run(
-            [sys.executable, "-m", "ops", *arguments],
-            env=environment,
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
+        session.cache_clear()
+        with patch.dict(os.environ, environment, clear=True), contextlib.chdir("/"):
+            try:
+                return run_fruits(*arguments)
+            finally:
+                session.cache_clear()
 
     def steps(self, name: str = "fruits-stream") -> list[dict[str, Any]]:
         found = self.client("emr").list_steps(ClusterId=self.outputs()["ClusterId"])["Steps"]
@@ -94,6 +91,15 @@ class Account:
             "AWS_SECRET_ACCESS_KEY": given["SecretAccessKey"],
             "AWS_SESSION_TOKEN": given["SessionToken"],
         }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def looks_again_soon() -> Iterator[None]:
+    """What waits for the cluster need not spare it."""
+    with pytest.MonkeyPatch.context() as pauses:
+        for module in ("bootstrap.aws.handover", "bootstrap.aws.stack", "ops.cli.aws.submit"):
+            pauses.setattr(f"{module}.POLL_S", 0.3)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +188,6 @@ def test_a_stream_whose_step_failed_is_submitted_again_and_goes_on(stage: Accoun
     assert requests.get(f"{stage.url}/lose-the-stream", timeout=10).ok
     _wait_for(lambda: [step["Id"] for step in _running(stage)] not in ([], [step["Id"] for step in before]), stage)
 
-    # The minute that the state machine waits has passed.
     assert [step["Config"]["Args"] for step in _running(stage)] == [step["Config"]["Args"] for step in before]
     key = _upload(stage, photo(7))
     _wait_for(lambda: key in _outcomes(reading), stage)

@@ -22,7 +22,7 @@ import os, sys
 from pathlib import Path
 from bootstrap.aws.wheelhouse import WheelhouseUnavailable, build_wheelhouse
 
-os.umask(0o077)
+os.umask(int(sys.argv[3]))
 try:
     print(build_wheelhouse(sys.argv[1], Path(sys.argv[2]), lambda line: None).sha256)
 except WheelhouseUnavailable as error:
@@ -39,20 +39,23 @@ def test_the_wheel_gets_every_package_but_the_demo() -> None:
 
 @pytest.mark.deployment
 def test_the_same_sources_give_the_same_tar_whoever_builds_them_and_without_the_index(tmp_path: Path) -> None:
-    here = build_wheelhouse("x86_64", tmp_path / "here", print)
-    checkout = _checkout(tmp_path)
+    here = _build(_checkout(tmp_path / "here", _locked("six")), "x86_64", umask=0o022)
+    checkout = _checkout(tmp_path / "there", _locked("six"))
     for path in checkout.rglob("*"):
         path.chmod(0o775)
         os.utime(path, (1e9, 1e9))
 
-    assert _build(checkout, "x86_64", **NO_INDEX) == here.sha256
+    assert re.fullmatch(r"[0-9a-f]{64}", here)
+    assert _build(checkout, "x86_64", **NO_INDEX) == here
 
     # Only what nodes run makes a release.
     (checkout / "bootstrap" / "aws" / "stack.yaml").write_text("Description: another threshold of an alarm\n")
-    assert _build(checkout, "x86_64", **NO_INDEX) == here.sha256
+    assert _build(checkout, "x86_64", **NO_INDEX) == here
 
     (checkout / "ops" / "__main__.py").write_text("print('another release')\n")
-    assert _build(checkout, "x86_64", **NO_INDEX) != here.sha256
+    other = _build(checkout, "x86_64", **NO_INDEX)
+    assert re.fullmatch(r"[0-9a-f]{64}", other)
+    assert other != here
 
 
 @pytest.mark.deployment
@@ -121,7 +124,7 @@ def test_outside_a_checkout_it_says_where_to_run_it(tmp_path: Path) -> None:
 def _checkout(tmp_path: Path, lock: str | None = None) -> Path:
     """A copy of this checkout, with another lock if one is given."""
     copy = tmp_path / "checkout"
-    copy.mkdir()
+    copy.mkdir(parents=True)
     for package in ("features", "store", "streaming", "batch", "bootstrap", "ops"):
         shutil.copytree(CHECKOUT / package, copy / package)
     for file in ("pyproject.toml", "fruits_launcher.py"):
@@ -136,9 +139,9 @@ def _locked(package: str) -> str:
     return found[0]
 
 
-def _build(checkout: Path, architecture: str, **environment: str) -> str:
+def _build(checkout: Path, architecture: str, umask: int = 0o077, **environment: str) -> str:
     """What a checkout's own code says of its build: the digest, or the sentence with which it failed."""
-    command = [sys.executable, "-c", BUILD, architecture, f"{checkout}.out"]
+    command = [sys.executable, "-c", BUILD, architecture, f"{checkout}.out", f"{umask}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=checkout, env=os.environ | environment)
     assert done.returncode == (1 if done.stderr else 0)
     return (done.stderr or done.stdout).strip()

@@ -1,6 +1,5 @@
 """A home that is none, or cannot be read or written, is one sentence; one in which nothing was ingested is fine."""
 
-import os
 import subprocess
 import sys
 import uuid
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 
 from features.errors import InvalidSetting
 from ops.cli.main import app
+from store.aws import session
 from store.errors import AccessDenied, BucketMissing, HomeMissing, HomeNotWritable
 from store.settings import Settings
 from store.tables.handles import create_tables
@@ -216,21 +216,19 @@ def test_the_status_of_a_home_in_which_nothing_was_ingested_is_healthy(
 
 
 def test_a_region_is_found_for_a_queue_on_another_host(
-    s3_settings: MakeSettings, s3_server: str, queue_url: str
+    s3_settings: MakeSettings, s3_server: str, queue_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = s3_settings()
     create_tables(settings.places())
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("AWS_REGION", "AWS_DEFAULT_REGION")
-    }
-    environment |= {"PYTHONPATH": str(ROOT), "AWS_CONFIG_FILE": f"/nowhere/{uuid.uuid4()}"}
-    place = ("--home", settings.home, "--s3-endpoint", s3_server, "--queue", queue_url)
-    answer = subprocess.run(
-        [sys.executable, "-m", "ops", "status", *place],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-    )
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", f"/nowhere/{uuid.uuid4()}")
+    # It would remember the region and the file of before.
+    session.cache_clear()
+    try:
+        place = ("--home", settings.home, "--s3-endpoint", s3_server, "--queue", queue_url)
+        answer = run_fruits("status", *place)
+    finally:
+        session.cache_clear()
     assert (answer.returncode, answer.stderr) == (0, "")
     assert "0 messages, 0 in flight" in answer.stdout

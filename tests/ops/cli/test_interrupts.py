@@ -21,7 +21,7 @@ from ops.status.status import read_status
 from store.settings import Settings
 from tests.support.fault_proxy import Weather, set_weather
 from tests.support.feature_rows import commit_features, feature_vectors
-from tests.support.pictures import jpeg
+from tests.support.pictures import many_jpegs
 from tests.support.stream_run import photos_told
 
 MakeSettings = Callable[..., Settings]
@@ -98,8 +98,8 @@ def _content(file: Path) -> str:
 def _drop(settings: Settings, count: int) -> None:
     landing = settings.places().landing.directory
     landing.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        (landing / f"{number}.jpg").write_bytes(jpeg(seed=number, width_px=1600, height_px=1200))
+    for number, body in enumerate(many_jpegs(count, 1600, 1200)):
+        (landing / f"{number}.jpg").write_bytes(body)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,7 @@ def test_weights_that_are_compiled_leave_no_home_and_no_compiler(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("file", "words"), [("cmdline", "launcher.Main"), ("cmdline", "deploy.SparkSubmit"), ("maps", "libnetty")]
-)
+@pytest.mark.parametrize(("file", "words"), [("cmdline", "launcher.Main"), ("maps", "libnetty")])
 def test_spark_that_starts_is_ended_with_its_command(local_settings: MakeSettings, file: str, words: str) -> None:
     settings = local_settings()
     with _fruits("refit", "--home", settings.home) as command:
@@ -252,9 +250,8 @@ def test_a_running_stream_finishes_at_the_first_press_and_ends_at_the_second(loc
     assert finished.tables[0].rows == photos_told(output)
 
     (settings.places().landing.directory / "late").mkdir()
-    for number in range(200):
-        file = settings.places().landing.directory / f"late/{number}.jpg"
-        file.write_bytes(jpeg(seed=100 + number, width_px=2400, height_px=1800))
+    for number, body in enumerate(many_jpegs(200, 2400, 1800)):
+        (settings.places().landing.directory / f"late/{number}.jpg").write_bytes(body)
     with _fruits("stream", "--home", settings.home, "--settle", "0s", "--master", "local[2,4]") as command:
         command.wait_for("maps", "litert")
         command.press()

@@ -167,6 +167,7 @@ def test_another_featurizer_is_refused_unless_asked_for(local_settings: MakeSett
 
 
 @pytest.mark.processes
+@pytest.mark.xdist_group("tensorflow")
 def test_another_featurizer_is_compiled_if_asked_for(local_settings: MakeSettings) -> None:
     home = local_settings().home
     switched = run_fruits("weights", "untrained:8", "--new-featurizer", "--home", home)

@@ -4,11 +4,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -17,19 +15,16 @@ from store.errors import StorageUnavailable
 from store.objects.operations import keys_below, overwrite, read, read_if_exists
 from store.settings import Settings
 from store.state.heartbeat import HEARTBEAT_KEY, STOP_KEY, Heartbeat, read_heartbeat, request_stop
-from tests.support.command_run import run_fruits
-from tests.support.pictures import jpeg
+from tests.support.command_run import Ended, run_fruits
+from tests.support.pictures import many_jpegs
 from tests.support.stream_run import Run, stream_process
 
 MakeSettings = Callable[..., Settings]
-ROOT = Path(__file__).parents[3]
 
 
-def _fruits(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "ops", *arguments, "--home", settings.home]
-    if settings.s3_endpoint:
-        command += ["--s3-endpoint", settings.s3_endpoint, "--s3-region", str(settings.s3_region)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def _fruits(settings: Settings, *arguments: str) -> Ended:
+    connection = ["--s3-endpoint", settings.s3_endpoint, "--s3-region", str(settings.s3_region)]
+    return run_fruits(*arguments, "--home", settings.home, *(connection if settings.s3_endpoint else []))
 
 
 def _beats(settings: Settings, process: "subprocess.Popen[str]") -> Heartbeat:
@@ -45,8 +40,8 @@ def _beats(settings: Settings, process: "subprocess.Popen[str]") -> Heartbeat:
 def _drop(settings: Settings, count: int, width_px: int = 1600) -> None:
     landing = settings.places().landing.directory
     landing.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        (landing / f"{number}.jpg").write_bytes(jpeg(seed=number, width_px=width_px, height_px=width_px * 3 // 4))
+    for number, body in enumerate(many_jpegs(count, width_px, width_px * 3 // 4)):
+        (landing / f"{number}.jpg").write_bytes(body)
 
 
 @pytest.mark.processes

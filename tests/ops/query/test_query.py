@@ -2,11 +2,13 @@
 
 import csv
 import io
+import itertools
 import json
+import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import obstore
@@ -21,22 +23,51 @@ from ops.wording import escape_controls
 from store.errors import NothingIngested
 from store.home import Home
 from store.models.pca_models import begin_switch, finish_switch
-from store.settings import Settings, load_settings
+from store.settings import load_settings
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
 from store.tables.handles import create_tables, open_table
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from tests.conftest import REGION
 
-MakeSettings = Callable[..., Settings]
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 MONDAY = date(2026, 10, 5)
 
 
-@pytest.fixture(params=["disk", "s3"])
-def home(request: pytest.FixtureRequest) -> Home:
-    """A home with a batch of four photos on each of three days."""
-    make: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
-    home = make().places()
+@pytest.fixture(scope="module", params=["disk", "s3"])
+def place(request: pytest.FixtureRequest) -> Callable[[], Home]:
+    """Makes new, empty homes."""
+    number = itertools.count()
+    if request.param == "disk":
+        folder = request.getfixturevalue("tmp_path_factory").mktemp("homes")
+        return lambda: load_settings(home=str(folder / f"{next(number)}")).places()
+    server, bucket = request.getfixturevalue("s3_server"), f"query-{uuid.uuid4().hex[:12]}"
+    s3: S3Client = request.getfixturevalue("s3")
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    return lambda: load_settings(home=f"s3://{bucket}/{next(number)}", s3_endpoint=server, s3_region=REGION).places()
+
+
+@pytest.fixture(scope="module")
+def home(place: Callable[[], Home]) -> Home:
+    """A home with a batch of four photos on each of three days, which tests only read."""
+    return _with_photos(place())
+
+
+@pytest.fixture
+def own_home(place: Callable[[], Home]) -> Home:
+    """The same, to write to."""
+    return _with_photos(place())
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The same on disk, for what is the same wherever the tables lie."""
+    return _with_photos(load_settings(home=str(tmp_path_factory.mktemp("on_disk") / "home")).places())
+
+
+def _with_photos(home: Home) -> Home:
     create_tables(home)
     for batch in (1, 2, 3):
         day = MONDAY + timedelta(days=batch - 1)
@@ -81,34 +112,36 @@ def test_filters_on_strings_dates_and_numbers_work(home: Home, condition: str, e
     assert found["image_id"].to_pylist() == expected
 
 
-@pytest.mark.parametrize("condition", ["ingest_date = DATE '2026-10-06'", "batch = 2", "bytes BETWEEN 2000 AND 2500"])
-def test_a_filter_skips_the_files_it_rules_out(home: Home, condition: str) -> None:
+def test_a_filter_skips_the_files_it_rules_out(own_home: Home) -> None:
     for day in ("2026-10-05", "2026-10-07"):
-        [path] = [entry["path"] for page in obstore.list(home.features.store, f"ingest_date={day}") for entry in page]
-        obstore.put(home.features.store, path, b"this is not parquet")
-    assert len(run_query(connect(home), f"SELECT * FROM features WHERE {condition}")) == 4
+        [path] = [
+            entry["path"] for page in obstore.list(own_home.features.store, f"ingest_date={day}") for entry in page
+        ]
+        obstore.put(own_home.features.store, path, b"this is not parquet")
+    for condition in ("ingest_date = DATE '2026-10-06'", "batch = 2", "bytes BETWEEN 2000 AND 2500"):
+        assert len(run_query(connect(own_home), f"SELECT * FROM features WHERE {condition}")) == 4, condition
     with pytest.raises((InvalidQuery, OSError)):
-        run_query(connect(home), "SELECT * FROM features")
+        run_query(connect(own_home), "SELECT * FROM features")
 
 
 @pytest.fixture
-def projected(home: Home) -> Home:
-    """The same home with projections of all its photos by versions 1 and 2, and none served yet."""
+def projected(own_home: Home) -> Home:
+    """Such a home with projections of all its photos by versions 1 and 2, and none served yet."""
     kept = ", ".join(name for name in PROJECTION_ROWS.file_schema.names if name != "pca")
     for batch in (1, 2, 3):
         day = MONDAY + timedelta(days=batch - 1)
-        rows = run_query(connect(home), f"SELECT {kept} FROM features WHERE batch = {batch}").to_pydict()
+        rows = run_query(connect(own_home), f"SELECT {kept} FROM features WHERE batch = {batch}").to_pydict()
         adds = [
             write_file(
-                home,
+                own_home,
                 PROJECTION_ROWS,
                 rows | {"pca": vectors_column(np.full((4, 3), version, np.float32))},
                 {"pca_version": str(version), "ingest_date": day.isoformat()},
             )
             for version in (1, 2)
         ]
-        commit(home, PROJECTION_ROWS, batch, "test", adds)
-    return home
+        commit(own_home, PROJECTION_ROWS, batch, "test", adds)
+    return own_home
 
 
 def test_current_projections_follow_the_served_version(projected: Home) -> None:
@@ -145,7 +178,7 @@ def test_current_projections_read_no_file_of_another_version_or_day(projected: H
         run_query(connect(projected), "SELECT * FROM current_projections")
 
 
-def test_every_object_with_an_outcome_is_an_arrival(home: Home) -> None:
+def test_every_object_with_an_outcome_is_an_arrival(own_home: Home) -> None:
     at = datetime(2026, 10, 6, 12, tzinfo=UTC)
     rejected = {
         "source": ["s3://bucket/landing/kiwi/broken.jpg"],
@@ -157,9 +190,13 @@ def test_every_object_with_an_outcome_is_an_arrival(home: Home) -> None:
         "batch": [2],
         "ingested_at": [at],
     }
-    commit(home, REJECT_ROWS, 2, "test", [write_file(home, REJECT_ROWS, rejected, {"ingest_date": "2026-10-06"})])
+    commit(
+        own_home, REJECT_ROWS, 2, "test", [write_file(own_home, REJECT_ROWS, rejected, {"ingest_date": "2026-10-06"})]
+    )
     columns = "source, label, outcome, batch, ingest_date"
-    arrivals = run_query(connect(home), f"SELECT {columns} FROM arrivals WHERE batch = 2 ORDER BY source").to_pylist()
+    arrivals = run_query(
+        connect(own_home), f"SELECT {columns} FROM arrivals WHERE batch = 2 ORDER BY source"
+    ).to_pylist()
     tuesday = {"batch": 2, "ingest_date": date(2026, 10, 6)}
     folder = "s3://bucket/landing/it's/2/é"
     labels = ["kiwi", "lime", None, "it's"]
@@ -168,26 +205,28 @@ def test_every_object_with_an_outcome_is_an_arrival(home: Home) -> None:
     assert arrivals == [row | tuesday for row in (*photos, broken)]
 
 
-@pytest.mark.parametrize("session_zone", ["UTC", "Asia/Kolkata"])
-def test_views_hold_plain_times_in_utc(projected: Home, session_zone: str) -> None:
+def test_views_hold_plain_times_in_utc(projected: Home) -> None:
     finish_switch(projected, begin_switch(projected, 1))
     connection = connect(projected)
-    connection.execute(f"SET TimeZone = '{session_zone}'")
-    for view in ("photos", "current_projections", "arrivals"):
-        rows = run_query(connection, f"SELECT arrived_at, ingested_at FROM {view} WHERE batch = 1 ORDER BY arrived_at")
-        assert set(rows.schema.types) == {pa.timestamp("us")}
-        assert rows["arrived_at"].to_pylist() == [datetime(2026, 10, 5, 12, n, 0, 123456) for n in range(4)]
-        assert set(rows["ingested_at"].to_pylist()) == {datetime(2026, 10, 5, 13)}
+    for zone in ("UTC", "Asia/Kolkata"):
+        connection.execute(f"SET TimeZone = '{zone}'")
+        for view in ("photos", "current_projections", "arrivals"):
+            rows = run_query(
+                connection, f"SELECT arrived_at, ingested_at FROM {view} WHERE batch = 1 ORDER BY arrived_at"
+            )
+            assert set(rows.schema.types) == {pa.timestamp("us")}
+            assert rows["arrived_at"].to_pylist() == [datetime(2026, 10, 5, 12, n, 0, 123456) for n in range(4)]
+            assert set(rows["ingested_at"].to_pylist()) == {datetime(2026, 10, 5, 13)}
 
 
-def test_photos_and_current_projections_have_their_tables_columns(home: Home) -> None:
-    connection = connect(home)
+def test_photos_and_current_projections_have_their_tables_columns(on_disk: Home) -> None:
+    connection = connect(on_disk)
     for view, table in (("photos", FEATURE_ROWS), ("current_projections", PROJECTION_ROWS)):
         assert run_query(connection, f"SELECT * FROM {view} LIMIT 0").column_names == table.schema.names
 
 
-def test_the_log_holds_statistics_of_numbers_and_times_only(home: Home) -> None:
-    handle = open_table(home, FEATURE_ROWS)
+def test_the_log_holds_statistics_of_numbers_and_times_only(on_disk: Home) -> None:
+    handle = open_table(on_disk, FEATURE_ROWS)
     assert handle is not None
     columns = pa.table(handle.get_add_actions(flatten=True)).column_names
     bounded = {name.removeprefix("min.") for name in columns if name.startswith("min.")}
@@ -196,8 +235,8 @@ def test_the_log_holds_statistics_of_numbers_and_times_only(home: Home) -> None:
     assert handle.protocol().min_writer_version == 2
 
 
-def test_the_formats_hold_the_same_rows(home: Home, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    rows = run_query(connect(home), "SELECT image_id, label, batch FROM features ORDER BY image_id")
+def test_the_formats_hold_the_same_rows(on_disk: Home, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    rows = run_query(connect(on_disk), "SELECT image_id, label, batch FROM features ORDER BY image_id")
     show(rows, "csv", Console())
     as_csv = list(csv.DictReader(io.StringIO(capsysbinary.readouterr().out.decode())))
     show(rows, "json", Console())
@@ -208,9 +247,9 @@ def test_the_formats_hold_the_same_rows(home: Home, capsysbinary: pytest.Capture
     assert [row["image_id"] for row in as_csv] == rows["image_id"].to_pylist()
 
 
-def test_markup_in_a_label_is_shown_as_it_is(home: Home) -> None:
+def test_markup_in_a_label_is_shown_as_it_is(on_disk: Home) -> None:
     console = Console(record=True, width=80)
-    show(run_query(connect(home), "SELECT '[red]kiwi[/red] [/]' AS label"), "table", console)
+    show(run_query(connect(on_disk), "SELECT '[red]kiwi[/red] [/]' AS label"), "table", console)
     assert "[red]kiwi[/red] [/]" in console.export_text()
 
 
@@ -229,19 +268,19 @@ def test_a_label_is_no_command_to_the_terminal(hostile: str) -> None:
 @pytest.mark.parametrize(
     "sql", ["CREATE TABLE x AS SELECT 1", "DELETE FROM features", "SELECT 1; DROP VIEW photos", "SET threads = 1"]
 )
-def test_what_would_change_something_is_refused(home: Home, sql: str) -> None:
+def test_what_would_change_something_is_refused(on_disk: Home, sql: str) -> None:
     with pytest.raises(InvalidQuery, match="only reads"):
-        run_query(connect(home), sql)
+        run_query(connect(on_disk), sql)
 
 
-def test_a_pivot_reads(home: Home) -> None:
-    assert run_query(connect(home), "PIVOT (SELECT 1 AS n, 'kiwi' AS label) ON label USING count(*)").num_rows == 1
+def test_a_pivot_reads(on_disk: Home) -> None:
+    assert run_query(connect(on_disk), "PIVOT (SELECT 1 AS n, 'kiwi' AS label) ON label USING count(*)").num_rows == 1
 
 
 @pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nowhere", "SELECT nothing FROM features", "", "-- x"])
-def test_a_wrong_query_says_so(home: Home, sql: str) -> None:
+def test_a_wrong_query_says_so(on_disk: Home, sql: str) -> None:
     with pytest.raises(InvalidQuery):
-        run_query(connect(home), sql)
+        run_query(connect(on_disk), sql)
 
 
 def test_a_home_without_tables_says_so_and_is_not_created(tmp_path: Path) -> None:
@@ -271,12 +310,12 @@ def test_a_query_reaches_nothing_but_the_tables(tmp_path: Path, sql: str) -> Non
     assert file.read_text() == "a secret"
 
 
-def test_values_are_bound(home: Home) -> None:
+def test_values_are_bound(on_disk: Home) -> None:
     sql = "SELECT image_id FROM features WHERE label = ? AND ingest_date >= ? AND batch <= ? ORDER BY image_id"
-    assert run_query(connect(home), sql, ["it's", MONDAY, 2])["image_id"].to_pylist() == ["1-3", "2-3"]
-    assert len(run_query(connect(home), sql, ["' OR 1 = 1 --", MONDAY, 2])) == 0
+    assert run_query(connect(on_disk), sql, ["it's", MONDAY, 2])["image_id"].to_pylist() == ["1-3", "2-3"]
+    assert len(run_query(connect(on_disk), sql, ["' OR 1 = 1 --", MONDAY, 2])) == 0
     with pytest.raises(InvalidQuery):
-        run_query(connect(home), sql, ["it's"])
+        run_query(connect(on_disk), sql, ["it's"])
 
 
 @pytest.mark.parametrize(
@@ -287,9 +326,9 @@ def test_what_duckdb_cannot_run_as_athena_would_says_so(sql: str) -> None:
         to_duckdb(sql)
 
 
-def test_text_is_composed_as_athena_composes_it(home: Home) -> None:
+def test_text_is_composed_as_athena_composes_it(on_disk: Home) -> None:
     sql = "SELECT normalize(normalize('e\u0301'), NFC) = '\u00e9' AND normalize(CAST(NULL AS varchar)) IS NULL AS same"
-    assert run_query(connect(home), to_duckdb(sql)).to_pylist() == [{"same": True}]
+    assert run_query(connect(on_disk), to_duckdb(sql)).to_pylist() == [{"same": True}]
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Wait | Recovery]]:
-    """What is told of waits, while storage is tried again for half a second."""
-    monkeypatch.setattr(faults, "RETRY_DEADLINE_S", 0.5)
+    """What is told of waits, while storage is tried again for a moment."""
+    monkeypatch.setattr(faults, "RETRY_DEADLINE_S", 0.3)
     heard: list[Wait | Recovery] = []
     report_waits_to(heard.append)
     yield heard
@@ -96,8 +96,8 @@ def test_a_full_disk_is_told_at_once_and_keeps_no_half_file(
             write()
         (wait,) = told
         assert isinstance(wait, Wait)
-        assert (wait.is_full, wait.patience_s) == (True, 0.5)
-        assert wait.waited_s < 0.4
+        assert (wait.is_full, wait.patience_s) == (True, 0.3)
+        assert wait.waited_s < 0.3
         assert _files(disk) == before
     assert read(home.state, "there") == b"as it was"
 
@@ -109,7 +109,7 @@ def test_a_commit_to_a_full_disk_is_there_once_when_room_is_made(
     home = load_settings(home=str(disk / "home")).places()
     create_tables(home)
     filling = _fill(disk)
-    threading.Timer(1.0, filling.unlink).start()
+    threading.Timer(0.3, filling.unlink).start()
     commit(home, REJECT_ROWS, 1, "nonce", ())
     assert [type(each) for each in told] == [Wait, Recovery]
     table = open_table(home, REJECT_ROWS)

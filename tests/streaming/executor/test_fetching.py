@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from features.rejects import Reason, Rejected
-from store.errors import StorageUnavailable
+from store.errors import StorageRefused, StorageUnavailable
 from store.objects.landing import LandedObject, ObjectAccessDenied, archived_name, list_landed
 from store.objects.location import StorageLocation
 from streaming.executor.fetching import ReadLocations, fetch_all
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 
-PATIENCE_S = 1.0
+PATIENCE_S = 0.5
 # What a loaded machine may add to a few times of a second or two.
 SLACK_S = 8.0
 BODIES = {f"kiwi/{number}.jpg": bytes([number]) * 1000 for number in range(6)}
@@ -108,7 +108,7 @@ def test_files_that_a_disk_cannot_read_come_last_and_cost_their_time_together(on
     assert PATIENCE_S <= time.monotonic() - began_s < 2 * PATIENCE_S + SLACK_S / 2
     assert order[:2] == [landed.key for landed in objects[4:]]
     assert [found[key] for key in order[:2]] == [BODIES[key] for key in order[:2]]
-    detail = "It could not be read for 1 s, while other photos could: Input/output error."
+    detail = "It could not be read for 0.5 s, while other photos could: Input/output error."
     assert _reasons(found) == dict.fromkeys(bad, (Reason.UNREADABLE, detail))
     # They count as refused ones do.
     assert all(isinstance(found[key], ObjectAccessDenied) for key in bad)
@@ -144,7 +144,7 @@ def test_reads_that_hang_hold_up_no_other_and_one_that_ends_in_time_has_its_outc
     assert set(order[:3]) == {landed.key for landed in objects[3:]}
     # The pipe is no longer the file that was listed.
     assert order[3] == hang[0]
-    no_answer = (Reason.UNREADABLE, "It could not be read for 1 s, while other photos could: no answer came.")
+    no_answer = (Reason.UNREADABLE, "It could not be read for 0.5 s, while other photos could: no answer came.")
     assert _reasons(found) == {
         hang[0]: (Reason.REPLACED, "Another version stood there when it was read."),
         **dict.fromkeys(hang[1:], no_answer),
@@ -175,13 +175,13 @@ def test_a_disk_that_answers_for_nothing_raises_and_names_an_object(
         with _hanging(on_disk, *BODIES):
             # A pipe is no file; what else lies there hangs as well.
             _make_unreadable(on_disk, "kiwi/0.jpg")
-            with pytest.raises(StorageUnavailable, match=r"^Cannot read file://.*/kiwi/1\.jpg for 1 s, nor any"):
+            with pytest.raises(StorageUnavailable, match=r"^Cannot read file://.*/kiwi/1\.jpg for 0\.5 s, nor any"):
                 list(fetch_all(on_disk, objects[1:]))
     else:
         _make_unreadable(on_disk, *BODIES)
         with pytest.raises(
             StorageUnavailable,
-            match=r"^Cannot read file://.*\.jpg for 1 s, nor any other photo of the landing: Input/output error\.$",
+            match=r"^Cannot read file://.*\.jpg for 0\.5 s, nor any other photo of the landing: Input/output error\.$",
         ):
             list(fetch_all(on_disk, objects))
 
@@ -263,7 +263,7 @@ def test_a_key_that_s3_always_fails_on_is_rejected_beside_others_and_alone(on_s3
     objects = _listed(on_s3)
     endpoint = str(on_s3.landing.s3_endpoint)
     set_rules(endpoint, Rule("GET", r"/landing/kiwi/0\.jpg", answer=503, body=SLOW_DOWN, times=-1))
-    detail = "It could not be read for 1 s, while other photos could: Please reduce your request rate (SlowDown)."
+    detail = "It could not be read for 0.5 s, while other photos could: Please reduce your request rate (SlowDown)."
     for some in (objects, objects[:1]):
         found, order = _outcomes(on_s3, some)
         assert order[-1] == "kiwi/0.jpg"
@@ -275,9 +275,17 @@ def test_s3_that_fails_on_every_photo_raises_and_names_one(on_s3: ReadLocations)
     objects = _listed(on_s3)
     set_rules(str(on_s3.landing.s3_endpoint), Rule("GET", r"/landing/kiwi/", answer=503, body=SLOW_DOWN, times=-1))
     with pytest.raises(
-        StorageUnavailable, match=r"^Cannot read s3://.*\.jpg for 1 s, nor any other photo of .*\(SlowDown\)\.$"
+        StorageUnavailable, match=r"^Cannot read s3://.*\.jpg for 0\.5 s, nor any other photo of .*\(SlowDown\)\.$"
     ):
         list(fetch_all(on_s3, objects))
+
+
+def test_s3_that_refuses_everybody_raises_at_once(on_s3: ReadLocations) -> None:
+    objects = _listed(on_s3)
+    unknown = s3_error("InvalidAccessKeyId", "The access key does not exist.")
+    set_rules(str(on_s3.landing.s3_endpoint), Rule("GET", r"/landing/kiwi/", answer=403, body=unknown, times=-1))
+    with pytest.raises(StorageRefused, match=r"^Cannot read s3://.*\.jpg: The access key .* \(InvalidAccessKeyId\)"):
+        list(fetch_all(replace(on_s3, patience_s=120.0), objects))
 
 
 def test_a_body_that_stalls_holds_up_no_other(on_s3: ReadLocations, monkeypatch: pytest.MonkeyPatch) -> None:
