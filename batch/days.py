@@ -19,7 +19,7 @@ from features.pca import NotFinite
 from store.errors import StateDamaged
 from store.home import Home
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import open_tables, unsettled_plans
+from store.tables.handles import TableHandles, open_tables, unsettled_plans
 from store.tables.schemas import FEATURE_ROWS
 
 # A task's moments are 6.6 MB: little beside what it reads for them.
@@ -46,13 +46,13 @@ class Day:
         return sum(file.size_bytes for file in self.files)
 
 
-def list_days(home: Home) -> list[Day]:
-    """The days that have feature rows, ascending; none before the table was created.
+def list_days(home: Home, tables: TableHandles | None = None) -> list[Day]:
+    """The days that have feature rows, ascending, in these open tables; none before the table was created.
 
     A day is finished when it is past (UTC) and no plan that carries it waits to be committed to one of the tables.
     This is a guess that spares work: a batch may be planned or committed between two looks at storage.
     """
-    tables = open_tables(home)
+    tables = tables or open_tables(home)
     growing = {plan.ingest_date for plan in unsettled_plans(home, tables)}
     today = datetime.now(UTC).date()
     files_of: dict[date, list[DataFile]] = defaultdict(list)
@@ -81,8 +81,8 @@ def groups_by_size(items: Iterable[_T], size_of: Callable[[_T], int], most_bytes
         yield tuple(group)
 
 
-def sum_rows(home: Home, featurizer: str, task: Day) -> tuple[RowSums, Counter[int]]:
-    """The sums of one featurizer's rows in a task's files, and how many rows each batch has there.
+def sum_rows(home: Home, featurizer: str, task: Day, after_batch: int = 0) -> tuple[RowSums, Counter[int]]:
+    """The sums of one featurizer's rows in a task's files, of later batches, and how many rows each batch has there.
 
     Raises NotFinite and StateDamaged, which name the day, for other than 1280 finite numbers; StorageUnavailable.
     """
@@ -90,7 +90,7 @@ def sum_rows(home: Home, featurizer: str, task: Day) -> tuple[RowSums, Counter[i
     summer = RowSummer(FEATURES)
     try:
         for path in task.paths:
-            for rows in _rows(home, featurizer, path, ["features", "batch", "label", "subject"]):
+            for rows in rows_of(home, featurizer, path, ["features", "batch", "label", "subject"], after_batch):
                 rows_by_batch.update(rows["batch"].to_pylist())
                 vectors = vectors_of(home, task.date, path, rows)
                 summer.add(vectors, rows["label"].to_pylist(), rows["subject"].to_pylist())
@@ -105,7 +105,7 @@ def sum_rows(home: Home, featurizer: str, task: Day) -> tuple[RowSums, Counter[i
 
 def count_rows(home: Home, featurizer: str, path: str) -> Counter[int]:
     """How many rows of one featurizer each batch has in a file; their features are not fetched."""
-    return Counter(batch for rows in _rows(home, featurizer, path, ["batch"]) for batch in rows["batch"].to_pylist())
+    return Counter(batch for rows in rows_of(home, featurizer, path, ["batch"]) for batch in rows["batch"].to_pylist())
 
 
 def vectors_of(home: Home, day: date, path: str, rows: pa.RecordBatch) -> NDArray[np.float32]:
@@ -129,9 +129,13 @@ def digest_of_rows(rows_by_batch: Mapping[int, int]) -> str:
     return hashlib.sha256(json.dumps(sorted(rows_by_batch.items())).encode()).hexdigest()
 
 
-def _rows(home: Home, featurizer: str, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    for rows in read_file(home, FEATURE_ROWS, path, (*columns, "featurizer")):
-        selected = select_rows(rows.select(list(columns)), pc.equal(rows["featurizer"], featurizer))
+def rows_of(
+    home: Home, featurizer: str, path: str, columns: Sequence[str], after_batch: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Some columns of one featurizer's rows in a file, of batches beyond `after_batch`. Raises as `read_file`."""
+    for rows in read_file(home, FEATURE_ROWS, path, tuple(dict.fromkeys((*columns, "featurizer", "batch")))):
+        mask = pc.and_(pc.equal(rows["featurizer"], featurizer), pc.greater(rows["batch"], after_batch))
+        selected = select_rows(rows.select(list(columns)), mask)
         if selected.num_rows:
             yield selected
 

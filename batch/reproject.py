@@ -1,12 +1,13 @@
 """Give every feature row its projection in the next PCA version, then serve that version."""
 
+import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 
@@ -19,13 +20,14 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.days import groups_by_size, select_rows, vectors_of
-from features.pca import project
+from features.classifier import LeftOut
 from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
 from store.errors import HomeInUse, JobFailed, StateDamaged
 from store.home import Home
 from store.models.pca_models import (
     PcaMeta,
+    PcaModel,
     cached_model,
     check_no_other_switch,
     current_models,
@@ -37,11 +39,13 @@ from store.state.lease import hold_lease
 from store.state.plans import AddedFile
 from store.tables.commits import append_once
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import TableHandles, open_tables, unsettled_plans
-from store.tables.projections import KEPT_COLUMNS, SWITCHING, write_projections
+from store.tables.handles import TableHandles, create_tables, open_tables, unsettled_plans
+from store.tables.projections import KEPT_COLUMNS, SWITCHING, project_rows, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table
 
 TASK_BYTES = 64 * 2**20
+# Among so many shares of the keys equal photos are looked for.
+COPY_SHARES = 64
 # How long a batch that was planned without the version may take to be committed.
 PATIENCE_S = 120.0
 POLL_INTERVAL_S = 1.0
@@ -78,6 +82,8 @@ def reproject(
         return None
     with hold_lease(home, "fruits reproject", say) as check_lease:
         # From here on, the table refuses what a paused `prune` decided by an older look at it.
+        _open_tables(home)
+        create_tables(home)
         append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
         before = current_models(home)
         meta = describe_model(home, before.versions[-1])
@@ -97,12 +103,16 @@ def reproject(
 
 @dataclass(frozen=True)
 class _Task:
-    """What one task reads and projects: files of one day, and in each the batches to take rows from."""
+    """What one task reads and projects: files of one day, and in each the batches to take rows from.
+
+    `copies` says how many rows of the version's fit have the same bytes and label, where it is more than one.
+    """
 
     home: Home
     meta: PcaMeta
     ingest_date: date
     files: tuple[tuple[str, frozenset[int]], ...]
+    copies: Mapping[int, int]
 
 
 @dataclass
@@ -117,18 +127,34 @@ class _Backfill:
     erasures: int
     rows: int = 0
     days: int = 0
+    copies: Mapping[int, int] = field(default_factory=dict)
     of_other_featurizers: set[tuple[date, int]] = field(default_factory=set)
     one_commit: Lock = field(default_factory=Lock)
 
     def run(self) -> None:
         """Repeat until no committed batch lacks the version: others are committed while this one works."""
         while days := self._lacking_files():
+            self.copies = self._count_copies(days)
             done, total = 0, sum(file.rows for files in days.values() for file, _ in files)
             self.on_progress(done, total)
             with ThreadPoolExecutor(self.spark.defaultParallelism, thread_name_prefix="day") as pool:
                 for rows in pool.map(self._project_day, days, days.values()):
                     done += rows
                     self.on_progress(done, total)
+
+    def _count_copies(self, lacking: Mapping[date, Sequence[_LackingFile]]) -> dict[int, int]:
+        """How many rows of the fit have the same bytes and label, where some of those that lack the version were."""
+        last = self.meta.last_batch or 0
+        if not self.meta.labels or all(min(b) > last for files in lacking.values() for _, b in files):
+            return {}
+        paths = [file.path for file in data_files(_open_tables(self.home)[FEATURE_ROWS])]
+        tasks = self.spark.parallelize(paths, min(len(paths), 8 * self.spark.defaultParallelism))
+        keys = tasks.flatMap(carry_errors(partial(_keys_of_file, self.home, self.meta, COPY_SHARES)))
+        try:
+            counted = keys.groupByKey(min(COPY_SHARES, self.spark.defaultParallelism)).flatMap(_counted_twice)
+            return dict(counted.collect())
+        except Py4JJavaError as error:
+            raise JobFailed(f"Counting equal photos failed on every try: {last_words(error)}.") from error
 
     def _lacking_files(self) -> dict[date, list[_LackingFile]]:
         """The files with rows that lack the version, by day, the newest day first."""
@@ -168,7 +194,7 @@ class _Backfill:
 
     def _write_projections(self, day: date, files: Sequence[_LackingFile]) -> list[tuple[AddedFile, frozenset[int]]]:
         tasks = [
-            _Task(self.home, self.meta, day, tuple((file.path, batches) for file, batches in group))
+            _Task(self.home, self.meta, day, tuple((file.path, batches) for file, batches in group), self.copies)
             for group in groups_by_size(files, lambda lacking: lacking[0].size_bytes, TASK_BYTES)
         ]
         try:
@@ -227,22 +253,63 @@ def _wait_for_plans(
 @carry_errors
 def _project_tasks(tasks: Iterable[_Task]) -> Iterator[tuple[AddedFile, frozenset[int]]]:
     for task in tasks:
-        parts = [part for path, batches in task.files for part in _project_file(task, path, batches)]
+        parts = [part for path, batches in task.files for part in _read_vectors(task, path, batches)]
         if parts:
             rows = pa.Table.from_batches([kept for kept, _ in parts])
             columns: dict[str, Any] = {name: rows[name].combine_chunks() for name in KEPT_COLUMNS}
             now = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
             columns["ingested_at"] = pa.repeat(now, rows.num_rows)
-            projected = np.concatenate([projected for _, projected in parts])
-            added = write_projections(task.home, task.meta, columns, projected, task.ingest_date)
+            model, vectors = cached_model(task.home, task.meta.version), np.concatenate([part for _, part in parts])
+            projected = project_rows(model, vectors, _left_out(model, rows, task.copies))
+            added = write_projections(task.home, columns, projected, task.ingest_date)
             yield added, frozenset(pc.unique(rows["batch"]).to_pylist())
     freeze_worker_modules()
 
 
-def _project_file(
+def _keys_of_file(home: Home, meta: PcaMeta, shares: int, path: str) -> list[tuple[int, NDArray[np.int64]]]:
+    """The keys of the labelled rows of a file that were in the fit, cut into shares by their values."""
+    keys: list[int] = []
+    for part in read_file(home, FEATURE_ROWS, path, ["image_id", "label", "batch", "featurizer"]):
+        is_in_fit = pc.and_(
+            pc.and_(pc.less_equal(part["batch"], meta.last_batch), pc.equal(part["featurizer"], meta.featurizer)),
+            pc.is_valid(part["label"]),
+        )
+        rows = select_rows(part, is_in_fit)
+        keys += _keys_of_copies(rows["image_id"].to_pylist(), rows["label"].to_pylist())
+    array = np.array(keys, np.int64)
+    return [(share, array[array % shares == share]) for share in range(shares)]
+
+
+def _counted_twice(share: tuple[int, Iterable[NDArray[np.int64]]]) -> list[tuple[int, int]]:
+    keys, counts = np.unique(np.concatenate(list(share[1])), return_counts=True)
+    return [(int(key), int(count)) for key, count in zip(keys, counts, strict=True) if count > 1]
+
+
+def _keys_of_copies(image_ids: Sequence[str], labels: Sequence[str | None]) -> list[int]:
+    # Eight bytes: of a billion photos some two would share a key, and be left out together.
+    texts = (
+        f"{label}\0{image_id}".encode("utf-8", "surrogatepass")
+        for image_id, label in zip(image_ids, labels, strict=True)
+    )
+    return [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1 for text in texts]
+
+
+def _left_out(model: PcaModel, rows: pa.Table, copies: Mapping[int, int]) -> LeftOut | None:
+    """Which rows were in the fit of the classifier, under a label that it names, and how many copies were."""
+    meta, classifier = model.meta, model.classifier
+    if classifier is None or meta.last_batch is None:
+        return None
+    labels = rows["label"].combine_chunks()
+    places = pc.index_in(labels, value_set=pa.array(classifier.labels, pa.string()))
+    in_fit = pc.less_equal(rows["batch"].combine_chunks(), meta.last_batch)
+    places = pc.fill_null(pc.if_else(in_fit, places, -1), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    numbers = [copies.get(key, 1) for key in _keys_of_copies(rows["image_id"].to_pylist(), labels.to_pylist())]
+    return LeftOut(places, np.array(numbers, np.int64))
+
+
+def _read_vectors(
     task: _Task, path: str, batches: frozenset[int]
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
-    model = cached_model(task.home, task.meta.version)
     narrow = read_file(task.home, FEATURE_ROWS, path, ["batch", "featurizer"])
     if not any(_mask(part, task, batches).true_count for part in narrow):
         return
@@ -250,10 +317,9 @@ def _project_file(
         rows = select_rows(part, _mask(part, task, batches))
         if rows.num_rows:
             vectors = vectors_of(task.home, task.ingest_date, path, rows)
-            projected = project(model.pca.mean, model.pca.components, vectors)
-            if not np.isfinite(projected).all():
+            if not np.isfinite(vectors).all():
                 raise StateDamaged(f"Features in {path} hold a NaN or an infinity. Delete those rows and their photos.")
-            yield rows.select(list(KEPT_COLUMNS)), projected
+            yield rows.select(list(KEPT_COLUMNS)), vectors
 
 
 def _mask(part: pa.RecordBatch, task: _Task, batches: frozenset[int]) -> pa.BooleanArray:

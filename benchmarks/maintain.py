@@ -38,7 +38,7 @@ from store.tables import handles, unreferenced
 from store.tables.commits import commit
 from store.tables.files import data_files, vectors_column, write_file
 from store.tables.handles import OpenTables, create_tables, open_table
-from store.tables.projections import write_projections
+from store.tables.projections import Projected, write_projections
 from store.tables.schemas import FEATURE_ROWS, TABLES
 from tests.support.feature_rows import made_columns
 
@@ -117,7 +117,7 @@ def _commit_batch(home: Home, tables: OpenTables, batch: int, day: date, rows: i
     features = columns | {"features": vectors_column(vectors)}
     rows_file = write_file(home, FEATURE_ROWS, features, {"ingest_date": f"{day}"})
     meta = PcaMeta(1, "a benchmark", 1, COMPONENTS, 1.0, datetime.now(UTC), None, None, "a benchmark")
-    projected_file = write_projections(home, meta, columns, vectors[:, :COMPONENTS], day)
+    projected_file = write_projections(home, columns, Projected(meta, vectors[:, :COMPONENTS]), day)
     for table, adds in zip(TABLES, ([rows_file], [projected_file], []), strict=True):
         commit(home, table, batch, "a benchmark", adds, tables)
 

@@ -67,6 +67,12 @@ class AnotherStreamRunning(FruitsError):
     exit_code = 3
 
 
+class VersionHeldBack(FruitsError):
+    """A new version names fruit worse than another one does: it is published, and is not the next one."""
+
+    exit_code = 4
+
+
 class StreamDoesNotStop(FruitsError):
     """A stream that was asked to stop has not said that it did."""
 

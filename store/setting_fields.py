@@ -114,6 +114,7 @@ class SettingFields:
         float | None, Gt(0), Le(1), Flag("Keep as few components as explain this share of the variance, like 0.9.")
     ] = None
     min_rows: Annotated[int, Ge(2), Flag("Refuse to fit on fewer rows; default: 1000.")] = 1000
+    min_label_rows: Annotated[int, Ge(1), Flag("Name no label that has fewer photos; default: 10.")] = 10
     master: Annotated[str, Flag("Spark master.", "URL")] = "local[*,4]"
     max_image_bytes: Annotated[Bytes, Ge(1), Flag("Larger files are rejects, like 64MiB.", "SIZE")] = 64 * 2**20
     max_pixels: Annotated[int, Ge(1), Flag("Photos that take more pixels of memory to decode are rejects.")] = (

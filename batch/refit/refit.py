@@ -11,6 +11,8 @@ from importlib import import_module
 import numpy as np
 from pyspark import SparkContext
 
+from batch.days import list_days
+from batch.refit.naming import Comparison, fit_names
 from batch.refit.scree import VarianceThresholds, scree_png, variance_thresholds
 from batch.refit.stored_sums import forget_sums
 from batch.refit.sums import sum_days
@@ -31,6 +33,8 @@ from store.models.pca_models import (
 )
 from store.models.registry import current_featurizer
 from store.state.erasures import check_no_erasure_started, check_no_erasure_unfinished
+from store.tables.handles import committed_batch, open_tables
+from store.tables.schemas import FEATURE_ROWS
 
 
 class NothingToFit(NothingIngested):
@@ -39,11 +43,16 @@ class NothingToFit(NothingIngested):
 
 @dataclass(frozen=True)
 class RefitOptions:
-    """How many components to keep: that many, or as few as explain a share of the variance; and from how many rows."""
+    """How many components to keep: that many, or as few as explain a share of the variance; and from how many rows.
+
+    A label is named if it has `min_label_rows`. With `force`, a version that names worse becomes the next one, too.
+    """
 
     components: int | None
     variance: float | None
     min_rows: int
+    min_label_rows: int = 10
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Refit:
     rows_stored: int
     angles_rad: tuple[float, ...]
     thresholds: VarianceThresholds
+    comparison: Comparison | None = None
 
 
 def refit(
@@ -84,7 +94,9 @@ def refit(
         threading.Thread(target=import_module, args=("matplotlib.figure",), name="scree", daemon=True).start()
     version, parent = next_version(home), _parent(home, featurizer)
     erasures = check_no_erasure_unfinished(home)
-    summed = sum_days(spark, home, featurizer, full=full, keep=not dry_run, on_progress=on_progress)
+    tables = open_tables(home)
+    days = list_days(home, tables)
+    summed = sum_days(spark, home, featurizer, days, full=full, keep=not dry_run, on_progress=on_progress)
     try:
         check_no_erasure_started(home, erasures)
     except HomeInUse:
@@ -100,6 +112,8 @@ def refit(
     if rows < options.min_rows:
         raise TooFewRows(f"There are {rows:,} rows and {options.min_rows:,} are asked for; wait, or lower --min-rows.")
     pca = fit(summed.sums.moments, options.components, options.variance, parent.pca.components if parent else None)
+    naming = fit_names(spark, home, featurizer, days, summed.sums, options.min_label_rows)
+    comparison, classifier = naming.comparison, naming.classifier
     angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
     meta = PcaMeta(
         version=version,
@@ -111,9 +125,14 @@ def refit(
         parent=parent.meta.version if parent else None,
         drift_rad=float(angles_rad[-1]) if parent else None,
         nonce=uuid.uuid4().hex,
+        last_batch=committed_batch(tables[FEATURE_ROWS]),
+        labels=len(classifier.labels) if classifier else 0,
+        no_names=naming.no_names,
+        calibrated=classifier is not None and classifier.calibrated,
+        held_back=str(comparison) if comparison and comparison.is_worse and not options.force else None,
     )
     if not dry_run:
-        _publish(home, PcaModel(meta, pca))
+        _publish(home, PcaModel(meta, pca, classifier))
     return Refit(
         meta=meta,
         published=not dry_run,
@@ -122,6 +141,7 @@ def refit(
         rows_stored=sum(summed.rows_stored.values()),
         angles_rad=tuple(map(float, angles_rad)),
         thresholds=variance_thresholds(pca.explained_variance_ratio),
+        comparison=comparison,
     )
 
 
@@ -135,7 +155,8 @@ def scree_plot(model: PcaModel) -> bytes:
 def _publish(home: Home, model: PcaModel) -> None:
     publish_model(home, model)
     try:
-        begin_switch(home, model.meta.version, newer_only=True)
+        if model.meta.held_back is None:
+            begin_switch(home, model.meta.version, newer_only=True)
         write_copies(home, model.meta, scree_plot(model))
     except StorageUnavailable as error:
         version = model.meta.version

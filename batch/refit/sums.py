@@ -24,7 +24,6 @@ from batch.days import (
     count_rows,
     digest_of_paths,
     digest_of_rows,
-    list_days,
     split_into_tasks,
     sum_rows,
 )
@@ -84,12 +83,13 @@ def sum_days(
     spark: SparkContext,
     home: Home,
     featurizer: str,
+    days: Sequence[Day],
     *,
     full: bool,
     keep: bool,
     on_progress: Callable[[int, int], None],
 ) -> SumsOfDays:
-    """Sum up all rows of a featurizer; features are read only of days without a valid stored sum.
+    """Sum up all rows of a featurizer in all days; features are read only of days without a valid stored sum.
 
     `full` uses nothing stored. `keep` stores the sums of finished days, each month's as soon as it is complete, and
     deletes sums that nothing names any more. `on_progress` gets bytes done and bytes in all, in this thread.
@@ -97,12 +97,11 @@ def sum_days(
     the sums of a few months, however many there are. Raises NotFinite and StateDamaged, which name the day, for
     features that are no 1280 finite numbers, and keeps the sums of other days; JobFailed, StorageUnavailable.
     """
-    days = list_days(home)
     total_bytes = sum(day.size_bytes for day in days)
     months = [(month, list(of_month)) for month, of_month in groupby(days, key=lambda day: f"{day.date:%Y-%m}")]
-    job = _Job(spark, home, featurizer, full, keep, f"fruits-sums-{uuid.uuid4().hex}", spark.accumulator(0))
+    job = _Job(spark, home, featurizer, full, keep, _group(), spark.accumulator(0))
     summed = SumsOfDays()
-    pool = ThreadPoolExecutor(MONTHS_AT_ONCE, thread_name_prefix="moments")
+    pool = ThreadPoolExecutor(MONTHS_AT_ONCE, thread_name_prefix="sums")
     running = {pool.submit(_sum_month, job, month, of_month) for month, of_month in months}
     try:
         while running:
@@ -124,6 +123,19 @@ def sum_days(
     return summed
 
 
+def sum_later_rows(spark: SparkContext, home: Home, featurizer: str, days: Sequence[Day], after_batch: int) -> RowSums:
+    """Sum up the rows of some days whose batch is beyond `after_batch`, from the features. Raises as `sum_days`."""
+    job = _Job(spark, home, featurizer, True, False, _group(), spark.accumulator(0), after_batch)
+    read = _read_days(job, days, keep=False)
+    if read.refusal:
+        raise read.refusal
+    return read.sums
+
+
+def _group() -> str:
+    return f"fruits-sums-{uuid.uuid4().hex}"
+
+
 @dataclass(frozen=True)
 class _Job:
     spark: SparkContext
@@ -133,6 +145,7 @@ class _Job:
     keep: bool
     group: str
     read_bytes: "Accumulator[int]"
+    after_batch: int = 0
 
     @property
     def store(self) -> StorageLocation:
@@ -230,7 +243,7 @@ def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
     if not days:
         return _ReadDays()
     tasks = [task for day in days for task in split_into_tasks(day)]
-    reading = partial(_read_files, job.home, job.featurizer, job.read_bytes)
+    reading = partial(_read_files, job.home, job.featurizer, job.after_batch, job.read_bytes)
     summing_tasks = min(len(days), job.spark.defaultParallelism, MOST_SUMMING_TASKS)
     if len(tasks) == len(days):
         sums = job.spark.parallelize(tasks, summing_tasks).map(reading)
@@ -246,10 +259,12 @@ def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
 
 
 @carry_errors
-def _read_files(home: Home, featurizer: str, read_bytes: "Accumulator[int]", task: Day) -> tuple[int, _TaskSum]:
+def _read_files(
+    home: Home, featurizer: str, after_batch: int, read_bytes: "Accumulator[int]", task: Day
+) -> tuple[int, _TaskSum]:
     """The sum of a task's files, under the number of its day."""
     try:
-        sums, rows_by_batch = sum_rows(home, featurizer, task)
+        sums, rows_by_batch = sum_rows(home, featurizer, task, after_batch)
     except (NotFinite, StateDamaged) as error:
         # If it were raised, Spark would try again, and the sums of the month's other days would be lost.
         return task.date.toordinal(), _TaskSum(refusal=error)

@@ -90,7 +90,7 @@ def _increment(spark: SparkContext, home: Home) -> dict[str, Any]:
 def _sum_rows(spark: SparkContext, home: Home, full: bool = True) -> int:
     """Sum up the moments, and say how many rows were read for it."""
     featurizer = str(current_featurizer(home))
-    summed = sum_days(spark, home, featurizer, full=full, keep=True, on_progress=lambda *_: None)
+    summed = sum_days(spark, home, featurizer, list_days(home), full=full, keep=True, on_progress=lambda *_: None)
     return sum(summed.rows_read.values())
 
 

@@ -4,10 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import numpy as np
-
 from store.home import Home
-from store.models.pca_models import current_models, describe_model, load_model
+from store.models.pca_models import current_models, load_model
 from store.models.registry import current_featurizer
 from store.objects.landing import LandedObject, archive_or_delete, key_group, list_landed
 from store.objects.operations import read
@@ -27,7 +25,7 @@ from store.state.plans import (
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
 from store.tables.handles import committed_batch, create_tables, open_table
-from store.tables.projections import write_projections
+from store.tables.projections import answer_columns, project_rows, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES
 from tests.support.feature_rows import feature_vectors
 
@@ -90,17 +88,13 @@ def _write_photos(
         "height": [240] * count,
         "featurizer": [plan.featurizer] * count,
     }
-    features = rows | {"features": vectors_column(vectors)}
+    projected = [project_rows(load_model(home, version), vectors) for version in plan.pca_versions]
+    answers = [answer_columns(one) for one in projected if one.meta.version == plan.served]
+    features = rows | {"features": vectors_column(vectors)} | (answers[0] if answers else {})
     adds: dict[str, tuple[AddedFile, ...]] = {
         FEATURE_ROWS.name: (write_file(home, FEATURE_ROWS, features, {"ingest_date": f"{plan.ingest_date}"}),)
     }
-    models = [(describe_model(home, version), load_model(home, version).pca) for version in plan.pca_versions]
-    adds[PROJECTION_ROWS.name] = tuple(
-        write_projections(
-            home, meta, rows, ((vectors - pca.mean) @ pca.components.T).astype(np.float32), plan.ingest_date
-        )
-        for meta, pca in models
-    )
+    adds[PROJECTION_ROWS.name] = tuple(write_projections(home, rows, one, plan.ingest_date) for one in projected)
     return adds
 
 

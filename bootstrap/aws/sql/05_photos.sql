@@ -15,5 +15,8 @@ SELECT
     batch,
     CAST(ingested_at AT TIME ZONE 'UTC' AS timestamp) AS ingested_at,
     ingest_date,
-    CAST(coalesce(first_visible_at, arrived_at) AT TIME ZONE 'UTC' AS timestamp) AS first_visible_at
+    CAST(coalesce(first_visible_at, arrived_at) AT TIME ZONE 'UTC' AS timestamp) AS first_visible_at,
+    normalize(answer, NFC) AS answer,
+    answer_confidence,
+    answer_version
 FROM features

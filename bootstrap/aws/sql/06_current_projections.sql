@@ -10,6 +10,12 @@ SELECT
     batch,
     CAST(ingested_at AT TIME ZONE 'UTC' AS timestamp) AS ingested_at,
     pca_version,
-    ingest_date
+    ingest_date,
+    normalize(predicted, NFC) AS predicted,
+    confidence,
+    top3,
+    distance,
+    novelty,
+    in_fit
 FROM projections
 WHERE pca_version = (SELECT serving FROM pca_current)

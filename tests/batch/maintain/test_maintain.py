@@ -18,13 +18,14 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
+from batch.days import list_days
 from batch.maintain import compaction
 from batch.maintain.compaction import MAINTENANCE, Group, compact, groups_to_compact
 from batch.maintain.maintain import Compaction, Expiry, LogRemoval, MaintenanceStep, OrphanRemoval, maintain
 from batch.maintain.retention import Retention, expire_rows
 from batch.maintain.vacuum import vacuum_orphans
-from batch.refit.moments import MomentsOfDays, sum_moments
 from batch.refit.refit import RefitOptions, refit
+from batch.refit.sums import SumsOfDays, sum_days
 from batch.reproject import reproject
 from ops.cli.main import app
 from ops.query.query import connect, run_query
@@ -453,7 +454,7 @@ def test_old_rows_go_from_all_tables_and_every_promise_holds(spark: SparkSession
     _maintain(home, Retention(rows=timedelta(days=15)))
     assert read_status(home, verify=True).broken == []
     assert [len(rows(settings, f"SELECT * FROM {table.name}")) for table in TABLES] == [3, 3, 1]
-    incremental, full = (_sum(spark, home, full=full).moments for full in (False, True))
+    incremental, full = (_sum(spark, home, full=full).sums.moments for full in (False, True))
     np.testing.assert_allclose(incremental.mean, full.mean, rtol=1e-12)
     np.testing.assert_allclose(incremental.triangle, full.triangle, rtol=0, atol=1e-9)
     assert incremental.rows == full.rows == 3
@@ -486,13 +487,15 @@ def _refit(spark: SparkSession, home: Home) -> None:
     refit(spark.sparkContext, home, RefitOptions(2, None, 2), False, False, lambda _, __: None)
 
 
-def _sum(spark: SparkSession, home: Home, full: bool = False) -> MomentsOfDays:
+def _sum(spark: SparkSession, home: Home, full: bool = False) -> SumsOfDays:
     """What a refit fits on."""
     featurizer = str(current_featurizer(home))
-    return sum_moments(spark.sparkContext, home, featurizer, full=full, keep=True, on_progress=lambda _, __: None)
+    return sum_days(
+        spark.sparkContext, home, featurizer, list_days(home), full=full, keep=True, on_progress=lambda _, __: None
+    )
 
 
-def test_stored_moments_hold_after_compaction(spark: SparkSession, on_disk: Home) -> None:
+def test_stored_sums_hold_after_compaction(spark: SparkSession, on_disk: Home) -> None:
     _sum(spark, on_disk)
     _maintain(on_disk)
     again = _sum(spark, on_disk)

@@ -107,7 +107,15 @@ def _write(
 
 
 def _sum(spark: SparkSession, home: Home, featurizer: str = OURS, full: bool = False, keep: bool = True) -> SumsOfDays:
-    return sum_days(spark.sparkContext, home, featurizer, full=full, keep=keep, on_progress=lambda done, total: None)
+    return sum_days(
+        spark.sparkContext,
+        home,
+        featurizer,
+        list_days(home),
+        full=full,
+        keep=keep,
+        on_progress=lambda done, total: None,
+    )
 
 
 def _days(rows_by_day: Mapping[date, int]) -> tuple[date, ...]:
@@ -177,7 +185,7 @@ def test_the_second_time_no_finished_day_is_read_and_the_moments_are_those_of_al
     rows = _filled_rows()
     told: list[tuple[int, int]] = []
     tell = _telling(told)
-    first = sum_days(spark.sparkContext, filled, OURS, full=False, keep=True, on_progress=tell)
+    first = sum_days(spark.sparkContext, filled, OURS, list_days(filled), full=False, keep=True, on_progress=tell)
     again = _sum(spark, filled)
     _assert_near(first.sums.moments, np.concatenate(rows))
     _assert_equal(first.sums.moments, again.sums.moments)
@@ -256,7 +264,7 @@ def test_a_home_without_rows_has_moments_of_no_rows(spark: SparkSession, tmp_pat
     for empty in (home, load_settings(home=str(tmp_path / "nothing")).places()):
         told: list[tuple[int, int]] = []
         tell = _telling(told)
-        summed = sum_days(spark.sparkContext, empty, OURS, full=False, keep=True, on_progress=tell)
+        summed = sum_days(spark.sparkContext, empty, OURS, list_days(empty), full=False, keep=True, on_progress=tell)
         assert (summed.sums.moments.rows, told) == (0, [(0, 0)])
 
 

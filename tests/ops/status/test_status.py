@@ -34,7 +34,7 @@ from store.state.heartbeat import HEARTBEAT_KEY, Heartbeat, Messages, StreamSett
 from store.state.plans import Plan, write_plan
 from store.tables.commits import append_once, commit
 from store.tables.files import write_file
-from store.tables.projections import KEPT_COLUMNS, write_projections
+from store.tables.projections import KEPT_COLUMNS, Projected, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
 from streaming.discovery.arrivals import Backlog
 from tests.support.feature_rows import commit_features, feature_vectors, fitted
@@ -335,9 +335,8 @@ def _project(home: Home, version: int, source: str | None = None, value: float =
     if source is not None:
         columns["source"] = [source] * rows.num_rows
     meta = PcaMeta(version, "", 3, 2, 1.0, datetime.now(UTC), None, None, "a test")
-    added = write_projections(
-        home, meta, columns, np.full((rows.num_rows, 2), value, np.float32), rows["ingest_date"][0].as_py()
-    )
+    projected = Projected(meta, np.full((rows.num_rows, 2), value, np.float32))
+    added = write_projections(home, columns, projected, rows["ingest_date"][0].as_py())
     assert append_once(home, PROJECTION_ROWS, "a test", [added], {}, lambda _: False)
 
 

@@ -1,0 +1,169 @@
+"""The classifier of a new version: fitted on all labelled rows, calibrated and compared on those that came last."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark import SparkContext
+
+from batch.days import Day, rows_of, vectors_of
+from batch.refit.sums import sum_later_rows
+from features.calibration import FEWEST_ROWS, MOST_DISTANCES, HeldOut, calibrate, with_known_rows
+from features.classifier import Classifier, LeftOut, TooFewLabels, Within, name_rows, within_labels
+from features.featurizer import FEATURES
+from features.label_sums import RowSums, subtract_sums
+from store.home import Home
+from store.models.pca_models import PcaModel, current_models, describe_model, load_model, versions
+
+# More tell a confidence no better, and come to the driver.
+MOST_ROWS = 5_000
+# How long a version counts as a rival after its fit, and by how much a new one may be worse.
+RIVALS_KEPT = timedelta(days=28)
+WORSE_BY = 0.02
+# One-sided, 95 %.
+_SURE = 1.645
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the new version's twin, fitted without the photos that came last, names them, and the best rival does."""
+
+    rows: int
+    accuracy: float
+    rival: int
+    rival_accuracy: float
+    is_worse: bool
+
+    def __str__(self) -> str:
+        return (
+            f"of the {self.rows:,} labelled photos that came last it names {self.accuracy:.1%} right, "
+            f"version {self.rival} {self.rival_accuracy:.1%}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Naming:
+    """The classifier of a version, or why it has none; and how it compares, if there was enough to compare with."""
+
+    classifier: Classifier | None
+    no_names: str = ""
+    comparison: Comparison | None = None
+
+
+def fit_names(
+    spark: SparkContext, home: Home, featurizer: str, days: Sequence[Day], sums: RowSums, min_label_rows: int
+) -> Naming:
+    """Fit the classifier on the sums of all days' rows; nothing is stored. Replay gives the same, as of the rows.
+
+    What came since the served version's fit, the newest days first, calibrates it as soon as that is 300 labelled
+    rows. Photos of one afternoon resemble each other, so that a random part of them would not do.
+    Raises JobFailed, StateDamaged, StorageUnavailable.
+    """
+    try:
+        within = within_labels(sums, min_label_rows)
+    except TooFewLabels as reason:
+        return Naming(None, str(reason))
+    served = current_models(home).serving
+    after_batch = (describe_model(home, served).last_batch or 0) if served is not None else 0
+    later_days, later = _later_rows(home, featurizer, days, after_batch)
+    if later is not None:
+        rest = subtract_sums(sums, sum_later_rows(spark, home, featurizer, later_days, after_batch))
+        twin = _twin(rest, min_label_rows, later)
+        if twin is not None and twin.calibrated:
+            fitted = within.classifier(twin.shrinkage, twin.temperature)
+            classifier = replace(fitted, strange_distances=twin.strange_distances, calibrated=True)
+            return Naming(classifier, comparison=_compare(home, featurizer, twin, later, after_batch))
+    return Naming(_with_newest_rows(home, featurizer, days, within))
+
+
+def _later_rows(home: Home, featurizer: str, days: Sequence[Day], after_batch: int) -> tuple[list[Day], HeldOut | None]:
+    """As many of the newest days as have 300 labelled rows of later batches, and at most 5,000 of these rows."""
+    taken: list[Day] = []
+    vectors: list[NDArray[np.float32]] = []
+    labels: list[str] = []
+    for day in reversed(days):
+        taken.append(day)
+        for rows, found in _labelled_rows(home, featurizer, day, after_batch, MOST_ROWS - len(labels)):
+            vectors.append(rows)
+            labels += found
+        if len(labels) >= FEWEST_ROWS:
+            return taken, HeldOut(np.concatenate(vectors), labels)
+    return [], None
+
+
+def _labelled_rows(
+    home: Home, featurizer: str, day: Day, after_batch: int, most: int
+) -> Iterator[tuple[NDArray[np.float32], list[str]]]:
+    # The names of files say nothing of what is in them, so the first ones are as good as any.
+    for path in day.paths:
+        for rows in rows_of(home, featurizer, path, ["features", "batch", "label"], after_batch):
+            if most <= 0:
+                return
+            labelled: pa.RecordBatch = rows.filter(pc.is_valid(rows["label"])).slice(0, most)
+            most -= labelled.num_rows
+            if labelled.num_rows:
+                yield vectors_of(home, day.date, path, labelled), labelled["label"].to_pylist()
+
+
+def _twin(rest: RowSums, min_label_rows: int, later: HeldOut) -> Classifier | None:
+    try:
+        return calibrate(within_labels(rest, min_label_rows), later)
+    except TooFewLabels:
+        return None
+
+
+def _with_newest_rows(home: Home, featurizer: str, days: Sequence[Day], within: Within) -> Classifier:
+    classifier, place_of = within.classifier(), {label: place for place, label in enumerate(within.labels)}
+    vectors: list[NDArray[np.float32]] = [np.zeros((0, FEATURES), np.float32)]
+    places: list[int] = []
+    for day in reversed(days):
+        for rows, labels in _labelled_rows(home, featurizer, day, 0, MOST_DISTANCES - len(places)):
+            vectors.append(rows)
+            places += [place_of.get(label, -1) for label in labels]
+    left_out = LeftOut(np.array(places, np.int64), np.ones(len(places), np.int64))
+    return with_known_rows(classifier, np.concatenate(vectors), left_out)
+
+
+def _compare(home: Home, featurizer: str, twin: Classifier, later: HeldOut, after_batch: int) -> Comparison | None:
+    """The twin beside the best rival: none of the rivals had any of the rows in its fit."""
+    own = _is_right(twin, later)
+    rivals = {
+        model.meta.version: _is_right(model.classifier, later)
+        for model in _rivals(home, featurizer, after_batch)
+        if model.classifier
+    }
+    if not rivals:
+        return None
+    best = max(rivals, key=lambda version: float(rivals[version].mean()))
+    lost = rivals[best].astype(float) - own
+    least = lost.mean() - _SURE * lost.std(ddof=1) / np.sqrt(len(lost))
+    is_worse = bool(lost.mean() > WORSE_BY and least > 0)
+    return Comparison(len(own), float(own.mean()), best, float(rivals[best].mean()), is_worse)
+
+
+def _rivals(home: Home, featurizer: str, after_batch: int) -> Iterator[PcaModel]:
+    serving = current_models(home).serving
+    for version in versions(home):
+        meta = describe_model(home, version)
+        is_recent = version == serving or datetime.now(UTC) - meta.fitted_at <= RIVALS_KEPT
+        knows_nothing = meta.last_batch is not None and meta.last_batch <= after_batch
+        if (
+            serving
+            and version <= serving
+            and is_recent
+            and knows_nothing
+            and meta.labels
+            and not meta.held_back
+            and meta.featurizer == featurizer
+        ):
+            yield load_model(home, version)
+
+
+def _is_right(classifier: Classifier, later: HeldOut) -> NDArray[np.bool_]:
+    names = name_rows(classifier, later.vectors)
+    found: NDArray[np.bool_] = np.array(classifier.labels)[names.places[:, 0]] == np.array(later.labels)
+    return found
