@@ -91,7 +91,8 @@ def _later_rows(home: Home, featurizer: str, days: Sequence[Day], after_batch: i
             vectors.append(rows)
             labels += found
         if len(labels) >= FEWEST_ROWS:
-            return taken, HeldOut(np.concatenate(vectors), labels)
+            is_all = after_batch == 0 and len(taken) == len(days)
+            return ([], None) if is_all else (taken, HeldOut(np.concatenate(vectors), labels))
     return [], None
 
 
