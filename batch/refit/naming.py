@@ -13,9 +13,9 @@ from pyspark import SparkContext
 from batch.days import Day, rows_of, vectors_of
 from batch.refit.sums import sum_later_rows
 from features.calibration import FEWEST_ROWS, MOST_DISTANCES, HeldOut, calibrate, with_known_rows
-from features.classifier import Classifier, LeftOut, TooFewLabels, Within, name_rows, within_labels
+from features.classifier import Classifier, LeftOut, TooFewLabels, Within, nearest_labels, within_labels
 from features.featurizer import FEATURES
-from features.label_sums import RowSums, subtract_sums
+from features.label_sums import RowSummer, RowSums, subtract_sums
 from store.home import Home
 from store.models.pca_models import PcaModel, current_models, describe_model, load_model, versions
 
@@ -71,7 +71,12 @@ def fit_names(
     after_batch = (describe_model(home, served).last_batch or 0) if served is not None else 0
     later_days, later = _later_rows(home, featurizer, days, after_batch)
     if later is not None:
-        rest = subtract_sums(sums, sum_later_rows(spark, home, featurizer, later_days, after_batch))
+        if len(later.labels) < MOST_ROWS:
+            # The classifier takes nothing of rows without a label.
+            later_sums = _sums_of(later)
+        else:
+            later_sums = sum_later_rows(spark, home, featurizer, later_days, after_batch)
+        rest = subtract_sums(sums, later_sums)
         twin = _twin(rest, min_label_rows, later)
         if twin is not None and twin.calibrated:
             fitted = within.classifier(twin.shrinkage, twin.temperature)
@@ -108,6 +113,12 @@ def _labelled_rows(
             most -= labelled.num_rows
             if labelled.num_rows:
                 yield vectors_of(home, day.date, path, labelled), labelled["label"].to_pylist()
+
+
+def _sums_of(later: HeldOut) -> RowSums:
+    summer = RowSummer(FEATURES)
+    summer.add(later.vectors, later.labels, [None] * len(later.labels))
+    return summer.result()
 
 
 def _twin(rest: RowSums, min_label_rows: int, later: HeldOut) -> Classifier | None:
@@ -165,6 +176,7 @@ def _rivals(home: Home, featurizer: str, after_batch: int) -> Iterator[PcaModel]
 
 
 def _is_right(classifier: Classifier, later: HeldOut) -> NDArray[np.bool_]:
-    names = name_rows(classifier, later.vectors)
-    found: NDArray[np.bool_] = np.array(classifier.labels)[names.places[:, 0]] == np.array(later.labels)
+    found: NDArray[np.bool_] = np.array(classifier.labels)[nearest_labels(classifier, later.vectors)] == np.array(
+        later.labels
+    )
     return found

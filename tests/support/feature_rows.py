@@ -42,16 +42,24 @@ def serve_a_model(home: Home) -> None:
 
 
 def commit_features(
-    home: Home, batch: int, day: date, vectors: NDArray[np.float32], featurizer: str = "abc", files: int = 1
+    home: Home,
+    batch: int,
+    day: date,
+    vectors: NDArray[np.float32],
+    featurizer: str = "abc",
+    files: int = 1,
+    labels: Sequence[str | None] | None = None,
 ) -> None:
-    """Commit a batch to all tables, its rows spread over some files."""
+    """Commit a batch to all tables, its rows spread over some files; all are kiwis, unless there are labels."""
     create_tables(home)
     parts = np.array_split(np.arange(len(vectors)), files)
     adds = [
         write_file(
             home,
             FEATURE_ROWS,
-            made_columns(home, batch, day, part.tolist(), featurizer) | {"features": vectors_column(vectors[part])},
+            made_columns(home, batch, day, part.tolist(), featurizer)
+            | {"features": vectors_column(vectors[part])}
+            | ({} if labels is None else {"label": [labels[number] for number in part.tolist()]}),
             {"ingest_date": day.isoformat()},
         )
         for part in parts
