@@ -18,10 +18,15 @@ class Share:
     high: float | None
 
     def __str__(self) -> str:
-        """`86.1 % of 482 (82.7 to 88.9 %)`."""
-        if self.share is None or self.low is None or self.high is None:
-            return "none"
-        return f"{self.share:.1%} of {self.of:,} ({100 * self.low:.1f} to {self.high:.1%})"
+        """`86.1% of 482 (82.7 to 88.9%)`, or nothing."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.brief} ({100 * self.low:.1f} to {self.high:.1%})"
+
+    @property
+    def brief(self) -> str:
+        """`86.1% of 482`, or nothing."""
+        return "" if self.share is None else f"{self.share:.1%} of {self.of:,}"
 
 
 def share_of(number: int, of: int) -> Share:

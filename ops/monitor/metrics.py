@@ -45,9 +45,9 @@ def with_metrics(settings: Settings, watcher: StreamListener, warn: Callable[[st
     Each minute: `Alive` (1, and only while the stream works), `Photos`, `Rejects` (all, and by `Reason`),
     `PhotosPerSecond`, `StageSeconds` by `Stage` of the batches that ended, `BacklogFiles`, `BacklogBytes`,
     `BacklogAgeSeconds` of the oldest file that waits (0 when none does) and `PcaVersion`, the served one. As of at most
-    an hour ago: `Answers` of the last 28 days to photos with a label and their `AccuracyPercent`, `Named` photos of today
-    and their `UnknownPercent`. What CloudWatch does not take is sent a minute later with its time; `warn` is called once
-    in each outage.
+    an hour ago: `Answers` of the last 28 days to photos with a label, their `AccuracyPercent`, `Named` photos of today
+    and their `UnknownPercent`. What CloudWatch does not take is sent a minute later with its time; `warn` is called
+    once in each outage.
     Raises InvalidSetting when no region is known.
     """
     if settings.metrics is None:
