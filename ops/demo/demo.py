@@ -140,7 +140,7 @@ def _show_names(settings: Settings, console: Console, dropped: list[DemoFile]) -
     home = settings.places()
     serving = current_models(home).serving
     if serving is None or not describe_model(home, serving).labels:
-        console.print("The version names no fruit: so few photos show too few of each kind.\n")
+        console.print("It names no fruit. So few photos have too few of each kind; 80 would do.\n")
         return
     fresh = [file for file in dropped[len(dropped) - len(dropped) // 5 :] if file.shows]
     known = [file for file in fresh if file.shows == file.label][:1]

@@ -107,11 +107,10 @@ def _plan(count: int, seed: int) -> list[_Shot]:
 
 def _with_surprises(shots: list[_Shot]) -> list[_Shot]:
     sound = [place for place, shot in enumerate(shots) if not shot.flaw and shot.key.count("/") == 1]
-    # Enough others of its kind are left, so that one can see what it is.
-    [(commonest, _)] = Counter(shots[place].shows for place in sound[: len(sound) // 2]).most_common(1)
+    # Of both kinds enough others are there, so that one can see what it is and what it is not.
+    kinds = Counter(shots[place].shows for place in sound[: len(sound) // 2])
+    (commonest, _), (wrong, _) = kinds.most_common(2)
     first, last = next(place for place in sound if shots[place].shows == commonest), sound[-1]
-    labels = list(FRUITS)
-    wrong = labels[labels.index(shots[first].shows) - 1]
     shots[first] = replace(shots[first], key=f"{wrong}/{shots[first].key.split('/')[1]}")
     shots[last] = replace(shots[last], shows=MUG, key=shots[last].key.split("/")[1])
     return shots
