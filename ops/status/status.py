@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from batch.maintain.compaction import BIG_ENOUGH_BYTES, groups_to_compact
 from ops.query.query import connect
 from ops.share import Share, share_of
-from ops.status.answers import Answers, count_answers, count_unknown
+from ops.status.answers import count_answers, count_unknown
 from ops.status.queue_status import QueueStatus, read_queue_status
 from ops.status.verification import check_invariants, count_rows
 from store.home import Home
@@ -234,7 +234,7 @@ def read_status(
             pace = Pace(running_vitals.photos / max(window_s, 1.0), window_s)
     today = looked_at.date()
     # Without a served version nothing was ever answered, and no file needs to be read.
-    answers = count_answers(home, files[FEATURE_ROWS.name], today) if current.serving else Answers(today)
+    answers = count_answers(home, files[FEATURE_ROWS.name] if current.serving else (), today)
     return Status(
         home=home.root.uri,
         looked_at=looked_at,
