@@ -43,10 +43,11 @@ def calibrate(within: Within, held_out: HeldOut, fewest_rows: int = FEWEST_ROWS)
         return within.classifier()
     best: tuple[float, Classifier, NDArray[np.float32]] | None = None
     for shrinkage in SHRINKAGES:
-        distances = squared_distances(within.classifier(shrinkage), held_out.vectors)
+        classifier = within.classifier(shrinkage)
+        distances = squared_distances(classifier, held_out.vectors)
         temperature, loss = _best_temperature(distances[has_name], places[has_name])
         if best is None or loss < best[0]:
-            best = loss, within.classifier(shrinkage, temperature), distances.min(axis=1)
+            best = loss, replace(classifier, temperature=temperature), distances.min(axis=1)
     assert best is not None
     return replace(best[1], strange_distances=quantiles(best[2]), calibrated=True)
 
