@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -213,7 +214,9 @@ def subtract_sums(whole: RowSums, part: RowSums) -> RowSums:
     counts, sums = whole.labels.counts.copy(), whole.labels.sums.copy()
     counts[places] -= part.labels.counts[kept]
     sums[places] -= part.labels.sums[kept]
-    other_rows = whole.labels.rows - part.labels.rows - int(counts.sum())
+    # Labels that only one of the two keeps apart blur this.
+    counts = np.maximum(counts, 0)
+    other_rows = max(0, whole.labels.rows - part.labels.rows - int(counts.sum()))
     has_rows = counts > 0
     labels = tuple(label for label, has in zip(whole.labels.labels, has_rows, strict=True) if has)
     lost = [place for place in range(len(part.labels.labels)) if place not in kept]
@@ -226,13 +229,13 @@ def subtract_sums(whole: RowSums, part: RowSums) -> RowSums:
 
 
 def pack_texts(texts: Sequence[str]) -> NDArray[np.uint8]:
-    """Texts as an array of bytes; none of them has a NUL."""
-    return np.frombuffer("\0".join(texts).encode("utf-8", "surrogatepass"), np.uint8)
+    """Texts as an array of bytes, JSON: a label may hold any character."""
+    return np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
 
 
 def unpack_texts(packed: NDArray[np.uint8], number: int) -> tuple[str, ...]:
     """The texts that `pack_texts` was given, that many. Raises ValueError for other bytes."""
-    texts = tuple(packed.tobytes().decode("utf-8", "surrogatepass").split("\0")) if number else ()
+    texts = tuple(json.loads(packed.tobytes()))
     if len(texts) != number:
         raise ValueError(f"{len(texts)} texts instead of {number}")
     return texts

@@ -41,7 +41,7 @@ def add_days(home: Home, rows_by_day: Sequence[int], labels: int = LABELS) -> No
             batch += 1
             vectors, kinds = _vectors(rows // BATCHES_A_DAY + (part < rows % BATCHES_A_DAY), batch)
             names = [f"kind {kind % labels:03d}" if labels else None for kind in kinds.tolist()]
-            commit_features(home, batch, day, vectors, featurizer, FILES_A_BATCH, names)
+            commit_features(home, batch, day, vectors, featurizer, FILES_A_BATCH, {"label": names})
 
 
 def _vectors(rows: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
