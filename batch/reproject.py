@@ -92,7 +92,7 @@ def reproject(
             check_lease()
             check_no_other_switch(before, current_models(home))
 
-        backfill = _Backfill(spark, home, meta, on_progress, check, read_erasures(home).begun)
+        backfill = _Backfill(spark, home, meta, on_progress, check, read_erasures(home).progress)
         backfill.run()
         _wait_for_plans(home, meta, say, patience_s, check_lease)
         backfill.run()
@@ -113,18 +113,19 @@ class _Task:
     ingest_date: date
     files: tuple[tuple[str, frozenset[int]], ...]
     copies: Mapping[int, int]
+    erasures: tuple[int, int]
 
 
 @dataclass
 class _Backfill:
-    """Projects what lacks a version; batches `of_other_featurizers` lack nothing, `erasures` had begun before."""
+    """Projects what lacks a version; batches `of_other_featurizers` lack nothing, `erasures` had come so far."""
 
     spark: SparkContext
     home: Home
     meta: PcaMeta
     on_progress: Callable[[int, int], None]
     check: Callable[[], None]
-    erasures: int
+    erasures: tuple[int, int]
     rows: int = 0
     days: int = 0
     copies: Mapping[int, int] = field(default_factory=dict)
@@ -194,7 +195,14 @@ class _Backfill:
 
     def _write_projections(self, day: date, files: Sequence[_LackingFile]) -> list[tuple[AddedFile, frozenset[int]]]:
         tasks = [
-            _Task(self.home, self.meta, day, tuple((file.path, batches) for file, batches in group), self.copies)
+            _Task(
+                self.home,
+                self.meta,
+                day,
+                tuple((file.path, batches) for file, batches in group),
+                self.copies,
+                self.erasures,
+            )
             for group in groups_by_size(files, lambda lacking: lacking[0].size_bytes, TASK_BYTES)
         ]
         try:
@@ -205,7 +213,7 @@ class _Backfill:
     def _commit(self, adds: Sequence[AddedFile], batches: set[tuple[date, int]]) -> bool:
         def is_committed(handle: DeltaTable) -> bool:
             # An erasure commits to this table once it began: either this sees it, or the commit is refused.
-            check_no_erasure_started(self.home, self.erasures)
+            check_no_erasure_started(self.home, self.erasures[0])
             return bool(batches & self._projected_batches(handle))
 
         self.check()
@@ -259,7 +267,8 @@ def _project_tasks(tasks: Iterable[_Task]) -> Iterator[tuple[AddedFile, frozense
             columns: dict[str, Any] = {name: rows[name].combine_chunks() for name in KEPT_COLUMNS}
             now = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
             columns["ingested_at"] = pa.repeat(now, rows.num_rows)
-            model, vectors = cached_model(task.home, task.meta.version), np.concatenate([part for _, part in parts])
+            model = cached_model(task.home, task.meta.version, task.erasures)
+            vectors = np.concatenate([part for _, part in parts])
             projected = project_rows(model, vectors, _left_out(model, rows, task.copies))
             added = write_projections(task.home, columns, projected, task.ingest_date)
             yield added, frozenset(pc.unique(rows["batch"]).to_pylist())

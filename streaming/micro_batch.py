@@ -19,7 +19,7 @@ from store.home import Home
 from store.models.pca_models import versions_to_project
 from store.models.registry import load_network
 from store.objects.faults import RETRY_DEADLINE_S
-from store.state.erasures import erasure_filter
+from store.state.erasures import ErasureFilter, Erasures, read_erasures
 from store.state.plans import (
     ATTEMPT_LIMIT,
     BatchCounters,
@@ -116,9 +116,10 @@ class MicroBatches:
             plan_s = time.perf_counter() - began_s
             self._on_stage(batch, "plan", plan_s)
             if result is None:
-                plan = self._without_erased(plan)
+                erasures = read_erasures(self._home)
+                plan = self._without_erased(plan, erasures)
                 self.in_hand.begin(batch, plan.objects)
-                result = self._run_tasks(plan)
+                result = self._run_tasks(plan, erasures)
                 write_result(self._home, result)
             work_s = time.perf_counter() - began_s - plan_s
             self._on_stage(batch, "work", work_s)
@@ -156,7 +157,7 @@ class MicroBatches:
         """Stop the tasks that run for any batch; their plans stay."""
         self._spark.cancelAllJobs()
 
-    def _run_tasks(self, plan: Plan) -> Result:
+    def _run_tasks(self, plan: Plan, erasures: Erasures) -> Result:
         self._check_not_committed(plan)
         # The plan's versions and those of now. A switch of versions waits for every plan that it can see; a plan made
         # from the older pointer after that is begun later, too, and finds the new version here.
@@ -172,6 +173,7 @@ class MicroBatches:
                 limits=self._limits,
                 retried=frozenset(landed.key for landed in objects if landed.key in retried),
                 patience_s=self._patience_s,
+                erasures=erasures.progress,
             )
             for objects in split_into_tasks(plan.objects, self._spark.defaultParallelism)
         ]
@@ -194,9 +196,9 @@ class MicroBatches:
         rejected_keys = tuple(key for message in messages for key in message.rejected_keys)
         return Result(plan.batch, self._nonce, datetime.now(UTC), adds, rejected_keys, counters)
 
-    def _without_erased(self, plan: Plan) -> Plan:
+    def _without_erased(self, plan: Plan, erasures: Erasures) -> Plan:
         # An erasure waits for every plan that it can see; a plan that is written after that is begun later, too.
-        erased = erasure_filter(self._home)
+        erased = ErasureFilter(erasures)
         landing = self._home.landing_named(plan.landing)
         if not any(erased.covers(landing, landed) for landed in plan.objects):
             return plan

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from batch.erase.objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
 from batch.erase.rows import count_rows, erase_rows, note_objects
 from batch.erase.selection import Selection, landings_of
-from batch.refit.stored_sums import all_sums, forget_sums
+from batch.refit.stored_sums import forget_sums
 from features.errors import InvalidSetting
 from store.errors import HomeInUse
 from store.home import Home
@@ -131,7 +131,7 @@ def erase(
             raise HomeInUse(
                 f"Each of {MOST_SEARCHES} searches found something new; look who brings it, and run this again."
             )
-        for place in (home.features, home.projections, home.rejects, home.state, home.reports, all_sums(home)):
+        for place in (home.features, home.projections, home.rejects, home.state, home.reports, home.pca_models):
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
@@ -192,6 +192,7 @@ def _search_once(
         removed[f"{table.name} rows"] += erased.rows
         removed[f"{table.name} files"] += erased.rewritten_files + erased.unreferenced_files
         removed[f"{table.name} log"] += erased.log_files
+        removed["classifiers"] += erased.classifiers
     say("Searching the landing and the archive …")
     if selection.kind == "image":
         find_photo(home, selection)

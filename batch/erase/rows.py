@@ -24,6 +24,7 @@ from batch.erase.selection import Selection
 from batch.refit.stored_sums import forget_sums
 from store.errors import StateDamaged, StorageUnavailable
 from store.home import Home
+from store.models.pca_models import drop_names
 from store.objects.faults import retry_storage
 from store.objects.location import to_nfc
 from store.objects.operations import delete_all, keys_below, old_keys, read_if_exists
@@ -47,9 +48,13 @@ _NAMES_NOBODY = {
 
 @dataclass
 class ErasedRows:
-    """What was erased from one table, and the versions (source, etag) of objects with rows that came later."""
+    """What was erased from one table, and the versions (source, etag) of objects with rows that came later.
+
+    `classifiers` is how many versions of the models lost theirs, because it was fitted on some of the rows.
+    """
 
     rows: int = 0
+    classifiers: int = 0
     rewritten_files: int = 0
     unreferenced_files: int = 0
     log_files: int = 0
@@ -69,24 +74,26 @@ def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[
         return ErasedRows()
     erased = ErasedRows()
     scans = _scan_files(home, table, selection, data_files(handle))
-    hits = [scan for scan in scans if scan.batches]
-    for scan in scans:
+    hits = [(file, scan) for file, scan in scans if scan.batches]
+    for _, scan in scans:
         erased.newer_versions |= scan.newer_versions
     if hits:
         days: dict[date, Counter[int]] = defaultdict(Counter)
-        for scan in hits:
-            days[scan.file.partition["ingest_date"]].update(scan.batches)
+        for file, scan in hits:
+            days[file.partition["ingest_date"]].update(scan.batches)
+        # Before the rows go: a replay finds them again, and with them what they were fitted into.
+        erased.classifiers += len(drop_names(home, _first_batches(scan for _, scan in hits)))
         if table is FEATURE_ROWS:
             # The sum of a day with few rows tells much of each row.
             forget_sums(home, days)
-        rewritten = [(scan.file, _rewrite_without(home, table, selection, scan)) for scan in hits]
+        rewritten = [(file, _rewrite_without(home, table, selection, file, scan)) for file, scan in hits]
         check()
         _commit(home, table, handle, rewritten, days)
-        erased.rows = sum(scan.rows for scan in hits)
+        erased.rows = sum(scan.rows for _, scan in hits)
         erased.rewritten_files = len(hits)
         if table is FEATURE_ROWS:
             forget_sums(home, days)
-    erased.unreferenced_files = _delete_unreferenced(home, table, selection)
+    _delete_unreferenced(home, table, selection, erased)
     erased.log_files = _delete_log_files(home, table, selection.names())
     return erased
 
@@ -94,7 +101,7 @@ def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[
 def count_rows(home: Home, selection: Selection, table: Table) -> int:
     """How many rows of a table a selection covers now. Raises StateDamaged, StorageUnavailable."""
     handle = open_table(home, table)
-    return sum(scan.rows for scan in _scan_files(home, table, selection, data_files(handle)))
+    return sum(scan.rows for _, scan in _scan_files(home, table, selection, data_files(handle)))
 
 
 def note_objects(home: Home, selection: Selection) -> list[str]:
@@ -113,38 +120,56 @@ def note_objects(home: Home, selection: Selection) -> list[str]:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What one file holds of a selection: rows by batch, and versions of objects that came later."""
+    """What one file holds of a selection: rows by batch, and versions of objects that came later.
 
-    file: DataFile
-    batches: Counter[int]
-    newer_versions: set[tuple[str, str]]
+    `first_batches` are, by featurizer and label, the lowest batches of these rows.
+    """
+
+    batches: Counter[int] = field(default_factory=Counter)
+    newer_versions: set[tuple[str, str]] = field(default_factory=set)
+    first_batches: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         return self.batches.total()
 
 
-def _scan_files(home: Home, table: Table, selection: Selection, files: Sequence[DataFile]) -> list[_Scan]:
+def _scan_files(
+    home: Home, table: Table, selection: Selection, files: Sequence[DataFile]
+) -> list[tuple[DataFile, _Scan]]:
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="scan") as pool:
         scans = pool.map(lambda file: _scan(home, table, selection, file.path), files)
-        return [_Scan(file, *scan) for file, scan in zip(files, scans, strict=True)]
+        return list(zip(files, scans, strict=True))
 
 
-def _scan(home: Home, table: Table, selection: Selection, path: str) -> tuple[Counter[int], set[tuple[str, str]]]:
-    batches: Counter[int] = Counter()
-    newer_versions: set[tuple[str, str]] = set()
-    for rows in read_file(home, table, path, selection.columns_of(table)):
+def _scan(home: Home, table: Table, selection: Selection, path: str) -> _Scan:
+    scan = _Scan()
+    labels = [name for name in ("featurizer", "label") if name in table.file_schema.names]
+    for rows in read_file(home, table, path, [*selection.columns_of(table), *labels]):
         covered = rows.filter(selection.row_mask(rows))
         selection.note_objects(covered)
-        batches.update(covered["batch"].to_pylist())
+        scan.batches.update(covered["batch"].to_pylist())
+        if labels:
+            labelled = zip(*(covered[name].to_pylist() for name in (*labels, "batch")), strict=True)
+            for featurizer, label, batch in labelled:
+                if label is not None:
+                    of_label = featurizer, label
+                    scan.first_batches[of_label] = min(batch, scan.first_batches.get(of_label, batch))
         if "etag" in rows.schema.names:
             newer = rows.filter(selection.newer_row_mask(rows))
-            newer_versions.update(zip(newer["source"].to_pylist(), newer["etag"].to_pylist(), strict=True))
-    return batches, newer_versions
+            scan.newer_versions.update(zip(newer["source"].to_pylist(), newer["etag"].to_pylist(), strict=True))
+    return scan
 
 
-def _rewrite_without(home: Home, table: Table, selection: Selection, scan: _Scan) -> AddedFile | None:
-    file = scan.file
+def _first_batches(scans: Iterable[_Scan]) -> dict[tuple[str, str], int]:
+    first: dict[tuple[str, str], int] = {}
+    for scan in scans:
+        for of_label, batch in scan.first_batches.items():
+            first[of_label] = min(batch, first.get(of_label, batch))
+    return first
+
+
+def _rewrite_without(home: Home, table: Table, selection: Selection, file: DataFile, scan: _Scan) -> AddedFile | None:
     if scan.rows == file.rows:
         return None
     added = rewrite_file(home, table, file, lambda rows: pc.invert(selection.row_mask(rows)))
@@ -172,8 +197,11 @@ def _commit(
     delete_all(home.root.child(table.name), [file.path for file, _ in rewritten])
 
 
-def _delete_unreferenced(home: Home, table: Table, selection: Selection) -> int:
-    """Files that hold a row of the selection and that no table names: of lost attempts, and of older versions."""
+def _delete_unreferenced(home: Home, table: Table, selection: Selection, erased: ErasedRows) -> None:
+    """Files that hold a row of the selection and that no table names: of lost attempts, and of older versions.
+
+    Rows of older versions may have been in a fit.
+    """
     place = home.root.child(table.name)
     # Listed before the table is opened: what is committed in between is named by it.
     age = datetime.now(UTC) - selection.before
@@ -181,21 +209,24 @@ def _delete_unreferenced(home: Home, table: Table, selection: Selection) -> int:
     handle = open_table(home, table)
     named = {file.path for file in data_files(handle)} if handle else set()
 
-    def has_rows(path: str) -> bool:
+    def scan_unnamed(path: str) -> tuple[bool, _Scan]:
+        """Whether the file is to go, and what it holds."""
         try:
-            batches, _ = _scan(home, table, selection, path)
-            return bool(batches)
+            scan = _scan(home, table, selection, path)
+            return bool(scan.batches), scan
         except StateDamaged:
             # Half a file. If it was begun after the request, it holds none of the rows.
-            return path in old
+            return path in old, _Scan()
         except StorageUnavailable as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                return False
+                return False, _Scan()
             raise
 
     unnamed = [path for path in paths if path not in named]
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="scan") as pool:
-        return delete_all(place, list(compress(unnamed, pool.map(has_rows, unnamed))))
+        scans = list(pool.map(scan_unnamed, unnamed))
+    erased.classifiers += len(drop_names(home, _first_batches(scan for _, scan in scans)))
+    erased.unreferenced_files = delete_all(place, list(compress(unnamed, (goes for goes, _ in scans))))
 
 
 def _delete_log_files(home: Home, table: Table, names: Collection[str]) -> int:

@@ -1,6 +1,8 @@
 """The classifier of a new version: fitted on all labelled rows, calibrated and compared on those that came last."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -13,17 +15,19 @@ from pyspark import SparkContext
 from batch.days import Day, rows_of, vectors_of
 from batch.refit.sums import sum_later_rows
 from features.calibration import FEWEST_ROWS, MOST_DISTANCES, HeldOut, calibrate, with_known_rows
-from features.classifier import Classifier, LeftOut, TooFewLabels, Within, name_rows, within_labels
+from features.classifier import Classifier, LeftOut, TooFewLabels, Within, nearest_labels, within_labels
 from features.featurizer import FEATURES
-from features.label_sums import RowSums, subtract_sums
+from features.label_sums import MOST_LABELS, RowSummer, RowSums, subtract_sums
+from store.errors import StateDamaged, UnknownModel
 from store.home import Home
-from store.models.pca_models import PcaModel, current_models, describe_model, load_model, versions
+from store.models.pca_models import PcaMeta, PcaModel, current_models, describe_model, load_model, versions
 
 # More tell a confidence no better, and come to the driver.
 MOST_ROWS = 5_000
 # How long a version counts as a rival after its fit, and by how much a new one may be worse.
 RIVALS_KEPT = timedelta(days=28)
 WORSE_BY = 0.02
+MOST_ALIKE = 5
 # One-sided, 95 %.
 _SURE = 1.645
 
@@ -47,11 +51,15 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Naming:
-    """The classifier of a version, or why it has none; and how it compares, if there was enough to compare with."""
+    """The classifier of a version, or why it has none; and how it compares, if there was enough to compare with.
+
+    `notes` are sentences for whoever looks after the labels.
+    """
 
     classifier: Classifier | None
     no_names: str = ""
     comparison: Comparison | None = None
+    notes: tuple[str, ...] = ()
 
 
 def fit_names(
@@ -67,25 +75,63 @@ def fit_names(
         within = within_labels(sums, min_label_rows)
     except TooFewLabels as reason:
         return Naming(None, str(reason))
-    served = current_models(home).serving
-    after_batch = (describe_model(home, served).last_batch or 0) if served is not None else 0
+    notes = _notes(sums, within)
+    served = _served(home, featurizer)
+    after_batch = (served.last_batch or 0) if served else 0
     later_days, later = _later_rows(home, featurizer, days, after_batch)
     if later is not None:
-        rest = subtract_sums(sums, sum_later_rows(spark, home, featurizer, later_days, after_batch))
+        if len(later.labels) < MOST_ROWS:
+            # The classifier takes nothing of rows without a label.
+            later_sums = _sums_of(later)
+        else:
+            later_sums = sum_later_rows(spark, home, featurizer, later_days, after_batch)
+        rest = subtract_sums(sums, later_sums)
         twin = _twin(rest, min_label_rows, later)
         if twin is not None and twin.calibrated:
             fitted = within.classifier(twin.shrinkage, twin.temperature)
             classifier = replace(fitted, strange_distances=twin.strange_distances, calibrated=True)
-            return Naming(classifier, comparison=_compare(home, featurizer, twin, later, after_batch))
-    return Naming(_with_newest_rows(home, featurizer, days, within))
+            comparison = _compare(home, featurizer, twin, later, after_batch)
+            return Naming(classifier, comparison=comparison, notes=notes)
+    since = f"since the fit of version {served.version}" if served else "after other days"
+    uncalibrated = (
+        f"Fewer than {FEWEST_ROWS} photos with a label that was known before came {since}, so nothing says how sure "
+        "the version may be, and it is compared with no other."
+    )
+    return Naming(_with_newest_rows(home, featurizer, days, within, sums.labelled.rows), notes=(*notes, uncalibrated))
+
+
+def _notes(sums: RowSums, within: Within) -> tuple[str, ...]:
+    notes: list[str] = []
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label in sums.labels.labels:
+        spellings["".join(label.casefold().split())].append(label)
+    if alike := [labels for labels in spellings.values() if len(labels) > 1]:
+        shown = "; ".join(" and ".join(f'"{label}"' for label in labels) for labels in alike[:MOST_ALIKE])
+        more = f"; and {len(alike) - MOST_ALIKE:,} more" if len(alike) > MOST_ALIKE else ""
+        notes.append(f"Labels that differ only in case or spaces are different fruit to the version: {shown}{more}.")
+    if within.has_others:
+        notes.append(f"There are more than {MOST_LABELS:,} labels; only the largest ones can be named.")
+    return tuple(notes)
+
+
+def _served(home: Home, featurizer: str) -> PcaMeta | None:
+    """The served version, if it is of this featurizer and can be read: a damaged one must not stop its successor."""
+    serving = current_models(home).serving
+    with suppress(StateDamaged, UnknownModel):
+        meta = describe_model(home, serving) if serving is not None else None
+        return meta if meta and meta.featurizer == featurizer else None
+    return None
 
 
 def _later_rows(home: Home, featurizer: str, days: Sequence[Day], after_batch: int) -> tuple[list[Day], HeldOut | None]:
-    """As many of the newest days as have 300 labelled rows of later batches, and at most 5,000 of these rows."""
+    """As many of the newest days as have 300 labelled rows of later batches, and at most 5,000 of these rows.
+
+    The days have only the files that hold later batches; nothing else is read.
+    """
     taken: list[Day] = []
     vectors: list[NDArray[np.float32]] = []
     labels: list[str] = []
-    for day in reversed(days):
+    for day in reversed(_days_after(days, after_batch)):
         taken.append(day)
         for rows, found in _labelled_rows(home, featurizer, day, after_batch, MOST_ROWS - len(labels)):
             vectors.append(rows)
@@ -96,18 +142,38 @@ def _later_rows(home: Home, featurizer: str, days: Sequence[Day], after_batch: i
     return [], None
 
 
+def _days_after(days: Sequence[Day], batch: int) -> list[Day]:
+    """The days with their files that may hold later batches."""
+    later = [
+        replace(day, files=tuple(file for file in day.files if file.batches is None or file.batches[1] > batch))
+        for day in days
+    ]
+    return [day for day in later if day.files]
+
+
 def _labelled_rows(
     home: Home, featurizer: str, day: Day, after_batch: int, most: int
 ) -> Iterator[tuple[NDArray[np.float32], list[str]]]:
     # The names of files say nothing of what is in them, so the first ones are as good as any.
     for path in day.paths:
+        if most <= 0:
+            return
+        labels = (rows["label"] for rows in rows_of(home, featurizer, path, ["label"], after_batch))
+        if all(column.null_count == len(column) for column in labels):
+            continue
         for rows in rows_of(home, featurizer, path, ["features", "batch", "label"], after_batch):
-            if most <= 0:
-                return
             labelled: pa.RecordBatch = rows.filter(pc.is_valid(rows["label"])).slice(0, most)
             most -= labelled.num_rows
             if labelled.num_rows:
                 yield vectors_of(home, day.date, path, labelled), labelled["label"].to_pylist()
+            if most <= 0:
+                return
+
+
+def _sums_of(later: HeldOut) -> RowSums:
+    summer = RowSummer(FEATURES)
+    summer.add(later.vectors, later.labels, [None] * len(later.labels))
+    return summer.result()
 
 
 def _twin(rest: RowSums, min_label_rows: int, later: HeldOut) -> Classifier | None:
@@ -117,16 +183,26 @@ def _twin(rest: RowSums, min_label_rows: int, later: HeldOut) -> Classifier | No
         return None
 
 
-def _with_newest_rows(home: Home, featurizer: str, days: Sequence[Day], within: Within) -> Classifier:
+def _with_newest_rows(
+    home: Home, featurizer: str, days: Sequence[Day], within: Within, labelled_rows: int
+) -> Classifier:
+    """The classifier, with the newest of its own rows to compare strange ones with."""
     classifier, place_of = within.classifier(), {label: place for place, label in enumerate(within.labels)}
     vectors: list[NDArray[np.float32]] = [np.zeros((0, FEATURES), np.float32)]
     places: list[int] = []
+    most = min(MOST_DISTANCES, labelled_rows)
     for day in reversed(days):
-        for rows, labels in _labelled_rows(home, featurizer, day, 0, MOST_DISTANCES - len(places)):
+        if len(places) >= most:
+            break
+        for rows, labels in _labelled_rows(home, featurizer, day, 0, most - len(places)):
             vectors.append(rows)
             places += [place_of.get(label, -1) for label in labels]
-    left_out = LeftOut(np.array(places, np.int64), np.ones(len(places), np.int64))
-    return with_known_rows(classifier, np.concatenate(vectors), left_out)
+    all_vectors = np.concatenate(vectors)
+    # Equal photos have equal features; those that were not read here are not counted.
+    keys = [(place, row.tobytes()) for place, row in zip(places, all_vectors, strict=True)]
+    copies = Counter(keys)
+    left_out = LeftOut(np.array(places, np.int64), np.array([copies[key] for key in keys], np.int64))
+    return with_known_rows(classifier, all_vectors, left_out)
 
 
 def _compare(home: Home, featurizer: str, twin: Classifier, later: HeldOut, after_batch: int) -> Comparison | None:
@@ -147,24 +223,20 @@ def _compare(home: Home, featurizer: str, twin: Classifier, later: HeldOut, afte
 
 
 def _rivals(home: Home, featurizer: str, after_batch: int) -> Iterator[PcaModel]:
-    serving = current_models(home).serving
+    serving = current_models(home).serving or 0
     for version in versions(home):
-        meta = describe_model(home, version)
-        is_recent = version == serving or datetime.now(UTC) - meta.fitted_at <= RIVALS_KEPT
-        knows_nothing = meta.last_batch is not None and meta.last_batch <= after_batch
-        if (
-            serving
-            and version <= serving
-            and is_recent
-            and knows_nothing
-            and meta.labels
-            and not meta.held_back
-            and meta.featurizer == featurizer
-        ):
-            yield load_model(home, version)
+        if version > serving:
+            return
+        with suppress(StateDamaged):
+            meta = describe_model(home, version)
+            is_recent = datetime.now(UTC) - meta.fitted_at <= RIVALS_KEPT and not meta.held_back
+            knows_nothing = meta.last_batch is not None and meta.last_batch <= after_batch
+            is_rival = meta.labels and meta.featurizer == featurizer and knows_nothing
+            if is_rival and (is_recent or version == serving):
+                yield load_model(home, version)
 
 
 def _is_right(classifier: Classifier, later: HeldOut) -> NDArray[np.bool_]:
-    names = name_rows(classifier, later.vectors)
-    found: NDArray[np.bool_] = np.array(classifier.labels)[names.places[:, 0]] == np.array(later.labels)
-    return found
+    said = np.array(classifier.labels)[nearest_labels(classifier, later.vectors)]
+    is_right: NDArray[np.bool_] = said == np.array(later.labels)
+    return is_right

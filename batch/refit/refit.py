@@ -25,6 +25,7 @@ from store.models.pca_models import (
     begin_switch,
     current_models,
     describe_model,
+    drop_names_of,
     load_model,
     next_version,
     publish_model,
@@ -70,6 +71,7 @@ class Refit:
     angles_rad: tuple[float, ...]
     thresholds: VarianceThresholds
     comparison: Comparison | None = None
+    notes: tuple[str, ...] = ()
 
 
 def refit(
@@ -132,7 +134,8 @@ def refit(
         held_back=str(comparison) if comparison and comparison.is_worse and not options.force else None,
     )
     if not dry_run:
-        _publish(home, PcaModel(meta, pca, classifier))
+        check_no_erasure_started(home, erasures)
+        _publish(home, PcaModel(meta, pca, classifier), erasures)
     return Refit(
         meta=meta,
         published=not dry_run,
@@ -142,6 +145,7 @@ def refit(
         angles_rad=tuple(map(float, angles_rad)),
         thresholds=variance_thresholds(pca.explained_variance_ratio),
         comparison=comparison,
+        notes=naming.notes,
     )
 
 
@@ -152,15 +156,26 @@ def scree_plot(model: PcaModel) -> bytes:
     return scree_png(model.pca.explained_variance_ratio, meta.components, title)
 
 
-def _publish(home: Home, model: PcaModel) -> None:
+def _publish(home: Home, model: PcaModel, erasures: int) -> None:
     publish_model(home, model)
     try:
+        write_copies(home, model.meta, scree_plot(model))
+        _check_no_erasure_missed_it(home, model, erasures)
         if model.meta.held_back is None:
             begin_switch(home, model.meta.version, newer_only=True)
-        write_copies(home, model.meta, scree_plot(model))
     except StorageUnavailable as error:
         version = model.meta.version
         raise StorageUnavailable(f"Version {version} is published, see `fruits models`, but: {error}") from error
+
+
+def _check_no_erasure_missed_it(home: Home, model: PcaModel, erasures: int) -> None:
+    # An erasure that begins from now on finds the version. One that began before may have looked for versions already.
+    try:
+        check_no_erasure_started(home, erasures)
+    except HomeInUse:
+        if model.classifier is not None:
+            drop_names_of(home, model)
+        raise
 
 
 def _parent(home: Home, featurizer: str) -> PcaModel | None:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 # What no command can reach from here, and when it ends by itself.
 ELSEWHERE = (
-    ("PCA models", "Sums over all rows, without this one's part from the next refit on: fruits refit --reproject."),
+    (
+        "Models",
+        "What names fruit is deleted from those that were fitted on this one's labelled rows. Their PCA is a sum over "
+        "all rows, without this one's part from the next refit on: fruits refit --reproject.",
+    ),
+    ("Names that such a model gave to others' photos", "They stay, for they are about those photos."),
     (
         "Memory of the stream",
         "A keyed or plain hash of an object's name, for 14 days, so that a late message brings nothing back.",
@@ -50,6 +55,7 @@ def erase(
     from batch.erase.erase import ErasureRequest, certificate_key, count_erasable, is_empty, subject_patterns
     from batch.erase.erase import erase as run_erase
     from ops.rejects import source_of
+    from store.models.pca_models import served_without_names
     from store.objects.location import StorageLocation
     from store.tables.handles import nothing_ingested
 
@@ -98,7 +104,13 @@ def erase(
     if refit:
         from ops.cli.refit import fit
 
-        fit(settings, then_reproject=True)
+        # There is nothing to hold it back for: what it would be compared with is to go.
+        fit(settings, force=True, then_reproject=True)
+    elif (served := served_without_names(home)) is not None:
+        echo(
+            f"Version {served}, which is served, names no fruit any more: it was fitted on what was erased. "
+            "Fit it anew: fruits refit --reproject."
+        )
 
 
 def _one_of(**values: str | None) -> tuple["Kind", str]:

@@ -72,7 +72,8 @@ def fit(
         console.print(table)
         echo_variance(done.thresholds)
         echo(f"Read {done.rows_read:,} rows; the sums of {done.rows_stored:,} were stored before.")
-        echo(_names(done))
+        for sentence in (_names(done), *done.notes):
+            echo(sentence)
         if not done.published:
             echo("A dry run: nothing was stored.")
             return

@@ -1,10 +1,11 @@
 """The PCA models of a home: immutable versions, and the pointer that says which one is served and which comes next."""
 
 import io
+import math
 import re
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
@@ -26,6 +27,9 @@ _PCA_ARRAYS = ("mean", "components", "explained_variance", "explained_variance_r
 _CLASSIFIER = "classifier"
 _ARRAYS_KEY = re.compile(r"v(\d{6,})/model\.npz")
 _ANY_KEY = re.compile(r"v(\d{6,})/.*")
+NAMES_ERASED = "Photos that it was fitted on were erased; refit."
+# The served and the next one: with 1,000 labels each holds 17 MB.
+_MODELS_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -140,10 +144,62 @@ def load_model(home: Home, version: int) -> PcaModel:
     return _unpack(body, home, version)
 
 
-@lru_cache(maxsize=4)
-def cached_model(home: Home, version: int) -> PcaModel:
-    """The same, kept by this process: a version never changes."""
-    return load_model(home, version)
+_kept_models: dict[tuple[Home, int], tuple[tuple[int, int], PcaModel]] = {}
+
+
+def cached_model(home: Home, version: int, erasures: tuple[int, int] = (0, 0)) -> PcaModel:
+    """The same, kept by this process: a version changes only when an erasure takes its classifier.
+
+    With another progress of `erasures` it is read again, and nothing is kept of what it was.
+    """
+    kept = _kept_models.pop((home, version), None)
+    if kept is None or kept[0] != erasures:
+        kept = erasures, load_model(home, version)
+    # The last one used comes last.
+    _kept_models[home, version] = kept
+    for old in list(_kept_models)[:-_MODELS_KEPT]:
+        _kept_models.pop(old, None)
+    return kept[1]
+
+
+def drop_names(home: Home, first_batches: Mapping[tuple[str, str], int]) -> list[int]:
+    """Take the classifier from every version that was fitted on rows that go; returns which versions lost it now.
+
+    `first_batches` are, by featurizer and label, the lowest batches that lose a row. To be called before the rows go:
+    who is killed then finds them again. Replay changes nothing. Raises StateDamaged for a version that cannot be read,
+    StorageUnavailable.
+    """
+    versions_of = {featurizer for featurizer, _ in first_batches}
+    dropped: list[int] = []
+    for version in versions(home) if first_batches else ():
+        meta = describe_model(home, version)
+        if not meta.labels or meta.featurizer not in versions_of:
+            continue
+        model = load_model(home, version)
+        if model.classifier is not None and any(
+            first_batches.get((meta.featurizer, label), math.inf) <= (model.meta.last_batch or 0)
+            for label in model.classifier.labels
+        ):
+            drop_names_of(home, model)
+            dropped.append(version)
+        elif model.meta != meta:
+            # A kill came between the arrays and their copy.
+            _META.write(home.pca_models, model.meta, version)
+    return dropped
+
+
+def served_without_names(home: Home) -> int | None:
+    """The served version, if an erasure took its classifier."""
+    serving = current_models(home).serving
+    is_erased = serving is not None and describe_model(home, serving).no_names == NAMES_ERASED
+    return serving if is_erased else None
+
+
+def drop_names_of(home: Home, model: PcaModel) -> None:
+    """Write a version again without its classifier; from then on it projects rows and names none."""
+    meta = replace(model.meta, labels=0, no_names=NAMES_ERASED, calibrated=False)
+    overwrite(home.pca_models, _ARRAYS.format(meta.version), _pack(PcaModel(meta, model.pca)))
+    _META.write(home.pca_models, meta, meta.version)
 
 
 def current_models(home: Home) -> Current:

@@ -55,6 +55,11 @@ class Erasures:
     def unfinished(self) -> tuple[Erasure, ...]:
         return tuple(erasure for erasure in self.erasures if erasure.finished_at is None)
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many requests began, and how many are unfinished: never the same again once one began or finished."""
+        return self.begun, len(self.unfinished)
+
 
 @dataclass(frozen=True)
 class ErasedRows:

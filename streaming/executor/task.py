@@ -39,6 +39,7 @@ class Task:
     """A share of a batch; `plan` has its objects only, and the versions to project them with.
 
     `retried` are keys that were rejected before. What storage does not hand out is tried again for `patience_s`.
+    With other `erasures` than before, versions may have lost their classifiers.
     """
 
     home: Home
@@ -47,6 +48,7 @@ class Task:
     limits: Limits
     retried: frozenset[str] = frozenset()
     patience_s: float = RETRY_DEADLINE_S
+    erasures: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
     if outcome.rows:
         vectors = np.concatenate(outcome.vectors)
         rows = _columns(outcome.rows) | {"ingested_at": [ingested_at] * len(outcome.rows)}
-        projected = [project_rows(cached_model(task.home, version), vectors) for version in task.plan.pca_versions]
+        models = [cached_model(task.home, version, task.erasures) for version in task.plan.pca_versions]
+        projected = [project_rows(model, vectors) for model in models]
         answers = [answer_columns(one) for one in projected if one.meta.version == task.plan.served]
         features = rows | {"features": vectors_column(vectors)} | (answers[0] if answers else {})
         adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)

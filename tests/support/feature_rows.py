@@ -1,7 +1,7 @@
 """Feature rows made by hand, committed as the stream commits them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any
@@ -41,17 +41,37 @@ def serve_a_model(home: Home) -> None:
     finish_switch(home, begin_switch(home, version))
 
 
+def kinds_of_fruit(
+    rows: int, seed: int, kinds: int = 4, spread: float = 1.0, width: int = 1280
+) -> tuple[NDArray[np.float32], list[str]]:
+    """(rows, width) float32 around one mean for each kind, in the same few directions, with the names of the kinds."""
+    means = np.random.default_rng(7).normal(size=(kinds, width)) / 4
+    directions = np.random.default_rng(8).normal(size=(12, width)) / 2
+    generator = np.random.default_rng(seed)
+    numbers = np.arange(rows) % kinds
+    varied = generator.normal(size=(rows, 12)) @ directions + generator.normal(size=(rows, width)) / 2
+    return (means[numbers] + spread * varied).astype(np.float32), [f"kind-{number}" for number in numbers]
+
+
 def commit_features(
-    home: Home, batch: int, day: date, vectors: NDArray[np.float32], featurizer: str = "abc", files: int = 1
+    home: Home,
+    batch: int,
+    day: date,
+    vectors: NDArray[np.float32],
+    featurizer: str = "abc",
+    files: int = 1,
+    columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
-    """Commit a batch to all tables, its rows spread over some files."""
+    """Commit a batch to all tables, its rows spread over some files; `columns` replace those that are made."""
     create_tables(home)
     parts = np.array_split(np.arange(len(vectors)), files)
     adds = [
         write_file(
             home,
             FEATURE_ROWS,
-            made_columns(home, batch, day, part.tolist(), featurizer) | {"features": vectors_column(vectors[part])},
+            made_columns(home, batch, day, part.tolist(), featurizer)
+            | {"features": vectors_column(vectors[part])}
+            | {name: [values[place] for place in part] for name, values in (columns or {}).items()},
             {"ingest_date": day.isoformat()},
         )
         for part in parts

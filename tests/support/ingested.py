@@ -46,6 +46,7 @@ def ingest(settings: Settings) -> None:
         if (landed.key, landed.etag) not in planned and not erased.covers(home.landing, landed)
     )
     batch, now = 1 + committed_batch(open_table(home, FEATURE_ROWS)), datetime.now(UTC)
+    current = current_models(home)
     plan = Plan(
         batch=batch,
         nonce=NONCE,
@@ -55,7 +56,8 @@ def ingest(settings: Settings) -> None:
         key_pattern=settings.key_pattern,
         featurizer=str(current_featurizer(home)),
         objects=objects,
-        pca_versions=current_models(home).versions,
+        pca_versions=current.versions,
+        served=current.serving,
     )
     write_plan(home, plan)
     bodies = {landed.key: read(home.landing, landed.key) for landed in objects}
