@@ -87,6 +87,7 @@ def refit(
     Only new and changed days are read; `full` reads all days. A dry run stores nothing. Replay fits another version.
     Raises NothingToFit, TooFewRows, NotFinite, InvalidSetting, AnotherRefit when another refit published
     first, JobFailed, StorageUnavailable; nothing is published then, unless the message names the version that was.
+    Raises HomeInUse when an erasure began meanwhile: a version that was published by then names nothing.
     """
     featurizer = current_featurizer(home)
     if featurizer is None:
