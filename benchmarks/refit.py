@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.refit_rivals.ours import COMPONENTS
-from benchmarks.refit_rivals.rows import add_days
+from benchmarks.refit_rivals.rows import LABELS, add_days
 from features.pca import principal_angles_rad
 from store.errors import JobFailed
 from store.home import Home
@@ -52,25 +52,30 @@ def main(
         work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="refit-", dir=work) as made:
         folder = Path(made)
-        home = load_settings(home=f"{folder}/home").places()
-        publish_featurizer(home, b"no network: rows are made by hand", "a benchmark", "a benchmark")
-        a_day = -(-rows // days)
+        home, a_day = _made_home(folder / "home"), -(-rows // days)
         _grow(home, rows // TIMES_THE_ROWS, a_day)
         peaks = [_ours(home, folder, "full")]
         _grow(home, rows, a_day)
         peaks.append(_print_fits(home, folder, rounds, rivals))
         _print_increment(_ours(home, folder, "increment", turns)["turns"])
         _print_reprojection(_ours(home, folder, "reproject", turns)["turns"])
+        _print_cost_of_names(folder, rows, a_day, rounds)
         _grow(home, TIMES_THE_ROWS * rows, a_day)
         peaks.append(_ours(home, folder, "full"))
         _print_peaks(peaks)
 
 
-def _grow(home: Home, rows: int, a_day: int) -> None:
+def _made_home(folder: Path) -> Home:
+    home = load_settings(home=str(folder)).places()
+    publish_featurizer(home, b"no network: rows are made by hand", "a benchmark", "a benchmark")
+    return home
+
+
+def _grow(home: Home, rows: int, a_day: int, labels: int = LABELS) -> None:
     """Add whole days and a last one until the table has so many rows."""
     handle = open_table(home, FEATURE_ROWS)
     missing = rows - sum(file.rows for file in data_files(handle)) if handle else rows
-    add_days(home, [min(a_day, missing - done) for done in range(0, missing, a_day)])
+    add_days(home, [min(a_day, missing - done) for done in range(0, missing, a_day)], labels)
 
 
 def _print_fits(home: Home, folder: Path, rounds: int, rivals: bool) -> dict[str, Any]:
@@ -123,6 +128,23 @@ def _print_reprojection(turns: list[dict[str, Any]]) -> None:
     _print_table(("rows", "reprojected, rows/s", "only read, rows/s", "share"), lines)
 
 
+def _print_cost_of_names(folder: Path, rows: int, a_day: int, rounds: int) -> None:
+    """Refits of the same rows with and without labels, in turns: full ones, then nightly ones."""
+    homes = {name: (_made_home(folder / name), count) for name, count in {"without": 0, "with": LABELS}.items()}
+    for home, count in homes.values():
+        _grow(home, rows, a_day, count)
+    lines = []
+    for work in ("full", "night"):
+        for _ in range(rounds):
+            answers = {name: _ours(home, folder, work, labels=count) for name, (home, count) in homes.items()}
+            seconds = [answers[name][phase] for phase in ("moments_s", "seconds") for name in homes]
+            ratio = answers["with"]["seconds"] / answers["without"]["seconds"]
+            state = "calibrated" if answers["with"]["calibrated"] else "uncalibrated"
+            lines.append([work, *(f"{each:.2f}" for each in seconds), f"{ratio:.2f}", state])
+    whole = [f"{phase} {name} labels, s" for phase in ("sums", "whole refit") for name in homes]
+    _print_table(("refit", *whole, "ratio", f"{LABELS} labels"), lines)
+
+
 def _print_peaks(peaks: list[dict[str, Any]]) -> None:
     lines = []
     for peak in peaks:
@@ -141,8 +163,9 @@ def _print_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None
     console.print(table)
 
 
-def _ours(home: Home, folder: Path, work: str, turns: int = 1) -> dict[str, Any]:
-    return _answer(folder, "ours", "--home", home.root.uri, "--work", work, "--turns", str(turns))
+def _ours(home: Home, folder: Path, work: str, turns: int = 1, labels: int = LABELS) -> dict[str, Any]:
+    flags = ("--home", home.root.uri, "--work", work, "--turns", f"{turns}", "--labels", f"{labels}")
+    return _answer(folder, "ours", *flags)
 
 
 def _answer(folder: Path, name: str, *flags: str) -> dict[str, Any]:

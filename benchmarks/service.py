@@ -6,18 +6,27 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from benchmarks.rivals.job import CORES, peak_mb
+from features.classifier import within_labels
 from features.errors import FruitsError, InvalidSetting
+from features.featurizer import FEATURES
+from features.label_sums import RowSummer
+from features.pca import fit
+from store.home import Home
+from store.models.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, publish_model
 from store.models.registry import publish_featurizer
 from store.settings import Settings
 from tests.support.spark_cluster import processes_of
 
 STOP_S = 120.0
 RAMP_UP_BATCHES = 2
+ROWS_A_LABEL = 20
 
 
 class ServiceEnded(FruitsError):
@@ -72,6 +81,22 @@ def steady_state(settings: Settings, network: bytes, count: int) -> SteadyState:
     driver_s = sum(batch["plan_s"] + batch["commit_s"] for batch in counted)
     photos = sum(batch["photos"] for batch in counted)
     return SteadyState(len(counted), photos, seconds, shares, driver_s / seconds, most_mb)
+
+
+def serve_version(home: Home, network: bytes, labels: int) -> None:
+    """Give a new home a featurizer, and a served version of 64 components that names so many labels."""
+    featurizer = publish_featurizer(home, network, "benchmark", "benchmark").id
+    random = np.random.default_rng(0)
+    kinds = [f"kind {number:03d}" for number in range(labels)] * ROWS_A_LABEL
+    summer = RowSummer(FEATURES)
+    summer.add(random.standard_normal((len(kinds), FEATURES)).astype(np.float32), kinds, [None] * len(kinds))
+    sums = summer.result()
+    pca, classifier = fit(sums.moments, 64, None), within_labels(sums, ROWS_A_LABEL).classifier()
+    classifier = replace(classifier, strange_distances=np.arange(1000, dtype=np.float32))
+    now = datetime.now(UTC)
+    meta = PcaMeta(1, featurizer, sums.rows, 64, 0.5, now, None, None, "a benchmark", last_batch=0, labels=labels)
+    publish_model(home, PcaModel(meta, pca, classifier))
+    finish_switch(home, begin_switch(home, 1))
 
 
 @contextmanager

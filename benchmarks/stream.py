@@ -1,6 +1,7 @@
 """How near the service comes to what the cores can do, and how it compares with other ways.
 
-python -m benchmarks.stream [--photos DIR] [--only 12MP ...] [--size 1.0] [--rounds 3] [--no-rivals] [--no-s3]
+python -m benchmarks.stream [--photos DIR] [--only 12MP ...] [--size 1.0] [--rounds 3] [--labels 100]
+    [--no-rivals] [--no-s3]
 """
 
 import json
@@ -23,7 +24,7 @@ from rich.table import Table
 from benchmarks.corpus import Corpus, Kind, make_corpus
 from benchmarks.latency import latency_table
 from benchmarks.rivals.job import CORES, photo_files
-from benchmarks.service import SteadyState, steady_state
+from benchmarks.service import SteadyState, serve_version, steady_state
 from bootstrap.weights.weights import compile_weights
 from store.objects.operations import overwrite
 from store.settings import load_settings
@@ -56,6 +57,7 @@ def main(
     rivals: Annotated[bool, typer.Option(help="Measure the naive way, Daft and Ray Data too.")] = True,
     s3: Annotated[bool, typer.Option(help="Measure from an S3 server on this machine too.")] = True,
     seconds: Annotated[int, typer.Option(help="How long photos trickle for the latency; 0 for not at all.")] = 60,
+    labels: Annotated[int, typer.Option(help="Also measure with a served version that names so many labels.")] = 0,
     rounds: Annotated[int, typer.Option(help="How often limit, service and rivals take turns.")] = 3,
 ) -> None:
     """Print the tables of docs/benchmarks.md."""
@@ -69,9 +71,13 @@ def main(
             console.print(f"{kind}: {corpora.many.description}.")
             limits = [_rival("limit", corpora, network, folder)["rate"]]
             rows, turns = [], []
-            for place in ["disk"] * rounds + ["S3"] * s3:
-                from_place = _service if place == "disk" else _service_from_s3
-                rows.append((place, from_place(corpora, network, folder)))
+            named = f"disk, {labels} labels"
+            for place in ["disk", *[named] * bool(labels)] * rounds + ["S3"] * s3:
+                if place == "S3":
+                    steady = _service_from_s3(corpora, network, folder)
+                else:
+                    steady = _service(corpora, network, folder, labels if place == named else 0)
+                rows.append((place, steady))
                 limits.append(_rival("limit", corpora, network, folder)["rate"])
                 if rivals and place == "disk":
                     answers = [_rival(name, corpora, network, folder) for name in _installed(_ENGINES)]
@@ -89,10 +95,12 @@ def _corpora(folder: Path, kind: Kind, size: float, photos: Path | None) -> Corp
     return Corpora(*(make_corpus(folder / f"{kind}-{name}", kind, max(8, int(size * n)), photos) for name, n in counts))
 
 
-def _service(corpora: Corpora, network: Path, folder: Path) -> SteadyState:
+def _service(corpora: Corpora, network: Path, folder: Path, labels: int) -> SteadyState:
     _read_once(corpora.many)
     with tempfile.TemporaryDirectory(dir=folder) as home:
         settings = load_settings(home=f"{home}/home", landing=str(corpora.many.folder), master=f"local[{CORES},4]")
+        if labels:
+            serve_version(settings.places(), network.read_bytes(), labels)
         return steady_state(settings, network.read_bytes(), corpora.many.count)
 
 

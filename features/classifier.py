@@ -238,6 +238,13 @@ def name_rows(classifier: Classifier, rows: NDArray[np.floating[Any]], left_out:
     return Names(places, confidences, nearest, novelties(classifier, nearest))
 
 
+def nearest_labels(classifier: Classifier, rows: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """The places (n,) of the labels that rows (n, d) are nearest to, at a tenth of what `name_rows` costs."""
+    crossed = (rows.astype(np.float32) - classifier.mean) @ classifier.weights.T
+    nearest: NDArray[np.int64] = np.argmin(np.diag(classifier.gram) - 2 * crossed, axis=1)
+    return nearest
+
+
 def softmax(distances: NDArray[np.floating[Any]], temperature: float) -> NDArray[np.float32]:
     """How sure one can be of each label by the squared distances (n, c): (n, c), the rows sum to 1."""
     scores = -distances.astype(np.float64) / (2 * temperature)

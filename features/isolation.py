@@ -58,14 +58,12 @@ class IsolatedDecoder:
         assert limits == self._limits
         self._server = self._server or _start_server(limits)
         try:
-            code, answer = _asked(self._server, body, START_S + limits.max_decode_s)
+            code, answer = ask(self._server, body, START_S + limits.max_decode_s)
         except (OSError, EOFError) as error:
             self.__exit__()
             raise DecoderUnavailable(f"A decoder process did not answer: {error or 'it ended'}; try again.") from error
-        if code == -signal.SIGALRM:
-            raise Rejected(Reason.DECODER_CRASHED, f"The decoder was stuck for {limits.max_decode_s:g} s.")
         if code < 0:
-            raise Rejected(Reason.DECODER_CRASHED, f"The decoder was ended by {signal.Signals(-code).name}.")
+            raise crashed(code, limits)
         if code:
             raise DecoderUnavailable(f"A decoder process failed: {answer.decode(errors='replace')}")
         return _photo(answer)
@@ -77,18 +75,27 @@ def _start_server(limits: Limits) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=python_environment())
 
 
-def _asked(server: "subprocess.Popen[bytes]", body: bytes, timeout_s: float) -> tuple[int, bytes]:
+def crashed(code: int, limits: Limits) -> Rejected:
+    """The outcome of a photo whose decoder ended with this code, the negative number of a signal."""
+    if code == -signal.SIGALRM:
+        return Rejected(Reason.DECODER_CRASHED, f"The decoder was stuck for {limits.max_decode_s:g} s.")
+    return Rejected(Reason.DECODER_CRASHED, f"The decoder was ended by {signal.Signals(-code).name}.")
+
+
+def ask(server: "subprocess.Popen[bytes]", body: bytes, timeout_s: float) -> tuple[int, bytes]:
+    """Send a process some bytes, and wait for its code and its answer. Raises OSError and EOFError."""
     assert server.stdin is not None and server.stdout is not None
-    server.stdin.write(_HEAD.pack(0, len(body)) + body)
+    server.stdin.write(HEAD.pack(0, len(body)) + body)
     server.stdin.flush()
     # The answer comes whole once it comes: whoever forks has read all of it by then.
     if not select.select([server.stdout], [], [], timeout_s)[0]:
         raise TimeoutError(f"not within {timeout_s:.0f} s")
-    code, size_bytes = _HEAD.unpack(_read(server.stdout, _HEAD.size))
-    return code, _read(server.stdout, size_bytes)
+    code, size_bytes = HEAD.unpack(read_exactly(server.stdout, HEAD.size))
+    return code, read_exactly(server.stdout, size_bytes)
 
 
-def _read(pipe: IO[bytes], size_bytes: int) -> bytes:
+def read_exactly(pipe: IO[bytes], size_bytes: int) -> bytes:
+    """So many bytes of a pipe. Raises EOFError when it ends before."""
     content = pipe.read(size_bytes)
     if len(content) < size_bytes:
         raise EOFError
@@ -129,8 +136,8 @@ def _answer(body: bytes, limits: Limits) -> bytes:
 
 def _serve(limits: Limits, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Fork a process for each photo that comes, and pass on its exit code and what it said."""
-    while head := requests.read(_HEAD.size):
-        body = _read(requests, _HEAD.unpack(head)[1])
+    while head := requests.read(HEAD.size):
+        body = read_exactly(requests, HEAD.unpack(head)[1])
         from_child, to_parent = os.pipe()
         child = os.fork()
         if child == 0:
@@ -139,7 +146,7 @@ def _serve(limits: Limits, requests: IO[bytes], answers: IO[bytes]) -> None:
         with os.fdopen(from_child, "rb") as pipe:
             answer = pipe.read()
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        answers.write(_HEAD.pack(code, len(answer)) + answer)
+        answers.write(HEAD.pack(code, len(answer)) + answer)
         answers.flush()
 
 
@@ -158,7 +165,7 @@ def _decode_and_exit(body: bytes, limits: Limits, to_parent: int) -> NoReturn:
 
 
 # An exit code, and how many bytes follow.
-_HEAD = struct.Struct(">iQ")
+HEAD = struct.Struct(">iQ")
 
 if __name__ == "__main__":
     answers = os.dup(1)

@@ -66,28 +66,70 @@ class RowSummer:
     def __init__(self, columns: int) -> None:
         self._labelled = MomentsSum(columns)
         self._unlabelled = MomentsSum(columns)
-        self._labels = no_labels(columns)
+        self._labels = _LabelSummer(columns)
 
     def add(
         self, rows: NDArray[np.floating[Any]], labels: Sequence[str | None], subjects: Sequence[str | None]
     ) -> None:
         """Add rows (n, d) of any float dtype with their labels and subjects. Raises NotFinite and ValueError."""
-        has_label = np.fromiter((label is not None for label in labels), bool, len(labels))
-        if not has_label.any():
+        known = [(label, subject) for label, subject in zip(labels, subjects, strict=True) if label is not None]
+        if not known:
             self._unlabelled.add(rows)
             return
-        if has_label.all():
-            self._labelled.add(rows)
-        else:
+        if len(known) < len(labels):
+            has_label = np.fromiter((label is not None for label in labels), bool, len(labels))
             self._unlabelled.add(rows[~has_label])
             rows = rows[has_label]
-            self._labelled.add(rows)
-        of_rows = [(label, subject) for label, subject in zip(labels, subjects, strict=True) if label is not None]
-        self._labels = merge_labels((self._labels, _sums_of(rows, of_rows)), rows.shape[1])
+        self._labelled.add(rows)
+        self._labels.add(rows, known)
 
     def result(self) -> RowSums:
         """The sums of all rows so far. Raises NotFinite."""
-        return RowSums(self._labelled.result(), self._unlabelled.result(), self._labels)
+        return RowSums(self._labelled.result(), self._unlabelled.result(), self._labels.result())
+
+
+class _LabelSummer:
+    """Sums of labels that grow by chunks."""
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._summed = no_labels(columns)
+        self._place_of: dict[str, int] = {}
+        self._counts = np.zeros(0, np.int64)
+        self._sums = np.zeros((0, columns))
+        self._subjects: list[set[int]] = []
+
+    def add(self, rows: NDArray[np.floating[Any]], of_rows: Sequence[tuple[str, str | None]]) -> None:
+        """Add labelled rows (n, d), each with its label and subject."""
+        place_of = self._place_of
+        places = np.array([place_of.setdefault(label, len(place_of)) for label, _ in of_rows], np.int64)
+        new = len(place_of) - len(self._sums)
+        if new:
+            self._sums = np.concatenate([self._sums, np.zeros((new, self._columns))])
+            self._subjects += [set() for _ in range(new)]
+        counts = np.bincount(places, minlength=len(place_of))
+        self._counts = counts + np.pad(self._counts, (0, new))
+        order, ends = np.argsort(places, kind="stable"), np.cumsum(counts)
+        for place in np.nonzero(counts)[0].tolist():
+            of_label = rows[order[ends[place] - counts[place] : ends[place]]].astype(np.float64)
+            # A fifth of the time of `reduceat`, and of a sum by columns.
+            self._sums[place] += np.ones(len(of_label)) @ of_label
+        for label, subject in set(of_rows):
+            if subject is not None:
+                self._subjects[place_of[label]].add(_hash(subject))
+        if len(place_of) > MOST_LABELS:
+            self._summed = self.result()
+            self._place_of, self._subjects = {}, []
+            self._counts, self._sums = np.zeros(0, np.int64), np.zeros((0, self._columns))
+
+    def result(self) -> LabelSums:
+        """The sums of all rows so far."""
+        labels = sorted(self._place_of)
+        places = [self._place_of[label] for label in labels]
+        subjects = _smallest_hashes([self._subjects[place] for place in places])
+        none = np.zeros(self._columns)
+        added = LabelSums(tuple(labels), self._counts[places], self._sums[places], subjects, 0, none)
+        return merge_labels((self._summed, _largest(added)), self._columns)
 
 
 def no_labels(columns: int) -> LabelSums:
@@ -197,21 +239,6 @@ def unpack_texts(packed: NDArray[np.uint8], number: int) -> tuple[str, ...]:
     if len(texts) != number:
         raise ValueError(f"{len(texts)} texts instead of {number}")
     return texts
-
-
-def _sums_of(rows: NDArray[np.floating[Any]], of_rows: Sequence[tuple[str, str | None]]) -> LabelSums:
-    """The sums of labelled rows."""
-    labels = sorted({label for label, _ in of_rows})
-    place_of = {label: place for place, label in enumerate(labels)}
-    places = np.fromiter((place_of[label] for label, _ in of_rows), np.int64, len(of_rows))
-    counts = np.bincount(places, minlength=len(labels))
-    order = np.argsort(places, kind="stable")
-    sums = np.add.reduceat(rows[order].astype(np.float64), np.cumsum(counts) - counts, axis=0)
-    subjects: list[set[int]] = [set() for _ in labels]
-    for label, subject in set(of_rows):
-        if subject is not None:
-            subjects[place_of[label]].add(_hash(subject))
-    return _largest(LabelSums(tuple(labels), counts, sums, _smallest_hashes(subjects), 0, np.zeros(rows.shape[1])))
 
 
 def _hash(subject: str) -> int:

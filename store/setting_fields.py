@@ -115,6 +115,9 @@ class SettingFields:
     ] = None
     min_rows: Annotated[int, Ge(2), Flag("Refuse to fit on fewer rows; default: 1000.")] = 1000
     min_label_rows: Annotated[int, Ge(1), Flag("Name no label that has fewer photos; default: 10.")] = 10
+    unknown_novelty: Annotated[
+        float, Gt(0), Le(1), Flag("Photos of a higher novelty count as unknown in status; default: 0.99.")
+    ] = 0.99
     master: Annotated[str, Flag("Spark master.", "URL")] = "local[*,4]"
     max_image_bytes: Annotated[Bytes, Ge(1), Flag("Larger files are rejects, like 64MiB.", "SIZE")] = 64 * 2**20
     max_pixels: Annotated[int, Ge(1), Flag("Photos that take more pixels of memory to decode are rejects.")] = (

@@ -15,9 +15,9 @@ from pyspark import SparkContext
 from batch.days import Day, rows_of, vectors_of
 from batch.refit.sums import sum_later_rows
 from features.calibration import FEWEST_ROWS, MOST_DISTANCES, HeldOut, calibrate, with_known_rows
-from features.classifier import Classifier, LeftOut, TooFewLabels, Within, name_rows, within_labels
+from features.classifier import Classifier, LeftOut, TooFewLabels, Within, nearest_labels, within_labels
 from features.featurizer import FEATURES
-from features.label_sums import MOST_LABELS, RowSums, subtract_sums
+from features.label_sums import MOST_LABELS, RowSummer, RowSums, subtract_sums
 from store.errors import StateDamaged, UnknownModel
 from store.home import Home
 from store.models.pca_models import PcaMeta, PcaModel, current_models, describe_model, load_model, versions
@@ -85,7 +85,12 @@ def fit_names(
         later = _later_rows(home, featurizer, days, after_batch, set(within.labels))
         if later is None:
             continue
-        rest = subtract_sums(sums, sum_later_rows(spark, home, featurizer, later.days, after_batch))
+        if len(later.rows.labels) < MOST_ROWS:
+            # The classifier takes nothing of rows without a label.
+            later_sums = _sums_of(later.rows)
+        else:
+            later_sums = sum_later_rows(spark, home, featurizer, later.days, after_batch)
+        rest = subtract_sums(sums, later_sums)
         twin = _twin(rest, min_label_rows, later.rows)
         if twin is not None and twin.calibrated:
             fitted = within.classifier(twin.shrinkage, twin.temperature)
@@ -186,6 +191,12 @@ def _labelled_rows(
                 return
 
 
+def _sums_of(later: HeldOut) -> RowSums:
+    summer = RowSummer(FEATURES)
+    summer.add(later.vectors, later.labels, [None] * len(later.labels))
+    return summer.result()
+
+
 def _twin(rest: RowSums, min_label_rows: int, later: HeldOut) -> Classifier | None:
     try:
         return calibrate(within_labels(rest, min_label_rows), later)
@@ -247,6 +258,6 @@ def _rivals(home: Home, featurizer: str, first_batch: int) -> Iterator[PcaModel]
 
 
 def _is_right(classifier: Classifier, later: HeldOut) -> NDArray[np.bool_]:
-    names = name_rows(classifier, later.vectors)
-    found: NDArray[np.bool_] = np.array(classifier.labels)[names.places[:, 0]] == np.array(later.labels)
-    return found
+    said = np.array(classifier.labels)[nearest_labels(classifier, later.vectors)]
+    is_right: NDArray[np.bool_] = said == np.array(later.labels)
+    return is_right

@@ -1,6 +1,6 @@
 """This project's refit and reprojection under the clock, in a process of its own; prints one JSON line.
 
-python -m benchmarks.refit_rivals.ours --home DIR --work full|night|increment|reproject [--turns 3]
+python -m benchmarks.refit_rivals.ours --home DIR --work full|night|increment|reproject [--turns 3] [--labels 100]
 """
 
 import sys
@@ -17,10 +17,11 @@ from batch.days import Day, list_days, split_into_tasks
 from batch.refit.refit import RefitOptions, refit
 from batch.refit.sums import sum_days
 from batch.reproject import reproject
-from benchmarks.refit_rivals.rows import add_days
+from benchmarks.refit_rivals.rows import LABELS, add_days
 from benchmarks.rivals.job import answering, peak_mb
 from bootstrap.programs import use_java
 from store.home import Home
+from store.models.pca_models import begin_switch, finish_switch
 from store.models.registry import current_featurizer
 from store.settings import load_settings
 from store.tables.files import read_file
@@ -35,6 +36,7 @@ def main(
     home: Annotated[str, typer.Option()],
     work: Annotated[Literal["full", "night", "increment", "reproject"], typer.Option()],
     turns: Annotated[int, typer.Option()] = 1,
+    labels: Annotated[int, typer.Option(help="How many labels the rows of another day have; 0 for none.")] = LABELS,
 ) -> None:
     """Do the work that the command line asks for; a session is there before the clock starts."""
     use_java()
@@ -43,29 +45,35 @@ def main(
     with answering() as answer, spark_session(settings.master, "benchmark") as (session, _):
         spark = session.sparkContext
         if work in ("full", "night"):
-            answer(_refit(spark, places, full=work == "full"))
+            answer(_refit(spark, places, labels, full=work == "full"))
         else:
-            turn, warm_up = (_increment, _sum_rows) if work == "increment" else (_reproject, _read)
+            turn, warm_up = (
+                (partial(_increment, labels=labels), _sum_rows) if work == "increment" else (_reproject, _read)
+            )
             # Workers have started then, and know their modules.
             warm_up(spark, places)
             answer({"turns": [turn(spark, places) for _ in range(turns)]})
 
 
-def _refit(spark: SparkContext, home: Home, full: bool) -> dict[str, Any]:
+def _refit(spark: SparkContext, home: Home, labels: int, full: bool) -> dict[str, Any]:
     """One whole refit that uses nothing stored, or one after another day, and the most memory that its driver had."""
     if not full:
-        _add_one_day(home)
+        _add_one_day(home, labels)
     progress_s: list[float] = []
     started_s = time.perf_counter()
     done = refit(
         spark, home, RefitOptions(COMPONENTS, None, 2), False, full, lambda *_: progress_s.append(time.perf_counter())
     )
     ended_s = time.perf_counter()
+    # What comes after it is what calibrates the next one.
+    finish_switch(home, begin_switch(home, done.meta.version))
     java: Any = spark._jvm
     return {
         "rows": done.rows_read,
         "rows_stored": done.rows_stored,
         "version": done.meta.version,
+        "labels": done.meta.labels,
+        "calibrated": done.meta.calibrated,
         "seconds": ended_s - started_s,
         # Progress is reported for the last time when the sums are complete.
         "moments_s": progress_s[-1] - started_s,
@@ -74,15 +82,15 @@ def _refit(spark: SparkContext, home: Home, full: bool) -> dict[str, Any]:
     }
 
 
-def _add_one_day(home: Home) -> None:
+def _add_one_day(home: Home, labels: int) -> None:
     """Another day of a hundredth of the rows."""
-    add_days(home, [sum(file.rows for day in list_days(home) for file in day.files) // 100])
+    add_days(home, [sum(file.rows for day in list_days(home) for file in day.files) // 100], labels)
 
 
-def _increment(spark: SparkContext, home: Home) -> dict[str, Any]:
+def _increment(spark: SparkContext, home: Home, labels: int) -> dict[str, Any]:
     """Moments of everything, of one more day, and of nothing new."""
     full = _timed(lambda: _sum_rows(spark, home))
-    _add_one_day(home)
+    _add_one_day(home, labels)
     increment, nothing = (_timed(lambda: _sum_rows(spark, home, full=False)) for _ in range(2))
     return {"full": full, "increment": increment, "nothing": nothing}
 

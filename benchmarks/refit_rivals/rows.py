@@ -16,14 +16,17 @@ from store.tables.schemas import FEATURE_ROWS
 from tests.support.feature_rows import commit_features
 
 FIRST_DAY = date(2025, 6, 1)
+LABELS = 100
 BATCHES_A_DAY = 2
 FILES_A_BATCH = 2
 # Directions in which rows vary more than by noise, each less than the one before.
 _DIRECTIONS = 200
 
 
-def add_days(home: Home, rows_by_day: Sequence[int]) -> None:
+def add_days(home: Home, rows_by_day: Sequence[int], labels: int = LABELS) -> None:
     """Commit that many rows to each of the days that follow the last one, in two batches of two files a day.
+
+    Rows have one of so many labels and lie around its mean; with 0 they are the same rows, without labels.
 
     The days are past, so their moments can be stored. The same calls give the same rows, whatever else was called in
     between. Raises StateDamaged when the home has no featurizer, StorageUnavailable.
@@ -36,18 +39,27 @@ def add_days(home: Home, rows_by_day: Sequence[int]) -> None:
         day = FIRST_DAY + timedelta(days=batch // BATCHES_A_DAY)
         for part in range(BATCHES_A_DAY):
             batch += 1
-            vectors = _vectors(rows // BATCHES_A_DAY + (part < rows % BATCHES_A_DAY), batch)
-            commit_features(home, batch, day, vectors, featurizer, FILES_A_BATCH)
+            vectors, kinds = _vectors(rows // BATCHES_A_DAY + (part < rows % BATCHES_A_DAY), batch)
+            names = [f"kind {kind % labels:03d}" if labels else None for kind in kinds.tolist()]
+            commit_features(home, batch, day, vectors, featurizer, FILES_A_BATCH, {"label": names})
 
 
-def _vectors(rows: int, seed: int) -> NDArray[np.float32]:
-    """(rows, 1280) float32, correlated and at least 0 as after a ReLU; about a sixth is 0."""
+def _vectors(rows: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(rows, 1280) float32, correlated and at least 0 as after a ReLU, about a sixth is 0; and their kinds (rows,)."""
     generator = np.random.default_rng(seed)
+    kinds = generator.integers(0, LABELS, rows)
     vectors: NDArray[np.float32] = generator.standard_normal((rows, _DIRECTIONS), np.float32) @ _directions()
+    vectors += _means()[kinds]
     vectors += generator.standard_normal((rows, FEATURES), np.float32) / 4
     vectors += 1
     np.maximum(vectors, 0, out=vectors)
-    return vectors
+    return vectors, kinds
+
+
+@cache
+def _means() -> NDArray[np.float32]:
+    means: NDArray[np.float32] = np.random.default_rng(1).standard_normal((LABELS, FEATURES), np.float32)
+    return means * np.float32(0.1)
 
 
 @cache

@@ -48,8 +48,8 @@ class Cluster:
     driver_vcpus: int = 1
     disk_gib: int = 62
     interface_endpoints: int = 3
-    alarm_metrics: int = 8
-    metrics: int = 24
+    alarm_metrics: int = 12
+    metrics: int = 28
     runs_a_month: float = 2 * DAYS_A_MONTH
 
 

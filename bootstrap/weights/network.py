@@ -77,7 +77,7 @@ def quantize_network(model: "keras.Model", pictures: NDArray[np.uint8]) -> bytes
     converter = _converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = calibration
-    with _without_chatter(), warnings.catch_warnings():
+    with without_chatter(), warnings.catch_warnings():
         # It runs an interpreter that TensorFlow has deprecated.
         warnings.simplefilter("ignore", UserWarning)
         # Among the public interfaces only this one leaves single layers in float32.
@@ -120,7 +120,7 @@ def verify(model: "keras.Model", network: bytes) -> None:
     Raises InvalidWeights as `check`, and when features differ between the two by more than 1e-4 of a vector's norm.
     """
     expected = check(model)
-    with _without_chatter():
+    with without_chatter():
         compiled = Featurizer(network).features(sample_pictures(VERIFIED_PICTURES, seed=1))
     difference = (np.linalg.norm(compiled - expected, axis=1) / np.linalg.norm(expected, axis=1)).max()
     if not difference <= TOLERANCE:
@@ -134,7 +134,7 @@ def verify_quantized(model: "keras.Model", network: bytes, pictures: NDArray[np.
     """
     batches = (pictures[start : start + VERIFIED_AT_ONCE] for start in range(0, len(pictures), VERIFIED_AT_ONCE))
     expected = np.concatenate([_keras_features(model, batch) for batch in batches])
-    with _without_chatter():
+    with without_chatter():
         quantized = Featurizer(network).features(pictures)
     cosine = float(cosines(expected, quantized).mean())
     if not cosine >= SMALLEST_COSINE:
@@ -178,7 +178,7 @@ def keras_quietly() -> ModuleType:
     """Keras on TensorFlow, imported at the first call: it takes seconds, and no quick command needs it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    with _without_chatter():
+    with without_chatter():
         keras = importlib.import_module("keras")
     keras.config.disable_interactive_logging()
     return keras
@@ -206,7 +206,7 @@ def _keras_features(model: "keras.Model", pictures: NDArray[np.uint8]) -> NDArra
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
+def without_chatter() -> Iterator[None]:
     """Hold back the informational lines of native libraries, which no setting silences; pass on all others."""
     sys.stderr.flush()
     standard_error = os.dup(2)

@@ -27,6 +27,7 @@ from ops.cli import (
 from ops.cli.aws import cost, deploy, destroy, logs, submit
 from ops.cli.command import examples
 from ops.cli.console import DEBUGGING, messages
+from ops.cli.photos import identify, similar
 from ops.cli.process.interrupts import raise_if_ending
 from ops.cli.process.process_end import run_and_end
 from ops.wording import escape_controls
@@ -90,6 +91,15 @@ _add(
     refit.refit,
     *("fruits refit", "fruits refit --variance 0.9 --reproject", "fruits refit --components 32 --dry-run"),
 )
+_add(
+    identify.identify,
+    *(
+        "fruits identify kiwi.jpg",
+        "fruits identify --neighbours kiwi.jpg",
+        "fruits identify --format json photos/*.jpg",
+    ),
+)
+_add(similar.similar, "fruits similar kiwi.jpg --k 5")
 _add(
     query.query,
     "fruits query arrivals --since 2026-10-01",

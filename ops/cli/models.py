@@ -1,4 +1,4 @@
-"""The commands that list, show, use and prune the PCA models."""
+"""The commands that list, show, compare, use and prune the PCA models."""
 
 import math
 from typing import TYPE_CHECKING, Annotated
@@ -12,20 +12,29 @@ from ops.cli.reproject import JOB, project_rows
 from ops.cli.spark_job import spark_job
 
 if TYPE_CHECKING:
-    from batch.refit.scree import VarianceThresholds
-    from store.home import Home
-    from store.models.pca_models import PcaMeta
+    from collections.abc import Callable
 
-app = typer.Typer(help="List, show, use and prune the PCA models.", invoke_without_command=True)
+    from batch.refit.scree import VarianceThresholds
+    from features.classifier import Classifier
+    from ops.status.answers import Answers
+    from ops.version_comparison import VersionComparison
+    from store.home import Home
+    from store.models.pca_models import PcaMeta, PcaModel
+
+app = typer.Typer(help="List, show, compare, use and prune the PCA models.", invoke_without_command=True)
 
 ThenReproject = Annotated[bool, typer.Option("--reproject", help="Then run `fruits reproject`.")]
-_COLUMNS = ("version", "", "fitted at (UTC)", "rows", "components", "explained", "drift", "featurizer", "projections")
+_COLUMNS = (
+    *("version", "", "fitted at (UTC)", "rows", "components", "explained", "drift"),
+    *("labels", "accuracy", "featurizer", "projections"),
+)
+_LEFT = ("", "labels", "featurizer")
 
 
 @app.callback()
 @takes_settings(*READING)
 def models(flags: Flags, context: typer.Context) -> None:
-    """List, show, use and prune the PCA models; without a command: list."""
+    """List, show, compare, use and prune the PCA models; without a command: list."""
     if runs_alone(flags, context):
         _list(flags)
 
@@ -53,7 +62,26 @@ def show(flags: Flags, version: Annotated[int, typer.Argument(help="A version th
     thresholds = variance_thresholds(model.pca.explained_variance_ratio)
     console.print(_table(home, [model.meta]))
     echo_variance(thresholds)
+    echo(_names_sentence(model))
+    accuracy = _answers(home).accuracy_of(version)
+    if accuracy.of:
+        echo(f"Its answers of the last 28 days: {accuracy} right.")
+    if model.meta.held_back is not None:
+        echo(f"It was held back: {model.meta.held_back}.")
     echo(f"Scree plot: {scree_uri(home, version)}")
+
+
+@app.command(epilog=examples("fruits models compare 6 7"))
+@takes_settings(*READING)
+def compare(
+    flags: Flags,
+    first: Annotated[int, typer.Argument(help="A version that `fruits models` lists.")],
+    second: Annotated[int, typer.Argument(help="Another one.")],
+) -> None:
+    """Put two versions side by side: their fits, their subspaces, and how they name the same photos."""
+    from ops.version_comparison import compare_versions
+
+    _echo_comparison(compare_versions(flags.open_to_read().places(), first, second))
 
 
 @app.command(epilog=examples("fruits models use 6", "fruits models use 6 --reproject"))
@@ -135,20 +163,101 @@ def _table(home: "Home", metas: list["PcaMeta"]) -> Table:
     from batch.maintain.prune import projected_rows
     from store.models.pca_models import current_models
 
-    current, projections = current_models(home), projected_rows(home)
+    current, projections, answers = current_models(home), projected_rows(home), _answers(home)
     table = Table(header_style="bold")
     for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in ("", "featurizer") else "right")
+        table.add_column(name, justify="left" if name in _LEFT else "right")
     for meta in metas:
         table.add_row(
             f"{meta.version}",
-            {current.serving: "served", current.next: "next"}.get(meta.version, ""),
+            {current.serving: "served", current.next: "next"}.get(meta.version, "held back" if meta.held_back else ""),
             f"{meta.fitted_at:%Y-%m-%d %H:%M}",
             f"{meta.rows:,}",
             f"{meta.components}",
             f"{meta.explained:.2%}",
             "" if meta.drift_rad is None else f"{math.degrees(meta.drift_rad):.2f}° from {meta.parent}",
+            _labels(meta),
+            answers.accuracy_of(meta.version).brief,
             meta.featurizer,
             f"{projections.get(meta.version, 0):,}",
         )
     return table
+
+
+def _answers(home: "Home") -> "Answers":
+    from datetime import UTC, datetime
+
+    from ops.status.answers import count_answers
+    from store.tables.files import data_files
+    from store.tables.handles import open_table
+    from store.tables.schemas import FEATURE_ROWS
+
+    return count_answers(home, data_files(open_table(home, FEATURE_ROWS)), datetime.now(UTC).date())
+
+
+def _labels(meta: "PcaMeta") -> str:
+    if not meta.labels:
+        return "none"
+    return f"{meta.labels:,}, {'calibrated' if meta.calibrated else 'uncalibrated'}"
+
+
+def _names_sentence(model: "PcaModel") -> str:
+    classifier = model.classifier
+    if classifier is None:
+        return f"It names no fruit. {model.meta.no_names}"
+    confidences = "calibrated on photos that came later" if classifier.calibrated else "uncalibrated"
+    return (
+        f"It names {len(classifier.labels):,} labels; its confidences are {confidences} (shrinkage "
+        f"{classifier.shrinkage:g}, temperature {classifier.temperature:.3g})."
+    )
+
+
+def _echo_comparison(found: "VersionComparison") -> None:
+    table = Table(header_style="bold")
+    table.add_column("")
+    for model in (found.first, found.second):
+        table.add_column(f"version {model.meta.version}", justify="right")
+    for name, values in _compared(found).items():
+        table.add_row(name, *values)
+    console.print(table)
+    if found.angles_rad is None:
+        echo("They are of two featurizers, so their subspaces cannot be compared.")
+    else:
+        angles = [math.degrees(angle) for angle in found.angles_rad]
+        echo(
+            f"Between their subspaces: {angles[-1]:.2f}° at most, {angles[len(angles) // 2]:.2f}° in the middle, "
+            f"{angles[0]:.2f}° at least."
+        )
+    for model in (found.first, found.second):
+        if model.classifier is None:
+            echo(f"Version {model.meta.version} names no fruit. {model.meta.no_names}")
+    if found.all.agree.of:
+        alike = f"They name alike {found.all.agree} of the labelled photos"
+        later = f", {found.new.agree} of those that neither had in its fit" if found.new.agree.of else ""
+        echo(f"{alike}{later}. Photos of a fit are named as if they had been left out of it.")
+    else:
+        echo(
+            "No labelled photo has a name from both; `fruits models use VERSION --reproject` makes a version name all."
+        )
+
+
+def _compared(found: "VersionComparison") -> dict[str, tuple[str, str]]:
+    def of_both(tell: "Callable[[PcaModel], str]") -> tuple[str, str]:
+        return tell(found.first), tell(found.second)
+
+    def of_classifiers(tell: "Callable[[Classifier], str]") -> tuple[str, str]:
+        return of_both(lambda model: tell(model.classifier) if model.classifier else "")
+
+    return {
+        "fitted at (UTC)": of_both(lambda model: f"{model.meta.fitted_at:%Y-%m-%d %H:%M}"),
+        "featurizer": of_both(lambda model: model.meta.featurizer),
+        "rows": of_both(lambda model: f"{model.meta.rows:,}"),
+        "components": of_both(lambda model: f"{model.meta.components}"),
+        "explained": of_both(lambda model: f"{model.meta.explained:.2%}"),
+        "labels": of_both(lambda model: f"{model.meta.labels:,}"),
+        "confidences": of_classifiers(lambda each: "calibrated" if each.calibrated else "uncalibrated"),
+        "shrinkage": of_classifiers(lambda each: f"{each.shrinkage:g}"),
+        "temperature": of_classifiers(lambda each: f"{each.temperature:.3g}"),
+        "accuracy, photos in neither fit": (f"{found.new.first}", f"{found.new.second}"),
+        "accuracy, all photos": (f"{found.all.first}", f"{found.all.second}"),
+    }

@@ -28,7 +28,7 @@ _TOP_REASONS = 3
 _ON_THE_CLOCK = ("plan", "work", "commit")
 
 
-@takes_settings(*READING, "landing", "queue")
+@takes_settings(*READING, "landing", "queue", "unknown_novelty")
 def status(
     flags: Flags,
     verify: Annotated[bool, typer.Option("--verify", help="Check every planned object against the tables.")] = False,
@@ -54,7 +54,7 @@ def status(
     tables = OpenTables(places)
     with _screen(watch and not as_json) as redraw:
         while True:
-            found = read_status(places, verify, settings.queue, count, tables)
+            found = read_status(places, verify, settings.queue, count, tables, settings.unknown_novelty)
             health = assess_health(found, settings.min_rows)
             if as_json:
                 told = {"healthy": health.healthy, "verdict": health.verdict}
@@ -167,6 +167,8 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
     if found.passed_over:
         yield "passed over", _passed_over_sentence(found)
     yield "featurizer", f"{found.featurizer}, from {found.weights}" if found.featurizer else "none yet"
+    yield "answers", _answers_sentence(found)
+    yield "unknown", _unknown_sentence(found)
     yield "PCA", "\n".join(_model_sentence(found, model, ago) for model in found.models) or "no version yet"
 
 
@@ -230,12 +232,27 @@ def _passed_over_sentence(found: "Status") -> str:
     return "; ".join(parts) + ("" if examples else "; fruits status --count names examples")
 
 
+def _answers_sentence(found: "Status") -> str:
+    right = f"{found.accuracy} right since {found.answers_since}"
+    return right if found.accuracy.of else "none to photos with a label in the last 28 days"
+
+
+def _unknown_sentence(found: "Status") -> str:
+    unknown = found.unknown
+    if unknown.share is None:
+        return "no photo was named today"
+    named = f"{unknown.number:,} of {unknown.of:,} named today ({unknown.share:.1%})"
+    return f"{named}, of a novelty above {found.unknown_above}"
+
+
 def _model_sentence(found: "Status", model: "ModelStatus", ago: Callable[[datetime], str]) -> str:
     role = "is served" if model.version == found.pca.serving else "comes next"
     drift = "" if model.drift_rad is None else f", {math.degrees(model.drift_rad):.1f}° from version {model.parent}"
     fitted = f"fitted {ago(model.fitted_at)} ago on {quantity(model.rows, 'row')}, {model.rows_since:,} since"
     lacking = f"; {found.pca.lacking_batches} batches lack version {model.version}" if role == "comes next" else ""
+    confidences = "" if model.calibrated or not model.labels else ", its confidences are uncalibrated"
+    names = f"names {quantity(model.labels, 'label')}{confidences}" if model.labels else "names no fruit"
     return (
         f"version {model.version} {role}: {model.components} components, {model.explained:.1%} of the variance"
-        f"{drift}; {fitted}{lacking}"
+        f"{drift}; {names}; {fitted}{lacking}"
     )

@@ -20,11 +20,14 @@ from ops.demo.photos import DemoFile, demo_files
 from ops.monitor.plain_lines import PlainLines
 from ops.monitor.progress import LivePanel
 from ops.query.query import connect, run_query
+from store.models.pca_models import current_models, describe_model
 from store.settings import Settings
 from streaming.planner import PlannerReport
 from streaming.service import claim_home, run_stream
 
 MOST_COMPONENTS = 16
+# A demo has some seven photos of a kind.
+MIN_LABEL_ROWS = 3
 
 
 class DemoFailed(FruitsError):
@@ -41,6 +44,8 @@ def run_demo(
     settings: Settings, count: int, stop: threading.Event, progress: LivePanel | PlainLines, console: Console
 ) -> None:
     """Drop `count` drawn photos while the stream runs, refit, drop more, reproject, query the tables, make the page.
+
+    Some later photos are identified, the photo in a wrong folder is looked for.
 
     A second run drops only the files that are not there yet, so nothing is doubled; it refits again.
     Raises DemoFailed if a command fails, AnotherStreamRunning if a stream runs on the home.
@@ -67,6 +72,7 @@ def run_demo(
         raise tour.failure
     if not tour.is_over.is_set():
         return
+    _show_names(settings, console, tour.dropped)
     for title, sql in _QUESTIONS.items():
         console.print(f"[bold]{title}[/bold]")
         run_command(settings, console, "query", sql)
@@ -84,6 +90,7 @@ class _Tour:
         self._thread = threading.Thread(target=self._take, name="tour", daemon=True)
         self._caught_up = threading.Condition()
         self._caught_up_to: datetime | None = None
+        self.dropped: list[DemoFile] = []
         self.failure: Exception | None = None
         self.is_over = threading.Event()
 
@@ -100,7 +107,9 @@ class _Tour:
             self._drop(islice(files, self._count - later))
             # A fit needs more rows than components, and a small demo has few photos.
             photos = run_query(connect(self._settings.places()), "SELECT 1 FROM photos").num_rows
-            self._run("refit", "--components", f"{max(1, min(MOST_COMPONENTS, photos - 1))}", "--min-rows", "2")
+            components = f"{max(1, min(MOST_COMPONENTS, photos - 1))}"
+            few = ("--min-rows", "2", "--min-label-rows", f"{MIN_LABEL_ROWS}")
+            self._run("refit", "--components", components, *few)
             self._drop(files)
             self._run("query", _FOLLOWED)
             self._run("reproject")
@@ -112,14 +121,45 @@ class _Tour:
     def _drop(self, files: Iterable[DemoFile]) -> None:
         # Drawing them takes a while, so they arrive one by one.
         landing = self._settings.places().landing.directory
-        dropped = [_drop(landing, file) for file in files]
+        dropped = [self._drop_one(landing, file) for file in files]
         self._console.print(f"\nDropped {sum(dropped)} files; {dropped.count(False)} were there already.\n")
         done_at = datetime.now(UTC)
         with self._caught_up:
             self._caught_up.wait_for(lambda: self._caught_up_to is not None and self._caught_up_to > done_at)
 
+    def _drop_one(self, landing: Path, file: DemoFile) -> bool:
+        self.dropped.append(replace(file, body=b""))
+        return _drop(landing, file)
+
     def _run(self, *arguments: str) -> None:
         run_command(self._settings, self._console, *arguments)
+
+
+def _show_names(settings: Settings, console: Console, dropped: list[DemoFile]) -> None:
+    """What the served version says of photos that came after its fit, and which label it doubts most."""
+    home = settings.places()
+    serving = current_models(home).serving
+    if serving is None or not describe_model(home, serving).labels:
+        console.print("It names no fruit. So few photos have too few of each kind; 80 would do.\n")
+        return
+    fresh = [file for file in dropped[len(dropped) - len(dropped) // 5 :] if file.shows]
+    known = [file for file in fresh if file.shows == file.label][:1]
+    strange = [file for file in fresh if file.label is None]
+    if known and strange:
+        console.print(
+            f"[bold]What fruit is it? A photo of a {known[0].shows} that came after the fit, and one of a "
+            f"{strange[0].shows}[/bold]"
+        )
+        paths = [f"{home.landing.directory / file.key}" for file in (*known, *strange)]
+        run_command(settings, console, "identify", *paths)
+        console.print(
+            "The novelty tells what the name cannot: the share of known photos that were less strange. All photos are "
+            "of one day, so that nothing came later to calibrate the confidence on.\n"
+        )
+    wrong = [file for file in dropped if file.shows and file.label and file.shows != file.label]
+    if wrong:
+        console.print(f"[bold]Which label is wrong? {wrong[0].key} shows a {wrong[0].shows}[/bold]")
+        run_command(settings, console, "query", "suspects", "--limit", "3")
 
 
 def run_command(settings: Settings, console: Console, *arguments: str) -> None:

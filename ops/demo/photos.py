@@ -1,7 +1,8 @@
 """The files of the demo: phone photos of fruit in every format, and four broken uploads."""
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any
@@ -10,9 +11,13 @@ import numpy as np
 from PIL import Image, ImageOps
 from pillow_heif import register_heif_opener
 
-from ops.demo.scenes import FRUITS, Rng, draw_scene
+from ops.demo.scenes import FRUITS, Rng, draw_mug, draw_scene
 
 FEWEST_FILES = 12
+# With fewer, most labels have too few photos to be told apart.
+FEWEST_WITH_SURPRISES = 40
+
+MUG = "mug"
 
 _FLAWS = ("empty", "truncated", "text", "corrupt")
 # The suffix of each format, and how Pillow saves it quickly: sensor noise leaves a PNG nothing to compress.
@@ -38,26 +43,37 @@ register_heif_opener()
 
 @dataclass(frozen=True)
 class DemoFile:
-    """One file as a phone would upload it; `key` is below the landing prefix and its first folder is the label."""
+    """One file as a phone would upload it; `key` is below the landing prefix and its first folder is the label.
+
+    `shows` is the fruit on it; `mug` for the one photo that shows none, and None for a broken file.
+    """
 
     key: str
     body: bytes
+    shows: str | None
+
+    @property
+    def label(self) -> str | None:
+        folder, _, name = self.key.partition("/")
+        return folder if name else None
 
 
 def demo_files(count: int = 80, seed: int = 2026) -> Iterator[DemoFile]:
     """Draw `count` files one at a time, four of them broken and the rest photos; `seed` alone decides every byte.
 
+    From 40 files on, one photo of the first half is in the folder of another fruit, and one of the last fifth shows a
+    mug and is in no folder.
     Photos are 1600x1200 px, one in 27 is 4032x3024 px; upright, either side may be the long one.
     """
     if count < FEWEST_FILES:
         raise ValueError(f"count is {count}, the least that shows every kind of file is {FEWEST_FILES}")
     for shot in _plan(count, seed):
-        yield DemoFile(shot.key, _body(shot))
+        yield DemoFile(shot.key, _body(shot), None if shot.flaw else shot.shows)
 
 
 @dataclass(frozen=True)
 class _Shot:
-    label: str
+    shows: str
     key: str
     taken: datetime
     phone: tuple[str, str, str]
@@ -85,7 +101,19 @@ def _plan(count: int, seed: int) -> list[_Shot]:
         orientation = turn if format_ == "JPEG" else 1
         side_px = 4032 if i % 27 == 7 and not flaw else 1600
         shots.append(_Shot(label, key, taken, phone, side_px, turn in (6, 8), format_, orientation, flaw, (seed, i)))
-    return [shots[i] for i in rng.permutation(count)]
+    shots = [shots[i] for i in rng.permutation(count)]
+    return _with_surprises(shots) if count >= FEWEST_WITH_SURPRISES else shots
+
+
+def _with_surprises(shots: list[_Shot]) -> list[_Shot]:
+    sound = [place for place, shot in enumerate(shots) if not shot.flaw and shot.key.count("/") == 1]
+    # Of both kinds enough others are there, so that one can see what it is and what it is not.
+    kinds = Counter(shots[place].shows for place in sound[: len(sound) // 2])
+    (commonest, _), (wrong, _) = kinds.most_common(2)
+    first, last = next(place for place in sound if shots[place].shows == commonest), sound[-1]
+    shots[first] = replace(shots[first], key=f"{wrong}/{shots[first].key.split('/')[1]}")
+    shots[last] = replace(shots[last], shows=MUG, key=shots[last].key.split("/")[1])
+    return shots
 
 
 def _body(shot: _Shot) -> bytes:
@@ -102,7 +130,8 @@ def _body(shot: _Shot) -> bytes:
 def _photo(shot: _Shot) -> bytes:
     rng = np.random.default_rng(shot.draw_seed)
     # Drawn smaller than it is shot and then enlarged: finer detail would drown in the noise.
-    scene = draw_scene(shot.label, *((480, 640) if shot.portrait else (640, 480)), rng)
+    size_px = (480, 640) if shot.portrait else (640, 480)
+    scene = draw_mug(*size_px, rng) if shot.shows == MUG else draw_scene(shot.shows, *size_px, rng)
     stored = scene.rotate(_DEGREES[shot.orientation], expand=True)
     picture, body = _exposed(stored, shot.long_side_px, rng), BytesIO()
     picture.save(body, shot.format, exif=_exif(shot, rng), **_FORMATS[shot.format][1])

@@ -67,8 +67,7 @@ FRUITS = {
 def draw_scene(label: str, width_px: int, height_px: int, rng: Rng) -> Image.Image:
     """Pieces of one kind of fruit, a key of FRUITS, on wood, stone or cloth; half of those with flesh are cut."""
     fruit, scene = FRUITS[label], _table(width_px, height_px, rng)
-    light = rng.uniform((-0.7, -0.8, 1), (0.7, -0.3, 1))
-    light /= np.linalg.norm(light)
+    light = _light(rng)
     count = int(rng.integers(1, fruit.most + 1))
     radius_px = min(height_px, width_px) * rng.uniform(0.36, 0.44) / count**0.45
     spots: list[list[int]] = []
@@ -84,6 +83,24 @@ def draw_scene(label: str, width_px: int, height_px: int, rng: Rng) -> Image.Ima
             piece = _whole(x, y, fruit, rng) if n % 2 or not fruit.flesh else _cut(x, y, fruit, fruit.flesh, rng)
         _put(scene, piece, spot, radius_px, light, fruit.gloss)
     return scene
+
+
+def draw_mug(width_px: int, height_px: int, rng: Rng) -> Image.Image:
+    """A striped mug on wood, stone or cloth: no fruit at all."""
+    scene, radius_px = _table(width_px, height_px, rng), min(height_px, width_px) * 0.31
+    side = np.linspace(-1.3, 1.3, round(2.6 * radius_px), dtype=np.float32)
+    x, y = side[None, :] + 0 * side[:, None], side[:, None] + 0 * side[None, :]
+    handle = 0.12 - np.abs(np.hypot(x - 0.6, y) - 0.4)
+    inside = np.maximum(np.minimum(0.7 - np.abs(x + 0.15), 0.9 - np.abs(y)), handle)
+    relief = np.sqrt(np.maximum(0.5 - (x + 0.15) ** 2, 0))
+    glaze = _mix(_rgb(0x3060A0), _rgb(0xE8E8F0), _step(0.32, 0.28, np.abs(y)))
+    _put(scene, (inside, relief, glaze), [width_px // 2, height_px // 2], radius_px, _light(rng), 0.5)
+    return scene
+
+
+def _light(rng: Rng) -> Plane:
+    light: Plane = rng.uniform((-0.7, -0.8, 1), (0.7, -0.3, 1))
+    return light / np.linalg.norm(light)
 
 
 def _whole(x: Plane, y: Plane, fruit: Fruit, rng: Rng) -> Piece:

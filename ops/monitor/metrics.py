@@ -10,12 +10,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from features.errors import FruitsError
+from ops.status.answers import count_answers, count_unknown
 from store.aws import make_client
 from store.home import Home
 from store.models.pca_models import current_models
 from store.objects.faults import is_fault, reason
 from store.settings import Settings
 from store.state.heartbeat import MOVED_WITHIN
+from store.tables.files import data_files
+from store.tables.handles import OpenTables
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
 from streaming.micro_batch import BatchReport
 from streaming.planner import PlannerReport
 from streaming.service import StreamListener
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from types_boto3_cloudwatch.type_defs import MetricDatumTypeDef
 
 EVERY_S = 60.0
+# Files that came since the last time are read for it; in between its numbers are repeated.
+ANSWERS_EVERY_S = 3600.0
 # The service passes reports on five times a second while its query runs and nothing has failed.
 HEARD_WITHIN_S = 15.0
 # What CloudWatch takes in one request, and what is kept while it takes nothing: half an hour and more.
@@ -38,8 +44,10 @@ def with_metrics(settings: Settings, watcher: StreamListener, warn: Callable[[st
 
     Each minute: `Alive` (1, and only while the stream works), `Photos`, `Rejects` (all, and by `Reason`),
     `PhotosPerSecond`, `StageSeconds` by `Stage` of the batches that ended, `BacklogFiles`, `BacklogBytes`,
-    `BacklogAgeSeconds` of the oldest file that waits (0 when none does) and `PcaVersion`, the served one. What
-    CloudWatch does not take is sent a minute later with its time; `warn` is called once in each outage.
+    `BacklogAgeSeconds` of the oldest file that waits (0 when none does) and `PcaVersion`, the served one. As of at most
+    an hour ago: `Answers` of the last 28 days to photos with a label, their `AccuracyPercent`, `Named` photos of today
+    and their `UnknownPercent`. What CloudWatch does not take is sent a minute later with its time; `warn` is called
+    once in each outage.
     Raises InvalidSetting when no region is known.
     """
     if settings.metrics is None:
@@ -47,7 +55,7 @@ def with_metrics(settings: Settings, watcher: StreamListener, warn: Callable[[st
         return
     # The end of the stream waits for the last try.
     client: CloudWatchClient = make_client("cloudwatch", settings.s3_region, attempts=4, read_timeout_s=10)
-    with Metrics(client, settings.metrics, settings.locations(), warn) as metrics:
+    with Metrics(client, settings.metrics, settings.locations(), settings.unknown_novelty, warn) as metrics:
 
         def on_batch(report: BatchReport) -> None:
             watcher.on_batch(report)
@@ -63,10 +71,21 @@ def with_metrics(settings: Settings, watcher: StreamListener, warn: Callable[[st
 class Metrics:
     """Adds up batches, and sends the sums from a thread of its own: each minute while entered, and once when left."""
 
-    def __init__(self, client: "CloudWatchClient", namespace: str, home: Home, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        client: "CloudWatchClient",
+        namespace: str,
+        home: Home,
+        unknown_above: float,
+        warn: Callable[[str], None],
+    ) -> None:
         self._client = client
         self._namespace = namespace
         self._home = home
+        self._unknown_above = unknown_above
+        self._tables = OpenTables(home)
+        self._counted_at_s = float("-inf")
+        self._answers: dict[str, float] = {}
         self._warn = warn
         self._lock = threading.Lock()
         self._since_s = time.monotonic()
@@ -107,6 +126,8 @@ class Metrics:
             now = datetime.now(UTC)
             alive = [_datum(now, "Alive", "Count", 1)] if self._is_alive(now) else []
             self._send([*alive, *self._counts(now), *self._served(now)])
+            # After what must not wait for so many files to be read.
+            self._count_answers(now)
 
     def _is_alive(self, now: datetime) -> bool:
         with self._lock:
@@ -150,7 +171,34 @@ class Metrics:
         except FruitsError as error:
             self._warn(f"The served PCA version is not reported to CloudWatch: {reason(error)}.")
             return []
-        return [] if version is None else [_datum(now, "PcaVersion", "None", version)]
+        if version is None:
+            return []
+        answers = [
+            _datum(now, name, "Percent" if name.endswith("Percent") else "Count", value)
+            for name, value in self._answers.items()
+        ]
+        return [_datum(now, "PcaVersion", "None", version), *answers]
+
+    def _count_answers(self, now: datetime) -> None:
+        if time.monotonic() - self._counted_at_s < ANSWERS_EVERY_S:
+            return
+        self._counted_at_s = time.monotonic()
+        try:
+            serving, today = current_models(self._home).serving, now.date()
+            if serving is None:
+                return
+            files, projections = (data_files(self._tables.look(table)[0]) for table in (FEATURE_ROWS, PROJECTION_ROWS))
+            accuracy = count_answers(self._home, files, today).accuracy
+            unknown = count_unknown(self._home, projections, serving, today, self._unknown_above)
+        except FruitsError as error:
+            self._warn(f"The accuracy of the answers is not reported to CloudWatch: {reason(error)}.")
+            self._answers = {}
+            return
+        self._answers = {"Answers": accuracy.of, "Named": unknown.of}
+        if accuracy.share is not None:
+            self._answers["AccuracyPercent"] = 100 * accuracy.share
+        if unknown.share is not None:
+            self._answers["UnknownPercent"] = 100 * unknown.share
 
     def _send(self, data: "Sequence[MetricDatumTypeDef]") -> None:
         self._unsent = [*self._unsent, *data][-MOST_DATA:]

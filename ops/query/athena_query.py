@@ -50,6 +50,9 @@ def _literal(value: Value) -> str:
     # Athena puts these in the place of the question marks, as SQL.
     if isinstance(value, date):
         return f"CAST('{value.isoformat()}' AS date)"
+    if isinstance(value, float):
+        # Without an exponent it would be a decimal.
+        return f"{value}e0" if "e" not in str(value) else str(value)
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 

@@ -2,7 +2,7 @@
 
 A header is a block of comment lines: what the query answers; a line for each parameter,
 `-- name: type: what it is` or `-- name: type = default: what it is`; and `-- none: `, what it means that no row comes.
-The types are varchar, integer and date. Athena knows parameters by their place only, and only below WHERE
+The types are varchar, integer, double and date. Athena knows parameters by their place only, and only below WHERE
 (docs.aws.amazon.com/athena/latest/ug/querying-with-prepared-statements.html). So the file holds one `?` for each
 parameter, in the order of the header, and is valid Athena SQL as it stands.
 """
@@ -20,8 +20,8 @@ from typing import Literal, cast, get_args
 from features.errors import InvalidSetting
 from store.objects.location import to_nfc
 
-Kind = Literal["varchar", "integer", "date"]
-Value = str | int | date
+Kind = Literal["varchar", "integer", "double", "date"]
+Value = str | int | float | date
 
 _PARAMETER = re.compile(
     rf"(?P<name>[a-z_]+): (?P<kind>{'|'.join(get_args(Kind))})(?: = (?P<default>[^:]+))?: (?P<what>.+)"
@@ -132,6 +132,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _double(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", text):
+        raise ValueError("a number like 0.99")
+    return float(text)
+
+
 def _date(text: str) -> date:
     if ago := _DAYS_AGO.fullmatch(text):
         return datetime.now(UTC).date() - timedelta(days=int(ago[1]))
@@ -141,4 +147,9 @@ def _date(text: str) -> date:
         raise ValueError("a day like 2026-10-31 or '7 days ago'") from error
 
 
-_PARSED: dict[Kind, Callable[[str], Value]] = {"varchar": _varchar, "integer": _integer, "date": _date}
+_PARSED: dict[Kind, Callable[[str], Value]] = {
+    "varchar": _varchar,
+    "integer": _integer,
+    "double": _double,
+    "date": _date,
+}

@@ -23,6 +23,11 @@ PCA_ROWS_DOUBLED = 1.0
 SWITCH_TAKES = timedelta(hours=1)
 # A query opens each of them. A trigger of 2 s leaves at most 5400 in the three tables between two hourly maintenances.
 MANY_COMPACTABLE_FILES = 6000
+# As the alarms LowAccuracy and ManyUnknown of the stack: of few photos a share says little.
+FEWEST_ANSWERS = 300
+LOW_ACCURACY = 0.50
+FEWEST_NAMED = 100
+MANY_UNKNOWN = 0.20
 
 _RESTORE = "Find out who changed the tables, and restore them."
 
@@ -147,6 +152,7 @@ def _advice(status: Status, min_rows: int) -> Iterator[tuple[str, str]]:
     if queue is not None and queue.refused:
         yield "queue_unseen", f"The queue cannot be seen: {queue.refused}"
     yield from _advice_on_pca(status, min_rows)
+    yield from _advice_on_names(status)
     if status.compactable_files > MANY_COMPACTABLE_FILES:
         files = f"{status.compactable_files:,} small files"
         yield "small_files", f"{files} could be few large ones; run `fruits maintain`, best every hour."
@@ -177,3 +183,19 @@ def _advice_on_pca(status: Status, min_rows: int) -> Iterator[tuple[str, str]]:
             f"{name} is {duration(age)} old, fitted on {newest.rows:,} rows, and {newest.rows_since:,} came since"
         )
         yield "pca_old", f"{sentence}; run `fruits refit --reproject`."
+
+
+def _advice_on_names(status: Status) -> Iterator[tuple[str, str]]:
+    accuracy, unknown = status.accuracy, status.unknown
+    if accuracy.share is not None and accuracy.of >= FEWEST_ANSWERS and accuracy.share < LOW_ACCURACY:
+        yield (
+            "low_accuracy",
+            f"Only {accuracy.share:.0%} of {accuracy.of:,} answers were right; `fruits query accuracy` tells of which "
+            "labels, `fruits query suspects` which labels may be wrong.",
+        )
+    if unknown.share is not None and unknown.of >= FEWEST_NAMED and unknown.share > MANY_UNKNOWN:
+        yield (
+            "many_unknown",
+            f"{unknown.share:.0%} of today's photos show what the served version does not know; `fruits query unknown` "
+            "lists them: other things, or fruit in need of labels and of `fruits refit --reproject`.",
+        )

@@ -13,6 +13,8 @@ from deltalake import DeltaTable
 
 from batch.maintain.compaction import BIG_ENOUGH_BYTES, groups_to_compact
 from ops.query.query import connect
+from ops.share import Share, share_of
+from ops.status.answers import count_answers, count_unknown
 from ops.status.queue_status import QueueStatus, read_queue_status
 from ops.status.verification import check_invariants, count_rows
 from store.home import Home
@@ -21,6 +23,7 @@ from store.models.registry import current_featurizer, describe_featurizer
 from store.objects.faults import retry_storage
 from store.objects.landing import LandedObject, list_pages
 from store.objects.landing_files import SkippedFiles
+from store.setting_fields import SettingFields
 from store.state.heartbeat import FinishedBatch, Heartbeat, is_alive, read_heartbeat
 from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
@@ -35,6 +38,7 @@ from streaming.planner import only_new_since
 # With a trigger of 2 s a table gets up to 1800 files an hour, which stay until the hour is over. With fewer than these,
 # it is not worth finding out which of them maintenance would compact.
 MANY_SMALL_FILES = 500
+NONE = share_of(0, 0)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ class Switch:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """The served or the next PCA version: fitted on `rows`; `rows_since` are in files committed after the fit."""
+    """The served or the next PCA version: fitted on `rows`; `rows_since` are in files committed after the fit.
+
+    `labels` is how many labels it names; `calibrated` says that its confidences were fitted to photos that came later.
+    """
 
     version: int
     featurizer: str
@@ -82,6 +89,8 @@ class ModelStatus:
     rows_since: int
     parent: int | None
     drift_rad: float | None
+    labels: int = 0
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,9 @@ class Status:
 
     `backlog` is what has no rows yet, planned or not: as the stream said at `backlog_as_of`, or as a listing found it.
     `passed_over` counts by kind what the landing's listing skips on purpose; there are examples only if this call
-    listed it. `uncleared` photos have their rows, and the stream could not delete or archive them.
+    listed it. `uncleared` photos have their rows, and the stream could not delete or archive them. `accuracy` counts
+    the answers to photos with a label since `answers_since`; `unknown` those photos of today that the served version
+    names and finds stranger than `unknown_above`.
     """
 
     home: str
@@ -148,16 +159,26 @@ class Status:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     passed_over_examples: Mapping[str, str] = field(default_factory=dict)
     uncleared: int = 0
+    answers_since: date | None = None
+    accuracy: Share = NONE
+    unknown: Share = NONE
+    unknown_above: float = SettingFields.unknown_novelty
 
 
 def read_status(
-    home: Home, verify: bool, queue: str | None = None, count: bool = False, tables: OpenTables | None = None
+    home: Home,
+    verify: bool,
+    queue: str | None = None,
+    count: bool = False,
+    tables: OpenTables | None = None,
+    unknown_above: float = SettingFields.unknown_novelty,
 ) -> Status:
     """The status of a home, read-only.
 
     A running stream says what waits. Without one, with `verify` and with `count`, the landing is listed and compared
     with everything that was ever planned. `queue` is the URL to ask about where no stream named one; `tables` given
-    again have their logs read once. Raises StateDamaged, StorageUnavailable.
+    again have their logs read once. Photos of a novelty above `unknown_above` are unknown. Raises StateDamaged,
+    StorageUnavailable.
     """
     looked_at = datetime.now(UTC)
     heartbeat = read_heartbeat(home)
@@ -211,6 +232,9 @@ def read_status(
         messages = running_vitals.messages
         if window_s := running_vitals.window_s:
             pace = Pace(running_vitals.photos / max(window_s, 1.0), window_s)
+    today = looked_at.date()
+    # Without a served version nothing was ever answered, and no file needs to be read.
+    answers = count_answers(home, files[FEATURE_ROWS.name] if current.serving else (), today)
     return Status(
         home=home.root.uri,
         looked_at=looked_at,
@@ -220,7 +244,7 @@ def read_status(
         backlog=backlog,
         backlog_as_of=waiting.told_at if waiting else looked_at,
         pace=pace,
-        today=_today(files, states[REJECT_ROWS.name][0], looked_at.date()),
+        today=_today(files, states[REJECT_ROWS.name][0], today),
         queue=read_queue_status(url, home.landing.s3_region, messages) if url else None,
         featurizer=featurizer,
         weights=describe_featurizer(home, featurizer).source if featurizer else None,
@@ -232,6 +256,10 @@ def read_status(
         passed_over=dict(passed_over.counts),
         passed_over_examples=dict(passed_over.examples),
         uncleared=vitals.uncleared if vitals else 0,
+        answers_since=answers.since,
+        accuracy=answers.accuracy,
+        unknown=count_unknown(home, files[PROJECTION_ROWS.name], current.serving, today, unknown_above),
+        unknown_above=unknown_above,
     )
 
 
@@ -280,6 +308,8 @@ def _model_status(home: Home, version: int, feature_files: Iterable[DataFile]) -
         rows_since=sum(file.rows for file in feature_files if file.committed_at > meta.fitted_at),
         parent=meta.parent,
         drift_rad=meta.drift_rad,
+        labels=meta.labels,
+        calibrated=meta.calibrated,
     )
 
 

@@ -59,14 +59,14 @@ def write_projections(
     Raises StorageUnavailable; replay writes another file, and only one of the two is ever committed.
     """
     kept = {name: rows[name] for name in (*KEPT_COLUMNS, "ingested_at")}
-    columns = kept | {"pca": vectors_column(projected.coordinates)} | _name_columns(projected)
+    columns = kept | {"pca": vectors_column(projected.coordinates)} | name_columns(projected)
     partition = {"pca_version": str(projected.meta.version), "ingest_date": ingest_date.isoformat()}
     return write_file(home, PROJECTION_ROWS, columns, partition)
 
 
 def answer_columns(projected: Projected) -> dict[str, pa.Array]:
     """What the app was answered: the columns of `features` for rows that the served version has named."""
-    named, version = _name_columns(projected), pa.scalar(projected.meta.version, pa.int32())
+    named, version = name_columns(projected), pa.scalar(projected.meta.version, pa.int32())
     if not named:
         return {}
     answer, confidence = named["predicted"], named["confidence"]
@@ -77,7 +77,8 @@ def answer_columns(projected: Projected) -> dict[str, pa.Array]:
     }
 
 
-def _name_columns(projected: Projected) -> dict[str, pa.Array]:
+def name_columns(projected: Projected) -> dict[str, pa.Array]:
+    """The columns of `projections` for what a version says of rows; none when it has no classifier."""
     names = projected.names
     if names is None:
         return {}

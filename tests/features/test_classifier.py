@@ -14,6 +14,7 @@ from features.classifier import (
     TooFewLabels,
     Within,
     name_rows,
+    nearest_labels,
     softmax,
     squared_distances,
     within_labels,
@@ -179,6 +180,15 @@ def test_later_photos_make_confidences_true() -> None:
         return calibration_error(names.confidences[:, 0], is_right)
 
     assert error(calibrated) < 0.05 < error(replace(calibrated, temperature=20.0))
+
+
+def test_a_calibrated_classifier_was_tried_as_it_names() -> None:
+    vectors, labels = photos(400)
+    later, their_labels = photos(1000, seed=7)
+    calibrated = calibrate(within_labels(summed(vectors, list(labels)), 10), HeldOut(later, their_labels))
+    names = name_rows(calibrated, later)
+    assert np.sort(names.distances) == pytest.approx(calibrated.strange_distances, rel=1e-3)
+    assert (nearest_labels(calibrated, later) == names.places[:, 0]).all()
 
 
 def test_few_later_photos_calibrate_nothing() -> None:

@@ -32,6 +32,7 @@ NEEDED = {
     "query": ("SELECT 1",),
     "erase": ("--source", "kiwi/a.jpg", "--yes"),
     "models show": ("1",),
+    "models compare": ("1", "2"),
     "models use": ("1",),
     "rejects show": ("kiwi/a.jpg",),
     "rejects retry": ("--reason", "missing"),

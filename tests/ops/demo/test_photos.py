@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from ops.demo import photos as painter
-from ops.demo.photos import FEWEST_FILES, DemoFile, demo_files
+from ops.demo.photos import FEWEST_FILES, MUG, DemoFile, demo_files
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,19 @@ def test_applying_the_orientation_gives_the_upright_picture() -> None:
 def test_default_plan_mixes_labels_formats_and_sizes() -> None:
     shots = [shot for shot in painter._plan(80, 2026) if not shot.flaw]
     assert len(shots) == 76
-    assert min(Counter(shot.label for shot in shots).values()) >= 7
+    assert min(Counter(shot.shows for shot in shots if shot.shows != MUG).values()) >= 6
     assert Counter(shot.long_side_px for shot in shots)[4032] == 3
     formats = Counter(shot.format for shot in shots)
     assert formats["PNG"] == formats["WEBP"] == formats["HEIF"] == 4
+
+
+def test_one_photo_is_in_a_wrong_folder_and_one_without_a_folder_shows_no_fruit() -> None:
+    shots = painter._plan(80, 2026)
+    places = [place for place, shot in enumerate(shots) if shot.key.split("/")[0] != shot.shows]
+    wrong, mug = (shots[place] for place in places)
+    assert places[0] < 40 and places[1] >= 64 and not wrong.flaw and not mug.flaw
+    assert wrong.key.split("/")[0] in painter.FRUITS
+    assert mug.shows == MUG and "/" not in mug.key and painter._photo(mug)
 
 
 def test_seed_alone_decides_every_byte(files: list[DemoFile]) -> None:

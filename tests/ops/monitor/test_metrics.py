@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import boto3
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
 from bootstrap.aws.template import read_template
+from features.classifier import squared_distances
 from features.errors import InvalidSetting
 from ops.monitor import metrics
 from ops.monitor.metrics import with_metrics
@@ -28,6 +30,7 @@ from streaming.micro_batch import BatchReport
 from streaming.planner import PlannerReport
 from streaming.service import StreamListener, stream_in
 from tests.conftest import REGION
+from tests.support.named_home import KINDS, classifier_of, commit_named, photos_of, publish
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, stream_process
 
@@ -125,7 +128,47 @@ def test_a_minute_is_added_up(local_settings: MakeSettings, cloudwatch: "CloudWa
     assert told["PhotosPerSecond"]["Maximum"] > 0
     assert told["Alive"]["Maximum"] == 1
     assert (len(inner.reports), len(inner.news)) == (2, 1)
-    assert {"Alive", "BacklogAgeSeconds", "Photos", "Rejects"} == _alarmed() <= told.keys()
+    of_answers = {"Answers", "AccuracyPercent", "Named", "UnknownPercent"}
+    assert _alarmed() == {"Alive", "BacklogAgeSeconds", "Photos", "Rejects"} | of_answers
+    assert _alarmed() - of_answers <= told.keys()
+
+
+def test_the_accuracy_and_the_share_of_unknowns_are_told_once_there_are_answers(
+    local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
+) -> None:
+    settings = local_settings(metrics=namespace)
+    home, labels = settings.places(), [*KINDS] * 12
+    known = classifier_of(photos_of(labels, 1), labels)
+    ordinary = np.sort(squared_distances(known, photos_of(labels, 2)).min(axis=1))
+    model = publish(home, 1, replace(known, strange_distances=ordinary))
+    shown = ["kiwi", "lime", "plum", "a shoe"]
+    today = datetime.now(UTC).date()
+    commit_named(home, 1, today, photos_of(shown, 3), ["kiwi", "lime", "kiwi", None], [model], model)
+    with with_metrics(settings, Run().watcher, print) as watcher:
+        watcher.on_planner_report(_news())
+        _until(lambda: "UnknownPercent" in _told(cloudwatch, namespace, "UnknownPercent"))
+    told = _told(cloudwatch, namespace, "Answers", "AccuracyPercent", "Named", "UnknownPercent")
+    assert {name: told[name]["Maximum"] for name in told} == {
+        "Answers": 3,
+        "AccuracyPercent": pytest.approx(200 / 3),
+        "Named": 4,
+        "UnknownPercent": 25,
+    }
+
+
+def test_where_the_answers_cannot_be_counted_the_stream_goes_on(
+    local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str
+) -> None:
+    settings = local_settings(metrics=namespace)
+    home, said = settings.places(), list[str]()
+    publish(home, 1, None)
+    commit_named(home, 1, datetime.now(UTC).date(), photos_of(KINDS, 3), KINDS, [])
+    [file] = (home.root.directory / "features").rglob("*.parquet")
+    file.write_bytes(b"this is not parquet")
+    with with_metrics(settings, Run().watcher, said.append):
+        _until(lambda: bool(said))
+    assert "The accuracy of the answers is not reported to CloudWatch: " in said[0]
+    assert "Photos" in _told(cloudwatch, namespace, "Photos")
 
 
 def _alarmed() -> set[str]:

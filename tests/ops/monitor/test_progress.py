@@ -262,5 +262,6 @@ def test_the_smallest_demo_works_and_speaks_to_people_in_a_pipe(tmp_path: Path) 
     done = subprocess.run([*command, "--weights", "untrained:7"], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "Version 1 is served." in done.stdout
+    assert "It names no fruit." in done.stdout
     assert "Done: 8 photos and 4 rejects" in done.stdout
     assert [line for line in done.stdout.splitlines() if line.startswith("{")] == []

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sqlglot
 from numpy.typing import NDArray
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 from sqlglot import ErrorLevel, exp
 from typer.testing import CliRunner
 
@@ -24,6 +25,7 @@ from ops.query.named_queries import NamedQuery, named_queries, named_query, read
 from ops.query.query import InvalidQuery, connect, run_query, to_duckdb
 from store.home import Home
 from store.models.pca_models import begin_switch, finish_switch
+from store.setting_fields import SettingFields
 from store.settings import load_settings
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
@@ -63,6 +65,36 @@ class Photo:
         spread = np.array([9, 3, 1], np.float32)
         return np.random.default_rng((self.image, version)).normal(size=3).astype(np.float32) * spread
 
+    @property
+    def answer(self) -> str | None:
+        """What the app was answered: nothing before there was a version."""
+        return None if self.day == LONG_AGO else NAMES[self.image % 2]
+
+    def named(self, version: int) -> "Named":
+        random = np.random.default_rng((self.image, version, 1))
+        names = [NAMES[place] for place in random.permutation(len(NAMES))[:3]]
+        confidences = np.sort(random.random(3).astype(np.float32) / 3)[::-1]
+        distance, novelty = random.random(2).astype(np.float32)
+        in_fit = self.label == "kiwi" and self.day == MONDAY
+        return Named(names, confidences.tolist(), float(100 * distance), float(novelty), in_fit)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a version says of a photo; it knows no lime."""
+
+    names: list[str]
+    confidences: list[float]
+    distance: float
+    novelty: float
+    in_fit: bool
+
+    @property
+    def odds(self) -> dict[str, float]:
+        return dict(zip(self.names, self.confidences, strict=True))
+
+
+NAMES = ["kiwi", "it's", "é_%", "pêche"]
 
 PHOTOS = [
     *(Photo(n, f"kiwi/{n}.jpg", "kiwi", MONDAY, 100 * n**2, 1000 + n) for n in range(1, 8)),
@@ -130,11 +162,21 @@ def _feature_rows(photos: Sequence[Photo], batch: int) -> dict[str, Any]:
         "width": [640] * rows,
         "height": [480] * rows,
         "features": vectors_column(np.zeros((rows, 1280), np.float32)),
+        "answer": [photo.answer for photo in photos],
     }
 
 
 def _projection_rows(photos: Sequence[Photo], batch: int, version: int) -> dict[str, Any]:
-    return _shared(photos, batch) | {"pca": vectors_column(np.stack([photo.pca(version) for photo in photos]))}
+    named = [photo.named(version) for photo in photos]
+    return _shared(photos, batch) | {
+        "pca": vectors_column(np.stack([photo.pca(version) for photo in photos])),
+        "predicted": [one.names[0] for one in named],
+        "confidence": [one.confidences[0] for one in named],
+        "top3": [[{"label": name, "confidence": odds} for name, odds in one.odds.items()] for one in named],
+        "distance": [one.distance for one in named],
+        "novelty": [one.novelty for one in named],
+        "in_fit": [one.in_fit for one in named],
+    }
 
 
 def _reject_rows(rejects: Sequence[tuple[date, str, str]], batch: int) -> dict[str, Any]:
@@ -326,6 +368,75 @@ def test_drift_is_told_for_each_version_and_day(home: Home) -> None:
         assert row["by_chance"] == pytest.approx(by_chance)
 
 
+def test_accuracy_counts_the_answers_that_the_app_got(home: Home) -> None:
+    right: dict[tuple[date, str | None], list[bool]] = defaultdict(list)
+    for photo in RECENT:
+        week = photo.day - timedelta(days=photo.day.weekday())
+        if photo.label is not None:
+            for label in (photo.label, None):
+                right[week, label].append(photo.answer == photo.label)
+
+    found = _answer(home, "accuracy", since=MONDAY)
+
+    assert [(row["week"], row["label"]) for row in found] == sorted(
+        right, key=lambda key: (key[0], key[1] is None, key[1])
+    )
+    for row in found:
+        of = right[row["week"], row["label"]]
+        interval = binomtest(sum(of), len(of)).proportion_ci(0.95, "wilson")
+        assert (row["answers"], row["correct"]) == (len(of), sum(of))
+        assert row["percent"] == pytest.approx(100 * np.mean(of), abs=0.06)
+        assert (row["low"], row["high"]) == pytest.approx((100 * interval.low, 100 * interval.high), abs=0.06)
+
+
+def test_confusion_counts_photos_by_label_and_name(home: Home) -> None:
+    pairs = Counter((photo.label, photo.named(SERVED).names[0]) for photo in PHOTOS if photo.label is not None)
+    of_label = Counter(photo.label for photo in PHOTOS)
+    expected = {(*pair, number) for pair, number in pairs.items() if pair[0] != pair[1]}
+
+    found = _answer(home, "confusion", limit=100)
+
+    assert {(row["label"], row["predicted"], row["photos"]) for row in found} == expected
+    assert [row["photos"] for row in found] == sorted((row["photos"] for row in found), reverse=True)
+    for row in found:
+        assert row["of_label"] == of_label[row["label"]]
+        assert row["percent"] == pytest.approx(100 * row["photos"] / row["of_label"], abs=0.06)
+    assert _answer(home, "confusion", limit=1) == found[:1]
+
+
+def test_suspects_are_photos_whose_label_the_version_knows_and_does_not_believe(home: Home) -> None:
+    doubted = [photo for photo in PHOTOS if photo.label == "kiwi" and photo.named(SERVED).names[0] != "kiwi"]
+
+    def odds(photo: Photo) -> float:
+        named = photo.named(SERVED)
+        return named.odds.get("kiwi", named.confidences[-1]) / named.confidences[0]
+
+    expected = sorted(doubted, key=lambda photo: (odds(photo), photo.named(SERVED).distance, photo.source))
+    found = _answer(home, "suspects")
+
+    assert [row["source"] for row in found] == [photo.source for photo in expected]
+    assert [row["predicted"] for row in found] == [photo.named(SERVED).names[0] for photo in expected]
+    assert [row["label_confidence"] for row in found] == [photo.named(SERVED).odds.get("kiwi") for photo in expected]
+    assert _answer(home, "suspects", limit=2) == found[:2]
+
+
+def test_unknown_are_the_photos_above_a_novelty_the_strangest_first(home: Home) -> None:
+    strange = [photo for photo in RECENT if photo.named(SERVED).novelty > 0.6]
+    expected = sorted(strange, key=lambda photo: (-photo.named(SERVED).distance, photo.source))
+
+    found = _answer(home, "unknown", novelty=0.6)
+
+    assert [row["source"] for row in found] == [photo.source for photo in expected]
+    assert [row["distance"] for row in found] == [photo.named(SERVED).distance for photo in expected]
+    assert _answer(home, "unknown", novelty=0.6, limit=1) == found[:1]
+    assert _answer(home, "unknown", novelty=1) == []
+
+
+def test_photos_are_unknown_above_the_same_novelty_as_in_status() -> None:
+    [novelty] = [parameter for parameter in named_query("unknown").parameters if parameter.name == "novelty"]
+    assert novelty.default == str(SettingFields.unknown_novelty)
+
+
 @pytest.mark.parametrize("query", named_queries(), ids=lambda query: query.name)
 def test_a_home_with_empty_tables_gives_no_rows(query: NamedQuery, tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path)).places()
@@ -357,6 +468,8 @@ def damaged(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
         ("varchar", "it's", "it's"),
         ("integer", "7", 7),
         ("integer", "0012", 12),
+        ("double", "0.99", 0.99),
+        ("double", "1", 1.0),
         ("date", "2026-02-28", date(2026, 2, 28)),
         ("date", "1 day ago", TODAY - timedelta(days=1)),
         ("date", "0 days ago", TODAY),
@@ -376,6 +489,8 @@ def test_values_have_their_types(kind: str, text: str, value: object) -> None:
         ("integer", "1e3", "a whole number from 1"),
         ("integer", "٣", "a whole number from 1"),
         ("integer", str(2**31), "a whole number from 1"),
+        ("double", "-0.5", "--x must be a number like 0.99, not '-0.5'"),
+        ("double", "nan", "a number like 0.99"),
         ("date", "2026-02-29", "--x must be a day like 2026-10-31 or '7 days ago', not '2026-02-29'"),
         ("date", "20260228", "a day like"),
         ("date", "yesterday", "a day like"),

@@ -27,7 +27,7 @@ from store.settings import load_settings
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
 from store.tables.handles import create_tables, open_table
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from store.tables.schemas import FEATURE_ROWS, NAME_COLUMNS, PROJECTION_ROWS, REJECT_ROWS
 from tests.conftest import REGION
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def test_a_filter_skips_the_files_it_rules_out(own_home: Home) -> None:
 @pytest.fixture
 def projected(own_home: Home) -> Home:
     """Such a home with projections of all its photos by versions 1 and 2, and none served yet."""
-    kept = ", ".join(name for name in PROJECTION_ROWS.file_schema.names if name != "pca")
+    kept = ", ".join(name for name in PROJECTION_ROWS.file_schema.names if name not in ("pca", *NAME_COLUMNS))
     for batch in (1, 2, 3):
         day = MONDAY + timedelta(days=batch - 1)
         rows = run_query(connect(own_home), f"SELECT {kept} FROM features WHERE batch = {batch}").to_pydict()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bootstrap.aws.template import read_template
+from ops.share import share_of
 from ops.status import health
 from ops.status.health import assess_health
 from ops.status.queue_status import QueueStatus
@@ -125,6 +126,8 @@ NEXT = replace(MODEL, version=4, fitted_at=NOW - timedelta(minutes=61))
     ("found", "name", "does"),
     [
         (replace(SOUND, today=Today(NOW.date(), 179, 20, {})), "many_rejects", "10% of today's uploads"),
+        (replace(SOUND, accuracy=share_of(149, 300)), "low_accuracy", "Only 50% of 300 answers were right"),
+        (replace(SOUND, unknown=share_of(21, 100)), "many_unknown", "21% of today's photos show what"),
         (replace(SOUND, queue=replace(QUEUE, unknown=1)), "unknown_messages", "1 message of the queue"),
         (replace(SOUND, queue=QueueStatus(QUEUE.url, refused="There is no queue.")), "queue_unseen", "no queue."),
         (replace(SOUND, stream=STOPPED, unfinished_batches=[9, 10]), "unfinished_batches", "9, 10"),
@@ -174,3 +177,7 @@ def test_the_thresholds_are_those_of_the_alarms() -> None:
     assert _alarm("ManyRejects")["Threshold"] == 100 * health.MANY_REJECTS
     assert f"rejects >= {health.FEWEST_REJECTS}," in _alarm("ManyRejects")["Metrics"][0]["Expression"]
     assert _alarm("DeadLetters")["Threshold"] == 0
+    assert _alarm("LowAccuracy")["Threshold"] == 100 * health.LOW_ACCURACY
+    assert f"answers >= {health.FEWEST_ANSWERS}," in _alarm("LowAccuracy")["Metrics"][0]["Expression"]
+    assert _alarm("ManyUnknown")["Threshold"] == 100 * health.MANY_UNKNOWN
+    assert f"named >= {health.FEWEST_NAMED}," in _alarm("ManyUnknown")["Metrics"][0]["Expression"]

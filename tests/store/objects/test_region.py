@@ -198,6 +198,7 @@ COMMANDS = [
     ("models",),
     ("models", "list"),
     ("models", "show", "1"),
+    ("models", "compare", "1", "2"),
     ("models", "use", "1"),
     ("models", "prune"),
 ]

@@ -1,0 +1,1 @@
+"""The commands that are asked about photos as files."""

@@ -1,0 +1,35 @@
+-- How many of the answers that the app got were right, by week and label; a row without a label is the whole week.
+-- since: date = 28 days ago: the first day whose answers count
+-- none: No photo with a label got an answer since that day; answers come once `fruits refit --reproject` names fruit.
+WITH answers AS (
+    SELECT
+        CAST(date_trunc('week', ingest_date) AS date) AS week,
+        label,
+        CASE WHEN answer = label THEN 1e0 ELSE 0e0 END AS is_correct
+    FROM photos
+    WHERE ingest_date >= ? AND label IS NOT NULL AND answer IS NOT NULL
+),
+
+counted AS (
+    SELECT
+        week,
+        label,
+        count(*) AS answers,
+        CAST(sum(is_correct) AS bigint) AS correct,
+        avg(is_correct) AS share,
+        power(1.96e0, 2) / count(*) AS z2
+    FROM answers
+    GROUP BY GROUPING SETS ((week, label), (week))
+)
+
+-- By so few answers the true share is known only roughly: by 95 % it lies between low and high (Wilson's interval).
+SELECT
+    week,
+    label,
+    answers,
+    correct,
+    round(1e2 * share, 1) AS percent,
+    round(1e2 * (share + z2 / 2 - sqrt(z2 * (share * (1 - share) + z2 / 4))) / (1 + z2), 1) AS low,
+    round(1e2 * (share + z2 / 2 + sqrt(z2 * (share * (1 - share) + z2 / 4))) / (1 + z2), 1) AS high
+FROM counted
+ORDER BY week, label

@@ -1,0 +1,92 @@
+"""How right the service's answers were, and how many photos it does not know: counted from the tables."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ops.share import Share, share_of
+from store.home import Home
+from store.tables.files import DataFile, read_file
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
+
+ANSWERS_COUNT_FOR = timedelta(days=28)
+# As many files are read at a time: on S3 most of the time is waiting.
+_READERS = 16
+# Files never change, so a second look reads only new ones.
+_FILES_KEPT = 20_000
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to photos with a label, of the days from `since`, by the version that gave them."""
+
+    since: date
+    of_versions: Mapping[int, int] = field(default_factory=dict)
+    correct_of_versions: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> Share:
+        """How many of all answers were right: no refit and no pruned version changes it."""
+        return share_of(sum(self.correct_of_versions.values()), sum(self.of_versions.values()))
+
+    def accuracy_of(self, version: int) -> Share:
+        """The same of the answers that one version gave."""
+        return share_of(self.correct_of_versions.get(version, 0), self.of_versions.get(version, 0))
+
+
+def count_answers(home: Home, feature_files: Iterable[DataFile], today: date) -> Answers:
+    """The answers of the last 28 days (UTC), from those days' files. Raises StateDamaged, StorageUnavailable."""
+    since = today - ANSWERS_COUNT_FOR + timedelta(days=1)
+    paths = [file.path for file in feature_files if file.partition["ingest_date"] >= since]
+    answers, correct = Counter[int](), Counter[int]()
+    with ThreadPoolExecutor(_READERS) as readers:
+        for given, right in readers.map(lambda path: _answers_in(home, path), paths):
+            answers.update(given)
+            correct.update(right)
+    return Answers(since, dict(answers), dict(correct))
+
+
+def count_unknown(
+    home: Home, projection_files: Iterable[DataFile], version: int | None, today: date, above: float
+) -> Share:
+    """Of the photos of today (UTC) that a version names, those of a novelty `above` this. Raises as `count_answers`."""
+    paths = [
+        file.path
+        for file in projection_files
+        if file.partition["ingest_date"] == today and file.partition["pca_version"] == version
+    ]
+    with ThreadPoolExecutor(_READERS) as readers:
+        counts = list(readers.map(lambda path: _unknown_in(home, path, above), paths))
+    return share_of(sum(unknown for unknown, _ in counts), sum(photos for _, photos in counts))
+
+
+@lru_cache(maxsize=_FILES_KEPT)
+def _answers_in(home: Home, path: str) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    answers, correct = Counter[int](), Counter[int]()
+    for rows in read_file(home, FEATURE_ROWS, path, ["label", "answer", "answer_version"]):
+        # The accents of older rows may not be composed.
+        label, answer = (pc.utf8_normalize(rows[name], "NFC") for name in ("label", "answer"))
+        is_given = pc.and_(pc.is_valid(label), pc.is_valid(answer))
+        answers.update(_counts(rows["answer_version"].filter(is_given)))
+        correct.update(_counts(rows["answer_version"].filter(pc.equal(label, answer))))
+    return answers, correct
+
+
+def _counts(versions: pa.Array) -> dict[int, int]:
+    return {pair["values"]: pair["counts"] for pair in versions.value_counts().to_pylist()}
+
+
+@lru_cache(maxsize=_FILES_KEPT)
+def _unknown_in(home: Home, path: str, above: float) -> tuple[int, int]:
+    unknown = photos = 0
+    for rows in read_file(home, PROJECTION_ROWS, path, ["novelty"]):
+        novelty = rows["novelty"]
+        photos += len(novelty) - novelty.null_count
+        unknown += pc.greater(novelty, above).true_count
+    return unknown, photos
