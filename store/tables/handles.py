@@ -1,6 +1,7 @@
 """The Delta tables of a home: created, opened, kept open, and which batches they have."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -185,8 +186,13 @@ def load_table(home: Home, table: Table) -> DeltaTable | None:
     except TableNotFoundError:
         return None
     except DeltaError as error:
-        # What storage says comes as OSError.
+        # What storage says comes as OSError, unless it is of a checkpoint.
+        if _STORAGE_FAULT.search(str(error)):
+            raise
         raise StateDamaged(f"The table {location.uri} cannot be read; restore it. {reason(error)}.") from error
+
+
+_STORAGE_FAULT = re.compile(r"Generic \w+ error: ")
 
 
 def create_table(home: Home, table: Table) -> DeltaTable:
