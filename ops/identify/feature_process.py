@@ -48,6 +48,8 @@ class FeatureProcess:
         DecoderUnavailable when no process can do its work.
         """
         while True:
+            if self._is_closed:
+                raise DecoderUnavailable("A decoder process did not answer: it was ended; try again.")
             self.begin()
             assert self._process is not None
             is_new = not self._has_met_photos
@@ -59,7 +61,7 @@ class FeatureProcess:
                 return _features(_checked(*ask(self._process, body, START_S + self._limits.max_decode_s)))
             except (OSError, EOFError) as error:
                 code = self._end()
-                if self._is_closed or code is None or code >= 0 or not self._has_met_photos:
+                if code is None or code >= 0 or not self._has_met_photos:
                     raise DecoderUnavailable(
                         f"A decoder process did not answer: {error or 'it ended'}; try again."
                     ) from error
@@ -69,9 +71,10 @@ class FeatureProcess:
     def close(self) -> None:
         """End the process; a thread that waits for it gets DecoderUnavailable."""
         self._is_closed = True
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.communicate()
 
     def _end(self) -> int | None:
         """The exit code of a process that does not answer any more; None for one that goes on, which is killed."""

@@ -35,8 +35,7 @@ class FileFeaturizer:
 
     def __init__(self, limits: Limits, files: Sequence[str]) -> None:
         self._limits, self._files = limits, files
-        # One more than cores: while it waits for its next photo, another one works.
-        self._processes = [FeatureProcess(limits) for _ in range(min(len(files), _cores() + 1))]
+        self._processes = [FeatureProcess(limits) for _ in range(min(len(files), _cores()))]
         self._processes[0].begin()
 
     def __enter__(self) -> "FileFeaturizer":

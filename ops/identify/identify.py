@@ -1,5 +1,7 @@
 """What the served version says of files: their names, and the known photos nearest to them."""
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
@@ -23,6 +25,8 @@ from store.tables.schemas import PROJECTION_ROWS
 
 # For few rows at a time the threads of NumPy cost several times what they do: 2.7 ms a photo by 32, 0.4 ms by 256.
 NAMED_FILES = 256
+# Whoever reads the answers waits no longer for the next ones.
+NAMED_WITHIN_S = 1.0
 # The tables are read once for each so many files.
 COMPARED_FILES = 1024
 
@@ -80,7 +84,8 @@ def identified(
     `nearest` and `load_network`.
     """
     common = {"calibrated": model.classifier is not None and model.classifier.calibrated, "version": model.meta.version}
-    for files, projected in _projected(home, model, featurizer, COMPARED_FILES if neighbours else NAMED_FILES):
+    most, within_s = (COMPARED_FILES, math.inf) if neighbours else (NAMED_FILES, NAMED_WITHIN_S)
+    for files, projected in _projected(home, model, featurizer, most, within_s):
         names = pa.table(name_columns(projected)).select(_SAID).to_pylist()
         near = _nearest(home, files, projected, neighbours) if neighbours else [[]] * len(names)
         said = iter([name | {"neighbours": some} for name, some in zip(names, near, strict=True)])
@@ -104,7 +109,7 @@ def similar(home: Home, model: PcaModel, featurizer: FileFeaturizer, neighbours:
 
 
 def _projected(
-    home: Home, model: PcaModel, featurizer: FileFeaturizer, most: int
+    home: Home, model: PcaModel, featurizer: FileFeaturizer, most: int, within_s: float = math.inf
 ) -> Iterator[tuple[list[FeaturizedFile], Projected]]:
     """Some files at a time, and what the version makes of those that have features."""
 
@@ -115,9 +120,17 @@ def _projected(
     # Before the threads ask for it.
     network()
     featurized = featurizer.featurized(network)
-    while files := list(islice(featurized, most)):
+    while files := list(_some(featurized, most, within_s)):
         vectors = [file.features for file in files if not isinstance(file.features, Rejected)]
         yield files, project_rows(model, np.array(vectors, np.float32).reshape(len(vectors), len(model.pca.mean)))
+
+
+def _some(featurized: Iterator[FeaturizedFile], most: int, within_s: float) -> Iterator[FeaturizedFile]:
+    until_s = time.monotonic() + within_s
+    for file in islice(featurized, most):
+        yield file
+        if time.monotonic() >= until_s:
+            return
 
 
 def _nearest(

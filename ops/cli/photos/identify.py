@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from features.errors import InvalidSetting
 from ops.cli.command import Flags, takes_settings
 from ops.cli.console import console, notify
 from ops.cli.photos.files import PHOTOS, Files, Form, check_files, check_none_refused, tell_refused
@@ -11,17 +12,21 @@ from ops.cli.photos.files import PHOTOS, Files, Form, check_files, check_none_re
 if TYPE_CHECKING:
     import pyarrow as pa
 
+USUAL_NEIGHBOURS = 5
+
 
 @takes_settings(*PHOTOS)
 def identify(
     flags: Flags,
     files: Files,
     neighbours: Annotated[bool, typer.Option("--neighbours", help="Also find the nearest known photos.")] = False,
-    k: Annotated[int, typer.Option("--k", min=1, help="How many neighbours to find.")] = 5,
+    k: Annotated[int | None, typer.Option("--k", min=1, help="How many neighbours to find; default: 5.")] = None,
     form: Form = "table",
 ) -> None:
     """Say what fruit is on photos, how sure that is, and how strange each is; they need not be in the home."""
     check_files(files)
+    if k and not neighbours:
+        raise InvalidSetting("--k says how many neighbours to find: add --neighbours.")
 
     import pyarrow as pa
 
@@ -33,7 +38,7 @@ def identify(
         home = flags.open_to_read().places()
         model = served_model(home, names=True)
         parts = []
-        for part in identified(home, model, featurizer, k if neighbours else None):
+        for part in identified(home, model, featurizer, (k or USUAL_NEIGHBOURS) if neighbours else None):
             parts.append(part)
             if form == "json":
                 # As soon as they are known, for programs that wait for them.

@@ -64,7 +64,9 @@ def test_they_are_the_nearest_of_all_and_copies_count_as_one(home: Settings) -> 
     assert (found[-1][0].image_id, found[-1][0].distance) == (own[0], 0.0)
 
 
-def test_many_copies_of_one_photo_leave_room_for_others(home: Settings) -> None:
+def test_many_copies_of_one_photo_leave_room_for_others_also_on_s3(s3_settings: Callable[..., Settings]) -> None:
+    home = s3_settings()
+    serve_a_model(home.places())
     alike = np.zeros((40, 4), np.float32)
     _commit(home, 1, alike, [1] * 40, "same")
     _commit(home, 2, np.eye(4, dtype=np.float32) * 3, [2, 3, 4, 5], "others")
