@@ -46,7 +46,7 @@ def test_parameters_are_flags_in_both_spellings(tmp_path: Path) -> None:
     [
         (["narest"], "No query is named narest, and it is no SQL; did you mean nearest?"),
         (["Arrivals"], "did you mean arrivals?"),
-        (["zzz"], "there are arrivals, centroids, drift,"),
+        (["zzz"], "there are accuracy, arrivals, centroids,"),
         (["nearest"], "nearest needs --image: the image_id of the photo, or its first characters."),
         (["nearest", "--imgae", "0"], "nearest has no parameter --imgae; it has --image and --k."),
         (["nearest", "--image"], "--image has no value: write --image VALUE."),
