@@ -1,7 +1,7 @@
 """The classifier of a new version: fitted on all labelled rows, calibrated and compared on those that came last."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,8 @@ MOST_ROWS = 5_000
 # How long a version counts as a rival after its fit, and by how much a new one may be worse.
 RIVALS_KEPT = timedelta(days=28)
 WORSE_BY = 0.02
+# What is read again of days that were in the served version's fit: 50,000 rows.
+MOST_BYTES_BACK = 256 * 2**20
 MOST_ALIKE = 5
 # One-sided, 95 %.
 _SURE = 1.645
@@ -68,7 +70,8 @@ def fit_names(
     """Fit the classifier on the sums of all days' rows; nothing is stored. Replay gives the same, as of the rows.
 
     What came since the served version's fit, the newest days first, calibrates it as soon as that is 300 labelled
-    rows. Photos of one afternoon resemble each other, so that a random part of them would not do.
+    rows; where it is fewer, so do the newest whole days, as long as others are left to fit on. Photos of one afternoon
+    resemble each other, so that a random part of them would not do.
     Raises JobFailed, StateDamaged, StorageUnavailable.
     """
     try:
@@ -77,25 +80,28 @@ def fit_names(
         return Naming(None, str(reason))
     notes = _notes(sums, within)
     served = _served(home, featurizer)
-    after_batch = (served.last_batch or 0) if served else 0
-    later_days, later = _later_rows(home, featurizer, days, after_batch)
-    if later is not None:
-        if len(later.labels) < MOST_ROWS:
+    # Each batch number once.
+    for after_batch in dict.fromkeys(((served.last_batch or 0) if served else 0, 0)):
+        later = _later_rows(home, featurizer, days, after_batch, set(within.labels))
+        if later is None:
+            continue
+        if len(later.rows.labels) < MOST_ROWS:
             # The classifier takes nothing of rows without a label.
-            later_sums = _sums_of(later)
+            later_sums = _sums_of(later.rows)
         else:
-            later_sums = sum_later_rows(spark, home, featurizer, later_days, after_batch)
+            later_sums = sum_later_rows(spark, home, featurizer, later.days, after_batch)
         rest = subtract_sums(sums, later_sums)
-        twin = _twin(rest, min_label_rows, later)
+        twin = _twin(rest, min_label_rows, later.rows)
         if twin is not None and twin.calibrated:
             fitted = within.classifier(twin.shrinkage, twin.temperature)
             classifier = replace(fitted, strange_distances=twin.strange_distances, calibrated=True)
-            comparison = _compare(home, featurizer, twin, later, after_batch)
+            comparison = _compare(home, featurizer, twin, later)
+            if comparison is None and served and served.labels:
+                notes = (*notes, f"Too few labelled photos came since version {served.version} to compare the two.")
             return Naming(classifier, comparison=comparison, notes=notes)
-    since = f"since the fit of version {served.version}" if served else "after other days"
     uncalibrated = (
-        f"Fewer than {FEWEST_ROWS} photos with a label that was known before came {since}, so nothing says how sure "
-        "the version may be, and it is compared with no other."
+        f"Its last days have fewer than {FEWEST_ROWS} photos of labels that were known before, so nothing says how "
+        "sure the version may be, and it is compared with no other."
     )
     return Naming(_with_newest_rows(home, featurizer, days, within, sums.labelled.rows), notes=(*notes, uncalibrated))
 
@@ -123,23 +129,38 @@ def _served(home: Home, featurizer: str) -> PcaMeta | None:
     return None
 
 
-def _later_rows(home: Home, featurizer: str, days: Sequence[Day], after_batch: int) -> tuple[list[Day], HeldOut | None]:
-    """As many of the newest days as have 300 labelled rows of later batches, and at most 5,000 of these rows.
+@dataclass(frozen=True, eq=False)
+class _Later:
+    """The newest days, with the files that hold what is held out, its labelled rows, and the first of its batches."""
 
-    The days have only the files that hold later batches; nothing else is read.
+    days: Sequence[Day]
+    rows: HeldOut
+    first_batch: int
+
+
+def _later_rows(
+    home: Home, featurizer: str, days: Sequence[Day], after_batch: int, named: Collection[str]
+) -> _Later | None:
+    """As many of the newest days as have 300 rows of later batches and named labels, and at most 5,000 labelled ones.
+
+    Only files that hold later batches are read. None where that is too few rows, or where no others would be left.
     """
     taken: list[Day] = []
     vectors: list[NDArray[np.float32]] = []
     labels: list[str] = []
     for day in reversed(_days_after(days, after_batch)):
+        if after_batch == 0 and taken and sum(one.size_bytes for one in (*taken, day)) > MOST_BYTES_BACK:
+            return None
         taken.append(day)
         for rows, found in _labelled_rows(home, featurizer, day, after_batch, MOST_ROWS - len(labels)):
             vectors.append(rows)
             labels += found
-        if len(labels) >= FEWEST_ROWS:
+        if sum(label in named for label in labels) >= FEWEST_ROWS:
             is_all = after_batch == 0 and len(taken) == len(days)
-            return ([], None) if is_all else (taken, HeldOut(np.concatenate(vectors), labels))
-    return [], None
+            lowest = min((file.batches[0] if file.batches else 0) for one in taken for file in one.files)
+            held_out = HeldOut(np.concatenate(vectors), labels)
+            return None if is_all else _Later(taken, held_out, max(after_batch + 1, lowest))
+    return None
 
 
 def _days_after(days: Sequence[Day], batch: int) -> list[Day]:
@@ -205,12 +226,12 @@ def _with_newest_rows(
     return with_known_rows(classifier, all_vectors, left_out)
 
 
-def _compare(home: Home, featurizer: str, twin: Classifier, later: HeldOut, after_batch: int) -> Comparison | None:
+def _compare(home: Home, featurizer: str, twin: Classifier, later: _Later) -> Comparison | None:
     """The twin beside the best rival: none of the rivals had any of the rows in its fit."""
-    own = _is_right(twin, later)
+    own = _is_right(twin, later.rows)
     rivals = {
-        model.meta.version: _is_right(model.classifier, later)
-        for model in _rivals(home, featurizer, after_batch)
+        model.meta.version: _is_right(model.classifier, later.rows)
+        for model in _rivals(home, featurizer, later.first_batch)
         if model.classifier
     }
     if not rivals:
@@ -222,7 +243,7 @@ def _compare(home: Home, featurizer: str, twin: Classifier, later: HeldOut, afte
     return Comparison(len(own), float(own.mean()), best, float(rivals[best].mean()), is_worse)
 
 
-def _rivals(home: Home, featurizer: str, after_batch: int) -> Iterator[PcaModel]:
+def _rivals(home: Home, featurizer: str, first_batch: int) -> Iterator[PcaModel]:
     serving = current_models(home).serving or 0
     for version in versions(home):
         if version > serving:
@@ -230,7 +251,7 @@ def _rivals(home: Home, featurizer: str, after_batch: int) -> Iterator[PcaModel]
         with suppress(StateDamaged):
             meta = describe_model(home, version)
             is_recent = datetime.now(UTC) - meta.fitted_at <= RIVALS_KEPT and not meta.held_back
-            knows_nothing = meta.last_batch is not None and meta.last_batch <= after_batch
+            knows_nothing = meta.last_batch is not None and meta.last_batch < first_batch
             is_rival = meta.labels and meta.featurizer == featurizer and knows_nothing
             if is_rival and (is_recent or version == serving):
                 yield load_model(home, version)

@@ -83,7 +83,7 @@ def test_300_photos_since_the_served_version_calibrate_the_next_one_which_is_fit
     _commit(home, 3, DAYS[1], 199)
     few = _names(spark, home)
     assert not _classifier(few).calibrated and few.comparison is None
-    assert few.notes[0].startswith("Fewer than 300 photos with a label that was known before came since the fit of ver")
+    assert few.notes[0].startswith("Its last days have fewer than 300 photos of labels that were known before")
 
     _commit(home, 4, DAYS[2], 1)
     enough = _names(spark, home)
@@ -100,6 +100,24 @@ def test_300_photos_since_the_served_version_calibrate_the_next_one_which_is_fit
     np.testing.assert_allclose(classifier.strange_distances, twin.strange_distances, rtol=1e-3)
     assert enough.comparison is not None
     assert (enough.comparison.rows, enough.comparison.rival, enough.comparison.is_worse) == (300, 1, False)
+
+
+def test_where_few_came_since_the_last_whole_days_calibrate_and_only_who_did_not_know_them_is_a_rival(
+    spark: SparkSession, home: Home
+) -> None:
+    for batch in (1, 2, 3):
+        _commit(home, batch, DAYS[batch - 1], 160)
+    fit = _classifier(_names(spark, home))
+    _serve(home, 1, fit, last_batch=2)
+    _serve(home, 2, fit, last_batch=3)
+    # As in every night of a small home: nothing, or a few photos.
+    same = _names(spark, home)
+    assert _classifier(same).calibrated and same.comparison is None
+    assert same.notes == ("Too few labelled photos came since version 2 to compare the two.",)
+    _commit(home, 4, DAYS[3], 150)
+    few = _names(spark, home)
+    assert _classifier(few).calibrated and few.comparison is not None
+    assert (few.comparison.rows, few.comparison.rival) == (310, 1)
 
 
 def test_nothing_is_read_but_what_came_since(spark: SparkSession, home: Home) -> None:
@@ -209,7 +227,7 @@ def test_labels_that_begin_or_vanish_in_the_held_out_days_are_named_and_stop_not
     _serve(home, 2, served, last_batch=2)
     strange = _names(spark, home)
     assert not _classifier(strange).calibrated and strange.comparison is None
-    assert "came since the fit of version 2" in strange.notes[0]
+    assert strange.notes[0].startswith("Its last days have fewer than 300 photos")
 
 
 def test_labels_that_differ_in_case_or_spaces_are_told_and_not_merged(spark: SparkSession, home: Home) -> None:
