@@ -43,11 +43,20 @@ class Within:
     spread: NDArray[np.float64]
     has_others: bool
 
-    def classifier(self, shrinkage: float = SHRINKAGE, temperature: float = TEMPERATURE) -> "Classifier":
-        """The classifier of this spread, shrunk towards a ball: Q^-1 = (1 - s) W / (n - C) + s tr / p I."""
-        columns = len(self.mean)
-        ball = np.trace(self.spread) / columns * np.eye(columns)
-        precision = np.linalg.inv((1 - shrinkage) * self.spread + shrinkage * ball)
+    def classifier(
+        self,
+        shrinkage: float = SHRINKAGE,
+        temperature: float = TEMPERATURE,
+        precision: NDArray[np.floating[Any]] | None = None,
+    ) -> "Classifier":
+        """The classifier of this spread, shrunk towards a ball: Q^-1 = (1 - s) W / (n - C) + s tr / p I.
+
+        `precision` is Q, if it is known already.
+        """
+        if precision is None:
+            columns = len(self.mean)
+            ball = np.trace(self.spread) / columns * np.eye(columns)
+            precision = np.linalg.inv((1 - shrinkage) * self.spread + shrinkage * ball)
         centred = self.means - self.mean
         weights = centred @ precision
         return Classifier(
@@ -159,11 +168,12 @@ def within_labels(sums: RowSums, min_rows: int) -> Within:
     all_sums = np.vstack([labels.sums, labels.other_sum])[counts > 0]
     counts = counts[counts > 0]
     mean = sums.labelled.mean
+    total = sums.labelled.scatter
     between = (all_sums - counts[:, None] * mean) / np.sqrt(counts)[:, None]
     divisor = sums.labelled.rows - len(counts)
-    scatter = sums.labelled.scatter - between.T @ between
+    scatter = total - between.T @ between
     # What all labels agree in is a rounding error, and has no direction.
-    rounding = np.finfo(np.float64).eps * len(mean) * max(np.trace(sums.labelled.scatter), np.finfo(np.float64).tiny)
+    rounding = np.finfo(np.float64).eps * len(mean) * max(np.trace(total), np.finfo(np.float64).tiny)
     if divisor < 1 or np.trace(scatter) <= rounding:
         raise TooFewLabels("All photos of a label are alike, so nothing says how much photos of one fruit differ.")
     return Within(

@@ -85,12 +85,7 @@ def fit_names(
         later = _later_rows(home, featurizer, days, after_batch, set(within.labels))
         if later is None:
             continue
-        if len(later.rows.labels) < MOST_ROWS:
-            # The classifier takes nothing of rows without a label.
-            later_sums = _sums_of(later.rows)
-        else:
-            later_sums = sum_later_rows(spark, home, featurizer, later.days, after_batch)
-        rest = subtract_sums(sums, later_sums)
+        rest = subtract_sums(sums, _sums_of(spark, home, featurizer, later, after_batch))
         twin = _twin(rest, min_label_rows, later.rows)
         if twin is not None and twin.calibrated:
             fitted = within.classifier(twin.shrinkage, twin.temperature)
@@ -191,9 +186,12 @@ def _labelled_rows(
                 return
 
 
-def _sums_of(later: HeldOut) -> RowSums:
+def _sums_of(spark: SparkContext, home: Home, featurizer: str, later: _Later, after_batch: int) -> RowSums:
+    """The sums of all rows that are held out, at least of the labelled ones: the classifier takes nothing of others."""
+    if len(later.rows.labels) >= MOST_ROWS:
+        return sum_later_rows(spark, home, featurizer, later.days, after_batch)
     summer = RowSummer(FEATURES)
-    summer.add(later.vectors, later.labels, [None] * len(later.labels))
+    summer.add(later.rows.vectors, later.rows.labels, [None] * len(later.rows.labels))
     return summer.result()
 
 

@@ -1,10 +1,9 @@
 """The command that installs a network's weights in a home."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from features.featurizer import Precision
 from ops.cli.command import HOME, Flags, takes_settings
 from ops.cli.console import console, notify
 
@@ -12,6 +11,8 @@ if TYPE_CHECKING:
     from store.models.registry import FeaturizerMeta
     from store.settings import Settings
 
+# As `features.featurizer` has it, which would load NumPy for a command's help.
+Precision = Literal["float32", "int8"]
 NewFeaturizer = Annotated[
     bool, typer.Option("--new-featurizer", help="Switch a home that has a featurizer to these weights.")
 ]
