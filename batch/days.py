@@ -93,7 +93,7 @@ def sum_rows(home: Home, featurizer: str, task: Day, after_batch: int = 0) -> tu
             for rows in rows_of(home, featurizer, path, ["features", "batch", "label", "subject"], after_batch):
                 rows_by_batch.update(rows["batch"].to_pylist())
                 vectors = vectors_of(home, task.date, path, rows)
-                summer.add(vectors, rows["label"].to_pylist(), rows["subject"].to_pylist())
+                summer.add(vectors, labels_of(rows).to_pylist(), rows["subject"].to_pylist())
         return summer.result(), rows_by_batch
     except NotFinite as error:
         raise NotFinite(
@@ -119,6 +119,11 @@ def vectors_of(home: Home, day: date, path: str, rows: pa.RecordBatch) -> NDArra
         )
     vectors: NDArray[np.float32] = rows["features"].flatten().to_numpy(zero_copy_only=False)
     return vectors.reshape(-1, FEATURES)
+
+
+def labels_of(rows: pa.RecordBatch | pa.Table) -> pa.Array:
+    """The labels of rows in NFC: as the views show them, whichever form the accents of a folder are written in."""
+    return pc.utf8_normalize(rows["label"], form="NFC")
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
-from batch.days import groups_by_size, select_rows, vectors_of
+from batch.days import groups_by_size, labels_of, select_rows, vectors_of
 from features.classifier import LeftOut
 from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
@@ -284,7 +284,7 @@ def _keys_of_file(home: Home, meta: PcaMeta, shares: int, path: str) -> list[tup
             pc.is_valid(part["label"]),
         )
         rows = select_rows(part, is_in_fit)
-        keys += _keys_of_copies(rows["image_id"].to_pylist(), rows["label"].to_pylist())
+        keys += _keys_of_copies(rows["image_id"].to_pylist(), labels_of(rows).to_pylist())
     array = np.array(keys, np.int64)
     return [(share, array[array % shares == share]) for share in range(shares)]
 
@@ -308,7 +308,7 @@ def _left_out(model: PcaModel, rows: pa.Table, copies: Mapping[int, int]) -> Lef
     meta, classifier = model.meta, model.classifier
     if classifier is None or meta.last_batch is None:
         return None
-    labels = rows["label"].combine_chunks()
+    labels = labels_of(rows).combine_chunks()
     places = pc.index_in(labels, value_set=pa.array(classifier.labels, pa.string()))
     in_fit = pc.less_equal(rows["batch"].combine_chunks(), meta.last_batch)
     places = pc.fill_null(pc.if_else(in_fit, places, -1), -1).to_numpy(zero_copy_only=False).astype(np.int64)

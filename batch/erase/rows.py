@@ -153,7 +153,7 @@ def _scan(home: Home, table: Table, selection: Selection, path: str) -> _Scan:
             labelled = zip(*(covered[name].to_pylist() for name in (*labels, "batch")), strict=True)
             for featurizer, label, batch in labelled:
                 if label is not None:
-                    of_label = featurizer, label
+                    of_label = featurizer, to_nfc(label)
                     scan.first_batches[of_label] = min(batch, scan.first_batches.get(of_label, batch))
         if "etag" in rows.schema.names:
             newer = rows.filter(selection.newer_row_mask(rows))

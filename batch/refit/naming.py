@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import SparkContext
 
-from batch.days import Day, rows_of, vectors_of
+from batch.days import Day, labels_of, rows_of, vectors_of
 from batch.refit.sums import sum_later_rows
 from features.calibration import FEWEST_ROWS, MOST_DISTANCES, HeldOut, calibrate, with_known_rows
 from features.classifier import Classifier, LeftOut, TooFewLabels, Within, nearest_labels, within_labels
@@ -181,7 +181,7 @@ def _labelled_rows(
             labelled: pa.RecordBatch = rows.filter(pc.is_valid(rows["label"])).slice(0, most)
             most -= labelled.num_rows
             if labelled.num_rows:
-                yield vectors_of(home, day.date, path, labelled), labelled["label"].to_pylist()
+                yield vectors_of(home, day.date, path, labelled), labels_of(labelled).to_pylist()
             if most <= 0:
                 return
 

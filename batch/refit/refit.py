@@ -74,6 +74,14 @@ class Refit:
     notes: tuple[str, ...] = ()
 
 
+def featurizer_to_fit(home: Home) -> str:
+    """The home's featurizer, on whose rows a refit fits. Raises NothingToFit before the first stream."""
+    featurizer = current_featurizer(home)
+    if featurizer is None:
+        raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
+    return featurizer
+
+
 def refit(
     spark: SparkContext,
     home: Home,
@@ -89,9 +97,7 @@ def refit(
     first, JobFailed, StorageUnavailable; nothing is published then, unless the message names the version that was.
     Raises HomeInUse when an erasure began meanwhile: a version that was published by then names nothing.
     """
-    featurizer = current_featurizer(home)
-    if featurizer is None:
-        raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
+    featurizer = featurizer_to_fit(home)
     if not dry_run:
         # The import takes half a second, and Spark's tasks take longer.
         threading.Thread(target=import_module, args=("matplotlib.figure",), name="scree", daemon=True).start()

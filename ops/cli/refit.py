@@ -49,12 +49,14 @@ def fit(
     """
     from rich.progress import DownloadColumn
 
-    from batch.refit.refit import RefitOptions
+    from batch.refit.refit import RefitOptions, featurizer_to_fit
     from batch.refit.refit import refit as run_refit
     from store.models.pca_models import scree_uri
 
     home = settings.places()
     components = settings.components or (None if settings.variance else USUAL_COMPONENTS)
+    # Before Spark starts, which takes seconds.
+    featurizer_to_fit(home)
     with spark_job(settings, "fruits-refit") as spark:
         with progress_bar("Reading features", DownloadColumn()) as on_progress:
             options = RefitOptions(components, settings.variance, settings.min_rows, settings.min_label_rows, force)

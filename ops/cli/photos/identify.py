@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 USUAL_NEIGHBOURS = 5
 
 
-@takes_settings(*PHOTOS)
+@takes_settings(*PHOTOS, "unknown_novelty")
 def identify(
     flags: Flags,
     files: Files,
@@ -34,7 +34,8 @@ def identify(
     from ops.identify.identify import identified, served_model
     from ops.query.rows import show
 
-    with FileFeaturizer(flags.load().limits, files) as featurizer:
+    settings = flags.load()
+    with FileFeaturizer(settings.limits, files) as featurizer:
         home = flags.open_to_read().places()
         model = served_model(home, names=True)
         parts = []
@@ -45,15 +46,18 @@ def identify(
                 show(part, form, console)
     rows = pa.concat_tables(parts)
     if form == "table":
-        _show_tables(rows)
+        _show_tables(rows, settings.unknown_novelty)
         tell_refused(rows)
     elif form != "json":
         show(rows, form, console)
     check_none_refused(rows, len(files))
 
 
-def _show_tables(rows: "pa.Table") -> None:
-    """Standard output for people: a table of names, and one of neighbours for each file."""
+def _show_tables(rows: "pa.Table", unknown_novelty: float) -> None:
+    """Standard output for people: a table of names, and one of neighbours for each file.
+
+    What is stranger than `unknown_novelty` is told to be no known fruit.
+    """
     import pyarrow as pa
 
     from ops.query.rows import show
@@ -65,7 +69,10 @@ def _show_tables(rows: "pa.Table") -> None:
     uncalibrated = "" if is_calibrated else " (uncalibrated)"
     shown = {
         "file": [row["file"] for row in named],
-        "predicted": [row["predicted"] for row in named],
+        "predicted": [
+            f"unknown, most like {row['predicted']}" if (row["novelty"] or 0) > unknown_novelty else row["predicted"]
+            for row in named
+        ],
         f"confidence{uncalibrated}": [_two_digits(row["confidence"]) for row in named],
         f"then{uncalibrated}": [
             ", ".join(f"{one['label']} {_two_digits(one['confidence'])}" for one in row["top3"][1:]) for row in named

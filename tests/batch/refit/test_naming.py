@@ -71,6 +71,16 @@ def _classifier(naming: Naming) -> Classifier:
     return naming.classifier
 
 
+def test_a_label_whose_accents_are_written_in_two_ways_is_one_name(spark: SparkSession, home: Home) -> None:
+    vectors, kinds = kinds_of_fruit(80, 1, spread=SPREAD)
+    forms = ("p\u00eache", "pe\u0302che")
+    labels = [forms[place % 2] if kind == kinds[0] else kind for place, kind in enumerate(kinds)]
+    commit_features(home, 1, DAYS[0], vectors, OURS, columns={"label": labels})
+    named = _names(spark, home)
+    assert _classifier(named).labels == tuple(sorted({*kinds} - {kinds[0]} | {forms[0]}))
+    assert _classifier(named).counts.sum() == 80
+
+
 def test_300_photos_since_the_served_version_calibrate_the_next_one_which_is_fitted_on_all(
     spark: SparkSession, home: Home
 ) -> None:
