@@ -34,6 +34,9 @@ demo: $(READY) java
 test: $(TESTS_READY) java chromium
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not deployment and not processes"
 
+# Two processes share two cores: more threads for matrices only wait for each other.
+test test-processes test-deployment test-long: export OPENBLAS_NUM_THREADS = 1
+
 # Whole streams as processes of their own, and work that is killed or cut off at every step.
 test-processes: $(TESTS_READY) java
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m processes

@@ -255,11 +255,22 @@ def test_a_table_is_one_that_athena_reads(committed: Home, table: Table) -> None
     fields = {field["name"]: field for field in json.loads(meta["schemaString"])["fields"]}
     assert list(fields) == table.schema.names
     for field in fields.values():
-        kind = field["type"]
         assert field["metadata"] == {}
-        assert (kind["elementType"] if isinstance(kind, dict) and kind["type"] == "array" else kind) in READABLE
+        assert set(_scalars(field["type"])) <= READABLE
     assert {fields[name]["type"] for name in meta["partitionColumns"]} <= READABLE_PARTITIONS
     assert fields["arrived_at"]["type"] == fields["ingested_at"]["type"] == "timestamp"
+
+
+def _scalars(kind: Any) -> Iterator[str]:
+    """The types of all values in a column, also in its arrays and structs."""
+    if isinstance(kind, str):
+        yield kind
+    elif kind["type"] == "array":
+        yield from _scalars(kind["elementType"])
+    else:
+        assert kind["type"] == "struct"
+        for field in kind["fields"]:
+            yield from _scalars(field["type"])
 
 
 def _log(home: Home, table: Table) -> list[dict[str, Any]]:

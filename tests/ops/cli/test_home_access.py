@@ -31,6 +31,8 @@ MAKE_HOMES = {"stream": ("--drain",), "weights": ("untrained:7",), "demo": ()}
 NEEDED = {
     "query": ("SELECT 1",),
     "erase": ("--source", "kiwi/a.jpg", "--yes"),
+    "identify": ("kiwi.jpg",),
+    "similar": ("kiwi.jpg",),
     "models show": ("1",),
     "models compare": ("1", "2"),
     "models use": ("1",),
