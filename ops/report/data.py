@@ -1,7 +1,7 @@
 """What the report shows: figures from the tables, the results and the models, small however large the home."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 
@@ -13,10 +13,14 @@ from batch.refit.scree import variance_thresholds
 from features.pca import principal_angles_rad
 from ops.query.query import connect
 from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, Row, photo_map, query_rows
+from ops.status.answers import count_answers
 from store.home import Home
 from store.models.pca_models import PcaModel, cached_model, current_models, versions
 from store.models.registry import current_featurizer
 from store.state.plans import planned_batches, read_result
+from store.tables.files import data_files
+from store.tables.handles import open_table
+from store.tables.schemas import FEATURE_ROWS
 
 _MOST_BINS = 90
 _BINS_S = (1, 5, 10, 30, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 7 * 86400, 28 * 86400)
@@ -37,6 +41,7 @@ class Report:
     """Everything the page shows. Rows have the names of the columns that the queries below give.
 
     `left_out`: what was ingested before `since`.
+    `accuracy`: how many answers of the last 28 days were right, whatever `since` says.
     `flow`: what was ingested in each bin of `bin_s` seconds, and percentiles of the waits, None where no photo came.
     `pace`: photos a second while batches were at work, in bins of `pace_bin_s` seconds. `limit_per_s` is what the cores
     could do if they only decoded and inferred; None where results do not say how many cores there were.
@@ -53,6 +58,7 @@ class Report:
     featurizer: str | None
     serving: int | None
     totals: Row
+    accuracy: Row
     bin_s: int
     flow: list[Row]
     reasons: list[Row]
@@ -87,6 +93,7 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         featurizer=current_featurizer(home),
         serving=serving,
         totals=totals,
+        accuracy=_accuracy(home),
         bin_s=bin_s,
         flow=query_rows(connection, _FLOW.format(bin_s=bin_s)),
         reasons=query_rows(connection, _REASONS),
@@ -96,6 +103,11 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         shifts=_shifts(connection, served),
         pca_map=photo_map(connection, home, served, most_photos),
     )
+
+
+def _accuracy(home: Home) -> Row:
+    files = data_files(open_table(home, FEATURE_ROWS))
+    return asdict(count_answers(home, files, datetime.now(UTC).date()).accuracy)
 
 
 _LEFT_OUT = """

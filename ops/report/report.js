@@ -12,7 +12,7 @@ shift();
 map();
 
 function headline() {
-  const { totals, pca_map: shown } = data;
+  const { totals, accuracy, pca_map: shown } = data;
   document.getElementById("home").append(el("bdi", {}, data.home), ` · made ${moment(data.made_at)} UTC`);
   if (data.since) document.getElementById("home").append(el("span", { class: "since" }, `Only what was ingested from ${data.since} on. ${leftOut(data.left_out)}`));
   if (shown && shown.photos.some((photo) => photo.thumbnail)) document.getElementById("pictures").textContent = ", and small pictures of them";
@@ -28,6 +28,7 @@ function headline() {
     ["Wait, median", totals.median_s === null ? "–" : duration(totals.median_s), totals.p95_s === null ? "no photo yet" : `95 % within ${duration(totals.p95_s)}`],
     ["Pace at work", photos ? `${rate(photos / worked)}/s` : "–", photos && known ? `${percent(least / worked, 0)} of the cores' limit, ${rate(photos / least)}/s` : photos ? "the limit is not known" : "no recent batch"],
     ["PCA served", served ? `version ${served.version}` : "none", served ? `${counted(served.components, "component")}, ${percent(served.explained)} of the variance` : "run fruits refit --reproject"],
+    ["Answers right", accuracy.of ? percent(accuracy.share) : "–", accuracy.of ? `of ${number(accuracy.of)} in 28 days; ${percent(accuracy.low)} to ${percent(accuracy.high)} likely` : "no answer to a photo with a label"],
     ["Span", totals.first_at === null ? "–" : duration((totals.last_at - totals.first_at) / 1000), totals.first_at === null ? "" : span(totals.first_at, totals.last_at)],
   ];
   const section = document.getElementById("headline");

@@ -29,7 +29,7 @@ from store.settings import load_settings
 from store.state.erasures import begin_erasure, finish_erasure
 from store.state.plans import BatchCounters
 from store.tables.handles import create_tables
-from tests.support.feature_rows import fitted
+from tests.support.feature_rows import commit_features, feature_vectors, fitted
 from tests.support.pictures import encoded, pixels
 from tests.support.report_home import LIMITS, MONDAY, add_day, finish, opened, serve
 
@@ -115,6 +115,19 @@ def test_the_policy_stops_what_an_escape_forgotten_would_let_in(
     page.close()
 
 
+def test_the_report_tells_how_many_answers_were_right(browser: "Browser", tmp_path: Path) -> None:
+    home = load_settings(home=str(tmp_path / "home")).places()
+    answers = {"label": ["kiwi", "kiwi", "lime", None], "answer": ["kiwi", "lime", "lime", "kiwi"]}
+    columns = {**answers, "answer_version": [1] * 4}
+    commit_features(home, 1, datetime.now(UTC).date(), feature_vectors(4, 1), columns=columns)
+    uri = write_report(home, LIMITS, None, False, None, datetime.now(UTC)).uri
+    with opened(browser, uri, viewport={"width": 360, "height": 740}) as page:
+        figure = page.locator("#headline .figure", has_text="Answers right")
+        assert figure.locator(".value").text_content() == "66.7 %"
+        assert figure.locator(".more").text_content() == "of 3 in 28 days; 20.8 % to 93.9 % likely"
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
 def test_the_headline_and_the_tables_tell_what_the_home_holds(browser: "Browser", page_uri: str) -> None:
     with opened(browser, page_uri, viewport={"width": 1440, "height": 900}) as page:
         figures = dict(
@@ -131,6 +144,7 @@ def test_the_headline_and_the_tables_tell_what_the_home_holds(browser: "Browser"
             # 200 photos in the 15 s in which one of the overlapping batches was at work.
             "Pace at work": "13/s",
             "PCA served": "version 2",
+            "Answers right": "–",
             "Span": "2 d",
         }
         assert page.locator("#headline .more").nth(3).text_content() == "67 % of the cores' limit, 20/s"
