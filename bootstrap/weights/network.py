@@ -197,7 +197,8 @@ def _converter(model: "keras.Model") -> Any:
         return model.stateless_call(trainable, others, inputs, training=False)[0]
 
     takes = tf.TensorSpec((None, INPUT_PX, INPUT_PX, 3), tf.uint8, name="pixels")
-    graph = tf.function(features, input_signature=[takes]).get_concrete_function()
+    # Nothing here depends on values, and rewriting the function's source would leave files in the temporary folder.
+    graph = tf.function(features, input_signature=[takes], autograph=False).get_concrete_function()
     return tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
 
 
