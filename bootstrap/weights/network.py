@@ -184,6 +184,17 @@ def keras_quietly() -> ModuleType:
     return keras
 
 
+@contextmanager
+def without_compiled_modules() -> Iterator[None]:
+    """TensorFlow imports modules that it wrote into the temporary folder; Python keeps nothing of them meanwhile."""
+    keras_quietly()
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
 def _converter(model: "keras.Model") -> Any:
     keras_quietly()
     import tensorflow as tf
@@ -197,8 +208,7 @@ def _converter(model: "keras.Model") -> Any:
         return model.stateless_call(trainable, others, inputs, training=False)[0]
 
     takes = tf.TensorSpec((None, INPUT_PX, INPUT_PX, 3), tf.uint8, name="pixels")
-    # Nothing here depends on values, and rewriting the function's source would leave files in the temporary folder.
-    graph = tf.function(features, input_signature=[takes], autograph=False).get_concrete_function()
+    graph = tf.function(features, input_signature=[takes]).get_concrete_function()
     return tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
 
 

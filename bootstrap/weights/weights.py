@@ -91,6 +91,11 @@ def compile_weights(
     the weights do not fit or give unusable features, StorageUnavailable when storage does not answer.
     """
     weights = fetch(source, echo, s3_endpoint, s3_region)
+    with network.without_compiled_modules():
+        return _compiled(weights, echo, calibration)
+
+
+def _compiled(weights: Weights, echo: Callable[[str], None], calibration: NDArray[np.uint8] | None) -> CompiledNetwork:
     model = network.build()
     weights.load_into(model)
     if calibration is None:
