@@ -32,9 +32,9 @@ demo: $(READY) java
 	@$(BIN)/fruits demo
 
 test: $(TESTS_READY) java chromium
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not deployment and not processes"
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup -m "not deployment and not processes"
 
-# Two processes share two cores: more threads for matrices only wait for each other.
+# Three processes share two cores, as each waits now and then; threads for matrices would wait for each other.
 test test-processes test-deployment test-long: export OPENBLAS_NUM_THREADS = 1
 
 # Whole streams as processes of their own, and work that is killed or cut off at every step.

@@ -131,6 +131,7 @@ def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_t
     assert read_status(settings.places(), verify=True).broken == []
 
 
+@pytest.mark.processes
 def test_single_photos_that_s3_does_not_hand_out_are_rejects_and_most_or_all_of_them_stop_the_stream(
     s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:

@@ -34,6 +34,7 @@ def _land(s3: "S3Client", settings: Settings, photos: dict[str, bytes]) -> None:
         s3.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=body)
 
 
+@pytest.mark.processes
 def test_a_storm_leaves_no_trace_in_the_tables(
     local_settings: MakeSettings, s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:

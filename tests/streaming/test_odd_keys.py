@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from typer.testing import CliRunner
 
 from batch.maintain.retention import expire_archive
@@ -101,6 +102,7 @@ def test_each_object_has_the_row_of_its_own_bytes_and_is_shown_by_its_own_name(
     assert find_version(home, rejects_of(home, source_of(home, DOTTED[0]))[0]).place == "landing"
 
 
+@pytest.mark.processes
 def test_from_the_archive_each_is_retried_shown_and_erased_alone(
     s3_settings: MakeSettings, s3: "S3Client", drain: Drain
 ) -> None:

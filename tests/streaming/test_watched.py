@@ -44,6 +44,7 @@ def _messages(sqs: "SQSClient", queue_url: str) -> int:
     return sum(map(int, counts.values()))
 
 
+@pytest.mark.processes
 def test_switching_between_listing_and_queue_loses_and_doubles_nothing(
     s3_settings: MakeSettings, drain: Drain, s3: "S3Client", sqs: "SQSClient", queue_url: str, bucket: str
 ) -> None:

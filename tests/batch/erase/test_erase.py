@@ -123,6 +123,7 @@ def _where(home: Home, *texts: str) -> set[str]:
     return {name for name, body in _everything(home) if any(text in body for text in wanted)}
 
 
+@pytest.mark.parametrize("settings", ["disk", pytest.param("S3", marks=pytest.mark.processes)], indirect=True)
 def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Settings, drain: Drain) -> None:
     home = settings.places()
     serve_a_model(home)

@@ -221,6 +221,7 @@ def test_a_version_that_cannot_be_read_stops_the_erasure_before_a_row_goes(on_di
     assert _hers(on_disk) == 2
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("step", ["publish_model", "write_copies"])
 def test_a_refit_that_an_erasure_overtakes_leaves_no_names(
     step: str, on_disk: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
