@@ -95,7 +95,7 @@ def fit_names(
                 notes = (*notes, f"Too few labelled photos came since version {served.version} to compare the two.")
             return Naming(classifier, comparison=comparison, notes=notes)
     uncalibrated = (
-        f"Its last days have fewer than {FEWEST_ROWS} photos of labels that were known before, so nothing says how "
+        f"No {FEWEST_ROWS} photos of known labels came on days after those of other photos, so nothing says how "
         "sure the version may be, and it is compared with no other."
     )
     return Naming(_with_newest_rows(home, featurizer, days, within, sums.labelled.rows), notes=(*notes, uncalibrated))

@@ -93,7 +93,9 @@ def test_300_photos_since_the_served_version_calibrate_the_next_one_which_is_fit
     _commit(home, 3, DAYS[1], 199)
     few = _names(spark, home)
     assert not _classifier(few).calibrated and few.comparison is None
-    assert few.notes[0].startswith("Its last days have fewer than 300 photos of labels that were known before")
+    assert few.notes[0].startswith(
+        "No 300 photos of known labels came on days after those of other photos, so nothing says"
+    )
 
     _commit(home, 4, DAYS[2], 1)
     enough = _names(spark, home)
@@ -237,7 +239,7 @@ def test_labels_that_begin_or_vanish_in_the_held_out_days_are_named_and_stop_not
     _serve(home, 2, served, last_batch=2)
     strange = _names(spark, home)
     assert not _classifier(strange).calibrated and strange.comparison is None
-    assert strange.notes[0].startswith("Its last days have fewer than 300 photos")
+    assert strange.notes[0].startswith("No 300 photos of known labels came on days after")
 
 
 def test_labels_that_differ_in_case_or_spaces_are_told_and_not_merged(spark: SparkSession, home: Home) -> None:
