@@ -207,10 +207,10 @@ def unpack_sums(body: bytes) -> RowSums:
 
 
 def subtract_sums(whole: RowSums, part: RowSums) -> RowSums:
-    """The sums of the rows that are in `whole` and not in `part`, up to rounding; the people of labels stay those of
-    the whole."""
-    places = [whole.labels.labels.index(label) for label in part.labels.labels if label in whole.labels.labels]
-    kept = [place for place, label in enumerate(part.labels.labels) if label in whole.labels.labels]
+    """The sums of the rows that are in `whole` and not in `part`, up to rounding; labels keep the people of `whole`."""
+    place_of = {label: place for place, label in enumerate(whole.labels.labels)}
+    kept = [place for place, label in enumerate(part.labels.labels) if label in place_of]
+    places = [place_of[part.labels.labels[place]] for place in kept]
     counts, sums = whole.labels.counts.copy(), whole.labels.sums.copy()
     counts[places] -= part.labels.counts[kept]
     sums[places] -= part.labels.sums[kept]
@@ -219,7 +219,7 @@ def subtract_sums(whole: RowSums, part: RowSums) -> RowSums:
     other_rows = max(0, whole.labels.rows - part.labels.rows - int(counts.sum()))
     has_rows = counts > 0
     labels = tuple(label for label, has in zip(whole.labels.labels, has_rows, strict=True) if has)
-    lost = [place for place in range(len(part.labels.labels)) if place not in kept]
+    lost = [place for place, label in enumerate(part.labels.labels) if label not in place_of]
     other_sum = whole.labels.other_sum - part.labels.other_sum - part.labels.sums[lost].sum(axis=0)
     return RowSums(
         subtract_moments(whole.labelled, part.labelled),

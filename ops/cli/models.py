@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from batch.refit.scree import VarianceThresholds
     from features.classifier import Classifier
-    from ops.status.answers import Answers
     from ops.version_comparison import VersionComparison
     from store.home import Home
     from store.models.pca_models import PcaMeta, PcaModel
@@ -52,6 +51,7 @@ def show(flags: Flags, version: Annotated[int, typer.Argument(help="A version th
     """Show what is known of one version, and where its scree plot is."""
     from batch.refit.refit import scree_plot
     from batch.refit.scree import variance_thresholds
+    from ops.status.answers import recent_answers
     from store.models.pca_models import has_scree, load_model, scree_uri, write_copies
 
     home = flags.open_to_read().places()
@@ -63,7 +63,7 @@ def show(flags: Flags, version: Annotated[int, typer.Argument(help="A version th
     console.print(_table(home, [model.meta]))
     echo_variance(thresholds)
     echo(_names_sentence(model))
-    accuracy = _answers(home).accuracy_of(version)
+    accuracy = recent_answers(home).accuracy_of(version)
     if accuracy.of:
         echo(f"Its answers of the last 28 days: {accuracy} right.")
     if model.meta.held_back is not None:
@@ -161,9 +161,10 @@ def _list(flags: Flags) -> None:
 
 def _table(home: "Home", metas: list["PcaMeta"]) -> Table:
     from batch.maintain.prune import projected_rows
+    from ops.status.answers import recent_answers
     from store.models.pca_models import current_models
 
-    current, projections, answers = current_models(home), projected_rows(home), _answers(home)
+    current, projections, answers = current_models(home), projected_rows(home), recent_answers(home)
     table = Table(header_style="bold")
     for name in _COLUMNS:
         table.add_column(name, justify="left" if name in _LEFT else "right")
@@ -182,17 +183,6 @@ def _table(home: "Home", metas: list["PcaMeta"]) -> Table:
             f"{projections.get(meta.version, 0):,}",
         )
     return table
-
-
-def _answers(home: "Home") -> "Answers":
-    from datetime import UTC, datetime
-
-    from ops.status.answers import count_answers
-    from store.tables.files import data_files
-    from store.tables.handles import open_table
-    from store.tables.schemas import FEATURE_ROWS
-
-    return count_answers(home, data_files(open_table(home, FEATURE_ROWS)), datetime.now(UTC).date())
 
 
 def _labels(meta: "PcaMeta") -> str:

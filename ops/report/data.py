@@ -13,14 +13,11 @@ from batch.refit.scree import variance_thresholds
 from features.pca import principal_angles_rad
 from ops.query.query import connect
 from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, Row, photo_map, query_rows
-from ops.status.answers import count_answers
+from ops.status.answers import recent_answers
 from store.home import Home
 from store.models.pca_models import PcaModel, cached_model, current_models, versions
 from store.models.registry import current_featurizer
 from store.state.plans import planned_batches, read_result
-from store.tables.files import data_files
-from store.tables.handles import open_table
-from store.tables.schemas import FEATURE_ROWS
 
 _MOST_BINS = 90
 _BINS_S = (1, 5, 10, 30, 60, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 7 * 86400, 28 * 86400)
@@ -93,7 +90,7 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         featurizer=current_featurizer(home),
         serving=serving,
         totals=totals,
-        accuracy=_accuracy(home),
+        accuracy=asdict(recent_answers(home).accuracy),
         bin_s=bin_s,
         flow=query_rows(connection, _FLOW.format(bin_s=bin_s)),
         reasons=query_rows(connection, _REASONS),
@@ -103,11 +100,6 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         shifts=_shifts(connection, served),
         pca_map=photo_map(connection, home, served, most_photos),
     )
-
-
-def _accuracy(home: Home) -> Row:
-    files = data_files(open_table(home, FEATURE_ROWS))
-    return asdict(count_answers(home, files, datetime.now(UTC).date()).accuracy)
 
 
 _LEFT_OUT = """

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 import pyarrow as pa
@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from ops.share import Share, share_of
 from store.home import Home
-from store.tables.files import DataFile, read_file
+from store.tables.files import DataFile, data_files, read_file
+from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
 
 ANSWERS_COUNT_FOR = timedelta(days=28)
@@ -38,6 +39,11 @@ class Answers:
     def accuracy_of(self, version: int) -> Share:
         """The same of the answers that one version gave."""
         return share_of(self.correct_of_versions.get(version, 0), self.of_versions.get(version, 0))
+
+
+def recent_answers(home: Home) -> Answers:
+    """The same as `count_answers` of today, for who has no tables open. Raises StateDamaged, StorageUnavailable."""
+    return count_answers(home, data_files(open_table(home, FEATURE_ROWS)), datetime.now(UTC).date())
 
 
 def count_answers(home: Home, feature_files: Iterable[DataFile], today: date) -> Answers:
