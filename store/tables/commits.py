@@ -90,6 +90,16 @@ def append_once(
     return retry_storage(f"append to {table_location(home, table).uri}", append_unless_there, again=UNKNOWN_OUTCOME)
 
 
+def append_as_seen(home: Home, table: Table, handle: DeltaTable, adds: Sequence[AddedFile], application: str) -> None:
+    """Append files in one transaction, unless `application` has committed since the handle was opened.
+
+    The handle cannot be used again. If the answer to the write was lost, it counts as a conflict: a replay of the
+    decision finds the rows. Raises HomeInUse then, StorageRefused, StorageUnavailable. Protocol: as `delete_rows`.
+    """
+    with _conflicts_as_home_in_use(home, table, "append to", "appended"):
+        _write(home, table, handle, _additions(adds), [_next_transaction(handle, application)])
+
+
 def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, application: str) -> None:
     """Delete the rows that a predicate selects, unless `application` has committed since the handle was opened.
 
