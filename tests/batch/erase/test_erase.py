@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 import batch.erase.erase as erase_module
 import batch.erase.rows as rows_module
-from batch.erase.erase import Certificate, ErasureRequest, erase, read_certificate
+from batch.erase.certificates import Certificate, read_certificate
+from batch.erase.erase import ErasureRequest, erase
 from batch.erase.selection import Selection
 from batch.maintain.compaction import compact, groups_to_compact
 from batch.maintain.maintain import maintain
