@@ -147,6 +147,24 @@ def commit_replacements(
         _write(home, table, handle, _replacing(replacements), transactions)
 
 
+def move_rows(
+    home: Home,
+    table: Table,
+    handle: DeltaTable,
+    removed: Sequence[DataFile],
+    adds: Sequence[AddedFile],
+    application: str,
+) -> None:
+    """Take files out of a table and add others, of any partition, in one transaction.
+
+    The removed files stay on disk. Raises as `replace_files`. Replay with the same files is refused.
+    Protocol: as `replace_files`.
+    """
+    actions = [*_additions(adds), *_replacing([(file, None) for file in removed])]
+    with _conflicts_as_home_in_use(home, table, "move rows of", "moved"):
+        _write(home, table, handle, actions, [_next_transaction(handle, application)])
+
+
 def next_number(handle: DeltaTable, application: str) -> int:
     """The number of the next commit by an application to a table, as the handle knows it."""
     return (handle.transaction_version(application) or 0) + 1

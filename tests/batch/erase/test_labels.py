@@ -30,7 +30,7 @@ from store.objects.versions import list_versions
 from store.settings import Settings
 from store.state.labellers import pseudonym_of
 from store.tables.handles import open_table
-from store.tables.schemas import LABEL_ROWS
+from store.tables.schemas import FEATURE_ROWS, LABEL_ROWS
 from tests.support.feature_rows import fitted, kinds_of_fruit
 from tests.support.ingested import ingest
 from tests.support.pictures import jpeg
@@ -143,10 +143,9 @@ def test_no_old_file_of_labels_and_no_log_keeps_an_image(settings: Settings) -> 
 def test_labels_of_photos_that_are_gone_already_go_too(settings: Settings) -> None:
     home = _fill(settings)
     _say(home, "plum", HERS, HIS)
-    handle = open_table(home, LABEL_ROWS)
-    features = open_table(home, labels_module.FEATURE_ROWS)
-    assert handle is not None and features is not None
-    features.delete(f"image_id = '{HERS}'")
+    handle = open_table(home, FEATURE_ROWS)
+    assert handle is not None
+    handle.delete(f"subject = '{ANNA}'")
     _erase(home, ANNA)
     assert _files_with(home, HERS) == set()
 
