@@ -90,7 +90,9 @@ def test_the_digest_of_a_day_changes_with_what_counts_and_with_nothing_else(home
     assert after[DAY] == before[DAY] and after[NEXT] != before[NEXT]
     say(home, "a", None, "folder", DAY, NEXT)
     say(home, "b", None, "folder", NEXT)
-    assert said_labels(home).digests == {}
+    # A copy of another day may have been summed up under what was said before: to take it back is no silence.
+    taken_back = said_labels(home).digests
+    assert set(taken_back) == {DAY, NEXT} and not set(taken_back.values()) & {*before.values(), *after.values()}
 
 
 def test_rows_get_the_label_that_counts(home: Home) -> None:
