@@ -25,9 +25,11 @@ _FILES_KEPT = 20_000
 
 # The answers of each version in a file, and those that were right.
 _Counted = tuple[Mapping[int, int], Mapping[int, int]]
+# When something was said of a day for the last time, and how often in all.
+_LastSaid = tuple[datetime, int]
 
-# By the digest of what was said of the file's day, too: with the same one, its rows have the same labels.
-_counted: dict[tuple[Home, str, str | None], _Counted] = {}
+# By the last statement about the file's day, too: as long as it stays the last one, rows keep their labels and origins.
+_counted: dict[tuple[Home, str, _LastSaid | None], _Counted] = {}
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ def count_answers(home: Home, feature_files: Iterable[DataFile], today: date) ->
     since = today - ANSWERS_COUNT_FOR + timedelta(days=1)
     files = [file for file in feature_files if file.partition["ingest_date"] >= since]
     said = said_labels(home) if files else NOTHING_SAID
-    digests, answers, correct = said.digests, Counter[int](), Counter[int]()
+    said_on, answers, correct = _last_said(said), Counter[int](), Counter[int]()
 
     def count(file: DataFile) -> _Counted:
-        key = home, file.path, digests.get(file.partition["ingest_date"])
+        key = home, file.path, said_on.get(file.partition["ingest_date"])
         counted = _counted.get(key)
         if counted is None:
             counted = _counted[key] = _answers_in(home, file.path, said)
@@ -92,6 +94,11 @@ def count_unknown(
     with ThreadPoolExecutor(_READERS) as readers:
         counts = list(readers.map(lambda path: _unknown_in(home, path, above), paths))
     return share_of(sum(unknown for unknown, _ in counts), sum(photos for _, photos in counts))
+
+
+def _last_said(said: SaidLabels) -> dict[date, _LastSaid]:
+    of_days = said.rows.group_by("ingest_date").aggregate([("said_at", "max"), ("said_at", "count")]).to_pylist()
+    return {row["ingest_date"]: (row["said_at_max"], row["said_at_count"]) for row in of_days}
 
 
 def _answers_in(home: Home, path: str, said: SaidLabels) -> _Counted:

@@ -8,9 +8,10 @@ all statements back.
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from deltalake import DeltaTable
 
 from store.home import Home
 from store.tables.commits import append_as_seen
-from store.tables.files import data_files, read_file, write_file
+from store.tables.files import DataFile, data_files, read_file, write_file
 from store.tables.handles import open_table
 from store.tables.schemas import LABEL_ROWS
 
@@ -32,6 +33,8 @@ RANDOM: Origin = "random"
 # Who adds statements. Each commit has a number, so that what was decided by an older look at the table is refused.
 LABELLING = "fruits-label"
 _TICK = timedelta(microseconds=1)
+# Each statement made by itself is a small file, and on S3 most of the time is waiting.
+_READERS = 16
 
 _NOTHING_ROWS = LABEL_ROWS.schema.empty_table()
 
@@ -136,14 +139,8 @@ def said_labels(home: Home, until: datetime | None = None) -> SaidLabels:
 
 def read_labels(home: Home, handle: DeltaTable | None, until: datetime | None = None) -> SaidLabels:
     """The same of a table as a handle knows it."""
-    columns = LABEL_ROWS.file_schema.names
-    parts = [
-        pa.Table.from_batches([rows]).append_column(
-            "ingest_date", pa.repeat(pa.scalar(file.partition["ingest_date"], pa.date32()), rows.num_rows)
-        )
-        for file in data_files(handle)
-        for rows in read_file(home, LABEL_ROWS, file.path, columns)
-    ]
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = list(readers.map(partial(_rows_of_file, home), data_files(handle)))
     rows = pa.concat_tables([_NOTHING_ROWS, *parts])
     if until is not None:
         rows = rows.filter(pc.less_equal(rows["said_at"], pa.scalar(until, rows["said_at"].type)))
@@ -193,6 +190,14 @@ def add_statements(
     ]
     append_as_seen(home, LABEL_ROWS, handle, adds, LABELLING)
     return times[-1]
+
+
+def _rows_of_file(home: Home, file: DataFile) -> pa.Table:
+    rows = pa.Table.from_batches(
+        read_file(home, LABEL_ROWS, file.path, LABEL_ROWS.file_schema.names), LABEL_ROWS.file_schema
+    )
+    day = pa.scalar(file.partition["ingest_date"], pa.date32())
+    return rows.append_column("ingest_date", pa.repeat(day, rows.num_rows))
 
 
 def _newest(rows: pa.Table) -> pa.Table:

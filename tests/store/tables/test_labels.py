@@ -11,7 +11,7 @@ from store.errors import HomeInUse
 from store.home import Home
 from store.settings import load_settings
 from store.tables.handles import create_tables, open_table
-from store.tables.labels import Origin, Statement, add_statements, said_labels
+from store.tables.labels import NOTHING_SAID, Origin, Statement, add_statements, said_labels
 from store.tables.schemas import LABEL_ROWS
 from tests.support.feature_rows import commit_features, feature_vectors
 
@@ -101,6 +101,21 @@ def test_rows_get_the_label_that_counts(home: Home) -> None:
     rows = pa.table({"image_id": ["b", "a", "c", "d"], "label": ["lime", None, "cafe\u0301", None]})
     assert said_labels(home).labels_of(rows).to_pylist() == [None, "caf\u00e9", "caf\u00e9", None]
     assert said_labels(home).labels_of(rows.to_batches()[0]).to_pylist() == [None, "caf\u00e9", "caf\u00e9", None]
+
+
+def test_few_rows_among_many_statements_get_their_labels(home: Home) -> None:
+    say(home, "a", "kiwi")
+    say(home, "b", None, "random")
+    for image in "cdefg":
+        say(home, image, "fig")
+    said = said_labels(home).without_rows()
+    rows = pa.table({"image_id": ["x", "b", "a", "b"], "label": ["lime", "lime", "kiwi", None]})
+    for some in (rows, *rows.to_batches()):
+        assert said.labels_of(some).to_pylist() == ["lime", None, "kiwi", None]
+        assert said.changes(some).to_pylist() == [False, True, False, False]
+        assert said.says_of(some).to_pylist() == [False, True, True, True]
+        assert said.origins_of(some).to_pylist() == [None, "random", "suspect", "random"]
+    assert NOTHING_SAID.changes(rows).to_pylist() == [False] * 4
 
 
 def test_views_show_the_label_that_counts_and_where_it_is_from(home: Home) -> None:
