@@ -1,12 +1,11 @@
 """Which photos a person should label next, and which labels tell how often answers are right, on photos in folders.
 
-Run as `python -m benchmarks.labelling TRAIN VAL --weights FILE`: folders `<group>/<label>/<photo>` as for
-`benchmarks.identification`. VAL has photos that were taken elsewhere. Photos get the labels of their folders when a rule
-asks for them.
+Run as `python -m benchmarks.labelling TRAIN VAL --weights FILE`: folders `<group>/<label>/<photo>`, as for
+`benchmarks.identification`. VAL has photos that were taken elsewhere. A photo gets its folder's label when it is asked
+for.
 """
 
 import argparse
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,17 +20,16 @@ from features.classifier import TEMPERATURE, Classifier, nearest_labels, softmax
 from features.featurizer import FEATURES, Featurizer
 from features.label_sums import RowSummer
 
-FIRST, ALL, ROUNDS, SEEDS = 0.05, 0.2, 4, 10
-# So few labelled photos leave few kinds with the ten that a home asks for.
-MIN_ROWS = 2
+SEEDS, HOMES = 6, 20
 COMPONENTS = 64
-MIN_ROWS_OF_A_HOME = 10
-HOMES, FLIPPED, ASKED = 20, 0.05, 150
+# What to_label.sql compares with each other.
+CANDIDATES, COMPARED = 500, 16
+MIN_ROWS = 10
+FLIPPED, ASKED = 0.05, 150
 
 Rows = NDArray[np.int64]
 
 _COLUMNS = ("vectors", "labels", "groups")
-_NO_POINTS = np.zeros((0, 0), np.float32)
 
 
 def main() -> None:
@@ -98,101 +96,112 @@ def _strangest(pool: _Pool, number: int) -> Rows:
     return np.argsort(-pool.distances[:, 0], kind="stable")[:number]
 
 
-def _in_turns(of_rule: Callable[[_Pool, int], Rows]) -> Callable[[_Pool, int], Rows]:
-    """The first photo of each predicted label by a rule, then the second of each, and so on."""
-
-    def chosen(pool: _Pool, number: int) -> Rows:
-        order, taken, turns = of_rule(pool, len(pool.rows)), defaultdict(int), np.zeros(len(pool.rows), np.int64)
-        for place, row in enumerate(order):
-            turns[place] = taken[pool.predicted[row]]
-            taken[pool.predicted[row]] += 1
-        return order[np.argsort(turns, kind="stable")][:number]
-
-    return chosen
+def _unsure_and_strange(pool: _Pool, number: int) -> Rows:
+    strange = np.argsort(np.argsort(pool.distances[:, 0], kind="stable"))
+    return np.argsort((pool.shares[:, 0] - 1) * strange, kind="stable")[:number]
 
 
-def _farthest_first(of_least_sure: int | None) -> Callable[[_Pool, int], Rows]:
+def _unlike_each_other(pool: _Pool, number: int) -> Rows:
+    """Of the unsure and strange ones, those that are farthest from the nearest of those before them."""
+    order = _unsure_and_strange(pool, CANDIDATES)
+    points = pool.points[order, :COMPARED]
+    apart = ((points[:, None] - points) ** 2).sum(axis=2)
+    apart[np.triu_indices(len(order))] = np.inf
+    return np.asarray(order[np.argsort(-apart.min(axis=1), kind="stable")][:number])
+
+
+def _in_turns(pool: _Pool, number: int) -> Rows:
+    """The least sure photo of each predicted label, then the second of each, and so on."""
+    order, taken = _least_sure(pool, len(pool.rows)), np.zeros(len(pool.classifier.labels), np.int64)
+    turns = np.zeros(len(order), np.int64)
+    for place, label in enumerate(pool.predicted[order]):
+        turns[place] = taken[label]
+        taken[label] += 1
+    return order[np.argsort(turns, kind="stable")][:number]
+
+
+def _farthest_first(pool: _Pool, number: int) -> Rows:
     """The photo that is farthest from all labelled and chosen ones by its projection, again and again.
 
     Source: Gonzalez, "Clustering to Minimize the Maximum Intercluster Distance" (1985).
     """
-
-    def chosen(pool: _Pool, number: int) -> Rows:
-        candidates = _least_sure(pool, of_least_sure * number if of_least_sure else len(pool.rows))
-        points, found = pool.points[candidates], []
-        squares = (points**2).sum(axis=1)[:, None] - 2 * points @ pool.known_points.T
-        nearest = (squares + (pool.known_points**2).sum(axis=1)).min(axis=1)
-        for _ in range(number):
-            found.append(farthest := int(nearest.argmax()))
-            nearest = np.minimum(nearest, ((points - points[farthest]) ** 2).sum(axis=1))
-            nearest[farthest] = -1
-        return np.asarray(candidates[found])
-
-    return chosen
+    found: list[int] = []
+    squares = (pool.points**2).sum(axis=1)[:, None] - 2 * pool.points @ pool.known_points.T
+    nearest = (squares + (pool.known_points**2).sum(axis=1)).min(axis=1)
+    for _ in range(number):
+        found.append(farthest := int(nearest.argmax()))
+        nearest = np.minimum(nearest, ((pool.points - pool.points[farthest]) ** 2).sum(axis=1))
+        nearest[farthest] = -1
+    return np.array(found)
 
 
-def _none_alike(pool: _Pool, number: int) -> Rows:
-    """The least sure ones that have no less sure one nearby: half of all photos have a neighbour as near."""
-    order = _least_sure(pool, len(pool.rows))
-    points = pool.points[order]
-    squares = (points**2).sum(axis=1)
-    apart = np.maximum(squares[:, None] - 2 * points @ points.T + squares, 0)
-    near = np.median(np.sort(apart, axis=1)[:, 1])
-    is_alike = np.tril(apart < near, -1).any(axis=1)
-    return np.concatenate([order[~is_alike], order[is_alike]])[:number]
-
-
-TO_LABEL = "least sure, in turns over what is predicted (`to_label`)"
 RULES: dict[str, Callable[[_Pool, int], Rows]] = {
     "at random": _by_chance,
-    TO_LABEL: _in_turns(_least_sure),
-    "smallest margin, in turns": _in_turns(_smallest_margin),
-    "strangest, in turns": _in_turns(_strangest),
-    "farthest first among the least sure": _farthest_first(4),
-    "farthest first": _farthest_first(None),
-    "least sure, none alike": _none_alike,
+    "unsure and strange, unlike each other (`to_label`)": _unlike_each_other,
+    "unsure and strange": _unsure_and_strange,
     "least sure": _least_sure,
-    "smallest margin": _smallest_margin,
+    "smallest margin between the first two": _smallest_margin,
     "largest entropy": _largest_entropy,
     "strangest": _strangest,
+    "least sure, in turns over what is predicted": _in_turns,
+    "farthest first": _farthest_first,
 }
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How a user goes on: what part is labelled at random first, and in how many rounds another part follows."""
+
+    first: float
+    last: float
+    rounds: int
+    min_rows: int
+
+    def __str__(self) -> str:
+        rounds = f"{self.rounds} rounds" if self.rounds > 1 else "one round"
+        return f"{self.first:.0%}, then to {self.last:.0%} in {rounds}; a label has {self.min_rows} photos at least"
+
+
+# With a fifth of 33 photos a kind, few kinds have the ten that a home asks for.
+WAYS = (_Way(0.05, 0.2, 4, 2), _Way(0.05, 0.2, 1, 2), _Way(0.2, 0.4, 4, MIN_ROWS))
+
+
 def _print_rules(train: Photos, val: Photos) -> None:
-    centred = train.vectors - train.vectors.mean(axis=0)
-    points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:COMPONENTS].T
-    print(
-        f"{ALL:.0%} of {len(train.labels):,} photos labelled, {FIRST:.0%} at random and the others in {ROUNDS} rounds, "
-        f"each with a refit; tried on {len(val.labels):,} taken elsewhere; {SEEDS} seeds\n"
-        "| rule | right (standard deviation) | better than at random | mean of the kinds | kinds found of "
-        f"{len(set(train.labels))} |\n|---|---|---|---|---|"
-    )
-    by_chance = np.zeros(0)
-    for name, rule in RULES.items():
-        tries = np.array([_labelled_by(rule, train, val, points, seed) for seed in range(SEEDS)])
-        right, kinds, found = tries.T
-        by_chance = by_chance if len(by_chance) else right
-        better = right - by_chance
-        print(
-            f"| {name} | {right.mean():.3f} ({right.std(ddof=1):.3f}) | {better.mean():+.3f}, {(better > 0).sum()} of "
-            f"{SEEDS} times | {kinds.mean():.3f} | {found.mean():.1f} |"
-        )
+    points = train.vectors @ _components(train)
+    for way in WAYS:
+        print(f"\n{way}\n| rule | right | beside at random | mean of the kinds | kinds named |\n|---|---|---|---|---|")
+        by_chance: NDArray[np.float64] | None = None
+        for name, rule in RULES.items():
+            right, kinds, named = np.array([_labelled_by(rule, way, train, val, points, n) for n in range(SEEDS)]).T
+            by_chance = right if by_chance is None else by_chance
+            better = right - by_chance
+            print(
+                f"| {name} | {right.mean():.3f} | {better.mean():+.3f} ± {better.std(ddof=1) / SEEDS**0.5:.3f}, better "
+                f"{(better > 0).sum()} of {SEEDS} times | {kinds.mean():.3f} | {named.mean():.0f} |",
+                flush=True,
+            )
 
 
 def _labelled_by(
-    rule: Callable[[_Pool, int], Rows], train: Photos, val: Photos, points: NDArray[np.float32], seed: int
+    rule: Callable[[_Pool, int], Rows],
+    way: _Way,
+    train: Photos,
+    val: Photos,
+    points: NDArray[np.float32],
+    seed: int,
 ) -> tuple[float, float, int]:
-    """How much of the later photos is right, as the mean of their kinds, and how many kinds got a label."""
+    """How much of the later photos is right, as the mean of their kinds, and how many kinds can be named."""
     random, number = np.random.default_rng(seed), len(train.labels)
-    labelled = random.permutation(number)[: round(FIRST * number)]
-    for goal in np.linspace(len(labelled), ALL * number, ROUNDS + 1).round().astype(int)[1:]:
+    labelled = random.permutation(number)[: round(way.first * number)]
+    for goal in np.linspace(len(labelled), way.last * number, way.rounds + 1).round().astype(int)[1:]:
         rest = np.setdiff1d(np.arange(number), labelled)
-        classifier = _fit(train.take(labelled), MIN_ROWS)
+        classifier = _fit(train.take(labelled), way.min_rows)
         pool = _Pool(classifier, rest, train.vectors[rest], points[rest], points[labelled], random)
         labelled = np.concatenate([labelled, rest[rule(pool, goal - len(labelled))]])
-    is_right = _said(_fit(train.take(labelled), MIN_ROWS), val) == val.labels
+    classifier = _fit(train.take(labelled), way.min_rows)
+    is_right = _said(classifier, val) == val.labels
     kinds = [is_right[val.labels == kind].mean() for kind in np.unique(val.labels)]
-    return float(is_right.mean()), float(np.mean(kinds)), len(np.unique(train.labels[labelled]))
+    return float(is_right.mean()), float(np.mean(kinds)), len(classifier.labels)
 
 
 def _fit(photos: Photos, min_rows: int) -> Classifier:
@@ -207,12 +216,12 @@ def _said(classifier: Classifier, photos: Photos) -> NDArray[np.str_]:
 
 
 def _print_accuracies(train: Photos, val: Photos) -> None:
-    homes = [_home(train, val, np.random.default_rng(seed)) for seed in range(HOMES)]
+    components = _components(train)
+    homes = [_home(train, val, components, np.random.default_rng(seed)) for seed in range(HOMES)]
     truth = np.array([home.is_right.mean() for home in homes])
-    print(
-        f"\n{truth.mean():.3f} of all answers are right, {np.mean([len(home.is_right) for home in homes]):.0f} a home, "
-        f"the mean of {HOMES} homes\n| labels that count | told | from the truth: on average | in one home |\n|---|---|---|---|"
-    )
+    answers = np.mean([len(home.is_right) for home in homes])
+    print(f"\n{truth.mean():.3f} of the {answers:,.0f} answers of a home are right, the mean of {HOMES} homes")
+    print("| labels that count | told | off, on average | off, in one home |\n|---|---|---|---|")
     for rule in homes[0].told:
         told = np.array([home.told[rule] for home in homes])
         print(f"| {rule} | {told.mean():.3f} | {(told - truth).mean():+.3f} | {np.abs(told - truth).mean():.3f} |")
@@ -226,7 +235,7 @@ class _Home:
     told: dict[str, float]
 
 
-def _home(train: Photos, val: Photos, random: np.random.Generator) -> _Home:
+def _home(train: Photos, val: Photos, components: NDArray[np.float32], random: np.random.Generator) -> _Home:
     """Half of the photos are in the first fit; the others come later and get an answer, half of them without a folder.
 
     A tenth of all photos with a folder, the likeliest suspects, are looked at and put right. Of those without a folder
@@ -237,7 +246,7 @@ def _home(train: Photos, val: Photos, random: np.random.Generator) -> _Home:
     later = Photos(*(np.concatenate([getattr(train, name)[order[half:]], getattr(val, name)]) for name in _COLUMNS))
     first = train.take(order[:half])
     first = Photos(first.vectors, _with_wrong_ones(first.labels, random), first.groups)
-    answers = _said(version := _fit(first, MIN_ROWS_OF_A_HOME), later)
+    answers = _said(version := _fit(first, MIN_ROWS), later)
     has_folder = random.random(len(answers)) < 0.5
     folders = np.where(has_folder, _with_wrong_ones(later.labels, random), "")
     [in_folders], [bare] = np.nonzero(has_folder), np.nonzero(~has_folder)
@@ -247,14 +256,15 @@ def _home(train: Photos, val: Photos, random: np.random.Generator) -> _Home:
         np.concatenate([folders[in_folders], first.labels]),
         np.concatenate([later.groups[in_folders], first.groups]),
     )
-    suspects = np.argsort(believed(_fit(fitted, MIN_ROWS_OF_A_HOME), fitted), kind="stable")
+    suspects = np.argsort(believed(_fit(fitted, MIN_ROWS), fitted), kind="stable")
     suspects = suspects[: round(2 * FLIPPED * len(suspects))]
     looked_at = np.isin(np.arange(len(answers)), in_folders[suspects[suspects < len(in_folders)]])
     corrected = looked_at & (folders != later.labels)
     labels = np.where(corrected | ~has_folder, later.labels, folders)
 
-    pool = _Pool(version, bare, later.vectors[bare], _NO_POINTS, _NO_POINTS, random)
-    chosen = bare[RULES[TO_LABEL](pool, ASKED)]
+    points = later.vectors @ components
+    pool = _Pool(version, bare, later.vectors[bare], points[bare], points[:0], random)
+    chosen = bare[_unlike_each_other(pool, ASKED)]
     drawn = random.permutation(bare)[:ASKED]
     drawn_later = random.permutation(np.setdiff1d(bare, chosen))[:ASKED]
     is_right = labels == answers
@@ -278,6 +288,13 @@ def _home(train: Photos, val: Photos, random: np.random.Generator) -> _Home:
             "chosen alone": told(chosen),
         },
     )
+
+
+def _components(photos: Photos) -> NDArray[np.float32]:
+    """(d, k): where the photos spread most. Distances need no centre."""
+    centred = photos.vectors - photos.vectors.mean(axis=0)
+    components: NDArray[np.float32] = np.linalg.svd(centred, full_matrices=False)[2][:COMPONENTS].T
+    return components
 
 
 def _with_wrong_ones(labels: NDArray[np.str_], random: np.random.Generator) -> NDArray[np.str_]:

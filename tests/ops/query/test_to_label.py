@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from ops.cli.main import app
@@ -36,13 +37,20 @@ def image_id(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
+def pca(number: int) -> NDArray[np.float32]:
+    return np.random.default_rng(number).normal(size=20).astype(np.float32)
+
+
+def distance(number: int) -> float:
+    return float(np.float32(np.random.default_rng((number, 1)).random()))
+
+
 def predicted(number: int) -> str:
     return KINDS[number % 7 % 3]
 
 
 def confidence(number: int) -> float:
-    """No two photos have the same; those of kiwi are the least sure."""
-    return float(np.float32((number * 13 % 50 + 1) / 100 + 0.4 * (predicted(number) != "kiwi")))
+    return float(np.float32((number * 13 % 50 + 1) / 51))
 
 
 @pytest.fixture
@@ -56,7 +64,9 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def _add(home: Home, batch: int, day: date, numbers: Sequence[int], folders: Collection[int] = IN_FOLDERS) -> None:
+def _add(
+    home: Home, batch: int, day: date, numbers: Sequence[int], folders: Collection[int] = IN_FOLDERS, version: int = 1
+) -> None:
     rows = len(numbers)
     shared = made_columns(home, batch, day, range(rows), "abc") | {
         "image_id": [image_id(number) for number in numbers],
@@ -66,19 +76,21 @@ def _add(home: Home, batch: int, day: date, numbers: Sequence[int], folders: Col
         "features": vectors_column(np.zeros((rows, 1280), np.float32)),
         "answer": [predicted(number) for number in numbers],
     }
-    names = [(predicted(number), confidence(number)) for number in numbers]
     projections = {name: shared[name] for name in PROJECTION_ROWS.file_schema.names if name in shared} | {
-        "pca": vectors_column(np.zeros((rows, 3), np.float32)),
-        "predicted": [name for name, _ in names],
-        "confidence": [sure for _, sure in names],
-        "top3": [[{"label": name, "confidence": sure}] for name, sure in names],
-        "distance": [1.0] * rows,
-        "novelty": [0.5] * rows,
-        "in_fit": [False] * rows,
+        "pca": vectors_column(np.stack([pca(number) for number in numbers])),
     }
+    if version == 1:
+        projections |= {
+            "predicted": [predicted(number) for number in numbers],
+            "confidence": [confidence(number) for number in numbers],
+            "top3": [[{"label": predicted(number), "confidence": confidence(number)}] for number in numbers],
+            "distance": [distance(number) for number in numbers],
+            "novelty": [0.5] * rows,
+            "in_fit": [False] * rows,
+        }
     at = {"ingest_date": day.isoformat()}
     commit(home, FEATURE_ROWS, batch, "a test", [write_file(home, FEATURE_ROWS, features, at)])
-    added = write_file(home, PROJECTION_ROWS, projections, at | {"pca_version": "1"})
+    added = write_file(home, PROJECTION_ROWS, projections, at | {"pca_version": str(version)})
     commit(home, PROJECTION_ROWS, batch, "a test", [added])
 
 
@@ -97,18 +109,21 @@ def _images(home: Home, **given: str) -> list[str]:
     return [row["image_id"] for row in _answer(home, "to_label", **given)]
 
 
-def _by_turns(numbers: Sequence[int]) -> list[str]:
-    of_kinds = {kind: sorted((n for n in numbers if predicted(n) == kind), key=confidence) for kind in KINDS}
-    turn = {number: place for of_kind in of_kinds.values() for place, number in enumerate(of_kind)}
-    return [image_id(number) for number in sorted(numbers, key=lambda number: (turn[number], confidence(number)))]
+def _most_worth(numbers: Sequence[int]) -> list[str]:
+    """By how far each is, in 16 dimensions, from the nearest of those that are more unsure and strange."""
+    strange = {number: place / (len(numbers) - 1) for place, number in enumerate(sorted(numbers, key=distance))}
+    ranked = sorted(numbers, key=lambda number: (confidence(number) - 1) * strange[number])
+    gaps = {ranked[0]: np.inf}
+    for place, number in enumerate(ranked[1:], start=1):
+        gaps[number] = min(float(np.sum((pca(number) - pca(other))[:16] ** 2)) for other in ranked[:place])
+    return [image_id(number) for number in sorted(numbers, key=lambda number: -gaps[number])]
 
 
-def test_the_least_sure_photos_come_in_turns_over_what_is_predicted(home: Home) -> None:
+def test_the_photos_most_worth_a_look_are_unsure_strange_and_unlike_each_other(home: Home) -> None:
     found = _answer(home, "to_label")
-    assert [row["image_id"] for row in found] == _by_turns(BARE)
-    assert {row["predicted"] for row in found[:3]} == set(KINDS)
+    assert [row["image_id"] for row in found] == _most_worth(BARE)
     assert {(row["label"], row["origin"], row["ingest_date"]) for row in found} == {(None, "chosen", DAY)}
-    assert _images(home, limit="7") == _by_turns(BARE)[:7]
+    assert _images(home, limit="7") == _most_worth(BARE)[:7]
     assert image_id(99) in _images(home, since="200 days ago")
 
 
@@ -118,13 +133,21 @@ def test_photos_that_somebody_spoke_of_are_not_asked_for_again(home: Home) -> No
     say(home, "lime", "random", 3)
     say(home, "plum", "chosen", 4)
     say(home, None, "folder", 4)
-    assert _images(home) == _by_turns([number for number in BARE if number not in (1, 2, 3)])
+    assert _images(home) == _most_worth([number for number in BARE if number not in (1, 2, 3)])
 
 
 def test_a_photo_with_a_copy_in_a_folder_has_a_label(home: Home) -> None:
     _add(home, 3, DAY, [7], folders=(7,))
-    assert _images(home) == _by_turns([number for number in BARE if number != 7])
+    assert _images(home) == _most_worth([number for number in BARE if number != 7])
     assert image_id(7) not in _images(home, random="true")
+
+
+def test_a_version_that_names_nothing_gives_photos_that_are_unlike(home: Home) -> None:
+    finish_switch(home, begin_switch(home, 2))
+    _add(home, 3, DAY, [*BARE], version=2)
+    found = _answer(home, "to_label", limit="10")
+    assert len({row["image_id"] for row in found}) == 10
+    assert {(row["predicted"], row["confidence"], row["novelty"]) for row in found} == {(None, None, None)}
 
 
 def test_a_random_sample_goes_on_where_it_ended_and_keeps_what_was_chosen(home: Home) -> None:
