@@ -1,0 +1,100 @@
+"""A moto server that takes presigned URLs as S3 does: it checks their signature and age, and whose rights they carry.
+
+Run as `python -m tests.support.presigned_server PORT`. moto itself checks permissions of signed headers only. As on S3,
+who may not list a bucket is told 403 of an object that is not there.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.iam.access_control import IAMPolicy, IAMRequestBase, PermissionResult
+from moto.iam.models import iam_backends
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from tests.support.moto_server import serve
+
+_CHECKED = "checked-as-presigned"
+_FORM = "%Y%m%dT%H%M%SZ"
+
+
+class PresignedApplication:
+    """moto's application; a presigned request reaches it with its signature checked."""
+
+    def __init__(self, aws: Callable[..., Iterable[bytes]]) -> None:
+        self._aws = aws
+
+    def __call__(self, environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        query = dict(parse_qsl(environment.get("QUERY_STRING", ""), keep_blank_values=True))
+        if "X-Amz-Signature" not in query:
+            return self._aws(environment, start_response)
+        if (refusal := _refusal(environment, query)) is not None:
+            environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
+            body = f"<Error><Code>{refusal}</Code></Error>".encode()
+            start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", f"{len(body)}")])
+            return [body]
+        credential = query["X-Amz-Credential"]
+        key = credential.partition("/")[0]
+        environment["HTTP_AUTHORIZATION"] = (
+            f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature={_CHECKED}"
+        )
+        environment["QUERY_STRING"] = urlencode({k: v for k, v in query.items() if not k.startswith("X-Amz-")})
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            bucket = environment["PATH_INFO"].split("/")[1]
+            is_hidden = status.startswith("404") and not _may_list(key, bucket)
+            return start_response("403 Forbidden" if is_hidden else status, headers, *rest)
+
+        return self._aws(environment, start)
+
+
+def _refusal(environment: dict[str, Any], query: dict[str, str]) -> str | None:
+    key, _, region, service, _ = query["X-Amz-Credential"].split("/")
+    known = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].access_keys.get(key)
+    if known is None:
+        return "InvalidAccessKeyId"
+    signed_at = datetime.strptime(query["X-Amz-Date"], _FORM).replace(tzinfo=UTC)
+    if datetime.now(UTC) > signed_at + timedelta(seconds=int(query["X-Amz-Expires"])):
+        return "AccessDenied"
+    rest = {name: value for name, value in query.items() if name != "X-Amz-Signature"}
+    path = quote(environment["PATH_INFO"].encode("latin-1"), safe="/~")
+    url = f"http://{environment['HTTP_HOST']}{path}?{urlencode(rest, quote_via=quote)}"
+    names = query["X-Amz-SignedHeaders"].split(";")
+    headers = {name: _header(environment, name) for name in names}
+    request = AWSRequest(environment["REQUEST_METHOD"], url, headers)
+    request.context["timestamp"] = query["X-Amz-Date"]
+    signer = S3SigV4QueryAuth(Credentials(key, known.secret_access_key), service, region)
+    expected = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
+    return None if expected == query["X-Amz-Signature"] else "SignatureDoesNotMatch"
+
+
+def _header(environment: dict[str, Any], name: str) -> str:
+    plain = name.upper().replace("-", "_")
+    return str(environment.get(plain if plain.startswith("CONTENT_") else f"HTTP_{plain}", ""))
+
+
+def _may_list(key: str, bucket: str) -> bool:
+    backend = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    user = backend.get_user(backend.access_keys[key].user_name)
+    policies = [backend.get_user_policy(user.name, name) for name in user.policies]
+    results = {IAMPolicy(policy).is_action_permitted("s3:ListBucket", f"arn:aws:s3:::{bucket}") for policy in policies}
+    return PermissionResult.PERMITTED in results
+
+
+def _check_signature(request: IAMRequestBase) -> None:
+    if not request._headers["Authorization"].endswith(f"Signature={_CHECKED}"):
+        _check_signature_as_moto(request)
+
+
+_check_signature_as_moto = IAMRequestBase.check_signature
+
+
+if __name__ == "__main__":
+    setattr(IAMRequestBase, "check_signature", _check_signature)  # noqa: B010 - a method of moto's
+    serve(int(sys.argv[1]), PresignedApplication(DomainDispatcherApplication(create_backend_app)))
