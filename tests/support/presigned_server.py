@@ -1,7 +1,7 @@
-"""A moto server that takes presigned URLs as S3 does: it checks their signature and age, and whose rights they carry.
+"""A moto server that takes presigned URLs as S3 does: it checks their signature, their age, and their owner's rights.
 
-Run as `python -m tests.support.presigned_server PORT`. moto itself checks permissions of signed headers only. As on S3,
-who may not list a bucket is told 403 of an object that is not there.
+Run as `python -m tests.support.presigned_server PORT`. moto itself looks at none of these. Requests with signed headers
+may do everything: they are the service's. As on S3, who may not list a bucket is told 403 of an object that is missing.
 """
 
 import sys
@@ -14,18 +14,18 @@ from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.iam.access_control import IAMPolicy, IAMRequestBase, PermissionResult
+from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from tests.support.moto_server import serve
 
-_CHECKED = "checked-as-presigned"
 _FORM = "%Y%m%dT%H%M%SZ"
+_ACTIONS = {"PUT": "s3:PutObject", "GET": "s3:GetObject", "DELETE": "s3:DeleteObject"}
 
 
 class PresignedApplication:
-    """moto's application; a presigned request reaches it with its signature checked."""
+    """moto's application; a presigned request reaches it if its signature is right and its owner may do that."""
 
     def __init__(self, aws: Callable[..., Iterable[bytes]]) -> None:
         self._aws = aws
@@ -39,16 +39,15 @@ class PresignedApplication:
             body = f"<Error><Code>{refusal}</Code></Error>".encode()
             start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", f"{len(body)}")])
             return [body]
-        credential = query["X-Amz-Credential"]
-        key = credential.partition("/")[0]
+        # Without any, it would be anybody's request to moto.
         environment["HTTP_AUTHORIZATION"] = (
-            f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature={_CHECKED}"
+            f"AWS4-HMAC-SHA256 Credential={query['X-Amz-Credential']}, SignedHeaders=host, Signature=checked"
         )
         environment["QUERY_STRING"] = urlencode({k: v for k, v in query.items() if not k.startswith("X-Amz-")})
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             bucket = environment["PATH_INFO"].split("/")[1]
-            is_hidden = status.startswith("404") and not _may_list(key, bucket)
+            is_hidden = status.startswith("404") and not _may(_key_of(query), "s3:ListBucket", bucket)
             return start_response("403 Forbidden" if is_hidden else status, headers, *rest)
 
         return self._aws(environment, start)
@@ -62,16 +61,23 @@ def _refusal(environment: dict[str, Any], query: dict[str, str]) -> str | None:
     signed_at = datetime.strptime(query["X-Amz-Date"], _FORM).replace(tzinfo=UTC)
     if datetime.now(UTC) > signed_at + timedelta(seconds=int(query["X-Amz-Expires"])):
         return "AccessDenied"
+    path = environment["PATH_INFO"].encode("latin-1").decode()
     rest = {name: value for name, value in query.items() if name != "X-Amz-Signature"}
-    path = quote(environment["PATH_INFO"].encode("latin-1"), safe="/~")
-    url = f"http://{environment['HTTP_HOST']}{path}?{urlencode(rest, quote_via=quote)}"
-    names = query["X-Amz-SignedHeaders"].split(";")
-    headers = {name: _header(environment, name) for name in names}
+    url = f"http://{environment['HTTP_HOST']}{quote(path, safe='/~')}?{urlencode(rest, quote_via=quote)}"
+    headers = {name: _header(environment, name) for name in query["X-Amz-SignedHeaders"].split(";")}
     request = AWSRequest(environment["REQUEST_METHOD"], url, headers)
     request.context["timestamp"] = query["X-Amz-Date"]
     signer = S3SigV4QueryAuth(Credentials(key, known.secret_access_key), service, region)
     expected = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
-    return None if expected == query["X-Amz-Signature"] else "SignatureDoesNotMatch"
+    if expected != query["X-Amz-Signature"]:
+        return "SignatureDoesNotMatch"
+    resource = path.strip("/")
+    action = _ACTIONS[environment["REQUEST_METHOD"]] if "/" in resource else "s3:ListBucket"
+    return None if _may(key, action, resource) else "AccessDenied"
+
+
+def _key_of(query: dict[str, str]) -> str:
+    return query["X-Amz-Credential"].partition("/")[0]
 
 
 def _header(environment: dict[str, Any], name: str) -> str:
@@ -79,22 +85,13 @@ def _header(environment: dict[str, Any], name: str) -> str:
     return str(environment.get(plain if plain.startswith("CONTENT_") else f"HTTP_{plain}", ""))
 
 
-def _may_list(key: str, bucket: str) -> bool:
+def _may(key: str, action: str, resource: str) -> bool:
     backend = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
     user = backend.get_user(backend.access_keys[key].user_name)
     policies = [backend.get_user_policy(user.name, name) for name in user.policies]
-    results = {IAMPolicy(policy).is_action_permitted("s3:ListBucket", f"arn:aws:s3:::{bucket}") for policy in policies}
-    return PermissionResult.PERMITTED in results
-
-
-def _check_signature(request: IAMRequestBase) -> None:
-    if not request._headers["Authorization"].endswith(f"Signature={_CHECKED}"):
-        _check_signature_as_moto(request)
-
-
-_check_signature_as_moto = IAMRequestBase.check_signature
+    results = {IAMPolicy(policy).is_action_permitted(action, f"arn:aws:s3:::{resource}") for policy in policies}
+    return PermissionResult.PERMITTED in results and PermissionResult.DENIED not in results
 
 
 if __name__ == "__main__":
-    setattr(IAMRequestBase, "check_signature", _check_signature)  # noqa: B010 - a method of moto's
     serve(int(sys.argv[1]), PresignedApplication(DomainDispatcherApplication(create_backend_app)))
