@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from batch.erase.answers import erase_answers
 from batch.erase.objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
 from batch.erase.rows import count_rows, erase_rows, note_objects
 from batch.erase.selection import Selection, landings_of
 from batch.refit.stored_sums import forget_sums
 from features.errors import InvalidSetting
+from store.answers.progress import answered_through
 from store.errors import HomeInUse
 from store.home import Home
 from store.objects.document import Document
@@ -112,6 +114,7 @@ def erase(
             # From here on, the table refuses what a paused reprojection read before.
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
         _wait_for_batches(home, set(unsettled_batches(home)), say, check)
+        _wait_for_answers(home, say, check)
         selection = _selection(home, request, erasure)
         # Before their rows go: a request that is cut off then still knows which objects they were of.
         note_objects(home, selection)
@@ -131,7 +134,9 @@ def erase(
             raise HomeInUse(
                 f"Each of {MOST_SEARCHES} searches found something new; look who brings it, and run this again."
             )
-        for place in (home.features, home.projections, home.rejects, home.state, home.reports, home.pca_models):
+        _wait_for_answers(home, say, check)
+        tables = (home.features, home.projections, home.rejects)
+        for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
@@ -185,6 +190,8 @@ def _search_once(
     """Search everything once, and say how much of what was removed."""
     removed: Counter[str] = Counter()
     newer: set[tuple[str, str]] = set()
+    say("Searching the answers …")
+    removed["answers"] += erase_answers(home, selection, check)
     for table in TABLES:
         say(f"Searching {table.name} …")
         erased = erase_rows(home, selection, table, check)
@@ -244,6 +251,8 @@ def _drop_from_plans(home: Home, selection: Selection, say: Callable[[str], None
             # The stream drops them when it begins the batch, or the next search finds its rows.
             in_flight.add(plan.batch)
     _wait_for_batches(home, in_flight, say, check)
+    if in_flight:
+        _wait_for_answers(home, say, check)
     return plans
 
 
@@ -260,6 +269,25 @@ def _wait_for_batches(home: Home, batches: set[int], say: Callable[[str], None],
             raise HomeInUse(
                 f"Batch {min(missing)} is planned and not committed; run `fruits stream --drain` to finish it, "
                 "then run this again: it goes on where it was."
+            )
+        _wait(POLL_INTERVAL_S, check)
+
+
+def _wait_for_answers(home: Home, say: Callable[[str], None], check: Callable[[], None]) -> None:
+    """Return when a stream that lives has written the answers to what was committed by now.
+
+    Without one there is nothing to wait for: the next stream looks at this request before it writes any.
+    """
+    committed, waited_for, deadline_s = open_tables(home).committed_to_all, -1, 0.0
+    while _is_running(home) and (through := answered_through(home)) is not None and through < committed:
+        if through != waited_for:
+            # The wait begins again whenever the stream has answered a batch.
+            waited_for, deadline_s = through, time.monotonic() + PATIENCE_S
+            say(f"Waiting for the answers of batch {through + 1} …")
+        if time.monotonic() > deadline_s:
+            raise HomeInUse(
+                f"The answers of batch {through + 1} are not written; see what the stream says, then run this again: "
+                "it goes on where it was."
             )
         _wait(POLL_INTERVAL_S, check)
 

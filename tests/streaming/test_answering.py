@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -34,9 +33,6 @@ from tests.support.keys import ODD_KEYS
 from tests.support.named_home import classifier_of, photos_of
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, drop, rows
-
-if TYPE_CHECKING:
-    pass
 
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
@@ -147,6 +143,7 @@ def test_cut_off_after_the_commit_the_next_start_answers_before_the_photo_goes(
 ) -> None:
     settings = local_settings(answers=True, clean=clean)
     home = settings.places()
+    record_answered(home, 0)
     drop(settings, {"kiwi/a.jpg": jpeg(1), "kiwi/b.jpg": jpeg(2)})
     with monkeypatch.context() as patched, pytest.raises(StorageUnavailable, match="cut off"):
         _ended_before(step, patched)
@@ -216,7 +213,7 @@ def test_answers_begin_anew_when_they_are_switched_on_again(local_settings: Make
 def test_odd_keys_have_answers_under_keys_that_an_app_can_work_out(make_settings: MakeSettings, drain: Drain) -> None:
     settings = make_settings(answers=True)
     home = settings.places()
-    keys = [*ODD_KEYS, "a.json/b.jpg", "a", "sha256/c.jpg", f"{'d' * 248}.jp", "e" * 120 + "/x.jpg"]
+    keys = [*ODD_KEYS, "one.json/b.jpg", "one", "sha256/c.jpg", f"{'d' * 248}.jp", "e" * 120 + "/x.jpg"]
     _drop(settings, {key: jpeg(seed) for seed, key in enumerate(keys)})
     drain(settings)
     assert {key: _answer(home, key).key for key in keys} == {key: key for key in keys}
@@ -248,6 +245,7 @@ def test_an_erasure_that_begins_meanwhile_leaves_no_answer(
     pattern = r"^(?P<subject>[^/]+)/"
     settings = make_settings(answers=True, key_pattern=pattern)
     home = settings.places()
+    record_answered(home, 0)
     _drop(settings, {"anna/a.jpg": jpeg(1), "anna/b.txt": text_file(), "ben/a.jpg": jpeg(3)})
     with monkeypatch.context() as patched, pytest.raises(StorageUnavailable, match="cut off"):
         # What a kill left of it goes, too.
