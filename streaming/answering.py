@@ -2,17 +2,14 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from features.rejects import Reason
 from store.answers.answer import Answer, read_answer
 from store.answers.batch import answers_of_batch
 from store.answers.progress import answered_through, forget_answered, record_answered
-from store.answers.written import delete_answers, write_answers
+from store.answers.written import write_unless_erased
 from store.home import Home
-from store.objects.landing import LandedObject
-from store.objects.location import StorageLocation
-from store.state.erasures import ErasureFilter, read_erasures
 from store.state.heartbeat import check_claim
 from store.state.plans import Plan, Result, read_plan, read_result
 from store.tables.handles import open_tables
@@ -109,15 +106,7 @@ class Answering:
         check_claim(self._home, self._nonce)
         answers = self._without_replaced(plan, answers_of_batch(self._home, batch, plan, result))
         landings = self._home.landings if plan is None else (self._home.landing_named(plan.landing),)
-        before = read_erasures(self._home)
-        erased = set(_covered(ErasureFilter(before), landings, answers))
-        # One that was written before a kill.
-        delete_answers(self._home, erased)
-        written = [answer for answer in answers if answer not in erased]
-        write_answers(self._home, written)
-        if (after := read_erasures(self._home)) != before:
-            # It may have searched the answers before the last one was written.
-            delete_answers(self._home, _covered(ErasureFilter(after), landings, written))
+        write_unless_erased(self._home, landings, answers)
         record_answered(self._home, batch)
         if plan is not None and result is not None:
             self._hand_on(plan, result)
@@ -134,12 +123,3 @@ class Answering:
     def _is_replaced(self, answer: Answer) -> bool:
         stored = read_answer(self._home, answer.key)
         return stored is not None and stored.etag != answer.etag and stored.arrived_at > answer.arrived_at
-
-
-def _covered(erasures: ErasureFilter, landings: Iterable[StorageLocation], answers: Iterable[Answer]) -> list[Answer]:
-    return [
-        answer
-        for answer in answers
-        for landed in [LandedObject(answer.key, 0, answer.etag, answer.arrived_at)]
-        if any(erasures.covers(landing, landed) for landing in landings)
-    ]

@@ -10,7 +10,10 @@ import obstore
 from store.answers.answer import Answer, answer_body, answer_key, read_answer
 from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, retry_storage
+from store.objects.landing import LandedObject
+from store.objects.location import StorageLocation
 from store.objects.operations import delete_all
+from store.state.erasures import ErasureFilter, read_erasures
 
 # A put takes some 30 ms at S3, so that a busy laptop needs three at once, and a cluster these. A disk answers at once,
 # where threads only cost.
@@ -31,6 +34,24 @@ def write_answers(home: Home, answers: Sequence[Answer]) -> None:
         _in_shares(home, last, lambda answer: _put(home, answer))
 
 
+def write_unless_erased(home: Home, landings: Iterable[StorageLocation], answers: Sequence[Answer]) -> None:
+    """Write answers but those to objects that somebody asked to erase, in any of these landings; these are deleted.
+
+    An erasure that begins meanwhile finds them, or they are deleted here. Killed at any point, a replay puts it right.
+    Raises StateDamaged, StorageRefused, StorageUnavailable.
+    """
+    places = tuple(landings)
+    before = read_erasures(home)
+    erased = set(_covered(ErasureFilter(before), places, answers))
+    # One that was written before a kill.
+    delete_answers(home, erased)
+    written = [answer for answer in answers if answer not in erased]
+    write_answers(home, written)
+    if (after := read_erasures(home)) != before:
+        # It may have searched the answers before the last one was written.
+        delete_answers(home, _covered(ErasureFilter(after), places, written))
+
+
 def delete_answers(home: Home, answers: Iterable[Answer]) -> int:
     """Delete the answers to these versions of objects, and say how many there were; those to other versions stay.
 
@@ -42,6 +63,15 @@ def delete_answers(home: Home, answers: Iterable[Answer]) -> int:
         if stored is not None and (stored.key, stored.etag) == (answer.key, answer.etag):
             gone.append(answer_key(answer.key))
     return delete_all(home.answers, gone)
+
+
+def _covered(erasures: ErasureFilter, landings: Sequence[StorageLocation], answers: Iterable[Answer]) -> list[Answer]:
+    return [
+        answer
+        for answer in answers
+        for landed in [LandedObject(answer.key, 0, answer.etag, answer.arrived_at)]
+        if any(erasures.covers(landing, landed) for landing in landings)
+    ]
 
 
 def _put(home: Home, answer: Answer) -> None:
