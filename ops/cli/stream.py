@@ -18,7 +18,7 @@ FormerLanding = Annotated[
 
 @takes_settings(
     *(*HOME, "landing", "weights", "trigger", "settle", "max_files", "max_bytes", "key_pattern", "queue", "backfill"),
-    *("only_new", "clean", "clean_after", "archive", "max_image_bytes", "max_pixels", "max_decode_time"),
+    *("only_new", "clean", "clean_after", "answers", "archive", "max_image_bytes", "max_pixels", "max_decode_time"),
     *("storage_patience", "metrics", "master"),
 )
 def stream(
