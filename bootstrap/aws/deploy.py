@@ -43,7 +43,7 @@ _SERVICE_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
 # An hour of photos stays in the landing, for people to look at.
 _DEFAULT_STREAM_OPTIONS = {"clean": "archive", "clean_after": "1h"}
 _STREAM_OPTIONS = (
-    *("trigger", "max_files", "max_bytes", "key_pattern", "backfill", "only_new", "clean", "clean_after"),
+    *("trigger", "max_files", "max_bytes", "key_pattern", "backfill", "only_new", "clean", "clean_after", "answers"),
     *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience"),
 )
 

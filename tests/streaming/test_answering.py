@@ -1,6 +1,7 @@
 """Each photo and each reject has its answer, whatever ends the stream, and no photo goes before its answer is there."""
 
 import json
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,16 +24,18 @@ from store.errors import StorageUnavailable
 from store.home import Home
 from store.models.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, publish_model
 from store.models.registry import current_featurizer
+from store.objects.landing import list_landed
 from store.objects.operations import keys_below, overwrite, read
 from store.settings import Settings
 from store.state.erasures import begin_erasure
 from store.state.plans import delete_old_batches, read_plan, read_result
 from streaming.answering import Answering
+from tests.support.fault_proxy import Rule, set_rules, unused_rules
 from tests.support.feature_rows import feature_vectors
 from tests.support.keys import ODD_KEYS
 from tests.support.named_home import classifier_of, photos_of
 from tests.support.pictures import jpeg, text_file
-from tests.support.stream_run import Run, drop, rows
+from tests.support.stream_run import Run, drop, rows, stream_process
 
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
@@ -162,6 +165,26 @@ def test_cut_off_after_the_commit_the_next_start_answers_before_the_photo_goes(
     # A replay writes the same bytes.
     assert before == {} or before == _bodies(home)
     assert list(home.landing.directory.rglob("*.jpg")) == []
+
+
+@pytest.mark.processes
+def test_sigkill_in_the_middle_of_answers_on_s3(
+    s3_settings: MakeSettings, drain: Drain, proxy: str, s3_server: str
+) -> None:
+    settings = s3_settings(answers=True, clean="delete")
+    home = settings.places()
+    _drop(settings, {f"kiwi/{seed}.jpg": jpeg(seed) for seed in range(6)})
+    steps = [Rule("PUT", r"/home/answers/", skip=3), Rule("PUT", r"/home/state/answered.json")]
+    for step in steps:
+        with stream_process(settings, "--drain", "--clean", "delete", "--answers", endpoint=proxy) as process:
+            set_rules(proxy, replace(step, signal_after=(process.pid, signal.SIGKILL)))
+            assert process.wait(120) == -signal.SIGKILL, step.path
+        assert unused_rules(proxy) == []
+    assert len(list(list_landed(home.landing))) == 6
+    drain(settings)
+    assert sorted(_bodies(home)) == [f"kiwi/{seed}.jpg.json" for seed in range(6)]
+    assert list(list_landed(home.landing)) == []
+    assert read_status(home, verify=True).broken == []
 
 
 def test_results_stay_until_they_are_answered_or_nobody_asks_any_more(
