@@ -40,9 +40,10 @@ def discriminants(model: PcaModel) -> Discriminants | None:
     if classifier is None or len(classifier.labels) <= _AXES or len(pca.components) < _AXES:
         return None
     components = pca.components.astype(np.float64)
-    covariance = np.linalg.inv(classifier.precision.astype(np.float64))
-    within = components @ covariance @ components.T
-    means = classifier.weights.astype(np.float64) @ covariance @ components.T
+    # The covariance, the inverse of the precision, times the components.
+    spread = np.linalg.solve(classifier.precision.astype(np.float64), components.T)
+    within = components @ spread
+    means = classifier.weights.astype(np.float64) @ spread
     centre = means.mean(axis=0)
     # Where rows of one label spread by 1 in all directions, the best ones are the principal ones of the means.
     lower = np.linalg.cholesky((within + within.T) / 2)

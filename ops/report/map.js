@@ -26,8 +26,6 @@ function map() {
   look(plane);
   onWidth(plot, redraw);
 
-  return { highlight(labels) { legend.highlight(labels); section.scrollIntoView(); } };
-
   function look(chosen) {
     plane = chosen;
     caption.textContent = `Version ${data.serving}, ${all ? `all ${counted(shown.of_photos, "photo")}` : `${number(shown.photos.length)} of ${counted(shown.of_photos, "photo")}, chosen by their hash`}. ${plane.caption}`;
@@ -184,6 +182,7 @@ function map() {
     });
     focusOn(best);
   });
+  return { highlight(labels) { legend.highlight(labels); section.scrollIntoView(); } };
 }
 
 function whyNoMap(shown) {

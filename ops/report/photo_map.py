@@ -72,7 +72,7 @@ def photo_map(
     sample = _sample(connection, most_photos)
     (totals,) = query_rows(connection, "SELECT count(*) AS photos FROM seen_current_projections")
     shares = served.pca.explained_variance_ratio
-    points = np.array([row["pca"] for row in sample], np.float32).reshape(len(sample), -1)
+    points = np.array([row["pca"] for row in sample], np.float32).reshape(-1, served.meta.components)
     parting = discriminants(served)
     return PcaMap(
         of_photos=totals["photos"],

@@ -65,4 +65,5 @@ def _photos(report: Report) -> list[ShownPhoto]:
     """The photos of the map and of the galleries, each image once."""
     of_map = report.pca_map.photos if report.pca_map else []
     of_galleries = [photo for gallery in report.names.galleries for photo in gallery.photos]
-    return list({photo.image_id: photo for photo in (*of_galleries, *of_map)}.values())
+    shown: list[ShownPhoto] = [*of_galleries, *of_map]
+    return list({photo.image_id: photo for photo in shown}.values())
