@@ -194,19 +194,24 @@ function whyNoMap(shown) {
 // The two ways to look at the photos: along the directions of most variance, and along those that part the labels.
 function planesOf(shown) {
   const planes = [{
-    name: "PCA", places: shown.photos, zero: { x: 0, y: 0 },
+    name: "PCA", ...placesIn(shown.on_components),
     caption: "Along the directions in which the photos differ most. Photos that the network sees as alike lie together.",
     axes: [`first component, ${percent(shown.shares[0])} of the variance`, `second, ${percent(shown.shares[1])}`],
   }];
   if (shown.on_discriminants) {
-    const step = sixteenBits(shown.on_discriminants.steps), [x, y] = shown.on_discriminants.zero;
     planes.push({
-      name: "Discriminants", places: shown.photos.map((_, n) => ({ x: step(2 * n), y: step(2 * n + 1) })), zero: { x, y },
+      name: "Discriminants", ...placesIn(shown.on_discriminants),
       caption: "Along the directions that tell the labels of the served version apart best. A photo far from its label's others is worth a look.",
       axes: [`first discriminant, ${percent(shown.parted[0])} of what parts the labels`, `second, ${percent(shown.parted[1])}`],
     });
   }
   return planes;
+}
+
+// Where each photo lies in a plane, and where 0 does.
+function placesIn({ steps, zero: [x, y] }) {
+  const step = sixteenBits(steps);
+  return { places: data.pca_map.photos.map((_, n) => ({ x: step(2 * n), y: step(2 * n + 1) })), zero: { x, y } };
 }
 
 // For each photo the places of those nearest to it, nearest first.

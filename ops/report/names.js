@@ -7,7 +7,7 @@ function accuracy() {
   const weeks = rows.map((row) => ({ ...row, at: Date.parse(row.week) }));
   const last = weeks.length && weeks[weeks.length - 1].at;
   figure("accuracy", {
-    title: "Answers that were right", caption: "By week. Answers to photos whose label is known, as the app got them; no refit changes them. The lines up and down tell between what the true share lies, by 95 %.",
+    title: "Answers that were right", caption: "By week. Answers to photos whose label is known, as the app got them; no refit changes them. The line through a dot shows where the true share lies, with 95 % certainty; the number above it counts the answers.",
     none: !rows.length && none, command, height: 260, columns: ["week from"],
     x: { ...timeAxis(weeks, 7 * 86400), ticks: weeks.map((week) => week.at + 3.5 * DAY_MS), format: (at) => dayName(at - 3.5 * DAY_MS) },
     ...shares(weeks, (week) => week.at + 3.5 * DAY_MS, (week) => `week from ${dayName(week.at)}${week.at === last ? ", the last" : ""}`),
@@ -19,7 +19,7 @@ function reliability() {
   if (!rows.length && !data.names.accuracy.rows.length) return document.getElementById("reliability").remove();
   const { series: [range, right], stops, y } = shares(rows, (row) => row.confidence, (row) => `${percent(row.lowest, 0)} to ${percent(row.lowest + 0.1, 0)} sure`);
   figure("reliability", {
-    title: "Whether the confidence is honest", caption: "Answers by how sure they were. On the dashed line as many are right as they promise; below it they promise too much.",
+    title: "Whether the confidence is honest", caption: "Answers by how sure they were. On the dashed line as many are right as they promise; below it they promise too much. The numbers count the answers.",
     none: !rows.length && none, command, height: 260, columns: ["answers"],
     x: { min: 0, max: 1, ticks: SHARES, format: (share) => percent(share, 0), name: "how sure the answers were" }, y,
     series: [{ name: "as promised", kind: "line", colour: "other", dash: true, points: [[0, 0], [1, 1]] }, range, { ...right, apart: true }],

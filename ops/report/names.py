@@ -60,7 +60,7 @@ class Gallery:
     name: str
     title: str
     caption: str
-    commands: tuple[str, ...]
+    commands: list[str]
     none: str
     photos: list[GalleryPhoto]
 
@@ -84,8 +84,8 @@ class Names:
 class _Kind:
     """A kind of gallery, which the page has as soon as there is a query of its name.
 
-    `commands` act on all that the query gives; `act` is what to type for one photo, and takes `predicted` as the label
-    if `suggests` says so.
+    `commands` act on all that the query gives, in place of showing it; `{query}` in them is the query's own command.
+    The command of one photo takes `predicted` as the label if `suggests` says so.
     """
 
     query: str
@@ -114,7 +114,7 @@ _KINDS = (
         "What to label next",
         "A label for one of these teaches the next refit most. Take them all as a file: fill in its column `label`, "
         "delete the lines that you leave out, and give it back. Or copy the command of one photo.",
-        commands=("fruits query to_label --format csv > to_label.csv", "fruits label --csv to_label.csv"),
+        commands=("{query} --format csv > to_label.csv", "fruits label --csv to_label.csv"),
     ),
 )
 
@@ -135,12 +135,9 @@ def collect_names(
     if no_names:
         return Names(no_names, weeks, reliability, None, [])
     confusion = _told(connection, "confusion", since, _MOST_PAIRS)
-    pairs = [
-        row
-        | {name: shortened(row[name]) for name in ("label", "predicted")}
-        | {"confidence": _short(row["confidence"])}
-        for row in confusion.rows
-    ]
+    pairs = [row | {name: shortened(row[name]) for name in ("label", "predicted")} for row in confusion.rows]
+    for pair in pairs:
+        del pair["confidence"]
     known = {query.name: query for query in named_queries()}
     return Names(
         None,
@@ -167,9 +164,11 @@ def _why_no_names(served: PcaModel | None) -> str | None:
 
 
 def _gallery(connection: duckdb.DuckDBPyConnection, home: Home, kind: _Kind, since: date | None) -> Gallery:
-    told = _told(connection, kind.query, since, MOST_IN_GALLERY)
-    photos = [_photo(home, row, kind.suggests) for row in told.rows]
-    return Gallery(kind.query, kind.title, kind.caption, kind.commands or (told.command,), told.none, photos)
+    # A command that acts on all has the query's own limit; of these the page shows the first.
+    told = _told(connection, kind.query, since, None if kind.commands else MOST_IN_GALLERY)
+    photos = [_photo(home, row, kind.suggests) for row in told.rows[:MOST_IN_GALLERY]]
+    commands = [command.replace("{query}", told.command) for command in kind.commands] or [told.command]
+    return Gallery(kind.query, kind.title, kind.caption, commands, told.none, photos)
 
 
 def _photo(home: Home, row: Row, suggests: bool) -> GalleryPhoto:

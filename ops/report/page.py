@@ -81,15 +81,18 @@ def _plain_map(pca_map: PcaMap, picture_of: Mapping[str, int]) -> dict[str, Any]
     neighbours = np.array(pca_map.neighbours)
     places = pca_map.on_discriminants
     return vars(pca_map) | {
+        "on_components": _plain_places(np.array([(photo.x, photo.y) for photo in pca_map.photos]).reshape(-1, 2)),
         "photos": [_plain_photo(photo, picture_of) for photo in pca_map.photos],
         "neighbours": _packed(neighbours),
         "neighbours_each": neighbours.shape[1] if neighbours.size else 0,
-        "on_discriminants": _plain_places(np.array(places)) if places else None,
+        "on_discriminants": _plain_places(np.array(places or ()).reshape(-1, 2)),
     }
 
 
-def _plain_places(places: NDArray[np.float64]) -> dict[str, Any]:
+def _plain_places(places: NDArray[np.float64]) -> dict[str, Any] | None:
     """Places (n, 2) in steps from the least to the greatest of each column, and where 0 lies among the steps."""
+    if not len(places):
+        return None
     least = places.min(axis=0)
     step = np.maximum(places.max(axis=0) - least, np.finfo(np.float64).eps) / _STEPS
     return {"steps": _packed(np.rint((places - least) / step)), "zero": np.rint(-least / step).tolist()}
@@ -102,8 +105,8 @@ def _packed(numbers: NDArray[Any]) -> str:
 
 def _plain_photo(photo: MapPhoto, picture_of: Mapping[str, int]) -> dict[str, Any]:
     plain = vars(photo) | {"image_id": photo.image_id[:12]} | _picture(photo, picture_of)
-    plain |= {axis: float(f"{plain[axis]:.4g}") for axis in ("x", "y")}
-    del plain["source"]
+    for name in ("source", "x", "y"):
+        del plain[name]
     return plain
 
 
