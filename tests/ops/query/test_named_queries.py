@@ -70,6 +70,11 @@ class Photo:
         """What the app was answered: nothing before there was a version."""
         return None if self.day == LONG_AGO else NAMES[self.image % 2]
 
+    @property
+    def answer_confidence(self) -> float | None:
+        """From 0 to 1, both ends included."""
+        return None if self.answer is None else self.image * 7 % 11 / 10
+
     def named(self, version: int) -> "Named":
         random = np.random.default_rng((self.image, version, 1))
         names = [NAMES[place] for place in random.permutation(len(NAMES))[:3]]
@@ -163,6 +168,7 @@ def _feature_rows(photos: Sequence[Photo], batch: int) -> dict[str, Any]:
         "height": [480] * rows,
         "features": vectors_column(np.zeros((rows, 1280), np.float32)),
         "answer": [photo.answer for photo in photos],
+        "answer_confidence": [photo.answer_confidence for photo in photos],
     }
 
 
@@ -386,6 +392,28 @@ def test_accuracy_counts_the_answers_that_the_app_got(home: Home) -> None:
         interval = binomtest(sum(of), len(of)).proportion_ci(0.95, "wilson")
         assert (row["answers"], row["correct"]) == (len(of), sum(of))
         assert row["percent"] == pytest.approx(100 * np.mean(of), abs=0.06)
+        assert (row["low"], row["high"]) == pytest.approx((100 * interval.low, 100 * interval.high), abs=0.06)
+
+
+def test_reliability_counts_the_answers_by_tenths_of_their_confidence(home: Home) -> None:
+    of: dict[float, list[tuple[float, bool]]] = defaultdict(list)
+    for photo in RECENT:
+        if photo.label is not None:
+            assert photo.answer_confidence is not None
+            sure = float(np.float32(photo.answer_confidence))
+            of[min(math.floor(10 * sure), 9) / 10].append((sure, photo.answer == photo.label))
+
+    found = _answer(home, "reliability", since=MONDAY)
+
+    assert len(found) > 2
+    assert [row["lowest"] for row in found] == sorted(of)
+    for row in found:
+        answers = of[row["lowest"]]
+        right = sum(is_right for _, is_right in answers)
+        interval = binomtest(right, len(answers)).proportion_ci(0.95, "wilson")
+        assert (row["answers"], row["correct"]) == (len(answers), right)
+        assert row["confidence"] == pytest.approx(np.mean([sure for sure, _ in answers]))
+        assert row["percent"] == pytest.approx(100 * right / len(answers), abs=0.06)
         assert (row["low"], row["high"]) == pytest.approx((100 * interval.low, 100 * interval.high), abs=0.06)
 
 
