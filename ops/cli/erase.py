@@ -62,7 +62,7 @@ def erase(
     kind, value = _one_of(subject=subject, image=image, source=source)
     settings = flags.open_to_change()
     home = settings.places()
-    patterns = subject_patterns(home, settings.key_pattern) if kind == "subject" else ()
+    patterns = subject_patterns(home, settings.key_pattern_in_force) if kind == "subject" else ()
     if kind == "subject" and not patterns:
         raise InvalidSetting(
             "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "
