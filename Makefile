@@ -15,7 +15,7 @@ BENCHMARKS_READY := $(BENCHMARKS)/ready
 # without that each process compiles all that it imports, most of the time of a test.
 unexport PYTHONPATH PYTHONSTARTUP PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-processes test-deployment test-long lint benchmark slides java chromium lock clean
+.PHONY: help demo test test-processes test-deployment test-long lint benchmark slides tour java chromium lock clean
 
 help:
 	@echo "make demo        photos in, features out, on this machine"
@@ -26,6 +26,7 @@ help:
 	@echo "make lint        ruff, mypy --strict, cfn-lint, the rules of the house"
 	@echo "make benchmark   how fast it is, beside other ways to do the same"
 	@echo "make slides      build/slides.pdf from docs/slides.md"
+	@echo "make tour        docs/tour.ipynb, run over a demo of its own"
 	@echo "make lock        resolve the dependencies again"
 
 demo: $(READY) java
@@ -64,6 +65,12 @@ benchmark: $(BENCHMARKS_READY) java
 slides: $(TESTS_READY) java chromium
 	@$(BIN)/fruits demo --home build/slides
 	@$(BIN)/python -m ops.demo.slides build/slides build/slides.pdf
+
+# The tour puts a label right and fits a version, so it has a home of its own, a new one each time.
+tour: $(TESTS_READY) java
+	@rm -rf build/tour
+	@$(BIN)/fruits demo --home build/tour --photos 240
+	@$(BIN)/python -m ops.demo.tour build/tour
 
 PIP = -m pip install --disable-pip-version-check --require-hashes --no-deps --no-build-isolation --no-compile
 # pip tells each step or nothing; this tells how far it is, on one line where the terminal can.

@@ -82,9 +82,14 @@ class SettingFields:
     ] = timedelta(seconds=30)
     max_files: Annotated[int, Ge(1), Flag("Most files in a micro-batch.")] = 10_000
     max_bytes: Annotated[Bytes, Ge(1), Flag("Most bytes in a micro-batch, like 2GiB.", "SIZE")] = 16 * 2**30
-    key_pattern: Annotated[str, Flag("Searched in the key; named groups label and subject.", "REGEX")] = (
-        r"^(?P<label>[^/]+)/"
-    )
+    layout: Annotated[
+        Literal["first-folder", "last-folder"] | None,
+        Flag("Which folder of a photo's key is its label; default: first-folder."),
+    ] = None
+    key_pattern: Annotated[
+        str | None,
+        Flag("Instead of a layout: what is searched in the key; named groups label and subject.", "REGEX"),
+    ] = None
     queue: Annotated[str | None, Flag("An SQS queue that S3 notifies of new objects.", "URL")] = None
     backfill: Annotated[
         PositiveDuration, Flag("With a queue: how often to list the landing all the same.", "DURATION")

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from features.errors import InvalidSetting
 from features.image import Limits
 from store.home import Home
+from store.objects.landing import LAYOUT_PATTERNS
 from store.objects.location import StorageLocation, is_plain_key
 from store.setting_fields import SettingFields
 
@@ -21,7 +22,9 @@ class Settings(BaseSettings, SettingFields):
 
     @field_validator("key_pattern")
     @classmethod
-    def _compiles(cls, pattern: str) -> str:
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
         try:
             named = re.compile(pattern).groupindex
         except re.error as error:
@@ -41,6 +44,12 @@ class Settings(BaseSettings, SettingFields):
     def _one_way_to_choose_components(self) -> "Settings":
         if self.components is not None and self.variance is not None:
             raise ValueError("components and variance exclude each other; set one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_read_keys(self) -> "Settings":
+        if self.layout is not None and self.key_pattern is not None:
+            raise ValueError("layout and key_pattern exclude each other; set one of them")
         return self
 
     @classmethod
@@ -94,19 +103,25 @@ class Settings(BaseSettings, SettingFields):
         return home
 
     @property
+    def key_pattern_in_force(self) -> str:
+        """The regular expression that finds label and subject in a key: `key_pattern`, or that of the layout."""
+        return self.key_pattern if self.key_pattern is not None else LAYOUT_PATTERNS[self.layout or "first-folder"]
+
+    @property
     def limits(self) -> Limits:
         return Limits(self.max_image_bytes, self.max_pixels, self.max_decode_time.total_seconds())
 
 
-_ALTERNATIVES = ("components", "variance")
+_ALTERNATIVES = (("components", "variance"), ("layout", "key_pattern"))
 
 
 def load_settings(**flags: Any) -> Settings:
     """The settings in force, given the flags (None: not used). Raises InvalidSetting with a line for each mistake."""
     given = {name: value for name, value in flags.items() if value is not None}
-    if len(given.keys() & _ALTERNATIVES) == 1:
-        # A flag beats what the environment or the file say of its alternative, too.
-        given = dict.fromkeys(_ALTERNATIVES) | given
+    for alternatives in _ALTERNATIVES:
+        if len(given.keys() & alternatives) == 1:
+            # A flag beats what the environment or the file say of its alternative, too.
+            given = dict.fromkeys(alternatives) | given
     try:
         return Settings(**given)
     except tomllib.TOMLDecodeError as error:

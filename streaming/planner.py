@@ -61,7 +61,7 @@ class Planner:
         self, home: Home, settings: Settings, drain: bool, nonce: str, cleaner: Cleaner, scratch: Path
     ) -> None:
         self._home = home
-        self._key_pattern = settings.key_pattern
+        self._key_pattern = settings.key_pattern_in_force
         self._nonce = nonce
         self._cleaner = cleaner
         self._max_files = settings.max_files

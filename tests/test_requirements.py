@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("features", "store", "streaming", "batch", "bootstrap", "ops")
-PRINTED_FOR_TALKS = ROOT / "ops" / "demo" / "slides.py"
+# What prints the slides and runs the tour.
+MAKES_DOCUMENTS = [ROOT / "ops" / "demo" / name for name in ("slides.py", "tour.py")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["laptop"]]
 TESTS = PROJECT["optional-dependencies"]["dev"]
@@ -63,12 +64,12 @@ def _locked(lock: str) -> dict[str, str]:
 
 
 def test_what_runs_is_declared() -> None:
-    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py")) if file != PRINTED_FOR_TALKS]
+    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py")) if file not in MAKES_DOCUMENTS]
     assert _distributions(files) <= {_name(requirement) for requirement in RUNS}
 
 
-def test_what_tests_and_prints_is_declared() -> None:
-    files = [PRINTED_FOR_TALKS, *sorted((ROOT / "tests").rglob("*.py"))]
+def test_what_tests_and_makes_documents_is_declared() -> None:
+    files = [*MAKES_DOCUMENTS, *sorted((ROOT / "tests").rglob("*.py"))]
     declared = {_name(requirement) for requirement in (*RUNS, *TESTS)}
     assert _distributions(files) <= declared
 

@@ -43,9 +43,12 @@ _SERVICE_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
 # An hour of photos stays in the landing, for people to look at.
 _DEFAULT_STREAM_OPTIONS = {"clean": "archive", "clean_after": "1h"}
 _STREAM_OPTIONS = (
-    *("trigger", "max_files", "max_bytes", "key_pattern", "backfill", "only_new", "clean", "clean_after", "answers"),
+    *("trigger", "max_files", "max_bytes", "layout", "key_pattern", "backfill", "only_new", "clean", "clean_after"),
+    "answers",
     *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience"),
 )
+# A stream takes one of them.
+_WAYS_TO_READ_KEYS = {"layout", "key_pattern"}
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,12 @@ def stage_home(cloud: Cloud, settings: Settings) -> Home:
 
 def _stream_options(cloud: Cloud, settings: Settings, stack: Stack | None) -> tuple[str, ...]:
     # What file, environment or flags set, else what the stage's last stream has.
-    given = settings.model_dump(include=set(_STREAM_OPTIONS) & settings.model_fields_set)
+    given = settings.model_dump(include=set(_STREAM_OPTIONS) & settings.model_fields_set, exclude_none=True)
+    last = _last_options(cloud, stack)
+    if given.keys() & _WAYS_TO_READ_KEYS:
+        last = {name: value for name, value in last.items() if name not in _WAYS_TO_READ_KEYS}
     options: list[str] = []
-    for name, value in sorted((_DEFAULT_STREAM_OPTIONS | _last_options(cloud, stack) | given).items()):
+    for name, value in sorted((_DEFAULT_STREAM_OPTIONS | last | given).items()):
         if isinstance(value, bool):
             options += [_flag(name)] if value else []
         elif isinstance(value, timedelta):

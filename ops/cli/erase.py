@@ -70,7 +70,7 @@ def erase(
         raise InvalidSetting("--refit has nothing to do after --labeller: the labels stay as they are; leave it out.")
     settings = flags.open_to_change()
     home = settings.places()
-    patterns = subject_patterns(home, settings.key_pattern) if kind == "subject" else ()
+    patterns = subject_patterns(home, settings.key_pattern_in_force) if kind == "subject" else ()
     if kind == "subject" and not patterns:
         raise InvalidSetting(
             "The key pattern has no group `subject`, so no key tells whose photo it is; give the stream's with "

@@ -50,8 +50,8 @@ def run_demo(
     A second run drops only the files that are not there yet, so nothing is doubled; it refits again.
     Raises DemoFailed if a command fails, AnotherStreamRunning if a stream runs on the home.
     """
-    # Its files come by a rename, so that a broken one need not be waited for.
-    settings = settings.model_copy(update={"settle": timedelta(0)})
+    # Its files come by a rename, so that a broken one need not be waited for; their first folder is the label.
+    settings = settings.model_copy(update={"settle": timedelta(0), "layout": None, "key_pattern": None})
     tour = _Tour(settings, count, console)
     with claim_home(settings, stop, notify) as heart:
         if heart is None:

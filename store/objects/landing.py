@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Cleaning = Literal["keep", "archive", "delete"]
 
+# Which folder of a key is its label, as a regular expression.
+LAYOUT_PATTERNS = {"first-folder": r"^(?P<label>[^/]+)/", "last-folder": r"(?:^|/)(?P<label>[^/]+)/[^/]*$"}
+
 _PAGE_FILES = 10_000
 _ESCAPED_BYTE = printable("\udcff")[:4]
 _REPLACED = "Another version stood there when it was read."

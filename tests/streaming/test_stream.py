@@ -98,6 +98,18 @@ def test_what_cannot_be_used_or_ends_the_decoder_is_a_reject_and_its_neighbours_
     assert read_status(drained.places(), verify=True).broken == []
 
 
+def test_the_label_is_the_last_folder_where_the_layout_says_so(local_settings: MakeSettings, drain: Drain) -> None:
+    keys = ("Training/kiwi/1.jpg", "lime/2.jpg", "Test/2026/pear/3.jpg", "4.jpg")
+    settings = local_settings(layout="last-folder")
+    drop(settings, {key: jpeg(seed) for seed, key in enumerate(keys)})
+    drain(settings)
+    found = rows(settings, "SELECT source, label, subject FROM features")
+    labels = {row["source"]: row["label"] for row in found}
+    place = settings.places().landing
+    assert labels == dict(zip(map(place.uri_of, keys), ("kiwi", "lime", "pear", None), strict=True))
+    assert {row["subject"] for row in found} == {None}
+
+
 def test_photos_deleted_before_they_are_fetched_are_missing_on_s3(
     s3_settings: MakeSettings, drain: Drain, s3: "S3Client"
 ) -> None:

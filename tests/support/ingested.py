@@ -56,7 +56,7 @@ def ingest(settings: Settings) -> None:
         planned_at=now,
         ingest_date=now.date(),
         landing=home.landing.source,
-        key_pattern=settings.key_pattern,
+        key_pattern=settings.key_pattern_in_force,
         featurizer=str(current_featurizer(home)),
         objects=objects,
         pca_versions=current.versions,

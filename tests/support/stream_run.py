@@ -70,7 +70,10 @@ def plan_all(settings: Settings) -> None:
     now, featurizer = datetime.now(UTC), current_featurizer(home)
     assert featurizer is not None
     objects = tuple(list_landed(home.landing))
-    write_plan(home, Plan(1, "killed", now, now.date(), home.landing.source, settings.key_pattern, featurizer, objects))
+    write_plan(
+        home,
+        Plan(1, "killed", now, now.date(), home.landing.source, settings.key_pattern_in_force, featurizer, objects),
+    )
 
 
 def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:

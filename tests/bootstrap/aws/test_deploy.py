@@ -158,7 +158,7 @@ def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_ph
     stage: Account, reading: Settings
 ) -> None:
     before = _upload(stage, photo(2))
-    done = stage.fruits("deploy", trigger="300ms")
+    done = stage.fruits("deploy", trigger="300ms", layout="first-folder")
     after = _upload(stage, photo(3))
 
     assert done.returncode == 0, done.stderr
@@ -177,9 +177,17 @@ def test_deploying_again_changes_nothing(stage: Account) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "runs already" in done.stdout
+    assert "--layout first-folder" in done.stdout
     assert "--trigger 300ms" in done.stdout
     assert [step["Id"] for step in stage.steps()] == [step["Id"] for step in before]
     assert _listed(stage, OPS, "artifacts/") == uploaded
+
+
+def test_a_key_pattern_takes_the_place_of_the_layout_that_the_stream_has(stage: Account) -> None:
+    shown = stage.fruits("deploy", "--dry-run", key_pattern="^(?P<label>[^/]+)/")
+    assert shown.returncode == 0, shown.stderr
+    assert "--key-pattern ^(?P<label>[^/]+)/" in shown.stdout
+    assert "--layout" not in shown.stdout
 
 
 def test_a_stream_whose_step_failed_is_submitted_again_and_goes_on(stage: Account, reading: Settings) -> None:
