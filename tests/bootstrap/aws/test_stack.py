@@ -289,6 +289,8 @@ def test_everything_at_rest_is_encrypted_with_the_key(aws: Aws, stack: Stack) ->
         ("Uploader", "put_object", "Data", "landing/kiwi/1.jpg", True),
         ("Uploader", "get_object", "Data", "landing/kiwi/1.jpg", False),
         ("Uploader", "delete_object", "Data", "landing/kiwi/1.jpg", False),
+        ("Uploader", "get_object", "Data", "answers/kiwi/1.jpg.json", True),
+        ("Uploader", "put_object", "Data", "answers/kiwi/1.jpg.json", False),
         ("Uploader", "put_object", "Data", "features/1.parquet", False),
         ("Uploader", "put_object", "Data", "labels/1.parquet", False),
         ("Analyst", "get_object", "Data", "features/_delta_log/00000000000000000000.json", True),
