@@ -13,7 +13,6 @@ MOST_MODULES = 18
 
 # Modules that no test is named after and none imports: what shows that they work.
 SHOWN_BY = {
-    "batch/erase/answers.py": "tests/batch/erase/test_erase.py",
     "batch/erase/objects.py": "tests/batch/erase/test_erase.py",
     "bootstrap/aws/destroy.py": "tests/bootstrap/aws/test_deploy.py",
     "bootstrap/aws/logs.py": "tests/bootstrap/aws/test_deploy.py",
