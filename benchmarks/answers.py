@@ -141,8 +141,8 @@ def _print_turns(turns: list[dict[bool, SteadyState]]) -> None:
         )
     console.print(table)
     console.print(
-        f"In the median: {median(rates):.3f} of the photos a second, which the server's own work for the answers is part "
-        f"of; without that, by the processor time of the service's own processes: {median(costs):.3f}."
+        f"In the median {median(rates):.3f} of the photos a second; the server's work for the answers is part of that. "
+        f"By the processor time of the service's own processes {median(costs):.3f}."
     )
 
 

@@ -54,7 +54,7 @@ class SteadyState:
 
     @property
     def cpu_ms_a_photo(self) -> float:
-        """What our own processes took of the cores for a photo, in milliseconds; a server beside them counts nothing."""
+        """What the service's own processes took of the cores for a photo, in milliseconds."""
         return 1000 * self.cpu_s / self.photos
 
     @property

@@ -23,9 +23,13 @@ from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
 from ops.cli.main import app
 from ops.status.status import read_status
+from store.answers.answer import answer_key
+from store.answers.progress import answered_through
+from store.objects.operations import keys_below
 from store.settings import Settings, load_settings
 from store.state import claim
 from store.state.landing_names import remember_landing
+from store.tables.handles import open_tables
 from tests.support.stream_run import Run, rows
 
 Drain = Callable[[Settings], Run]
@@ -237,6 +241,19 @@ def test_a_home_of_before_is_taken_up(name: str, tmp_path: Path, drain: Drain) -
     _drain(name, settings, drain)
 
     _check(name, settings)
+
+
+@pytest.mark.parametrize("name", ["result-without-commit", "unfinished-plan"])
+def test_a_home_of_before_has_answers_to_what_is_committed_from_now_on(name: str, tmp_path: Path, drain: Drain) -> None:
+    settings = _unpacked(name, tmp_path, answers=True)
+    before = open_tables(settings.places()).committed_to_all
+    drain(settings)
+    home = settings.places()
+    found = "SELECT source FROM features WHERE batch > {0} UNION SELECT source FROM rejects WHERE batch > {0}"
+    keys = [home.landing_of(row["source"]) for row in rows(settings, found.format(before))]
+    expected = sorted(answer_key(key[1]) for key in keys if key is not None)
+    assert expected and sorted(keys_below(home.answers)) == expected
+    assert answered_through(home) == open_tables(home).committed_to_all > before
 
 
 def test_a_landing_that_moved_beside_its_home_is_taken_up_by_its_former_name(tmp_path: Path, drain: Drain) -> None:
