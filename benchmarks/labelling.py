@@ -122,18 +122,19 @@ def _in_turns(pool: _Pool, number: int) -> Rows:
 
 
 def _farthest_first(pool: _Pool, number: int) -> Rows:
-    """The photo that is farthest from all labelled and chosen ones by its projection, again and again.
+    """Of four times as many of the least sure: the one farthest from all labelled and chosen ones, again and again.
 
     Source: Gonzalez, "Clustering to Minimize the Maximum Intercluster Distance" (1985).
     """
-    found: list[int] = []
-    squares = (pool.points**2).sum(axis=1)[:, None] - 2 * pool.points @ pool.known_points.T
+    candidates, found = _least_sure(pool, 4 * number), list[int]()
+    points = pool.points[candidates]
+    squares = (points**2).sum(axis=1)[:, None] - 2 * points @ pool.known_points.T
     nearest = (squares + (pool.known_points**2).sum(axis=1)).min(axis=1)
     for _ in range(number):
         found.append(farthest := int(nearest.argmax()))
-        nearest = np.minimum(nearest, ((pool.points - pool.points[farthest]) ** 2).sum(axis=1))
+        nearest = np.minimum(nearest, ((points - points[farthest]) ** 2).sum(axis=1))
         nearest[farthest] = -1
-    return np.array(found)
+    return np.asarray(candidates[found])
 
 
 RULES: dict[str, Callable[[_Pool, int], Rows]] = {
@@ -145,7 +146,7 @@ RULES: dict[str, Callable[[_Pool, int], Rows]] = {
     "largest entropy": _largest_entropy,
     "strangest": _strangest,
     "least sure, in turns over what is predicted": _in_turns,
-    "farthest first": _farthest_first,
+    "farthest first among the least sure": _farthest_first,
 }
 
 
