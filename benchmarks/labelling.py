@@ -22,7 +22,7 @@ from features.label_sums import RowSummer
 
 SEEDS, HOMES = 6, 20
 COMPONENTS = 64
-# What to_label.sql compares with each other.
+# So many are compared with each other, by so many components.
 CANDIDATES, COMPARED = 500, 16
 MIN_ROWS = 10
 FLIPPED, ASKED = 0.05, 150
@@ -30,6 +30,7 @@ FLIPPED, ASKED = 0.05, 150
 Rows = NDArray[np.int64]
 
 _COLUMNS = ("vectors", "labels", "groups")
+_NO_POINTS = np.zeros((0, 0), np.float32)
 
 
 def main() -> None:
@@ -121,30 +122,31 @@ def _in_turns(pool: _Pool, number: int) -> Rows:
 
 
 def _farthest_first(pool: _Pool, number: int) -> Rows:
-    """The photo that is farthest from all labelled and chosen ones by its projection, again and again.
+    """Of four times as many of the least sure: the one farthest from all labelled and chosen ones, again and again.
 
     Source: Gonzalez, "Clustering to Minimize the Maximum Intercluster Distance" (1985).
     """
-    found: list[int] = []
-    squares = (pool.points**2).sum(axis=1)[:, None] - 2 * pool.points @ pool.known_points.T
+    candidates, found = _least_sure(pool, 4 * number), list[int]()
+    points = pool.points[candidates]
+    squares = (points**2).sum(axis=1)[:, None] - 2 * points @ pool.known_points.T
     nearest = (squares + (pool.known_points**2).sum(axis=1)).min(axis=1)
     for _ in range(number):
         found.append(farthest := int(nearest.argmax()))
-        nearest = np.minimum(nearest, ((pool.points - pool.points[farthest]) ** 2).sum(axis=1))
+        nearest = np.minimum(nearest, ((points - points[farthest]) ** 2).sum(axis=1))
         nearest[farthest] = -1
-    return np.array(found)
+    return np.asarray(candidates[found])
 
 
 RULES: dict[str, Callable[[_Pool, int], Rows]] = {
     "at random": _by_chance,
-    "unsure and strange, unlike each other (`to_label`)": _unlike_each_other,
-    "unsure and strange": _unsure_and_strange,
+    "unsure and strange (`to_label`)": _unsure_and_strange,
+    "unsure and strange, and unlike each other": _unlike_each_other,
     "least sure": _least_sure,
     "smallest margin between the first two": _smallest_margin,
     "largest entropy": _largest_entropy,
     "strangest": _strangest,
     "least sure, in turns over what is predicted": _in_turns,
-    "farthest first": _farthest_first,
+    "farthest first among the least sure": _farthest_first,
 }
 
 
@@ -216,8 +218,7 @@ def _said(classifier: Classifier, photos: Photos) -> NDArray[np.str_]:
 
 
 def _print_accuracies(train: Photos, val: Photos) -> None:
-    components = _components(train)
-    homes = [_home(train, val, components, np.random.default_rng(seed)) for seed in range(HOMES)]
+    homes = [_home(train, val, np.random.default_rng(seed)) for seed in range(HOMES)]
     truth = np.array([home.is_right.mean() for home in homes])
     answers = np.mean([len(home.is_right) for home in homes])
     print(f"\n{truth.mean():.3f} of the {answers:,.0f} answers of a home are right, the mean of {HOMES} homes")
@@ -235,7 +236,7 @@ class _Home:
     told: dict[str, float]
 
 
-def _home(train: Photos, val: Photos, components: NDArray[np.float32], random: np.random.Generator) -> _Home:
+def _home(train: Photos, val: Photos, random: np.random.Generator) -> _Home:
     """Half of the photos are in the first fit; the others come later and get an answer, half of them without a folder.
 
     A tenth of all photos with a folder, the likeliest suspects, are looked at and put right. Of those without a folder
@@ -262,9 +263,8 @@ def _home(train: Photos, val: Photos, components: NDArray[np.float32], random: n
     corrected = looked_at & (folders != later.labels)
     labels = np.where(corrected | ~has_folder, later.labels, folders)
 
-    points = later.vectors @ components
-    pool = _Pool(version, bare, later.vectors[bare], points[bare], points[:0], random)
-    chosen = bare[_unlike_each_other(pool, ASKED)]
+    pool = _Pool(version, bare, later.vectors[bare], _NO_POINTS, _NO_POINTS, random)
+    chosen = bare[_unsure_and_strange(pool, ASKED)]
     drawn = random.permutation(bare)[:ASKED]
     drawn_later = random.permutation(np.setdiff1d(bare, chosen))[:ASKED]
     is_right = labels == answers

@@ -1,4 +1,4 @@
--- Which photos without a label are most worth a person's look: unsure, strange, and unlike each other.
+-- Which photos without a label are most worth a person's look: those of which the version is unsure and that are strange to it.
 -- since: date = 28 days ago: the first day whose photos count
 -- random: boolean = false: a fair sample instead, by which to measure how often answers are right
 -- limit: integer = 100: how many photos to show
@@ -13,7 +13,6 @@ WITH recent AS (
         confidence,
         novelty,
         distance,
-        pca,
         source,
         ingest_date
     FROM current_projections
@@ -31,7 +30,6 @@ images AS (
         max(confidence) AS confidence,
         max(novelty) AS novelty,
         max(distance) AS distance,
-        arbitrary(pca) AS pca,
         min(source) AS source,
         max(ingest_date) AS ingest_date
     FROM recent
@@ -44,39 +42,8 @@ scored AS (
     WHERE label_origin IS NULL
 ),
 
-ranked AS (
-    SELECT *, row_number() OVER (ORDER BY score DESC, image_id) AS standing FROM scored
-),
-
--- More cost seconds, as each is compared with each, and serve no better.
-candidates AS (
-    SELECT image_id, standing, pca FROM ranked WHERE standing <= 500
-),
-
--- How far a candidate is from the nearest of those before it, by the components that say most.
-gaps AS (
-    SELECT
-        here.image_id,
-        min(
-            reduce(
-                sequence(1, least(16, cardinality(here.pca))),
-                0e0,
-                (total, i) -> total + power(here.pca[i] - there.pca[i], 2),
-                total -> total
-            )
-        ) AS gap
-    FROM candidates AS here
-    INNER JOIN candidates AS there ON here.standing > there.standing
-    GROUP BY here.image_id
-),
-
--- The first candidate has none before it; those that are no candidates come last.
 chosen AS (
-    SELECT
-        ranked.*,
-        row_number() OVER (ORDER BY CASE WHEN ranked.standing = 1 THEN 1e300 ELSE gaps.gap END DESC, ranked.standing) AS place
-    FROM ranked
-    LEFT JOIN gaps ON ranked.image_id = gaps.image_id
+    SELECT *, row_number() OVER (ORDER BY score DESC, image_id) AS place FROM scored
 ),
 
 -- An image_id is a hash, so the first ones are a fair sample, of the photos of each day alike, however often somebody
