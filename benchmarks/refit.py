@@ -110,7 +110,14 @@ def _print_fits(home: Home, folder: Path, rounds: int, rivals: bool) -> dict[str
 def _print_increment(turns: list[dict[str, Any]]) -> None:
     best_s = {work: min(turn[work]["seconds"] for turn in turns) for work in turns[0]}
     lines = []
-    for work, name in {"full": "all days", "increment": "one new day of 1 %", "nothing": "nothing new"}.items():
+    names = {
+        "full": "all days",
+        "increment": "one new day of 1 %",
+        "nothing": "nothing new",
+        "said": "100 labels of one day",
+        "known": "nothing new again",
+    }
+    for work, name in names.items():
         seconds = [f"{turn[work]['seconds']:.2f}" for turn in turns]
         share = f"{100 * best_s[work] / best_s['full']:.1f} %"
         lines.append([name, *seconds, f"{best_s[work]:.2f}", share, f"{turns[-1][work]['rows']:,}"])

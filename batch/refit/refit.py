@@ -109,7 +109,7 @@ def refit(
     erasures = check_no_erasure_unfinished(home)
     tables = open_tables(home)
     days = list_days(home, tables)
-    # After the tables were opened: a statement that is not seen here knew all the rows that are summed up.
+    # Once, after the tables were opened: what is said from now on is for the next refit.
     said = said_labels(home)
     summed = sum_days(spark, home, featurizer, days, full=full, keep=not dry_run, on_progress=on_progress, said=said)
     try:

@@ -25,9 +25,11 @@ from store.models.pca_models import begin_switch, finish_switch
 from store.models.registry import current_featurizer
 from store.settings import load_settings
 from store.tables.files import read_file
+from store.tables.labels import said_labels
 from store.tables.projections import KEPT_COLUMNS
 from store.tables.schemas import FEATURE_ROWS
 from streaming.session import spark_session
+from tests.support.said import say
 
 COMPONENTS = 64
 
@@ -88,18 +90,29 @@ def _add_one_day(home: Home, labels: int) -> None:
 
 
 def _increment(spark: SparkContext, home: Home, labels: int) -> dict[str, Any]:
-    """Moments of everything, of one more day, and of nothing new."""
+    """Moments of everything, of one more day, of nothing new, and after people labelled photos of a day."""
     full = _timed(lambda: _sum_rows(spark, home))
     _add_one_day(home, labels)
     increment, nothing = (_timed(lambda: _sum_rows(spark, home, full=False)) for _ in range(2))
-    return {"full": full, "increment": increment, "nothing": nothing}
+    _correct_a_day(home)
+    said, known = (_timed(lambda: _sum_rows(spark, home, full=False)) for _ in range(2))
+    return {"full": full, "increment": increment, "nothing": nothing, "said": said, "known": known}
+
+
+def _correct_a_day(home: Home) -> None:
+    """Say something new of 100 photos of the largest day."""
+    day = max(list_days(home), key=lambda day: day.size_bytes)
+    rows = (rows for path in day.paths for rows in read_file(home, FEATURE_ROWS, path, ["image_id"]))
+    images = [image_id for part in rows for image_id in part["image_id"].to_pylist()]
+    say(home, images[:: max(1, len(images) // 100)][:100], f"said at {time.time()}", day.date)
 
 
 def _sum_rows(spark: SparkContext, home: Home, full: bool = True) -> int:
     """Sum up the moments, and say how many rows were read for it."""
     featurizer = str(current_featurizer(home))
-    summed = sum_days(spark, home, featurizer, list_days(home), full=full, keep=True, on_progress=lambda *_: None)
-    return sum(summed.rows_read.values())
+    days, said = list_days(home), said_labels(home)
+    summed = sum_days(spark, home, featurizer, days, full=full, keep=True, on_progress=lambda *_: None, said=said)
+    return sum(summed.rows_read.values()) + sum(summed.rows_followed.values())
 
 
 def _reproject(spark: SparkContext, home: Home) -> dict[str, Any]:

@@ -74,6 +74,8 @@ def fit(
         console.print(table)
         echo_variance(done.thresholds)
         echo(f"Read {done.rows_read:,} rows; the sums of {done.rows_stored:,} were stored before.")
+        if done.rows_corrected:
+            echo(f"{done.rows_corrected:,} rows count under another label than their folder's: people said so.")
         for sentence in (_names(done), *done.notes):
             echo(sentence)
         if not done.published:

@@ -39,7 +39,7 @@ STORED = Path(__file__).parent
 # By subject and label, as one home was run; the others have the usual pattern.
 PATTERN = r"^(?P<subject>[^/]+)/(?P<label>[^/]+)/"
 
-PLACES = {"archive", "features", "landing", "models", "projections", "rejects", "reports", "state"}
+PLACES = {"archive", "features", "labels", "landing", "models", "projections", "rejects", "reports", "state"}
 STATE = {
     *("batches", "requests", "snapshots", "home.json", "listed.json", "lease.json", "stream.json"),
     *("erasures.json", "erased_rows.json", "expired.json"),

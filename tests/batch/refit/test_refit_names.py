@@ -127,7 +127,7 @@ def test_a_home_that_is_put_right_gets_the_version_of_one_whose_folders_were_rig
 
     done, expected = _refit(spark, home), _refit(spark, other)
 
-    # Every fourth of the photos in a wrong folder is of that kind after all. One day has a stored sum, the other has none.
+    # Some of the photos in a wrong folder are of that kind after all. One day has a stored sum, the other has none.
     corrected = [sum(label != "kind-3" for label in labels[::10]) + len(labels) // 10 for labels in right.values()]
     assert (done.rows_read, done.rows_stored) == (320, 200)
     assert (done.rows_followed, done.rows_corrected) == (corrected[0], sum(corrected))
