@@ -35,6 +35,7 @@ class Home:
     features = _Below("features")
     projections = _Below("projections")
     rejects = _Below("rejects")
+    labels = _Below("labels")
     featurizers = _Below(FEATURIZERS)
     pca_models = _Below("models/pca")
     state = _Below("state")
@@ -45,7 +46,7 @@ class Home:
     @property
     def own_locations(self) -> tuple[StorageLocation, ...]:
         """Where the service keeps its own objects; no link in a landing may lead there."""
-        folders = ("features", "projections", "rejects", "models", "state", "reports")
+        folders = ("features", "projections", "rejects", "labels", "models", "state", "reports")
         return (*map(self.root.child, folders), self.archive)
 
     @property

@@ -4,9 +4,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from batch.erase.certificates import Certificate, counts_of, read_certificate, write_certificate
+from batch.erase.labels import count_labels, erase_labels
 from batch.erase.objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
 from batch.erase.rows import count_rows, erase_rows, note_objects
 from batch.erase.selection import Selection, landings_of
@@ -14,7 +16,6 @@ from batch.refit.stored_sums import forget_sums
 from features.errors import InvalidSetting
 from store.errors import HomeInUse
 from store.home import Home
-from store.objects.document import Document
 from store.objects.landing import LandedObject
 from store.objects.operations import delete_all, keys_below
 from store.objects.versions import list_versions
@@ -33,9 +34,10 @@ from store.state.lease import hold_lease
 from store.state.plans import Plan, delete_from_plan, delete_from_result, read_plans
 from store.state.retries import delete_from_requests
 from store.tables.commits import append_once
-from store.tables.handles import open_tables, unsettled_batches
+from store.tables.handles import open_table, open_tables, unsettled_batches
+from store.tables.labels import LABELLING
 from store.tables.projections import SWITCHING
-from store.tables.schemas import PROJECTION_ROWS, TABLES
+from store.tables.schemas import LABEL_ROWS, PROJECTION_ROWS, TABLES
 
 # A living stream that takes longer for a batch counts as stuck.
 PATIENCE_S = 300.0
@@ -56,25 +58,6 @@ class ErasureRequest:
     value: str
     key_patterns: tuple[str, ...] = ()
     former_landings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What was removed, in numbers and times; it names nobody. `finished_at` is None while it is not done.
-
-    `removed` counts rows by table, files by table, and objects by place; work that a kill cut off in between may be
-    missing from it. `looks` is how often everything was searched; the last search found nothing.
-    """
-
-    id: str
-    kind: Kind
-    asked_at: datetime
-    finished_at: datetime | None = None
-    looks: int = 0
-    removed: dict[str, int] = field(default_factory=dict)
-
-
-_CERTIFICATE = Document(Certificate, "erasures/{}.json", remedy="restore it or delete it")
 
 
 def erase(
@@ -111,6 +94,9 @@ def erase(
         if open_tables(home)[PROJECTION_ROWS] is not None:
             # From here on, the table refuses what a paused reprojection read before.
             append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
+        if open_table(home, LABEL_ROWS) is not None:
+            # The same for labels of images that were looked up before.
+            append_once(home, LABEL_ROWS, LABELLING, (), {}, lambda _: False)
         _wait_for_batches(home, set(unsettled_batches(home)), say, check)
         selection = _selection(home, request, erasure)
         # Before their rows go: a request that is cut off then still knows which objects they were of.
@@ -120,7 +106,7 @@ def erase(
             removed = _search_once(home, erasure, selection, say, check)
             total = dict(Counter(certificate.removed) + removed)
             certificate = replace(certificate, looks=certificate.looks + 1, removed=total)
-            _CERTIFICATE.write(home.reports, certificate, erasure.id)
+            write_certificate(home, certificate)
             on_search(certificate.looks, dict(removed))
             if not removed:
                 break
@@ -131,11 +117,19 @@ def erase(
             raise HomeInUse(
                 f"Each of {MOST_SEARCHES} searches found something new; look who brings it, and run this again."
             )
-        for place in (home.features, home.projections, home.rejects, home.state, home.reports, home.pca_models):
+        for place in (
+            home.features,
+            home.projections,
+            home.rejects,
+            home.labels,
+            home.state,
+            home.reports,
+            home.pca_models,
+        ):
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
-        _CERTIFICATE.write(home.reports, certificate, erasure.id)
+        write_certificate(home, certificate)
         finish_erasure(home, erasure.id, finished_at)
     return certificate
 
@@ -145,6 +139,7 @@ def count_erasable(home: Home, request: ErasureRequest) -> dict[str, int]:
     request = _with_source(home, request)
     selection = _selection(home, request)
     counts = {table.name: count_rows(home, selection, table) for table in TABLES}
+    counts[LABEL_ROWS.name] = count_labels(home, selection)
     if request.kind == "image":
         find_photo(home, selection)
     return {**counts, **count_objects(home, selection)}
@@ -166,14 +161,6 @@ def subject_patterns(home: Home, own: str) -> tuple[str, ...]:
     return tuple(sorted(pattern for pattern in patterns if "subject" in re.compile(pattern).groupindex))
 
 
-def certificate_key(id: str) -> str:
-    return _CERTIFICATE.key(id)
-
-
-def read_certificate(home: Home, id: str) -> Certificate | None:
-    return _CERTIFICATE.read(home.reports, id)
-
-
 def _with_source(home: Home, request: ErasureRequest) -> ErasureRequest:
     # The tables may call an object by another URI than today's.
     return replace(request, value=home.source_at(request.value)) if request.kind == "source" else request
@@ -185,14 +172,14 @@ def _search_once(
     """Search everything once, and say how much of what was removed."""
     removed: Counter[str] = Counter()
     newer: set[tuple[str, str]] = set()
-    for table in TABLES:
+    # Labels first: by its photos' rows a replay finds the images whose labels are to go.
+    for table in (LABEL_ROWS, *TABLES):
         say(f"Searching {table.name} …")
-        erased = erase_rows(home, selection, table, check)
+        erased = (
+            erase_labels(home, selection, check) if table is LABEL_ROWS else erase_rows(home, selection, table, check)
+        )
         newer |= erased.newer_versions
-        removed[f"{table.name} rows"] += erased.rows
-        removed[f"{table.name} files"] += erased.rewritten_files + erased.unreferenced_files
-        removed[f"{table.name} log"] += erased.log_files
-        removed["classifiers"] += erased.classifiers
+        removed += counts_of(table, erased)
     say("Searching the landing and the archive …")
     if selection.kind == "image":
         find_photo(home, selection)

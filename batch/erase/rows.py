@@ -94,7 +94,7 @@ def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[
         if table is FEATURE_ROWS:
             forget_sums(home, days)
     _delete_unreferenced(home, table, selection, erased)
-    erased.log_files = _delete_log_files(home, table, selection.names())
+    erased.log_files = delete_log_files(home, table, selection.names())
     return erased
 
 
@@ -102,6 +102,57 @@ def count_rows(home: Home, selection: Selection, table: Table) -> int:
     """How many rows of a table a selection covers now. Raises StateDamaged, StorageUnavailable."""
     handle = open_table(home, table)
     return sum(scan.rows for _, scan in _scan_files(home, table, selection, data_files(handle)))
+
+
+def unnamed_with_rows(home: Home, table: Table, before: datetime, holds_rows: Callable[[str], bool]) -> list[str]:
+    """The files below a table that it does not name, of lost attempts and of older versions, and that hold some rows.
+
+    `before` is when it was asked to look: half a file that was begun later holds none of the rows.
+    Raises StorageRefused, StorageUnavailable.
+    """
+    place = home.root.child(table.name)
+    # Listed before the table is opened: what is committed in between is named by it.
+    age = datetime.now(UTC) - before
+    paths, old = [path for path in keys_below(place) if not path.startswith("_delta_log/")], set(old_keys(place, age))
+    named = {file.path for file in data_files(open_table(home, table))}
+
+    def is_to_go(path: str) -> bool:
+        try:
+            return holds_rows(path)
+        except StateDamaged:
+            return path in old
+        except StorageUnavailable as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False
+            raise
+
+    unnamed = [path for path in paths if path not in named]
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="scan") as pool:
+        return list(compress(unnamed, pool.map(is_to_go, unnamed)))
+
+
+def delete_log_files(home: Home, table: Table, names: Collection[str]) -> int:
+    """Delete log files that hold a name: in the predicate of a deletion by hand, or in what another program wrote."""
+    place = home.root.child(f"{table.name}/_delta_log")
+    # As it is, as SQL has it between quotes, and as a string in JSON.
+    forms = {form for name in names for form in (name, name.replace("'", "''"), json.dumps(name)[1:-1])}
+
+    def has_name(key: str) -> bool:
+        text = "\0".join(_texts_of_log_file(table, key, read_if_exists(place, key) or b""))
+        return any(form in some for some in (text, to_nfc(text)) for form in forms)
+
+    keys = [key for key in keys_below(place) if key.endswith((".json", ".parquet"))]
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="log") as pool:
+        keys = list(compress(keys, pool.map(has_name, keys)))
+    handle = open_table(home, table) if keys else None
+    if handle is None:
+        return 0
+    # After one more entry, which names nobody, no reader or writer needs the older ones.
+    commit_replacements(home, table, handle, (), (MAINTENANCE,))
+    handle = open_table(home, table) or handle
+    retry_storage(f"write a checkpoint of {place.uri}", handle.create_checkpoint)
+    newest = f"{handle.version():020d}."
+    return delete_all(place, [key for key in keys if key < newest])
 
 
 def note_objects(home: Home, selection: Selection) -> list[str]:
@@ -198,59 +249,17 @@ def _commit(
 
 
 def _delete_unreferenced(home: Home, table: Table, selection: Selection, erased: ErasedRows) -> None:
-    """Files that hold a row of the selection and that no table names: of lost attempts, and of older versions.
+    """Files that hold a row of the selection and that no table names. Rows of older versions may have been in a fit."""
+    scans: list[_Scan] = []
 
-    Rows of older versions may have been in a fit.
-    """
-    place = home.root.child(table.name)
-    # Listed before the table is opened: what is committed in between is named by it.
-    age = datetime.now(UTC) - selection.before
-    paths, old = [path for path in keys_below(place) if not path.startswith("_delta_log/")], set(old_keys(place, age))
-    handle = open_table(home, table)
-    named = {file.path for file in data_files(handle)} if handle else set()
+    def holds_rows(path: str) -> bool:
+        scan = _scan(home, table, selection, path)
+        scans.append(scan)
+        return bool(scan.batches)
 
-    def scan_unnamed(path: str) -> tuple[bool, _Scan]:
-        """Whether the file is to go, and what it holds."""
-        try:
-            scan = _scan(home, table, selection, path)
-            return bool(scan.batches), scan
-        except StateDamaged:
-            # Half a file. If it was begun after the request, it holds none of the rows.
-            return path in old, _Scan()
-        except StorageUnavailable as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return False, _Scan()
-            raise
-
-    unnamed = [path for path in paths if path not in named]
-    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="scan") as pool:
-        scans = list(pool.map(scan_unnamed, unnamed))
-    erased.classifiers += len(drop_names(home, _first_batches(scan for _, scan in scans)))
-    erased.unreferenced_files = delete_all(place, list(compress(unnamed, (goes for goes, _ in scans))))
-
-
-def _delete_log_files(home: Home, table: Table, names: Collection[str]) -> int:
-    """Delete log files that hold a name: in the predicate of a deletion by hand, or in what another program wrote."""
-    place = home.root.child(f"{table.name}/_delta_log")
-    # As it is, as SQL has it between quotes, and as a string in JSON.
-    forms = {form for name in names for form in (name, name.replace("'", "''"), json.dumps(name)[1:-1])}
-
-    def has_name(key: str) -> bool:
-        text = "\0".join(_texts_of_log_file(table, key, read_if_exists(place, key) or b""))
-        return any(form in some for some in (text, to_nfc(text)) for form in forms)
-
-    keys = [key for key in keys_below(place) if key.endswith((".json", ".parquet"))]
-    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="log") as pool:
-        keys = list(compress(keys, pool.map(has_name, keys)))
-    handle = open_table(home, table) if keys else None
-    if handle is None:
-        return 0
-    # After one more entry, which names nobody, no reader or writer needs the older ones.
-    commit_replacements(home, table, handle, (), (MAINTENANCE,))
-    handle = open_table(home, table) or handle
-    retry_storage(f"write a checkpoint of {place.uri}", handle.create_checkpoint)
-    newest = f"{handle.version():020d}."
-    return delete_all(place, [key for key in keys if key < newest])
+    paths = unnamed_with_rows(home, table, selection.before, holds_rows)
+    erased.classifiers += len(drop_names(home, _first_batches(scans)))
+    erased.unreferenced_files = delete_all(home.root.child(table.name), paths)
 
 
 def _texts_of_log_file(table: Table, key: str, body: bytes) -> Iterator[str]:

@@ -21,8 +21,8 @@ from store.home import Home
 from store.objects.faults import retry_storage
 from store.tables.commits import MAINTENANCE, replace_files
 from store.tables.files import DataFile, data_files, has_files, read_file, write_large_file
-from store.tables.handles import open_tables
-from store.tables.schemas import TABLES, Table
+from store.tables.handles import open_table, open_tables
+from store.tables.schemas import ALL_TABLES, LABEL_ROWS, Table
 
 TARGET_BYTES = 128 * 2**20
 # A row is rewritten when its hour and when its day is finished, and no more once it is in a file of this size.
@@ -52,20 +52,20 @@ def groups_to_compact(home: Home, now: datetime) -> list[Group]:
     """What is to be compacted: the files of each past hour of unfinished days, and those of each finished day.
 
     Left as they are: files that are large enough, single files, files without statistics, and files with a batch that
-    not all tables hold. Raises StorageUnavailable.
+    not all tables hold. Files of labels have no batch. Raises StorageUnavailable.
     """
     tables = open_tables(home)
     committed = tables.committed_to_all
     unfinished = {day.date for day in list_days(home) if not day.finished}
     this_hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     groups: list[Group] = []
-    for table in TABLES:
+    for table in ALL_TABLES:
         by_period: dict[tuple[tuple[str, ...], date, datetime | None], list[DataFile]] = defaultdict(list)
-        for file in data_files(tables[table]):
+        for file in data_files(open_table(home, table) if table is LABEL_ROWS else tables[table]):
             day = file.partition["ingest_date"]
             finished = day < this_hour.date() and day not in unfinished
             hour = None if finished else file.committed_at.replace(minute=0, second=0, microsecond=0)
-            whole = file.batches is not None and file.batches[1] <= committed
+            whole = table is LABEL_ROWS or (file.batches is not None and file.batches[1] <= committed)
             if whole and file.size_bytes < BIG_ENOUGH_BYTES and (hour is None or hour < this_hour):
                 partition = tuple(str(file.partition[column]) for column in table.partitioned_by)
                 by_period[partition, day, hour].append(file)
@@ -86,10 +86,10 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
     somebody has removed one of its files. `check` raises when this should stop. Memory holds some row groups.
     Raises HomeInUse, StateDamaged, StorageUnavailable.
     """
-    tables = open_tables(home)
+    tables = {**open_tables(home).handles, LABEL_ROWS.name: open_table(home, LABEL_ROWS)}
     for group in groups:
         check()
-        handle = tables[group.table]
+        handle = tables[group.table.name]
         if handle is None:
             continue
         retry_storage(f"open the table {group.table.name}", handle.update_incremental)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from batch.maintain.compaction import Group, compact, groups_to_compact
+from batch.maintain.labels import expire_labels
 from batch.maintain.retention import Retention, expire_archive, expire_reports, expire_rows
 from batch.maintain.vacuum import ObjectCount, log_size, vacuum_orphans
 from store.home import Home
 from store.state.erasures import delete_old_erasures, settle_erased_rows
 from store.state.lease import hold_lease
 from store.tables.handles import open_tables
-from store.tables.schemas import TABLES
+from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES
 from store.tables.unreferenced import shorten_log
 
 
@@ -78,10 +79,12 @@ def maintain(
             for table in TABLES:
                 check()
                 on_step(Expiry(table.name, expire_rows(home, table, retention.rows, now, dry_run)))
+            check()
+            on_step(Expiry(LABEL_ROWS.name, expire_labels(home, retention.rows, now, dry_run)))
         groups = groups_to_compact(home, now)
         for group, size_bytes in ((group, None) for group in groups) if dry_run else compact(home, groups, check):
             on_step(Compaction(group, size_bytes))
-        for table in TABLES:
+        for table in ALL_TABLES:
             check()
             on_step(OrphanRemoval(table.name, vacuum_orphans(home, table, dry_run)))
             if not dry_run:

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 
 from batch.maintain.vacuum import ObjectCount
@@ -63,11 +63,15 @@ def expire_rows(home: Home, table: Table, keep: timedelta, now: datetime, dry_ru
     partitions go; their files stay for a day. Killed at any point, a replay deletes the rest.
     Raises HomeInUse, StorageRefused, StorageUnavailable.
     """
-    before = (now - keep).date()
-    if not dry_run:
-        before = max(before, raise_first_kept_day(home, before))
+    before = first_day_kept(home, keep, now, dry_run)
     handle = open_table(home, table)
     old = [file for file in data_files(handle) if file.partition["ingest_date"] < before]
     if handle is not None and old and not dry_run:
         delete_rows(home, table, handle, f"ingest_date < '{before}'", MAINTENANCE)
     return ObjectCount(sum(file.rows for file in old), sum(file.size_bytes for file in old))
+
+
+def first_day_kept(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> date:
+    """The first day (`ingest_date`) whose rows stay, written down unless it is a dry run: never an earlier one."""
+    before = (now - keep).date()
+    return before if dry_run else max(before, raise_first_kept_day(home, before))

@@ -10,7 +10,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from features.errors import FruitsError, InvalidSetting
-from store.tables.schemas import TABLES
+from store.tables.schemas import ALL_TABLES
 
 if TYPE_CHECKING:
     from types_boto3_athena import AthenaClient
@@ -76,7 +76,7 @@ def create_tables_and_views(
                 f"The table {database}.{definition.name} reads {location or 'nothing'} instead of {expected}; run "
                 f"DROP TABLE {definition.name} in Athena, which leaves the data where it is, and try again."
             )
-    for table in TABLES:
+    for table in ALL_TABLES:
         columns = [column["Name"] for column in (catalog[table.name] or {}).get("Columns", [])]
         if columns and table.missing_in(columns):
             # Athena takes a Delta table's columns when it is created; the data stays where it is.

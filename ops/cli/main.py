@@ -27,7 +27,7 @@ from ops.cli import (
 from ops.cli.aws import cost, deploy, destroy, logs, submit
 from ops.cli.command import examples
 from ops.cli.console import DEBUGGING, messages
-from ops.cli.photos import identify, similar
+from ops.cli.photos import identify, label, similar
 from ops.cli.process.interrupts import raise_if_ending
 from ops.cli.process.process_end import run_and_end
 from ops.wording import escape_controls
@@ -106,6 +106,14 @@ _add(
     "fruits query nearest --show",
     'fruits query --format csv "SELECT label, count(*) FROM photos GROUP BY label"',
     ignore_unknown_options=True,
+)
+_add(
+    label.label,
+    *(
+        "fruits label 0582defab0a9 kiwi",
+        "fruits label IMG_1.jpg --none",
+        "fruits label --csv corrections.csv --by Anna",
+    ),
 )
 _add(status.status, "fruits status", "fruits status --verify --json")
 app.add_typer(

@@ -15,8 +15,8 @@ from features.errors import FruitsError
 from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import Current, current_models
-from store.tables.handles import check_ingested, open_tables
-from store.tables.schemas import TABLES
+from store.tables.handles import check_ingested, open_table, open_tables
+from store.tables.schemas import ALL_TABLES, LABEL_ROWS
 
 CURRENT_PROJECTIONS = "current_projections"
 
@@ -34,7 +34,7 @@ class InvalidQuery(FruitsError):
 
 
 def connect(home: Home) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection to the home's tables `features`, `projections` and `rejects` as they are now.
+    """A DuckDB connection to the home's tables `features`, `projections`, `rejects` and `labels` as they are now.
 
     It has Athena's views and `pca_current`, from the same SQL files. Filters on partitions and numbers skip files;
     filters on times do so for tables, not for views. A query reads and writes no file of this machine.
@@ -47,7 +47,10 @@ def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     """The same for the tables of one moment."""
     connection = duckdb.connect(config={"enable_external_access": False})
     connection.execute("SET TimeZone = 'UTC'")
-    for table in TABLES:
+    for table in ALL_TABLES:
+        if table.name not in snapshot.tables:
+            connection.register(table.name, table.schema.empty_table())
+            continue
         dataset = snapshot.tables[table.name].to_pyarrow_dataset()
         # A table that no stream of this release has opened lacks the columns that were added since.
         missing = [table.schema.field(column) for column in table.missing_in(dataset.schema.names)]
@@ -104,7 +107,10 @@ def _with_duckdb_functions(parsed: exp.Expr) -> exp.Expr:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The tables by name as they stood at one moment, and the models that were served then."""
+    """The tables by name as they stood at one moment, and the models that were served then.
+
+    The table `labels` is left out in homes that no stream of this release has opened.
+    """
 
     tables: dict[str, DeltaTable]
     models: Current
@@ -123,6 +129,8 @@ def take_snapshot(home: Home) -> Snapshot:
                     f"The table {home.root.child(name).uri} is missing, though batches were committed; restore it."
                 )
             tables[name] = handle
+        if (labels := open_table(home, LABEL_ROWS)) is not None:
+            tables[LABEL_ROWS.name] = labels
         if current_models(home) == models:
             return Snapshot(tables, models)
 

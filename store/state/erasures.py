@@ -21,7 +21,7 @@ from store.objects.landing import LandedObject, key_groups
 from store.objects.location import StorageLocation, to_nfc
 from store.tables.handles import TableHandles
 
-Kind = Literal["subject", "source", "image"]
+Kind = Literal["subject", "source", "image", "labeller"]
 
 # SQS keeps a message for 14 days at most.
 ERASURES_KEPT = timedelta(days=14)

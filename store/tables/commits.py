@@ -90,6 +90,16 @@ def append_once(
     return retry_storage(f"append to {table_location(home, table).uri}", append_unless_there, again=UNKNOWN_OUTCOME)
 
 
+def append_as_seen(home: Home, table: Table, handle: DeltaTable, adds: Sequence[AddedFile], application: str) -> None:
+    """Append files in one transaction, unless `application` has committed since the handle was opened.
+
+    The handle cannot be used again. If the answer to the write was lost, it counts as a conflict: a replay of the
+    decision finds the rows. Raises HomeInUse then, StorageRefused, StorageUnavailable. Protocol: as `delete_rows`.
+    """
+    with _conflicts_as_home_in_use(home, table, "append to", "appended"):
+        _write(home, table, handle, _additions(adds), [_next_transaction(handle, application)])
+
+
 def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, application: str) -> None:
     """Delete the rows that a predicate selects, unless `application` has committed since the handle was opened.
 
@@ -135,6 +145,24 @@ def commit_replacements(
     transactions = [_next_transaction(handle, application) for application in applications]
     with _conflicts_as_home_in_use(home, table, "remove rows from", "removed"):
         _write(home, table, handle, _replacing(replacements), transactions)
+
+
+def move_rows(
+    home: Home,
+    table: Table,
+    handle: DeltaTable,
+    removed: Sequence[DataFile],
+    adds: Sequence[AddedFile],
+    application: str,
+) -> None:
+    """Take files out of a table and add others, of any partition, in one transaction.
+
+    The removed files stay on disk. Raises as `replace_files`. Replay with the same files is refused.
+    Protocol: as `replace_files`.
+    """
+    actions = [*_additions(adds), *_replacing([(file, None) for file in removed])]
+    with _conflicts_as_home_in_use(home, table, "move rows of", "moved"):
+        _write(home, table, handle, actions, [_next_transaction(handle, application)])
 
 
 def next_number(handle: DeltaTable, application: str) -> int:

@@ -71,7 +71,7 @@ def data_files(handle: DeltaTable | None) -> list[DataFile]:
             size_bytes=file["size_bytes"],
             rows=file["num_records"],
             partition={name.removeprefix(prefix): value for name, value in file.items() if name.startswith(prefix)},
-            batches=None if file["min.batch"] is None else (file["min.batch"], file["max.batch"]),
+            batches=None if file.get("min.batch") is None else (file["min.batch"], file["max.batch"]),
             committed_at=datetime.fromtimestamp(file["modification_time"] / 1000, UTC),
         )
         for file in files

@@ -19,7 +19,7 @@ from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, reason, retry_storage
 from store.objects.operations import keys_below
 from store.state.plans import Plan, planned_batches, read_plans, read_results
-from store.tables.schemas import TABLES, Table, table_location
+from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES, Table, table_location
 
 APPLICATION = "fruits"
 # What each commit says of the home's landings: pairs of a name and where it lies, as JSON.
@@ -38,13 +38,13 @@ def create_tables(home: Home) -> None:
 
     Raises StateDamaged when a table is gone whose files the results of batches still name, StorageUnavailable.
     """
-    missing = [table for table in TABLES if open_table(home, table) is None]
+    missing = [table for table in ALL_TABLES if open_table(home, table) is None]
     for table in missing:
         _check_no_lost_files(home, table)
     for table in missing:
         uri = table_location(home, table).uri
         retry_storage(f"create the table {uri}", partial(create_table, home, table), again=UNKNOWN_OUTCOME)
-    for table in TABLES:
+    for table in ALL_TABLES:
         uri = table_location(home, table).uri
         retry_storage(f"add columns to {uri}", partial(_add_columns, home, table), again=UNKNOWN_OUTCOME)
 
@@ -56,7 +56,7 @@ def open_table(home: Home, table: Table) -> DeltaTable | None:
 
 @dataclass(frozen=True)
 class TableHandles:
-    """All tables by name as they were at one moment; None for a table that was never created."""
+    """The tables of batches by name as they were at one moment; None for a table that was never created."""
 
     handles: Mapping[str, DeltaTable | None]
 
@@ -230,6 +230,13 @@ def _add_columns(home: Home, table: Table) -> None:
 
 
 def _check_no_lost_files(home: Home, table: Table) -> None:
+    if table is LABEL_ROWS:
+        if next(keys_below(table_location(home, table)), None) is not None:
+            uri = table_location(home, table).uri
+            raise StateDamaged(
+                f"The table {uri} lacks its log, and files of it are there; restore it, or move it away."
+            )
+        return
     # If a new table took up these results, it would name files that nobody can read.
     named = {added.path for result in read_results(home) for added in result.adds.get(table.name, ())}
     if not named <= set(keys_below(table_location(home, table))):

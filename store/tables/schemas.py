@@ -124,6 +124,22 @@ REJECT_ROWS = Table(
 )
 # In the order in which a batch is committed to them.
 TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
+# What people said of photos: no part of a batch, so no part of its commit.
+LABEL_ROWS = Table(
+    "labels",
+    pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("label", pa.string()),
+            ("origin", pa.string()),
+            ("said_at", INSTANT),
+            ("said_by", pa.string()),
+            ("ingest_date", pa.date32()),
+        ]
+    ),
+    ("ingest_date",),
+)
+ALL_TABLES = (*TABLES, LABEL_ROWS)
 
 
 def table_location(home: Home, table: Table) -> StorageLocation:

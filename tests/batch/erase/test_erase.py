@@ -21,8 +21,11 @@ from typer.testing import CliRunner
 
 import batch.erase.erase as erase_module
 import batch.erase.rows as rows_module
-from batch.erase.erase import Certificate, ErasureRequest, erase, read_certificate
+from batch.erase.certificates import Certificate, read_certificate
+from batch.erase.erase import ErasureRequest, erase
 from batch.erase.selection import Selection
+from batch.labelling.corrections import correction_of
+from batch.labelling.label import label_photos
 from batch.maintain.compaction import compact, groups_to_compact
 from batch.maintain.maintain import maintain
 from batch.maintain.retention import Retention
@@ -133,6 +136,9 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     _drop(settings, {f"{ANNA}/lime/0.jpg": jpeg(20), f"{BEN}/lime/0.jpg": jpeg(21)})
     ingest(settings)
     [hers] = rows(settings, f"SELECT image_id FROM features WHERE source LIKE '%{ANNA}/lime%'")
+    his = rows(settings, f"SELECT image_id FROM features WHERE source LIKE '%{BEN}/lime%'")[0]["image_id"]
+    corrections = [correction_of(image, "plum", "suspect") for image in (hers["image_id"], his)]
+    label_photos(home, corrections, None, print)
     before = rows(settings, f"SELECT * FROM features WHERE subject = '{BEN}' ORDER BY source")
     rejected = rows(settings, f"SELECT * FROM rejects WHERE source LIKE '%{BEN}%'")
     # What others leave behind: small files that were compacted, an attempt that was lost, a deletion by hand, a page.
@@ -155,6 +161,8 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     assert certificate.removed["features rows"] == 3
     assert certificate.removed["rejects rows"] == 1
     assert certificate.removed["projections rows"] == 3
+    assert certificate.removed["labels rows"] == 1
+    assert [row["image_id"] for row in rows(settings, "SELECT image_id FROM labels")] == [his]
     assert certificate.finished_at is not None and read_certificate(home, certificate.id) == certificate
     assert rows(settings, "SELECT * FROM features ORDER BY source") == before
     assert rows(settings, "SELECT * FROM rejects") == rejected
@@ -647,7 +655,7 @@ def test_the_command_asks_for_one_thing_and_a_yes(
         assert isinstance(answer.exception, InvalidSetting)
         return str(answer.exception)
 
-    assert refused() == "Say what to forget with one of --subject NAME, --image ID, --source KEY."
+    assert refused() == "Say what to forget with one of --subject NAME, --image ID, --source KEY, --labeller NAME."
     assert refused("--subject", "a", "--source", "b") == refused()
     assert refused("--image", "IMG_1.jpg").startswith("An image id is the SHA-256 of a photo")
     assert refused("--subject", ANNA, "--key-pattern", PATTERN).startswith("Erasing needs a yes: add --yes")

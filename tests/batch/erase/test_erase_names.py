@@ -16,7 +16,8 @@ import batch.refit.refit as refit_module
 import ops.cli.refit as command
 import store.models.pca_models as models_module
 from batch.days import list_days, sum_rows
-from batch.erase.erase import Certificate, ErasureRequest, erase
+from batch.erase.certificates import Certificate
+from batch.erase.erase import ErasureRequest, erase
 from batch.refit.refit import RefitOptions, refit
 from features.classifier import Classifier, within_labels
 from features.featurizer import FEATURES

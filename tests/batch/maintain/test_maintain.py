@@ -388,7 +388,7 @@ def test_a_dry_run_tells_and_changes_nothing(on_disk: Home) -> None:
     pieces = _maintain(on_disk, Retention(timedelta(0), timedelta(days=15)), dry_run=True)
     assert set(keys_below(on_disk.root)) - before <= {"state/lease.json"}
     assert before <= set(keys_below(on_disk.root))
-    assert [piece.removed.count for piece in pieces if isinstance(piece, OrphanRemoval)] == [1, 0, 0]
+    assert [piece.removed.count for piece in pieces if isinstance(piece, OrphanRemoval)] == [1, 0, 0, 0]
     assert [piece.expired.count for piece in pieces if isinstance(piece, Expiry)] == [1, 48, 0, 0]
     assert len([piece for piece in pieces if isinstance(piece, Compaction)]) == 2
 
@@ -573,4 +573,4 @@ def test_a_home_without_tables_has_nothing_to_do(tmp_path: Path) -> None:
     home = load_settings(home=str(tmp_path / "new")).places()
     assert [piece for piece in _maintain(home) if isinstance(piece, Compaction)] == []
     create_tables(home)
-    assert [piece.removed.count for piece in _maintain(home) if isinstance(piece, OrphanRemoval)] == [0, 0, 0]
+    assert [piece.removed.count for piece in _maintain(home) if isinstance(piece, OrphanRemoval)] == [0, 0, 0, 0]

@@ -33,6 +33,7 @@ NEEDED = {
     "erase": ("--source", "kiwi/a.jpg", "--yes"),
     "identify": ("kiwi.jpg",),
     "similar": ("kiwi.jpg",),
+    "label": ("0582defab0a9", "kiwi"),
     "models show": ("1",),
     "models compare": ("1", "2"),
     "models use": ("1",),

@@ -222,7 +222,8 @@ def test_views_hold_plain_times_in_utc(projected: Home) -> None:
 def test_photos_and_current_projections_have_their_tables_columns(on_disk: Home) -> None:
     connection = connect(on_disk)
     for view, table in (("photos", FEATURE_ROWS), ("current_projections", PROJECTION_ROWS)):
-        assert run_query(connection, f"SELECT * FROM {view} LIMIT 0").column_names == table.schema.names
+        columns = run_query(connection, f"SELECT * FROM {view} LIMIT 0").column_names
+        assert columns == [*table.schema.names, "folder_label", "label_origin"]
 
 
 def test_the_log_holds_statistics_of_numbers_and_times_only(on_disk: Home) -> None:

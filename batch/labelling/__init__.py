@@ -1,0 +1,1 @@
+"""What people say of photos, looked up and written down."""

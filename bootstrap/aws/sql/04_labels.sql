@@ -1,0 +1,3 @@
+CREATE EXTERNAL TABLE IF NOT EXISTS labels
+LOCATION '${home}/labels/'
+TBLPROPERTIES ('table_type' = 'DELTA')
