@@ -14,17 +14,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.featurizer import FEATURES
+from features.label_corrections import Corrections, CorrectionSummer
 from features.label_sums import RowSummer, RowSums
 from features.pca import NotFinite
 from store.errors import StateDamaged
 from store.home import Home
 from store.tables.files import DataFile, data_files, read_file
 from store.tables.handles import TableHandles, open_tables, unsettled_plans
+from store.tables.labels import NOTHING_SAID, SaidLabels
 from store.tables.schemas import FEATURE_ROWS
 
 # A task's moments are 6.6 MB: little beside what it reads for them.
 TASK_BYTES = 64 * 2**20
 TASKS_A_DAY = 32
+_SUMMED = ("image_id", "features", "batch", "label", "subject")
 
 _T = TypeVar("_T")
 
@@ -81,26 +84,62 @@ def groups_by_size(items: Iterable[_T], size_of: Callable[[_T], int], most_bytes
         yield tuple(group)
 
 
-def sum_rows(home: Home, featurizer: str, task: Day, after_batch: int = 0) -> tuple[RowSums, Counter[int]]:
-    """The sums of one featurizer's rows in a task's files, of later batches, and how many rows each batch has there.
+def sum_rows(
+    home: Home, featurizer: str, task: Day, after_batch: int = 0, said: SaidLabels = NOTHING_SAID
+) -> tuple[RowSums, Counter[int], Corrections]:
+    """The sums of one featurizer's rows in a task's files, of later batches, by folder, and what statements change.
 
-    Raises NotFinite and StateDamaged, which name the day, for other than 1280 finite numbers; StorageUnavailable.
+    Between the two: how many rows each batch has there. Raises NotFinite and StateDamaged, which name the day, for
+    other than 1280 finite numbers; StorageUnavailable.
     """
     rows_by_batch: Counter[int] = Counter()
-    summer = RowSummer(FEATURES)
+    summer, corrections = RowSummer(FEATURES), CorrectionSummer(FEATURES)
     try:
         for path in task.paths:
-            for rows in rows_of(home, featurizer, path, ["features", "batch", "label", "subject"], after_batch):
+            for rows in rows_of(home, featurizer, path, _SUMMED, after_batch):
                 rows_by_batch.update(rows["batch"].to_pylist())
                 vectors = vectors_of(home, task.date, path, rows)
-                summer.add(vectors, labels_of(rows).to_pylist(), rows["subject"].to_pylist())
-        return summer.result(), rows_by_batch
+                summer.add(vectors, NOTHING_SAID.labels_of(rows).to_pylist(), rows["subject"].to_pylist())
+                _add_corrections(corrections, vectors, rows, said)
+        return summer.result(), rows_by_batch, corrections.result()
     except NotFinite as error:
         raise NotFinite(
             f"Features of {task.date} hold a NaN or an infinity, in one of {len(task.paths)} files from "
             f"{home.features.uri_of(task.paths[0])}; nothing was published. Delete those rows and their photos, "
             "then refit."
         ) from error
+
+
+def sum_corrections(home: Home, featurizer: str, task: Day, said: SaidLabels) -> Corrections:
+    """What statements change in the sums of a task's files; features are fetched only of row groups that it changes.
+
+    Raises StateDamaged, which names the day; StorageUnavailable.
+    """
+    corrections = CorrectionSummer(FEATURES)
+    for path in task.paths:
+        first, places = 0, [np.zeros(0, np.int64)]
+        for rows in read_file(home, FEATURE_ROWS, path, ["image_id", "label", "featurizer"]):
+            is_changed = pc.and_(said.changes(rows), pc.equal(rows["featurizer"], featurizer))
+            places.append(pc.indices_nonzero(is_changed).to_numpy().astype(np.int64) + first)
+            first += rows.num_rows
+        changed = np.concatenate(places)
+        for rows in read_file(home, FEATURE_ROWS, path, _SUMMED, changed) if len(changed) else ():
+            _add_corrections(corrections, vectors_of(home, task.date, path, rows), rows, said)
+    return corrections.result()
+
+
+def _add_corrections(
+    corrections: CorrectionSummer, vectors: NDArray[np.float32], rows: pa.RecordBatch, said: SaidLabels
+) -> None:
+    is_changed = said.changes(rows)
+    if is_changed.true_count:
+        changed = rows.select(["image_id", "label", "subject"]).filter(is_changed)
+        corrections.add(
+            vectors[is_changed.to_numpy(zero_copy_only=False)],
+            NOTHING_SAID.labels_of(changed).to_pylist(),
+            said.labels_of(changed).to_pylist(),
+            changed["subject"].to_pylist(),
+        )
 
 
 def count_rows(home: Home, featurizer: str, path: str) -> Counter[int]:
@@ -119,11 +158,6 @@ def vectors_of(home: Home, day: date, path: str, rows: pa.RecordBatch) -> NDArra
         )
     vectors: NDArray[np.float32] = rows["features"].flatten().to_numpy(zero_copy_only=False)
     return vectors.reshape(-1, FEATURES)
-
-
-def labels_of(rows: pa.RecordBatch | pa.Table) -> pa.Array:
-    """The labels of rows in NFC: as the views show them, whichever form the accents of a folder are written in."""
-    return pc.utf8_normalize(rows["label"], form="NFC")
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:

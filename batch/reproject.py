@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
-from batch.days import groups_by_size, labels_of, select_rows, vectors_of
+from batch.days import groups_by_size, select_rows, vectors_of
 from features.classifier import LeftOut
 from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
@@ -40,8 +40,12 @@ from store.state.plans import AddedFile
 from store.tables.commits import append_once
 from store.tables.files import DataFile, data_files, read_file
 from store.tables.handles import TableHandles, create_tables, open_tables, unsettled_plans
+from store.tables.labels import NOTHING_SAID, SaidLabels, said_labels
 from store.tables.projections import KEPT_COLUMNS, SWITCHING, project_rows, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
 
 TASK_BYTES = 64 * 2**20
 # Among so many shares of the keys equal photos are looked for.
@@ -92,10 +96,14 @@ def reproject(
             check_lease()
             check_no_other_switch(before, current_models(home))
 
-        backfill = _Backfill(spark, home, meta, on_progress, check, read_erasures(home).progress)
-        backfill.run()
-        _wait_for_plans(home, meta, say, patience_s, check_lease)
-        backfill.run()
+        said = spark.broadcast(_said_before_fit(home, meta))
+        try:
+            backfill = _Backfill(spark, home, meta, said, on_progress, check, read_erasures(home).progress)
+            backfill.run()
+            _wait_for_plans(home, meta, say, patience_s, check_lease)
+            backfill.run()
+        finally:
+            said.destroy()
         if before.next is not None:
             finish_switch(home, before)
     return Reprojection(meta.version, backfill.rows, backfill.days)
@@ -105,11 +113,13 @@ def reproject(
 class _Task:
     """What one task reads and projects: files of one day, and in each the batches to take rows from.
 
-    `copies` says how many rows of the version's fit have the same bytes and label, where it is more than one.
+    `said` had been said of photos before the fit; `copies` says how many rows of the fit have the same bytes and
+    label, where it is more than one.
     """
 
     home: Home
     meta: PcaMeta
+    said: "Broadcast[SaidLabels]"
     ingest_date: date
     files: tuple[tuple[str, frozenset[int]], ...]
     copies: Mapping[int, int]
@@ -123,6 +133,7 @@ class _Backfill:
     spark: SparkContext
     home: Home
     meta: PcaMeta
+    said: "Broadcast[SaidLabels]"
     on_progress: Callable[[int, int], None]
     check: Callable[[], None]
     erasures: tuple[int, int]
@@ -150,7 +161,7 @@ class _Backfill:
             return {}
         paths = [file.path for file in data_files(_open_tables(self.home)[FEATURE_ROWS])]
         tasks = self.spark.parallelize(paths, min(len(paths), 8 * self.spark.defaultParallelism))
-        keys = tasks.flatMap(carry_errors(partial(_keys_of_file, self.home, self.meta, COPY_SHARES)))
+        keys = tasks.flatMap(carry_errors(partial(_keys_of_file, self.home, self.meta, self.said, COPY_SHARES)))
         try:
             counted = keys.groupByKey(min(COPY_SHARES, self.spark.defaultParallelism)).flatMap(_counted_twice)
             return dict(counted.collect())
@@ -198,6 +209,7 @@ class _Backfill:
             _Task(
                 self.home,
                 self.meta,
+                self.said,
                 day,
                 tuple((file.path, batches) for file, batches in group),
                 self.copies,
@@ -269,22 +281,28 @@ def _project_tasks(tasks: Iterable[_Task]) -> Iterator[tuple[AddedFile, frozense
             columns["ingested_at"] = pa.repeat(now, rows.num_rows)
             model = cached_model(task.home, task.meta.version, task.erasures)
             vectors = np.concatenate([part for _, part in parts])
-            projected = project_rows(model, vectors, _left_out(model, rows, task.copies))
+            projected = project_rows(model, vectors, _left_out(model, rows, task.said.value, task.copies))
             added = write_projections(task.home, columns, projected, task.ingest_date)
             yield added, frozenset(pc.unique(rows["batch"]).to_pylist())
     freeze_worker_modules()
 
 
-def _keys_of_file(home: Home, meta: PcaMeta, shares: int, path: str) -> list[tuple[int, NDArray[np.int64]]]:
+def _said_before_fit(home: Home, meta: PcaMeta) -> SaidLabels:
+    return said_labels(home, meta.labels_until).without_rows() if meta.labels_until else NOTHING_SAID
+
+
+def _keys_of_file(
+    home: Home, meta: PcaMeta, said: "Broadcast[SaidLabels]", shares: int, path: str
+) -> list[tuple[int, NDArray[np.int64]]]:
     """The keys of the labelled rows of a file that were in the fit, cut into shares by their values."""
     keys: list[int] = []
     for part in read_file(home, FEATURE_ROWS, path, ["image_id", "label", "batch", "featurizer"]):
+        labels = said.value.labels_of(part)
         is_in_fit = pc.and_(
             pc.and_(pc.less_equal(part["batch"], meta.last_batch), pc.equal(part["featurizer"], meta.featurizer)),
-            pc.is_valid(part["label"]),
+            pc.is_valid(labels),
         )
-        rows = select_rows(part, is_in_fit)
-        keys += _keys_of_copies(rows["image_id"].to_pylist(), labels_of(rows).to_pylist())
+        keys += _keys_of_copies(part["image_id"].filter(is_in_fit).to_pylist(), labels.filter(is_in_fit).to_pylist())
     array = np.array(keys, np.int64)
     return [(share, array[array % shares == share]) for share in range(shares)]
 
@@ -303,12 +321,12 @@ def _keys_of_copies(image_ids: Sequence[str], labels: Sequence[str | None]) -> l
     return [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1 for text in texts]
 
 
-def _left_out(model: PcaModel, rows: pa.Table, copies: Mapping[int, int]) -> LeftOut | None:
+def _left_out(model: PcaModel, rows: pa.Table, said: SaidLabels, copies: Mapping[int, int]) -> LeftOut | None:
     """Which rows were in the fit of the classifier, under a label that it names, and how many copies were."""
     meta, classifier = model.meta, model.classifier
     if classifier is None or meta.last_batch is None:
         return None
-    labels = labels_of(rows).combine_chunks()
+    labels = said.labels_of(rows).combine_chunks()
     places = pc.index_in(labels, value_set=pa.array(classifier.labels, pa.string()))
     in_fit = pc.less_equal(rows["batch"].combine_chunks(), meta.last_batch)
     places = pc.fill_null(pc.if_else(in_fit, places, -1), -1).to_numpy(zero_copy_only=False).astype(np.int64)

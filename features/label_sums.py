@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class RowSummer:
     def __init__(self, columns: int) -> None:
         self._labelled = MomentsSum(columns)
         self._unlabelled = MomentsSum(columns)
-        self._labels = _LabelSummer(columns)
+        self._labels = LabelSummer(columns)
 
     def add(
         self, rows: NDArray[np.floating[Any]], labels: Sequence[str | None], subjects: Sequence[str | None]
@@ -88,8 +88,8 @@ class RowSummer:
         return RowSums(self._labelled.result(), self._unlabelled.result(), self._labels.result())
 
 
-class _LabelSummer:
-    """Sums of labels that grow by chunks."""
+class LabelSummer:
+    """Sums of labels that grow by chunks, in one pass."""
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
@@ -170,17 +170,12 @@ def merge_sums(parts: Iterable[RowSums], columns: int) -> RowSums:
 
 def pack_sums(sums: RowSums) -> bytes:
     """Sums as bytes of an npz file. The same sums give the same bytes."""
-    body, labels = io.BytesIO(), sums.labels
+    body = io.BytesIO()
     np.savez(
         body,
         labelled=np.frombuffer(pack_moments(sums.labelled), np.uint8),
         unlabelled=np.frombuffer(pack_moments(sums.unlabelled), np.uint8),
-        labels=pack_texts(labels.labels),
-        counts=labels.counts,
-        sums=labels.sums,
-        subjects=labels.subjects,
-        other_rows=np.int64(labels.other_rows),
-        other_sum=labels.other_sum,
+        **label_arrays(sums.labels),
     )
     return body.getvalue()
 
@@ -189,21 +184,35 @@ def unpack_sums(body: bytes) -> RowSums:
     """The sums that `pack_sums` was given, to the last bit. Raises ValueError for other bytes."""
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-            labels = LabelSums(
-                unpack_texts(archive["labels"], len(archive["counts"])),
-                archive["counts"],
-                archive["sums"],
-                archive["subjects"],
-                int(archive["other_rows"]),
-                archive["other_sum"],
-            )
             labelled, unlabelled = (unpack_moments(archive[name].tobytes()) for name in ("labelled", "unlabelled"))
-        if labels.sums.shape != (len(labels.labels), len(labelled.mean)):
-            raise ValueError(f"{len(labels.labels)} labels with sums of {labels.sums.shape}")
+            labels = labels_in(archive, "", len(labelled.mean))
     # NumPy and zipfile raise a dozen unrelated kinds of errors for damaged bytes.
     except Exception as error:
         raise ValueError(f"these {len(body)} bytes are not packed sums: {error}") from error
     return RowSums(labelled, unlabelled, labels)
+
+
+def label_arrays(labels: LabelSums, prefix: str = "") -> dict[str, Any]:
+    """Sums of labels as arrays of an npz file, under names that begin so."""
+    arrays = {
+        "labels": pack_texts(labels.labels),
+        "counts": labels.counts,
+        "sums": labels.sums,
+        "subjects": labels.subjects,
+        "other_rows": np.array(labels.other_rows, np.int64),
+        "other_sum": labels.other_sum,
+    }
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def labels_in(archive: Mapping[str, NDArray[Any]], prefix: str, columns: int) -> LabelSums:
+    """The sums that `label_arrays` was given. Raises ValueError, KeyError and others for other arrays."""
+    names = ("counts", "sums", "subjects", "other_rows", "other_sum")
+    counts, sums, subjects, other_rows, other_sum = (archive[prefix + name] for name in names)
+    texts = unpack_texts(archive[prefix + "labels"], len(counts))
+    if sums.shape != (len(texts), columns):
+        raise ValueError(f"{len(texts)} labels with sums of {sums.shape}")
+    return LabelSums(texts, counts, sums, subjects, int(other_rows), other_sum)
 
 
 def subtract_sums(whole: RowSums, part: RowSums) -> RowSums:

@@ -16,9 +16,15 @@ SELECT
     here.batch > ? AS is_new,
     count(*) AS photos,
     count(*) FILTER (here.predicted = there.predicted) AS agreeing,
-    count(*) FILTER (nfc_normalize(here.label) = nfc_normalize(here.predicted)) AS first_correct,
-    count(*) FILTER (nfc_normalize(here.label) = nfc_normalize(there.predicted)) AS second_correct
-FROM projections AS here
+    count(*) FILTER (here.label = nfc_normalize(here.predicted)) AS first_correct,
+    count(*) FILTER (here.label = nfc_normalize(there.predicted)) AS second_correct
+FROM (
+    SELECT
+        projected.* EXCLUDE (label),
+        CASE WHEN said.image_id IS NULL THEN nfc_normalize(projected.label) ELSE said.label END AS label
+    FROM projections AS projected
+    LEFT JOIN said_labels AS said ON projected.image_id = said.image_id
+) AS here
 INNER JOIN projections AS there
     ON here.batch = there.batch
     AND here.source = there.source

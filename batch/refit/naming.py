@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import SparkContext
 
-from batch.days import Day, labels_of, rows_of, vectors_of
+from batch.days import Day, rows_of, vectors_of
 from batch.refit.sums import sum_later_rows
 from features.calibration import FEWEST_ROWS, MOST_DISTANCES, HeldOut, calibrate, with_known_rows
 from features.classifier import Classifier, LeftOut, TooFewLabels, Within, nearest_labels, within_labels
@@ -21,6 +21,7 @@ from features.label_sums import MOST_LABELS, RowSummer, RowSums, subtract_sums
 from store.errors import StateDamaged, UnknownModel
 from store.home import Home
 from store.models.pca_models import PcaMeta, PcaModel, current_models, describe_model, load_model, versions
+from store.tables.labels import NOTHING_SAID, SaidLabels
 
 # More tell a confidence no better, and come to the driver.
 MOST_ROWS = 5_000
@@ -65,10 +66,17 @@ class Naming:
 
 
 def fit_names(
-    spark: SparkContext, home: Home, featurizer: str, days: Sequence[Day], sums: RowSums, min_label_rows: int
+    spark: SparkContext,
+    home: Home,
+    featurizer: str,
+    days: Sequence[Day],
+    sums: RowSums,
+    min_label_rows: int,
+    said: SaidLabels = NOTHING_SAID,
 ) -> Naming:
     """Fit the classifier on the sums of all days' rows; nothing is stored. Replay gives the same, as of the rows.
 
+    The sums go by the labels that count by `said`, and so do the rows that are held out.
     What came since the served version's fit, the newest days first, calibrates it as soon as that is 300 labelled
     rows; where it is fewer, so do the newest whole days, as long as others are left to fit on. Photos of one afternoon
     resemble each other, so that a random part of them would not do.
@@ -82,10 +90,10 @@ def fit_names(
     served = _served(home, featurizer)
     # Each batch number once.
     for after_batch in dict.fromkeys(((served.last_batch or 0) if served else 0, 0)):
-        later = _later_rows(home, featurizer, days, after_batch, set(within.labels))
+        later = _later_rows(home, featurizer, days, after_batch, set(within.labels), said)
         if later is None:
             continue
-        rest = subtract_sums(sums, _sums_of(spark, home, featurizer, later, after_batch))
+        rest = subtract_sums(sums, _sums_of(spark, home, featurizer, later, after_batch, said))
         twin = _twin(rest, min_label_rows, later.rows)
         if twin is not None and twin.calibrated:
             fitted = within.classifier(twin.shrinkage, twin.temperature)
@@ -98,7 +106,8 @@ def fit_names(
         f"No {FEWEST_ROWS} photos of known labels came on days after those of other photos, so nothing says how "
         "sure the version may be, and it is compared with no other."
     )
-    return Naming(_with_newest_rows(home, featurizer, days, within, sums.labelled.rows), notes=(*notes, uncalibrated))
+    classifier = _with_newest_rows(home, featurizer, days, within, sums.labelled.rows, said)
+    return Naming(classifier, notes=(*notes, uncalibrated))
 
 
 def _notes(sums: RowSums, within: Within) -> tuple[str, ...]:
@@ -134,7 +143,7 @@ class _Later:
 
 
 def _later_rows(
-    home: Home, featurizer: str, days: Sequence[Day], after_batch: int, named: Collection[str]
+    home: Home, featurizer: str, days: Sequence[Day], after_batch: int, named: Collection[str], said: SaidLabels
 ) -> _Later | None:
     """As many of the newest days as have 300 rows of later batches and named labels, and at most 5,000 labelled ones.
 
@@ -147,7 +156,7 @@ def _later_rows(
         if after_batch == 0 and taken and sum(one.size_bytes for one in (*taken, day)) > MOST_BYTES_BACK:
             return None
         taken.append(day)
-        for rows, found in _labelled_rows(home, featurizer, day, after_batch, MOST_ROWS - len(labels)):
+        for rows, found in _labelled_rows(home, featurizer, day, after_batch, MOST_ROWS - len(labels), said):
             vectors.append(rows)
             labels += found
         if sum(label in named for label in labels) >= FEWEST_ROWS:
@@ -168,28 +177,30 @@ def _days_after(days: Sequence[Day], batch: int) -> list[Day]:
 
 
 def _labelled_rows(
-    home: Home, featurizer: str, day: Day, after_batch: int, most: int
+    home: Home, featurizer: str, day: Day, after_batch: int, most: int, said: SaidLabels
 ) -> Iterator[tuple[NDArray[np.float32], list[str]]]:
     # The names of files say nothing of what is in them, so the first ones are as good as any.
     for path in day.paths:
         if most <= 0:
             return
-        labels = (rows["label"] for rows in rows_of(home, featurizer, path, ["label"], after_batch))
-        if all(column.null_count == len(column) for column in labels):
+        narrow = rows_of(home, featurizer, path, ["image_id", "label"], after_batch)
+        if all(column.null_count == len(column) for column in map(said.labels_of, narrow)):
             continue
-        for rows in rows_of(home, featurizer, path, ["features", "batch", "label"], after_batch):
-            labelled: pa.RecordBatch = rows.filter(pc.is_valid(rows["label"])).slice(0, most)
+        for rows in rows_of(home, featurizer, path, ["image_id", "features", "batch", "label"], after_batch):
+            labelled: pa.RecordBatch = rows.filter(pc.is_valid(said.labels_of(rows))).slice(0, most)
             most -= labelled.num_rows
             if labelled.num_rows:
-                yield vectors_of(home, day.date, path, labelled), labels_of(labelled).to_pylist()
+                yield vectors_of(home, day.date, path, labelled), said.labels_of(labelled).to_pylist()
             if most <= 0:
                 return
 
 
-def _sums_of(spark: SparkContext, home: Home, featurizer: str, later: _Later, after_batch: int) -> RowSums:
+def _sums_of(
+    spark: SparkContext, home: Home, featurizer: str, later: _Later, after_batch: int, said: SaidLabels
+) -> RowSums:
     """The sums of all rows that are held out, at least of the labelled ones: the classifier takes nothing of others."""
     if len(later.rows.labels) >= MOST_ROWS:
-        return sum_later_rows(spark, home, featurizer, later.days, after_batch)
+        return sum_later_rows(spark, home, featurizer, later.days, after_batch, said)
     summer = RowSummer(FEATURES)
     summer.add(later.rows.vectors, later.rows.labels, [None] * len(later.rows.labels))
     return summer.result()
@@ -203,7 +214,7 @@ def _twin(rest: RowSums, min_label_rows: int, later: HeldOut) -> Classifier | No
 
 
 def _with_newest_rows(
-    home: Home, featurizer: str, days: Sequence[Day], within: Within, labelled_rows: int
+    home: Home, featurizer: str, days: Sequence[Day], within: Within, labelled_rows: int, said: SaidLabels
 ) -> Classifier:
     """The classifier, with the newest of its own rows to compare strange ones with."""
     classifier, place_of = within.classifier(), {label: place for place, label in enumerate(within.labels)}
@@ -213,7 +224,7 @@ def _with_newest_rows(
     for day in reversed(days):
         if len(places) >= most:
             break
-        for rows, labels in _labelled_rows(home, featurizer, day, 0, most - len(places)):
+        for rows, labels in _labelled_rows(home, featurizer, day, 0, most - len(places), said):
             vectors.append(rows)
             places += [place_of.get(label, -1) for label in labels]
     all_vectors = np.concatenate(vectors)

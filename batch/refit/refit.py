@@ -35,6 +35,7 @@ from store.models.pca_models import (
 from store.models.registry import current_featurizer
 from store.state.erasures import check_no_erasure_started, check_no_erasure_unfinished
 from store.tables.handles import committed_batch, open_tables
+from store.tables.labels import said_labels
 from store.tables.schemas import FEATURE_ROWS
 
 
@@ -60,7 +61,8 @@ class RefitOptions:
 class Refit:
     """A new model, what it was fitted on, and how far its subspace turned from the parent's (ascending, radians).
 
-    `next` is the version that will be served next: this one, unless there is a newer one.
+    `next` is the version that will be served next: this one, unless there is a newer one. `rows_corrected` are under
+    another label than their folder's; `rows_followed` of them were read, as something new was said of their day.
     """
 
     meta: PcaMeta
@@ -72,6 +74,8 @@ class Refit:
     thresholds: VarianceThresholds
     comparison: Comparison | None = None
     notes: tuple[str, ...] = ()
+    rows_followed: int = 0
+    rows_corrected: int = 0
 
 
 def featurizer_to_fit(home: Home) -> str:
@@ -105,7 +109,9 @@ def refit(
     erasures = check_no_erasure_unfinished(home)
     tables = open_tables(home)
     days = list_days(home, tables)
-    summed = sum_days(spark, home, featurizer, days, full=full, keep=not dry_run, on_progress=on_progress)
+    # After the tables were opened: a statement that is not seen here knew all the rows that are summed up.
+    said = said_labels(home)
+    summed = sum_days(spark, home, featurizer, days, full=full, keep=not dry_run, on_progress=on_progress, said=said)
     try:
         check_no_erasure_started(home, erasures)
     except HomeInUse:
@@ -121,7 +127,7 @@ def refit(
     if rows < options.min_rows:
         raise TooFewRows(f"There are {rows:,} rows and {options.min_rows:,} are asked for; wait, or lower --min-rows.")
     pca = fit(summed.sums.moments, options.components, options.variance, parent.pca.components if parent else None)
-    naming = fit_names(spark, home, featurizer, days, summed.sums, options.min_label_rows)
+    naming = fit_names(spark, home, featurizer, days, summed.counting, options.min_label_rows, said)
     comparison, classifier = naming.comparison, naming.classifier
     angles_rad = principal_angles_rad(parent.pca.components, pca.components) if parent else np.zeros(0)
     meta = PcaMeta(
@@ -139,6 +145,7 @@ def refit(
         no_names=naming.no_names,
         calibrated=classifier is not None and classifier.calibrated,
         held_back=str(comparison) if comparison and comparison.is_worse and not options.force else None,
+        labels_until=said.said_until,
     )
     if not dry_run:
         check_no_erasure_started(home, erasures)
@@ -149,6 +156,8 @@ def refit(
         next=current_models(home).next,
         rows_read=sum(summed.rows_read.values()),
         rows_stored=sum(summed.rows_stored.values()),
+        rows_followed=sum(summed.rows_followed.values()),
+        rows_corrected=summed.corrections.rows,
         angles_rad=tuple(map(float, angles_rad)),
         thresholds=variance_thresholds(pca.explained_variance_ratio),
         comparison=comparison,

@@ -1,9 +1,10 @@
 """Stored sums of finished days and months, so that a refit reads only the features of days that changed.
 
 Below `models/pca/moments/<featurizer>/` there are immutable objects under names never used twice, each with packed
-sums: `days/<day>.<written at>.<nonce>.npz`, and `months/...` for the sum of a month's days. One small object per
-month, `index/<month>.json`, is written after them. It names the objects, their hashes, and the rows each one sums up,
-so a reader never takes a sum for one of other rows. A killed refit leaves objects that no index names. If two refits
+sums: `days/<day>.<written at>.<nonce>.npz`, and `months/...` for the sum of a month's days. They go by the labels of
+folders; `corrections/<day>...` is what people's statements change in a day's sum. One small object per month,
+`index/<month>.json`, is written after them. It names the objects, their hashes, and the rows each one sums up, so a
+reader never takes a sum for one of other rows. A killed refit leaves objects that no index names. If two refits
 run at once, one index stands whole; the work of the other is lost, and nothing else.
 
 The tables are the truth, and all of this can be computed again. An index that cannot be read counts as never written,
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
+from features.label_corrections import Corrections, pack_corrections, unpack_corrections
 from features.label_sums import RowSums, pack_sums, unpack_sums
 from store.home import Home
 from store.objects.document import Document
@@ -39,6 +41,8 @@ class StoredSum:
 class StoredDay:
     """What a day's moments are the sum of: digests of the files' paths and of {batch: rows}; no object for no rows.
 
+    `corrections` is of the statements with this digest, None where nothing is changed.
+
     The same files hold the same rows. So do other files with the same number of rows in every batch: a batch's rows
     are appended once, and after that they can only be deleted. Whoever restores or updates rows by hand refits with
     `--full`.
@@ -48,6 +52,13 @@ class StoredDay:
     rows_digest: str
     rows: int
     sum: StoredSum | None
+    labels_digest: str | None = None
+    corrections: StoredSum | None = None
+
+    @property
+    def objects(self) -> tuple[StoredSum, ...]:
+        """All objects of the day."""
+        return tuple(stored for stored in (self.sum, self.corrections) if stored)
 
 
 @dataclass(frozen=True)
@@ -83,16 +94,24 @@ def write_month(store: StorageLocation, month: str, index: StoredMonth) -> None:
 
 def read_sum(store: StorageLocation, stored: StoredSum) -> RowSums | None:
     """The sums of an object, or None when it is missing or its bytes are not those that were written."""
-    body = read_if_exists(store, stored.key)
-    return unpack_sums(body) if body is not None and hashlib.sha256(body).hexdigest() == stored.sha256 else None
+    body = _read(store, stored)
+    return None if body is None else unpack_sums(body)
 
 
 def write_sum(store: StorageLocation, folder: Literal["days", "months"], name: str, sums: RowSums) -> StoredSum:
     """Write the sums of a day or a month under a new key. Replay writes another object; no index names the first."""
-    key = f"{folder}/{name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{uuid.uuid4().hex}.npz"
-    body = pack_sums(sums)
-    overwrite(store, key, body)
-    return StoredSum(key, hashlib.sha256(body).hexdigest())
+    return _write(store, f"{folder}/{name}", pack_sums(sums))
+
+
+def read_corrections(store: StorageLocation, stored: StoredSum) -> Corrections | None:
+    """The corrections of an object, or None as `read_sum`."""
+    body = _read(store, stored)
+    return None if body is None else unpack_corrections(body)
+
+
+def write_corrections(store: StorageLocation, day: date, corrections: Corrections) -> StoredSum:
+    """Write what statements change in a day's sums, as `write_sum` does."""
+    return _write(store, f"corrections/{day}", pack_corrections(corrections))
 
 
 def delete_unused_sums(store: StorageLocation, months: Collection[str]) -> None:
@@ -107,7 +126,8 @@ def delete_unused_sums(store: StorageLocation, months: Collection[str]) -> None:
     delete_all(store, [key for key in keys_below(store) if key.startswith("index/") and key not in index_keys])
     for month in months if old_sums else ():
         index = read_month(store, month)
-        old_sums -= {stored.key for stored in (index.sum, *(day.sum for day in index.days.values())) if stored}
+        of_days = (stored for day in index.days.values() for stored in day.objects)
+        old_sums -= {stored.key for stored in (index.sum, *of_days) if stored}
     delete_all(store, old_sums)
 
 
@@ -120,3 +140,14 @@ def forget_sums(home: Home, days: Collection[date] | None = None) -> int:
     names = None if days is None else {f"{day}" for day in days} | {f"{day:%Y-%m}" for day in days}
     keys = [key for key in keys_below(store) if names is None or key.rpartition("/")[2].partition(".")[0] in names]
     return delete_all(store, keys)
+
+
+def _read(store: StorageLocation, stored: StoredSum) -> bytes | None:
+    body = read_if_exists(store, stored.key)
+    return body if body is not None and hashlib.sha256(body).hexdigest() == stored.sha256 else None
+
+
+def _write(store: StorageLocation, name: str, body: bytes) -> StoredSum:
+    key = f"{name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{uuid.uuid4().hex}.npz"
+    overwrite(store, key, body)
+    return StoredSum(key, hashlib.sha256(body).hexdigest())

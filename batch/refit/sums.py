@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.days import (
@@ -27,48 +26,60 @@ from batch.days import (
     split_into_tasks,
     sum_rows,
 )
+from batch.refit.followed_days import corrections_of_stored
 from batch.refit.stored_sums import (
     StoredDay,
     StoredMonth,
     delete_unused_sums,
     read_month,
     read_sum,
-    store_of,
+    write_corrections,
     write_month,
     write_sum,
 )
+from batch.refit.summing_job import MOST_SUMMING_TASKS, SummingJob, collect
 from features.errors import FruitsError
 from features.featurizer import FEATURES
+from features.label_corrections import Corrections, corrected_sums, merge_corrections, no_corrections
 from features.label_sums import RowSums, merge_sums
 from features.pca import NotFinite
-from features.task_errors import carry_errors, last_words
+from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules
-from store.errors import JobFailed, StateDamaged
+from store.errors import StateDamaged
 from store.home import Home
 from store.objects.location import StorageLocation
+from store.tables.labels import NOTHING_SAID, SaidLabels
 
 if TYPE_CHECKING:
-    from pyspark import RDD, Accumulator
-
-_T = TypeVar("_T")
+    from pyspark import Accumulator, Broadcast
 
 # A month ends with few tasks; other months keep the other slots busy.
 MONTHS_AT_ONCE = 4
-# Of one month, however many slots there are: each sends its sum to the driver, 6.6 MB.
-MOST_SUMMING_TASKS = 32
 FILES_COUNTED_PER_TASK = 32
 PROGRESS_INTERVAL_S = 0.2
 
 _NO_ROWS = merge_sums((), FEATURES)
+_NOT_CHANGED = no_corrections(FEATURES)
 
 
 @dataclass(frozen=True)
 class SumsOfDays:
-    """The sums of the rows of some days, and how many rows of each day were read or came out of stored sums."""
+    """The sums of the rows of some days by the labels of folders, and what people's statements change in them.
+
+    How many rows of each day were read or came out of stored sums; of those with a stored sum, `rows_followed` were
+    read because something else was said of their day since.
+    """
 
     sums: RowSums = _NO_ROWS
     rows_read: Mapping[date, int] = field(default_factory=dict)
     rows_stored: Mapping[date, int] = field(default_factory=dict)
+    corrections: Corrections = _NOT_CHANGED
+    rows_followed: Mapping[date, int] = field(default_factory=dict)
+
+    @property
+    def counting(self) -> RowSums:
+        """The sums of the same rows by the labels that count."""
+        return corrected_sums(self.sums, self.corrections)
 
     def plus(self, other: "SumsOfDays") -> "SumsOfDays":
         """Both together; no day may be in both."""
@@ -76,6 +87,8 @@ class SumsOfDays:
             merge_sums((self.sums, other.sums), FEATURES),
             {**self.rows_read, **other.rows_read},
             {**self.rows_stored, **other.rows_stored},
+            merge_corrections((self.corrections, other.corrections), FEATURES),
+            {**self.rows_followed, **other.rows_followed},
         )
 
 
@@ -88,9 +101,11 @@ def sum_days(
     full: bool,
     keep: bool,
     on_progress: Callable[[int, int], None],
+    said: SaidLabels = NOTHING_SAID,
 ) -> SumsOfDays:
     """Sum up all rows of a featurizer in all days; features are read only of days without a valid stored sum.
 
+    Of other days, rows that `said` gives another label are read, if it says something else than when they were summed.
     `full` uses nothing stored. `keep` stores the sums of finished days, each month's as soon as it is complete, and
     deletes sums that nothing names any more. `on_progress` gets bytes done and bytes in all, in this thread.
     Replay gives the same sums to about 1e-12, as does `full`. A kill costs the months under way. The driver holds
@@ -99,7 +114,8 @@ def sum_days(
     """
     total_bytes = sum(day.size_bytes for day in days)
     months = [(month, list(of_month)) for month, of_month in groupby(days, key=lambda day: f"{day.date:%Y-%m}")]
-    job = _Job(spark, home, featurizer, full, keep, _group(), spark.accumulator(0))
+    shared = spark.broadcast(said.without_rows())
+    job = SummingJob(spark, home, featurizer, full, keep, _group(), spark.accumulator(0), said, shared)
     summed = SumsOfDays()
     pool = ThreadPoolExecutor(MONTHS_AT_ONCE, thread_name_prefix="sums")
     running = {pool.submit(_sum_month, job, month, of_month) for month, of_month in months}
@@ -117,39 +133,33 @@ def sum_days(
         while any(future.running() for future in running):
             spark.cancelJobGroup(job.group)
             wait(running, PROGRESS_INTERVAL_S)
+        shared.destroy()
     if keep:
         delete_unused_sums(job.store, [month for month, _ in months])
     on_progress(total_bytes, total_bytes)
     return summed
 
 
-def sum_later_rows(spark: SparkContext, home: Home, featurizer: str, days: Sequence[Day], after_batch: int) -> RowSums:
-    """Sum up the rows of some days whose batch is beyond `after_batch`, from the features. Raises as `sum_days`."""
-    job = _Job(spark, home, featurizer, True, False, _group(), spark.accumulator(0), after_batch)
-    read = _read_days(job, days, keep=False)
+def sum_later_rows(
+    spark: SparkContext, home: Home, featurizer: str, days: Sequence[Day], after_batch: int, said: SaidLabels
+) -> RowSums:
+    """Sum up the rows of some days whose batch is beyond `after_batch` by the labels that count, from the features.
+
+    Raises as `sum_days`.
+    """
+    shared = spark.broadcast(said.without_rows())
+    job = SummingJob(spark, home, featurizer, True, False, _group(), spark.accumulator(0), said, shared, after_batch)
+    try:
+        read = _read_days(job, days, keep=False)
+    finally:
+        shared.destroy()
     if read.refusal:
         raise read.refusal
-    return read.sums
+    return corrected_sums(read.sums, read.corrections)
 
 
 def _group() -> str:
     return f"fruits-sums-{uuid.uuid4().hex}"
-
-
-@dataclass(frozen=True)
-class _Job:
-    spark: SparkContext
-    home: Home
-    featurizer: str
-    full: bool
-    keep: bool
-    group: str
-    read_bytes: "Accumulator[int]"
-    after_batch: int = 0
-
-    @property
-    def store(self) -> StorageLocation:
-        return store_of(self.home, self.featurizer)
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,7 @@ class _TaskSum:
 
     sums: RowSums = _NO_ROWS
     rows_by_batch: Mapping[int, int] = field(default_factory=dict)
+    corrections: Corrections = _NOT_CHANGED
     refusal: FruitsError | None = None
 
 
@@ -166,11 +177,12 @@ class _ReadDays:
     """The sums of the days that were read, what is stored of each, and why one of them was refused."""
 
     sums: RowSums = _NO_ROWS
+    corrections: Corrections = _NOT_CHANGED
     days: Mapping[date, StoredDay] = field(default_factory=dict)
     refusal: FruitsError | None = None
 
 
-def _sum_month(job: _Job, month: str, days: Sequence[Day]) -> SumsOfDays:
+def _sum_month(job: SummingJob, month: str, days: Sequence[Day]) -> SumsOfDays:
     job.spark.setJobGroup(job.group, f"sums of {month}")
     finished = [day for day in days if day.finished]
     index = read_month(job.store, month)
@@ -178,6 +190,7 @@ def _sum_month(job: _Job, month: str, days: Sequence[Day]) -> SumsOfDays:
     sums, summed_keys = _stored_sums(job.store, index, valid)
     read = _read_days(job, [day for day in finished if day.date not in valid], job.keep)
     sums = merge_sums((sums, read.sums), FEATURES)
+    corrections, followed = corrections_of_stored(job, [day for day in finished if day.date in valid], valid)
     if job.keep:
         stored = valid | dict(read.days)
         keys, month_sum = _keys(stored), index.sum
@@ -195,10 +208,12 @@ def _sum_month(job: _Job, month: str, days: Sequence[Day]) -> SumsOfDays:
         merge_sums((sums, growing.sums), FEATURES),
         {day: stored.rows for day, stored in (*read.days.items(), *growing.days.items())},
         {day: stored.rows for day, stored in valid.items()},
+        merge_corrections((corrections, read.corrections, growing.corrections), FEATURES),
+        followed,
     )
 
 
-def _valid_days(job: _Job, days: Sequence[Day], index: StoredMonth) -> dict[date, StoredDay]:
+def _valid_days(job: SummingJob, days: Sequence[Day], index: StoredMonth) -> dict[date, StoredDay]:
     """The stored days whose rows are still those that were summed, each with the digest of the files it has now."""
     digests = {day.date: digest_of_paths(day.paths) for day in days if day.date in index.days}
     moved = [day for day in days if day.date in digests and index.days[day.date].paths_digest != digests[day.date]]
@@ -210,12 +225,12 @@ def _valid_days(job: _Job, days: Sequence[Day], index: StoredMonth) -> dict[date
     }
 
 
-def _count_days(job: _Job, days: Sequence[Day]) -> dict[date, str]:
+def _count_days(job: SummingJob, days: Sequence[Day]) -> dict[date, str]:
     rows_by_batch: dict[date, Counter[int]] = {day.date: Counter() for day in days}
     files = [(day.date, path) for day in days for path in day.paths]
     if files:
         tasks = job.spark.parallelize(files, -(-len(files) // FILES_COUNTED_PER_TASK))
-        for day, counts in _collect(tasks.mapValues(carry_errors(partial(count_rows, job.home, job.featurizer)))):
+        for day, counts in collect(tasks.mapValues(carry_errors(partial(count_rows, job.home, job.featurizer)))):
             rows_by_batch[day].update(counts)
     return {day: digest_of_rows(counts) for day, counts in rows_by_batch.items()}
 
@@ -235,24 +250,30 @@ def _stored_sums(store: StorageLocation, index: StoredMonth, valid: dict[date, S
     return sums, summed_keys
 
 
+def _merge(one: Corrections, other: Corrections) -> Corrections:
+    return merge_corrections((one, other), FEATURES)
+
+
 def _keys(days: Mapping[date, StoredDay]) -> list[str]:
     return [stored.sum.key for _, stored in sorted(days.items()) if stored.sum]
 
 
-def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
+def _read_days(job: SummingJob, days: Sequence[Day], keep: bool) -> _ReadDays:
     if not days:
         return _ReadDays()
     tasks = [task for day in days for task in split_into_tasks(day)]
-    reading = partial(_read_files, job.home, job.featurizer, job.after_batch, job.read_bytes)
+    reading = partial(_read_files, job.home, job.featurizer, job.after_batch, job.read_bytes, job.shared)
     summing_tasks = min(len(days), job.spark.defaultParallelism, MOST_SUMMING_TASKS)
     if len(tasks) == len(days):
         sums = job.spark.parallelize(tasks, summing_tasks).map(reading)
     else:
         sums = job.spark.parallelize(tasks, len(tasks)).map(reading).reduceByKey(_add, summing_tasks, int)
     paths_digests = {day.date: digest_of_paths(day.paths) for day in days}
-    parts = _collect(sums.mapPartitions(partial(_store_days, job.store, paths_digests, keep)))
+    said_digests = {day.date: digest for day in days if (digest := job.said.digests.get(day.date))}
+    parts = collect(sums.mapPartitions(partial(_store_days, job.store, paths_digests, said_digests, keep)))
     return _ReadDays(
         merge_sums((part.sums for part in parts), FEATURES),
+        merge_corrections((part.corrections for part in parts), FEATURES),
         {day: stored for part in parts for day, stored in part.days.items()},
         next((part.refusal for part in parts if part.refusal), None),
     )
@@ -260,47 +281,52 @@ def _read_days(job: _Job, days: Sequence[Day], keep: bool) -> _ReadDays:
 
 @carry_errors
 def _read_files(
-    home: Home, featurizer: str, after_batch: int, read_bytes: "Accumulator[int]", task: Day
+    home: Home,
+    featurizer: str,
+    after_batch: int,
+    read_bytes: "Accumulator[int]",
+    said: "Broadcast[SaidLabels]",
+    task: Day,
 ) -> tuple[int, _TaskSum]:
     """The sum of a task's files, under the number of its day."""
     try:
-        sums, rows_by_batch = sum_rows(home, featurizer, task, after_batch)
+        sums, rows_by_batch, corrections = sum_rows(home, featurizer, task, after_batch, said.value)
     except (NotFinite, StateDamaged) as error:
         # If it were raised, Spark would try again, and the sums of the month's other days would be lost.
         return task.date.toordinal(), _TaskSum(refusal=error)
     read_bytes.add(task.size_bytes)
     freeze_worker_modules()
-    return task.date.toordinal(), _TaskSum(sums, rows_by_batch)
+    return task.date.toordinal(), _TaskSum(sums, rows_by_batch, corrections)
 
 
 def _add(one: _TaskSum, other: _TaskSum) -> _TaskSum:
     return _TaskSum(
         merge_sums((one.sums, other.sums), FEATURES),
         Counter(one.rows_by_batch) + Counter(other.rows_by_batch),
+        _merge(one.corrections, other.corrections),
         one.refusal or other.refusal,
     )
 
 
 @carry_errors
 def _store_days(
-    store: StorageLocation, paths_digests: Mapping[date, str], keep: bool, days: Iterable[tuple[int, _TaskSum]]
+    store: StorageLocation,
+    paths_digests: Mapping[date, str],
+    said_digests: Mapping[date, str],
+    keep: bool,
+    days: Iterable[tuple[int, _TaskSum]],
 ) -> Iterator[_ReadDays]:
     """One sum of all days in a partition; with `keep` the sum of each is stored, too."""
-    sums, stored_days, refusal = _NO_ROWS, {}, None
+    sums, corrections, stored_days, refusal = _NO_ROWS, _NOT_CHANGED, {}, None
     for number, of_day in days:
         if of_day.refusal:
             refusal = of_day.refusal
             continue
         day, rows = date.fromordinal(number), of_day.sums.rows
-        sums = merge_sums((sums, of_day.sums), FEATURES)
+        sums, corrections = merge_sums((sums, of_day.sums), FEATURES), _merge(corrections, of_day.corrections)
         stored = write_sum(store, "days", f"{day}", of_day.sums) if keep and rows else None
-        stored_days[day] = StoredDay(paths_digests[day], digest_of_rows(of_day.rows_by_batch), rows, stored)
+        changed = write_corrections(store, day, of_day.corrections) if keep and of_day.corrections.rows else None
+        rows_digest = digest_of_rows(of_day.rows_by_batch)
+        stored_days[day] = StoredDay(paths_digests[day], rows_digest, rows, stored, said_digests.get(day), changed)
     freeze_worker_modules()
-    yield _ReadDays(sums, stored_days, refusal)
-
-
-def _collect(results: "RDD[_T]") -> list[_T]:
-    try:
-        return results.collect()
-    except Py4JJavaError as error:
-        raise JobFailed(f"A task failed on every try: {last_words(error)}. Nothing was published; refit.") from error
+    yield _ReadDays(sums, corrections, stored_days, refusal)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from store.errors import AnotherRefit
 from store.home import Home
 from store.models.pca_models import current_models
-from store.objects.location import to_nfc
 from store.tables.files import data_files, read_file
 from store.tables.handles import open_table
+from store.tables.labels import SaidLabels, said_labels
 from store.tables.schemas import PROJECTION_ROWS
 
 _COLUMNS = ("image_id", "label", "source", "pca")
@@ -38,7 +38,8 @@ def nearest(
     """The nearest known photos of each row (n, k) of coordinates, nearest first; a row's own photo is the very first.
 
     `image_ids` (n,) are those of the rows; a photo that is known itself comes before `most` others. Each known row is
-    read once. Raises AnotherRefit when the version is no longer served, StateDamaged, StorageUnavailable.
+    read once, and shows the label that counts. Raises AnotherRefit when the version is no longer served, StateDamaged,
+    StorageUnavailable.
     """
     handle = open_table(home, PROJECTION_ROWS)
     # Projections of a version that is served are not pruned.
@@ -56,6 +57,9 @@ def nearest(
             distances = np.sqrt(np.maximum(of_rows[:, None] + squares - 2 * wide @ known.T, 0))
             for one, to_known in zip(found, distances, strict=True):
                 one.look_at(rows, known, to_known)
+    said = said_labels(home)
+    for one in found:
+        one.look_up(said)
     return [one.in_order() for one in found]
 
 
@@ -79,12 +83,19 @@ class _Nearest:
             neighbour = self._found.get(image_id)
             if neighbour is None:
                 distance = float(np.linalg.norm(known[place] - self._coordinates))
-                self._found[image_id] = Neighbour(image_id, _shown(label), source, distance)
+                self._found[image_id] = Neighbour(image_id, label, source, distance)
                 self._drop_farthest()
             else:
                 neighbour.copies += 1
                 if source < neighbour.source:
-                    neighbour.source, neighbour.label = source, _shown(label)
+                    neighbour.source, neighbour.label = source, label
+
+    def look_up(self, said: SaidLabels) -> None:
+        """Give the photos the labels that count."""
+        some = list(self._found.values())
+        columns = {name: pa.array([getattr(one, name) for one in some], pa.string()) for name in ("image_id", "label")}
+        for one, label in zip(some, said.labels_of(pa.table(columns)).to_pylist(), strict=True):
+            one.label = label
 
     def in_order(self) -> list[Neighbour]:
         ascending = sorted(self._found.values(), key=lambda one: (one.image_id != self._image_id, *_rank(one)))
@@ -99,7 +110,3 @@ class _Nearest:
 
 def _rank(neighbour: Neighbour) -> tuple[Any, ...]:
     return neighbour.distance, neighbour.image_id
-
-
-def _shown(label: str | None) -> str | None:
-    return None if label is None else to_nfc(label)

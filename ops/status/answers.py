@@ -14,6 +14,7 @@ from ops.share import Share, share_of
 from store.home import Home
 from store.tables.files import DataFile, data_files, read_file
 from store.tables.handles import open_table
+from store.tables.labels import NOTHING_SAID, RANDOM, SaidLabels, said_labels
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
 
 ANSWERS_COUNT_FOR = timedelta(days=28)
@@ -22,10 +23,22 @@ _READERS = 16
 # Files never change, so a second look reads only new ones.
 _FILES_KEPT = 20_000
 
+# The answers of each version in a file, and those that were right.
+_Counted = tuple[Mapping[int, int], Mapping[int, int]]
+# When something was said of a day for the last time, and how often in all.
+_LastSaid = tuple[datetime, int]
+
+# By the last statement about the file's day, too: as long as it stays the last one, rows keep their labels and origins.
+_counted: dict[tuple[Home, str, _LastSaid | None], _Counted] = {}
+
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers to photos with a label, of the days from `since`, by the version that gave them."""
+    """The answers to photos with a label, of the days from `since`, by the version that gave them.
+
+    A photo counts if its folder gave it a label, or if it was drawn at random for a person to label; its answer is
+    compared with the label that counts now. Labels that somebody asked for otherwise are of photos that are hard.
+    """
 
     since: date
     of_versions: Mapping[int, int] = field(default_factory=dict)
@@ -49,12 +62,23 @@ def recent_answers(home: Home) -> Answers:
 def count_answers(home: Home, feature_files: Iterable[DataFile], today: date) -> Answers:
     """The answers of the last 28 days (UTC), from those days' files. Raises StateDamaged, StorageUnavailable."""
     since = today - ANSWERS_COUNT_FOR + timedelta(days=1)
-    paths = [file.path for file in feature_files if file.partition["ingest_date"] >= since]
-    answers, correct = Counter[int](), Counter[int]()
+    files = [file for file in feature_files if file.partition["ingest_date"] >= since]
+    said = said_labels(home) if files else NOTHING_SAID
+    said_on, answers, correct = _last_said(said), Counter[int](), Counter[int]()
+
+    def count(file: DataFile) -> _Counted:
+        key = home, file.path, said_on.get(file.partition["ingest_date"])
+        counted = _counted.get(key)
+        if counted is None:
+            counted = _counted[key] = _answers_in(home, file.path, said)
+        return counted
+
     with ThreadPoolExecutor(_READERS) as readers:
-        for given, right in readers.map(lambda path: _answers_in(home, path), paths):
+        for given, right in readers.map(count, files):
             answers.update(given)
             correct.update(right)
+    for old in list(_counted)[:-_FILES_KEPT]:
+        _counted.pop(old, None)
     return Answers(since, dict(answers), dict(correct))
 
 
@@ -72,15 +96,20 @@ def count_unknown(
     return share_of(sum(unknown for unknown, _ in counts), sum(photos for _, photos in counts))
 
 
-@lru_cache(maxsize=_FILES_KEPT)
-def _answers_in(home: Home, path: str) -> tuple[Mapping[int, int], Mapping[int, int]]:
+def _last_said(said: SaidLabels) -> dict[date, _LastSaid]:
+    of_days = said.rows.group_by("ingest_date").aggregate([("said_at", "max"), ("said_at", "count")]).to_pylist()
+    return {row["ingest_date"]: (row["said_at_max"], row["said_at_count"]) for row in of_days}
+
+
+def _answers_in(home: Home, path: str, said: SaidLabels) -> _Counted:
     answers, correct = Counter[int](), Counter[int]()
-    for rows in read_file(home, FEATURE_ROWS, path, ["label", "answer", "answer_version"]):
+    for rows in read_file(home, FEATURE_ROWS, path, ["image_id", "label", "answer", "answer_version"]):
         # The accents of older rows may not be composed.
-        label, answer = (pc.utf8_normalize(rows[name], "NFC") for name in ("label", "answer"))
-        is_given = pc.and_(pc.is_valid(label), pc.is_valid(answer))
-        answers.update(_counts(rows["answer_version"].filter(is_given)))
-        correct.update(_counts(rows["answer_version"].filter(pc.equal(label, answer))))
+        label, answer = said.labels_of(rows), pc.utf8_normalize(rows["answer"], "NFC")
+        is_random = pc.fill_null(pc.equal(said.origins_of(rows), RANDOM), False)
+        counts = pc.and_(pc.is_valid(label), pc.or_(pc.is_valid(rows["label"]), is_random))
+        answers.update(_counts(rows["answer_version"].filter(pc.and_(counts, pc.is_valid(answer)))))
+        correct.update(_counts(rows["answer_version"].filter(pc.and_(counts, pc.equal(label, answer)))))
     return answers, correct
 
 

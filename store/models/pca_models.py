@@ -38,8 +38,9 @@ class PcaMeta:
 
     `explained` is the share of the variance that the kept components explain; `drift_rad` the largest principal angle
     between their subspace and the parent's; `nonce` identifies the refit that made the version. `last_batch` is the
-    newest batch whose rows were in the fit. `labels` is how many labels the version names; 0, with the reason in
-    `no_names`, when it has no classifier.
+    newest batch whose rows were in the fit, and `labels_until` the time of the newest of people's statements, None
+    without any: what was said later does not change under which label a row was in the fit. `labels` is how many
+    labels the version names; 0, with the reason in `no_names`, when it has no classifier.
     """
 
     version: int
@@ -57,6 +58,7 @@ class PcaMeta:
     calibrated: bool = False
     held_back: str | None = None
     """Why the version did not become the next one, if it names fruit worse than another."""
+    labels_until: datetime | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,11 +84,14 @@ def has_files(handle: DeltaTable, files: Sequence[DataFile]) -> bool:
     return bool(pc.all(pc.is_in(pa.array([file.path for file in files], paths.type), value_set=paths)).as_py())
 
 
-def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def read_file(
+    home: Home, table: Table, path: str, columns: Sequence[str], places: NDArray[np.int64] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Some columns of one file of a table, in the file's order, at most 2048 rows at a time.
 
-    Only the bytes of those columns are fetched, and memory holds one row group of them. After a fault the file is
-    opened again, and the parts that were read before are skipped.
+    With `places`, the numbers of some rows in ascending order, only these come. Only the bytes of those columns are
+    fetched, of row groups that have such rows, and memory holds one row group of them. After a fault the file is opened
+    again, and the parts that were read before are skipped.
     Raises StorageRefused, StorageUnavailable, also when the file is gone, and StateDamaged when it is no parquet file.
     """
     location = table_location(home, table)
@@ -97,7 +100,7 @@ def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> It
 
     def next_part() -> pa.RecordBatch | None:
         nonlocal parts
-        parts = parts or itertools.islice(_rows_of(location, table, path, columns), done, None)
+        parts = parts or itertools.islice(_rows_of(location, table, path, columns, places), done, None)
         try:
             return next(parts, None)
         except Exception:
@@ -112,14 +115,16 @@ def read_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> It
         raise StorageUnavailable(f"Cannot read {location.uri_of(path)}: {error}.") from error
 
 
-def _rows_of(location: StorageLocation, table: Table, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _rows_of(
+    location: StorageLocation, table: Table, path: str, columns: Sequence[str], places: NDArray[np.int64] | None
+) -> Iterator[pa.RecordBatch]:
     # What Delta has rewritten holds views of strings, which compute functions do not take.
     schema = pa.schema([table.schema.field(column) for column in columns])
     try:
         with _file_system(location).open_input_file(path) as file, pq.ParquetFile(file) as parquet:
             missing = set(table.missing_in(parquet.schema_arrow.names))
             in_file = [column for column in columns if column not in missing]
-            for rows in parquet.iter_batches(READ_ROWS, columns=in_file, use_threads=False):
+            for rows in _batches_of(parquet, in_file, places):
                 nulls = {name: pa.nulls(rows.num_rows, schema.field(name).type) for name in missing & set(columns)}
                 complete = {name: nulls[name] if name in nulls else rows[name] for name in columns}
                 yield pa.RecordBatch.from_pydict(complete).cast(schema)
@@ -127,6 +132,24 @@ def _rows_of(location: StorageLocation, table: Table, path: str, columns: Sequen
         if isinstance(error, pa.ArrowInvalid) or any(words in str(error) for words in _DAMAGE):
             raise StateDamaged(f"{location.uri_of(path)} cannot be read; restore it. {reason(error)}.") from error
         raise
+
+
+def _batches_of(
+    parquet: pq.ParquetFile, columns: Sequence[str], places: NDArray[np.int64] | None
+) -> Iterator[pa.RecordBatch]:
+    if places is None:
+        yield from parquet.iter_batches(READ_ROWS, columns=columns, use_threads=False)
+        return
+    first = 0
+    for group in range(parquet.num_row_groups):
+        end = first + parquet.metadata.row_group(group).num_rows
+        if (np.searchsorted(places, [first, end]) @ [-1, 1]) > 0:
+            for rows in parquet.iter_batches(READ_ROWS, row_groups=[group], columns=columns, use_threads=False):
+                start, stop = np.searchsorted(places, [first, first + rows.num_rows])
+                if start < stop:
+                    yield rows.take(pa.array(places[start:stop] - first))
+                first += rows.num_rows
+        first = end
 
 
 @lru_cache(maxsize=8)

@@ -8,9 +8,10 @@ all statements back.
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from deltalake import DeltaTable
 
 from store.home import Home
 from store.tables.commits import append_as_seen
-from store.tables.files import data_files, read_file, write_file
+from store.tables.files import DataFile, data_files, read_file, write_file
 from store.tables.handles import open_table
 from store.tables.schemas import LABEL_ROWS
 
@@ -27,11 +28,15 @@ Origin = Literal["folder", "random", "chosen", "suspect"]
 
 # The origin of a statement that takes back what was said: the folder's label counts again.
 TAKEN_BACK: Origin = "folder"
+# Of a photo that was drawn by lot, so that it speaks for all others.
+RANDOM: Origin = "random"
 # Who adds statements. Each commit has a number, so that what was decided by an older look at the table is refused.
 LABELLING = "fruits-label"
 _TICK = timedelta(microseconds=1)
+# Each statement made by itself is a small file, and on S3 most of the time is waiting.
+_READERS = 16
 
-_NOTHING_SAID = LABEL_ROWS.schema.empty_table()
+_NOTHING_ROWS = LABEL_ROWS.schema.empty_table()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class SaidLabels:
     labels: pa.StringArray
     origins: pa.StringArray
     said_until: datetime | None = None
-    rows: pa.Table = field(default_factory=lambda: _NOTHING_SAID)
+    rows: pa.Table = field(default_factory=lambda: _NOTHING_ROWS)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -66,27 +71,62 @@ class SaidLabels:
         folders = pc.utf8_normalize(rows["label"], form="NFC")
         if not len(self):
             return folders
-        places = pc.index_in(rows["image_id"], value_set=self.image_ids)
+        places = self._places(rows)
         return pc.if_else(pc.is_valid(places), pc.take(self.labels, places), folders)
+
+    def changes(self, rows: pa.RecordBatch | pa.Table) -> pa.BooleanArray:
+        """Which rows with `image_id` and the folder's `label` have another label that counts."""
+        if not len(self):
+            return pa.repeat(pa.scalar(False), len(rows["label"]))
+        folders, counting = NOTHING_SAID.labels_of(rows), self.labels_of(rows)
+        is_other = pc.fill_null(pc.not_equal(folders, counting), False)
+        return pc.or_(is_other, pc.xor(pc.is_valid(folders), pc.is_valid(counting)))
 
     def says_of(self, rows: pa.RecordBatch | pa.Table) -> pa.Array | pa.ChunkedArray:
         """Which rows with `image_id` are of an image that a statement counts for."""
-        return pc.is_in(rows["image_id"], value_set=self.image_ids)
+        return pc.is_valid(self._places(rows))
+
+    def origins_of(self, rows: pa.RecordBatch | pa.Table) -> pa.Array | pa.ChunkedArray:
+        """The origins of what counts for rows with `image_id`, null where the folder's label counts."""
+        return pc.take(self.origins, self._places(rows))
+
+    def without_rows(self) -> "SaidLabels":
+        """The same for who asks for labels only: what counts, without all that was ever said."""
+        return replace(self, rows=_NOTHING_ROWS)
 
     @cached_property
     def digests(self) -> Mapping[date, str]:
-        """Of each day on which a statement counts: a hash of the images in it and of the labels that count for them."""
-        digests: dict[date, str] = {}
-        counting = self.rows.filter(self.says_of(self.rows))
-        for day in pc.unique(counting["ingest_date"]).to_pylist():
-            of_day = counting.filter(pc.equal(counting["ingest_date"], day))
-            images = pc.unique(of_day["image_id"]).sort()
-            labels = pc.take(self.labels, pc.index_in(images, value_set=self.image_ids))
-            said = hashlib.sha256()
-            for image_id, label in zip(images.to_pylist(), labels.to_pylist(), strict=True):
-                said.update(f"{image_id}{'' if label is None else f'={label}'}\n".encode("utf-8", "surrogatepass"))
-            digests[day] = said.hexdigest()
-        return digests
+        """Of each day of which something was said: a hash of its images, and of what counts for them.
+
+        An image whose statements were taken back stays in it: on a later day it may have had a copy already that
+        somebody read before anything was said of that day.
+        """
+        texts: dict[date, list[str]] = defaultdict(list)
+        of_days = self.rows.group_by(["ingest_date", "image_id"]).aggregate([])
+        columns = (of_days["ingest_date"], of_days["image_id"], self.says_of(of_days), self._said_of(of_days))
+        for day, image_id, counts, label in zip(*(column.to_pylist() for column in columns), strict=True):
+            texts[day].append(f"{image_id} {'=' if label is not None else '-' if counts else ''}{label or ''}\n")
+        return {
+            day: hashlib.sha256("".join(sorted(of_day)).encode("utf-8", "surrogatepass")).hexdigest()
+            for day, of_day in texts.items()
+        }
+
+    def _said_of(self, rows: pa.RecordBatch | pa.Table) -> pa.Array | pa.ChunkedArray:
+        return pc.take(self.labels, self._places(rows))
+
+    def _places(self, rows: pa.RecordBatch | pa.Table) -> pa.Array | pa.ChunkedArray:
+        """The place of each row's image in `image_ids`, null for none."""
+        images = rows["image_id"]
+        if len(self) <= len(images):
+            return pc.index_in(images, value_set=self.image_ids)
+        # An index of a million statements takes half a second, and some 2000 rows are asked for at a time.
+        of_rows = pc.is_in(self.image_ids, value_set=pc.unique(images))
+        places = pc.indices_nonzero(of_rows)
+        return pc.take(places, pc.index_in(images, value_set=self.image_ids.filter(of_rows)))
+
+
+# Of who looks at labels where nothing was ever said.
+NOTHING_SAID = SaidLabels(pa.array([], pa.string()), pa.array([], pa.string()), pa.array([], pa.string()))
 
 
 def said_labels(home: Home, until: datetime | None = None) -> SaidLabels:
@@ -99,15 +139,9 @@ def said_labels(home: Home, until: datetime | None = None) -> SaidLabels:
 
 def read_labels(home: Home, handle: DeltaTable | None, until: datetime | None = None) -> SaidLabels:
     """The same of a table as a handle knows it."""
-    columns = LABEL_ROWS.file_schema.names
-    parts = [
-        pa.Table.from_batches([rows]).append_column(
-            "ingest_date", pa.repeat(pa.scalar(file.partition["ingest_date"], pa.date32()), rows.num_rows)
-        )
-        for file in data_files(handle)
-        for rows in read_file(home, LABEL_ROWS, file.path, columns)
-    ]
-    rows = pa.concat_tables([_NOTHING_SAID, *parts])
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = list(readers.map(partial(_rows_of_file, home), data_files(handle)))
+    rows = pa.concat_tables([_NOTHING_ROWS, *parts])
     if until is not None:
         rows = rows.filter(pc.less_equal(rows["said_at"], pa.scalar(until, rows["said_at"].type)))
     newest = _newest(rows)
@@ -156,6 +190,14 @@ def add_statements(
     ]
     append_as_seen(home, LABEL_ROWS, handle, adds, LABELLING)
     return times[-1]
+
+
+def _rows_of_file(home: Home, file: DataFile) -> pa.Table:
+    rows = pa.Table.from_batches(
+        read_file(home, LABEL_ROWS, file.path, LABEL_ROWS.file_schema.names), LABEL_ROWS.file_schema
+    )
+    day = pa.scalar(file.partition["ingest_date"], pa.date32())
+    return rows.append_column("ingest_date", pa.repeat(day, rows.num_rows))
 
 
 def _newest(rows: pa.Table) -> pa.Table:

@@ -30,8 +30,10 @@ from store.models.pca_models import (
 from store.models.registry import current_featurizer, publish_featurizer
 from store.objects.operations import overwrite
 from store.settings import Settings, load_settings
+from store.tables.labels import said_labels
 from tests.support.feature_rows import commit_features, fitted, kinds_of_fruit
 from tests.support.pictures import jpeg
+from tests.support.said import image_of, say, take_back
 from tests.support.stream_run import Run, rows
 
 Vectors = NDArray[np.float32]
@@ -43,10 +45,13 @@ def _sums(vectors: Vectors, labels: list[str | None]) -> RowSums:
     return summer.result()
 
 
-def _publish(home: Home, classifier: Classifier | None, last_batch: int | None) -> int:
+def _publish(
+    home: Home, classifier: Classifier | None, last_batch: int | None, labels_until: datetime | None = None
+) -> int:
     version, featurizer = next_version(home), str(current_featurizer(home))
     labels = len(classifier.labels) if classifier else 0
     meta = PcaMeta(version, featurizer, 40, 4, 0.5, datetime.now(UTC), None, None, "a test", last_batch, labels)
+    meta = replace(meta, labels_until=labels_until)
     publish_model(home, PcaModel(meta, fitted(), classifier))
     begin_switch(home, version)
     return version
@@ -116,6 +121,34 @@ def test_rows_of_the_fit_are_named_as_if_left_out_and_a_version_without_names_st
         named = rows(settings, "SELECT count(predicted) AS named, count(*) AS n FROM current_projections")
         assert named == [{"named": 100 if version == 2 else 0, "n": 100}]
     assert read_status(home, verify=True).broken == []
+
+
+def test_rows_are_left_out_under_the_labels_that_counted_at_the_fit_whatever_is_said_later(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    settings = load_settings(home=str(tmp_path / "home"))
+    home, day = settings.places(), date(2026, 10, 3)
+    publish_featurizer(home, b"a network", "a test", "a test")
+    vectors, kinds = kinds_of_fruit(80, 1, spread=3.0)
+    folders: list[str | None] = [*kinds[:3], None, *kinds[4:]]
+    commit_features(home, 1, day, vectors, str(current_featurizer(home)), files=2, columns={"label": folders})
+    # One other label, one that never had any, one that is no fruit; one stays as its folder says.
+    counting: list[str | None] = ["kind-2", kinds[1], None, kinds[3], *kinds[4:]]
+    for place in (0, 2, 3):
+        say(home, [image_of(1, place)], counting[place], day)
+    within = within_labels(_sums(vectors, counting), 2)
+    classifier = replace(within.classifier(), strange_distances=np.array([1000, 2000], np.float32))
+    _publish(home, classifier, 1, said_labels(home).said_until)
+    say(home, [image_of(1, 1), image_of(1, 7)], "kind-0", day)
+    take_back(home, [image_of(1, 0), image_of(1, 3)], day)
+
+    reproject(spark.sparkContext, home, print, lambda _, __: None)
+
+    found = {row["source"].split("-")[-1]: row for row in rows(settings, "SELECT * FROM projections")}
+    for place in (0, 1, 3, 7):
+        distances = _left_out(within, vectors, counting, place, [])
+        _check(found[f"{place}.jpg"], within, distances, softmax(distances[None], 20.0)[0], in_fit=True)
+    assert (found["2.jpg"]["in_fit"], found["0.jpg"]["label"], found["3.jpg"]["label"]) == (False, kinds[0], None)
 
 
 def _check(

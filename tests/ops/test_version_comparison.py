@@ -15,6 +15,7 @@ from store.home import Home
 from store.models.pca_models import load_model
 from store.settings import load_settings
 from tests.support.named_home import KINDS, classifier_of, commit_named, photos_of, publish
+from tests.support.said import image_of, say, take_back
 
 TODAY = datetime.now(UTC).date()
 LABELS = [*KINDS] * 12
@@ -44,6 +45,15 @@ def test_accuracy_is_compared_on_photos_that_both_name(home: Home) -> None:
     assert found.all == Agreement(share_of(26, 40), share_of(40, 40), share_of(26, 40))
     turned = compare_versions(home, 2, 1)
     assert (turned.new.first, turned.all.second) == (found.new.second, found.all.first)
+
+
+def test_labels_that_people_gave_count(home: Home) -> None:
+    wrong = [image_of(2, 0), image_of(2, 2)]
+    say(home, wrong, "plum", TODAY)
+    say(home, [image_of(2, 4)], "kiwi", TODAY)
+    assert compare_versions(home, 1, 2).new == Agreement(share_of(2, 5), share_of(4, 5), share_of(3, 5))
+    take_back(home, [*wrong, image_of(2, 4)], TODAY)
+    assert compare_versions(home, 1, 2).new == Agreement(share_of(2, 4), share_of(4, 4), share_of(2, 4))
 
 
 def test_the_angles_are_those_between_the_subspaces(home: Home) -> None:

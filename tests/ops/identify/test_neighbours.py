@@ -72,6 +72,10 @@ def test_many_copies_of_one_photo_leave_room_for_others_also_on_s3(s3_settings: 
     _commit(home, 2, np.eye(4, dtype=np.float32) * 3, [2, 3, 4, 5], "others")
     [found] = nearest(home.places(), 1, np.full((1, 4), 0.1, np.float32), ["strange"], 3)
     assert [one.copies for one in found] == [40, 1, 1]
+    say(home.places(), [found[0].image_id], "pomelo", DAY)
+    say(home.places(), [found[2].image_id], None, DAY)
+    [corrected] = nearest(home.places(), 1, np.full((1, 4), 0.1, np.float32), ["strange"], 3)
+    assert [one.label for one in corrected] == ["pomelo", found[1].label, None]
 
 
 def test_a_home_without_rows_has_no_neighbours(home: Settings) -> None:

@@ -23,6 +23,7 @@ from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
 from tests.support.feature_rows import commit_features, feature_vectors, made_columns
 from tests.support.named_home import FEATURIZER, KINDS, classifier_of, commit_named, photos_of, publish
+from tests.support.said import image_of, say, take_back
 
 TODAY = datetime.now(UTC).date()
 FIRST_DAY = TODAY - ANSWERS_COUNT_FOR + timedelta(days=1)
@@ -90,6 +91,24 @@ def test_a_second_look_reads_only_new_files(home: Home, served: PcaModel) -> Non
     for file in home.root.directory.rglob("features/**/*.parquet"):
         file.write_bytes(b"")
     assert _answers(home) == before
+
+
+def test_answers_count_against_what_people_say_of_photos_with_a_folder_or_drawn_by_lot(
+    home: Home, served: PcaModel
+) -> None:
+    assert _answers(home).accuracy == share_of(13, 19)
+    lying_wrong, without_folder = image_of(1, 7), image_of(2, 0)
+    say(home, [lying_wrong], "kiwi", FIRST_DAY)
+    assert _answers(home).accuracy == share_of(14, 19)
+    # Somebody looked for it because it is hard.
+    say(home, [without_folder], "kiwi", TODAY, origin="chosen")
+    assert _answers(home).accuracy == share_of(14, 19)
+    say(home, [without_folder], "kiwi", TODAY, origin="random")
+    assert _answers(home).accuracy == share_of(15, 20)
+    say(home, [lying_wrong], None, FIRST_DAY)
+    assert _answers(home).accuracy == share_of(14, 19)
+    take_back(home, [lying_wrong, without_folder], FIRST_DAY, TODAY)
+    assert _answers(home).accuracy == read_status(home, verify=False).accuracy == share_of(13, 19)
 
 
 def test_photos_of_today_above_the_novelty_are_unknown(home: Home, served: PcaModel) -> None:
