@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from batch.label_corrections import Corrections, CorrectionSummer
 from features.featurizer import FEATURES
-from features.label_corrections import Corrections, CorrectionSummer
 from features.label_sums import RowSummer, RowSums
 from features.pca import NotFinite
 from store.errors import StateDamaged

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--weights", default="auto")
     given = parser.parse_args()
     featurizer = Featurizer(compile_weights(given.weights, print).network)
-    train, val = (_photos(folder, featurizer) for folder in (given.train, given.val))
+    train, val = (read_photos(folder, featurizer) for folder in (given.train, given.val))
     print(
         f"{len(train.labels):,} photos to fit on, {len(val.labels):,} taken elsewhere, {len(set(train.labels))} labels"
     )
@@ -145,7 +145,7 @@ def believed(classifier: Classifier, photos: Photos) -> NDArray[np.float64]:
     return belief
 
 
-def _photos(folder: Path, featurizer: Featurizer) -> Photos:
+def read_photos(folder: Path, featurizer: Featurizer) -> Photos:
     paths = sorted(path for path in folder.glob("*/*/*") if path.is_file())
     limits = load_settings(home="nowhere").limits
     vectors = [featurizer.features(decode(path.read_bytes(), limits).pixels[None]) for path in paths]

@@ -1,13 +1,15 @@
 """The running service under measurement: `fruits stream` as a user starts it, followed by what it prints."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ class SteadyState:
 
     shares: of the cores' time by stage, together 1; `idle` is all that tasks do not count, Spark's own work included.
     commit_share: of the time on the clock, in which the driver read plans and committed; tasks run meanwhile.
+    cpu_s: processor time of the service's own processes meanwhile.
     """
 
     batches: int
@@ -47,22 +50,29 @@ class SteadyState:
     shares: dict[str, float]
     commit_share: float
     peak_worker_mb: float
+    cpu_s: float = 0.0
+
+    @property
+    def cpu_ms_a_photo(self) -> float:
+        """What our own processes took of the cores for a photo, in milliseconds; a server beside them counts nothing."""
+        return 1000 * self.cpu_s / self.photos
 
     @property
     def photos_per_s(self) -> float:
         return self.photos / self.seconds
 
 
-def steady_state(settings: Settings, network: bytes, count: int) -> SteadyState:
+def steady_state(settings: Settings, network: bytes, count: int, *flags: str) -> SteadyState:
     """Let the service work off `count` waiting photos, and measure from its second batch's end to its last one's.
 
     The home must be new. What happens between batches counts: planning, listing, commits, Spark's own work.
     Raises ServiceEnded with the service's last words.
     """
-    batches, done, most_mb = [], 0, 0.0
-    with running_stream(settings, network) as process:
+    batches, done, most_mb, cpu_s = [], 0, 0.0, list[float]()
+    with running_stream(settings, network, *flags) as process:
         for batch in reports(process):
             batches.append(batch)
+            cpu_s.append(cpu_seconds({process.pid}))
             workers = (found for found in processes_of({process.pid}) if found.is_python)
             most_mb = max(most_mb, *(peak_mb(worker.pid) for worker in workers))
             done += batch["photos"] + sum(batch["rejects"].values())
@@ -80,7 +90,18 @@ def steady_state(settings: Settings, network: bytes, count: int) -> SteadyState:
     shares["idle"] = 1 - sum(shares.values())
     driver_s = sum(batch["plan_s"] + batch["commit_s"] for batch in counted)
     photos = sum(batch["photos"] for batch in counted)
-    return SteadyState(len(counted), photos, seconds, shares, driver_s / seconds, most_mb)
+    cpu = cpu_s[-1] - cpu_s[RAMP_UP_BATCHES - 1]
+    return SteadyState(len(counted), photos, seconds, shares, driver_s / seconds, most_mb, cpu)
+
+
+def cpu_seconds(leaders: set[int]) -> float:
+    """Processor time so far of the living processes of these leaders' sessions, in seconds."""
+    ticks = 0
+    for process in processes_of(leaders):
+        with suppress(OSError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def serve_version(home: Home, network: bytes, labels: int) -> None:

@@ -42,11 +42,12 @@ class Home:
     batches = _Below("state/batches")
     snapshots = _Below("state/snapshots")
     reports = _Below("reports")
+    answers = _Below("answers")
 
     @property
     def own_locations(self) -> tuple[StorageLocation, ...]:
         """Where the service keeps its own objects; no link in a landing may lead there."""
-        folders = ("features", "projections", "rejects", "labels", "models", "state", "reports")
+        folders = ("features", "projections", "rejects", "labels", "models", "state", "reports", "answers")
         return (*map(self.root.child, folders), self.archive)
 
     @property

@@ -101,11 +101,15 @@ class SettingFields:
     clean_after: Annotated[Duration, Flag("How long after the commit --clean works, like 1h.", "DURATION")] = timedelta(
         0
     )
+    answers: Annotated[bool, Flag("Write what became of each photo to answers/ below the home, for the app.")] = False
     keep_archive: Annotated[
         PositiveDuration | None, Flag("Delete archived photos after this, like 90d; default: never.", "DURATION")
     ] = None
     keep_reports: Annotated[
         PositiveDuration | None, Flag("Delete pages of reports after this, like 30d; default: never.", "DURATION")
+    ] = None
+    keep_answers: Annotated[
+        PositiveDuration | None, Flag("Delete answers after this, like 30d; default: never.", "DURATION")
     ] = None
     keep_rows: Annotated[
         Duration | None,

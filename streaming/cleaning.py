@@ -4,7 +4,7 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -41,14 +41,18 @@ class Cleaner:
     """Archives or deletes photos `clean_after` their commit; `delete` keeps rejected ones: they exist nowhere else.
 
     A file on disk that changed within `settle` stays: its writer may not be done with it. The photos of this run's
-    batches are cleared in a thread of their own. No record is kept: a listing finds what a killed process left.
+    batches are cleared in a thread of their own. No record is kept: a listing finds what a killed process left. A photo
+    of a batch after `answered_through()` stays until its answer is written.
     """
 
-    def __init__(self, home: Home, settings: Settings) -> None:
+    def __init__(
+        self, home: Home, settings: Settings, answered_through: Callable[[], float] = lambda: float("inf")
+    ) -> None:
         self._home = home
         self._how = settings.clean
         self._after_s = settings.clean_after.total_seconds()
         self._settle_s = settings.settle.total_seconds()
+        self._answered_through = answered_through
         self._clearing = Clearing(home, settings.clean, settings.storage_patience)
         self._due: list[tuple[float, int, _DuePhotos]] = []
         self._numbers = itertools.count()
@@ -65,7 +69,7 @@ class Cleaner:
             self._thread.start()
 
     def committed(self, plan: Plan, result: Result) -> None:
-        """A batch is committed: its photos will be cleared away."""
+        """A batch is committed and answered: its photos will be cleared away."""
         if self._how == "keep":
             return
         self._first_batch = min(self._first_batch, plan.batch)
@@ -138,7 +142,7 @@ class Cleaner:
         return self._how == "archive" or (self._how == "delete" and featurized)
 
     def _is_leftover(self, entry: ProcessedEntry, now_s: float) -> bool:
-        if entry.featurized is None or not self._covers(entry.featurized):
+        if entry.featurized is None or not self._covers(entry.featurized) or entry.batch > self._answered_through():
             return False
         extra_s = LEFT_TO_THREAD_S if entry.batch >= self._first_batch else 0.0
         return entry.at_s + self._after_s + extra_s <= now_s

@@ -22,6 +22,7 @@ from store.state.heartbeat import HeartbeatWriter, Vitals
 from store.state.landing_names import remember_landing
 from store.state.plans import Plan, Result
 from store.tables.handles import create_tables
+from streaming.answering import Answering
 from streaming.batches_in_flight import BatchInHand
 from streaming.cleaning import Cleaner
 from streaming.conditions import check_conditions
@@ -119,7 +120,8 @@ class _Stream:
         self._scratch = scratch
         self._heart = heart
         self._plan_file = scratch / "newest-plan"
-        self._cleaner = Cleaner(home, settings)
+        self._cleaner = Cleaner(home, settings, lambda: self._answering.through)
+        self._answering = Answering(home, settings.answers, heart.nonce, self._cleaner.committed)
         self._planner = PlannerThread(
             partial(Planner, home, settings, drain, heart.nonce, self._cleaner, scratch),
             partial(publish_plan, self._plan_file),
@@ -160,6 +162,7 @@ class _Stream:
         except (Py4JJavaError, PySparkException) as error:
             raise SparkUnavailable(f"Spark cannot start the stream: {last_words(error)}.") from error
         self._cleaner.start()
+        self._answering.start()
         self._planner.start()
         try:
             while not (stop.wait(POLL_S) or self._heart.is_stop_requested or self._failure) and query.isActive:
@@ -181,6 +184,7 @@ class _Stream:
                     time.sleep(_BEGIN_POLL_S)
             finally:
                 self._pipeline.close()
+                self._answering.close()
                 self._cleaner.close()
             failure = query.exception()
             query.stop()
@@ -202,11 +206,12 @@ class _Stream:
 
     @property
     def _failure(self) -> BaseException | None:
-        return self._pipeline.failure or self._planner.failure or self._cleaner.failure or self._heart.failure
+        parts = (self._pipeline, self._planner, self._answering, self._cleaner, self._heart)
+        return next((part.failure for part in parts if part.failure is not None), None)
 
     def _on_commit(self, plan: Plan, result: Result) -> None:
         self._committed = plan.batch
-        self._cleaner.committed(plan, result)
+        self._answering.committed(plan, result)
         self._planner.committed(plan, result)
 
     def _vitals(self) -> Vitals:

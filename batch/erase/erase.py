@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from batch.erase.answers import erase_answers
 from batch.erase.certificates import Certificate, counts_of, read_certificate, write_certificate
 from batch.erase.labels import count_labels, erase_labels
 from batch.erase.objects import count_objects, erase_archived, erase_landed, erase_old_versions, find_photo
@@ -14,6 +15,7 @@ from batch.erase.rows import count_rows, erase_rows, note_objects
 from batch.erase.selection import Selection, landings_of
 from batch.refit.stored_sums import forget_sums
 from features.errors import InvalidSetting
+from store.answers.progress import answered_through
 from store.errors import HomeInUse
 from store.home import Home
 from store.objects.landing import LandedObject
@@ -98,6 +100,7 @@ def erase(
             # The same for labels of images that were looked up before.
             append_once(home, LABEL_ROWS, LABELLING, (), {}, lambda _: False)
         _wait_for_batches(home, set(unsettled_batches(home)), say, check)
+        _wait_for_answers(home, say, check)
         selection = _selection(home, request, erasure)
         # Before their rows go: a request that is cut off then still knows which objects they were of.
         note_objects(home, selection)
@@ -117,15 +120,9 @@ def erase(
             raise HomeInUse(
                 f"Each of {MOST_SEARCHES} searches found something new; look who brings it, and run this again."
             )
-        for place in (
-            home.features,
-            home.projections,
-            home.rejects,
-            home.labels,
-            home.state,
-            home.reports,
-            home.pca_models,
-        ):
+        _wait_for_answers(home, say, check)
+        tables = (home.features, home.projections, home.rejects, home.labels)
+        for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
@@ -172,7 +169,9 @@ def _search_once(
     """Search everything once, and say how much of what was removed."""
     removed: Counter[str] = Counter()
     newer: set[tuple[str, str]] = set()
-    # Labels first: by its photos' rows a replay finds the images whose labels are to go.
+    say("Searching the answers …")
+    removed["answers"] += erase_answers(home, selection, check)
+    # Labels before photos: by its photos' rows a replay finds the images whose labels are to go.
     for table in (LABEL_ROWS, *TABLES):
         say(f"Searching {table.name} …")
         erased = (
@@ -231,6 +230,8 @@ def _drop_from_plans(home: Home, selection: Selection, say: Callable[[str], None
             # The stream drops them when it begins the batch, or the next search finds its rows.
             in_flight.add(plan.batch)
     _wait_for_batches(home, in_flight, say, check)
+    if in_flight:
+        _wait_for_answers(home, say, check)
     return plans
 
 
@@ -247,6 +248,25 @@ def _wait_for_batches(home: Home, batches: set[int], say: Callable[[str], None],
             raise HomeInUse(
                 f"Batch {min(missing)} is planned and not committed; run `fruits stream --drain` to finish it, "
                 "then run this again: it goes on where it was."
+            )
+        _wait(POLL_INTERVAL_S, check)
+
+
+def _wait_for_answers(home: Home, say: Callable[[str], None], check: Callable[[], None]) -> None:
+    """Return when a stream that lives has written the answers to what was committed by now.
+
+    Without one there is nothing to wait for: the next stream looks at this request before it writes any.
+    """
+    committed, waited_for, deadline_s = open_tables(home).committed_to_all, -1, 0.0
+    while _is_running(home) and (through := answered_through(home)) is not None and through < committed:
+        if through != waited_for:
+            # The wait begins again whenever the stream has answered a batch.
+            waited_for, deadline_s = through, time.monotonic() + PATIENCE_S
+            say(f"Waiting for the answers of batch {through + 1} …")
+        if time.monotonic() > deadline_s:
+            raise HomeInUse(
+                f"The answers of batch {through + 1} are not written; see what the stream says, then run this again: "
+                "it goes on where it was."
             )
         _wait(POLL_INTERVAL_S, check)
 

@@ -80,6 +80,10 @@ class Selection:
     def covers_planned(self, landing: StorageLocation, landed: LandedObject) -> bool:
         return landed.arrived_at < self.before and self._covers(landing, landed.key, landed.etag)
 
+    def may_cover(self, landing: StorageLocation, key: str) -> bool:
+        """Whether a key of a landing alone tells that its object may be covered."""
+        return self._covers(landing, key, "")
+
     def names(self) -> list[str]:
         """The names that no file may hold any more, with composed and with decomposed accents."""
         names = (self.value, *(source for source, _ in self.versions))

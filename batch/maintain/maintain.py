@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from batch.maintain.compaction import Group, compact, groups_to_compact
 from batch.maintain.labels import expire_labels
-from batch.maintain.retention import Retention, expire_archive, expire_reports, expire_rows
+from batch.maintain.retention import Retention, expire_answers, expire_archive, expire_reports, expire_rows
 from batch.maintain.vacuum import ObjectCount, log_size, vacuum_orphans
 from store.home import Home
 from store.state.erasures import delete_old_erasures, settle_erased_rows
@@ -43,7 +43,7 @@ class LogRemoval:
 
 @dataclass(frozen=True)
 class Expiry:
-    """What was older than it is to be kept: photos of the archive, pages of reports, or rows of a table."""
+    """What was older than it is to be kept: photos of the archive, pages of reports, answers, or rows of a table."""
 
     place: str
     expired: ObjectCount
@@ -75,6 +75,8 @@ def maintain(
             on_step(Expiry("archive", expire_archive(home, retention.archive, now, dry_run)))
         if retention.reports is not None:
             on_step(Expiry("reports", expire_reports(home, retention.reports, dry_run)))
+        if retention.answers is not None:
+            on_step(Expiry("answers", expire_answers(home, retention.answers, dry_run)))
         if retention.rows is not None:
             for table in TABLES:
                 check()

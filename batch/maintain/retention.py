@@ -25,6 +25,7 @@ class Retention:
     archive: timedelta | None = None
     rows: timedelta | None = None
     reports: timedelta | None = None
+    answers: timedelta | None = None
 
 
 def expire_archive(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> ObjectCount:
@@ -53,6 +54,18 @@ def expire_reports(home: Home, keep: timedelta, dry_run: bool) -> ObjectCount:
     sizes = sizes_below(home.reports) if old else {}
     if not dry_run:
         delete_all(home.reports, old)
+    return ObjectCount(len(old), sum(sizes.get(key, 0) for key in old))
+
+
+def expire_answers(home: Home, keep: timedelta, dry_run: bool) -> ObjectCount:
+    """Delete answers that were written longer ago than `keep`; says how many.
+
+    Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
+    """
+    old = list(old_keys(home.answers, keep))
+    sizes = sizes_below(home.answers) if old else {}
+    if not dry_run:
+        delete_all(home.answers, old)
     return ObjectCount(len(old), sum(sizes.get(key, 0) for key in old))
 
 

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from batch.days import Day, split_into_tasks, sum_corrections
+from batch.label_corrections import Corrections, merge_corrections, no_corrections
 from batch.refit.stored_sums import StoredDay, StoredSum, read_corrections, write_corrections
 from batch.refit.summing_job import MOST_SUMMING_TASKS, SummingJob, collect
 from features.featurizer import FEATURES
-from features.label_corrections import Corrections, merge_corrections, no_corrections
 from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules
 from store.home import Home

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
-from features.label_corrections import Corrections, pack_corrections, unpack_corrections
+from batch.label_corrections import Corrections, pack_corrections, unpack_corrections
 from features.label_sums import RowSums, pack_sums, unpack_sums
 from store.home import Home
 from store.objects.document import Document

@@ -26,6 +26,7 @@ from batch.days import (
     split_into_tasks,
     sum_rows,
 )
+from batch.label_corrections import Corrections, corrected_sums, merge_corrections, no_corrections
 from batch.refit.followed_days import corrections_of_stored
 from batch.refit.stored_sums import (
     StoredDay,
@@ -40,7 +41,6 @@ from batch.refit.stored_sums import (
 from batch.refit.summing_job import MOST_SUMMING_TASKS, SummingJob, collect
 from features.errors import FruitsError
 from features.featurizer import FEATURES
-from features.label_corrections import Corrections, corrected_sums, merge_corrections, no_corrections
 from features.label_sums import RowSums, merge_sums
 from features.pca import NotFinite
 from features.task_errors import carry_errors

@@ -44,6 +44,7 @@ _SERVICE_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
 _DEFAULT_STREAM_OPTIONS = {"clean": "archive", "clean_after": "1h"}
 _STREAM_OPTIONS = (
     *("trigger", "max_files", "max_bytes", "layout", "key_pattern", "backfill", "only_new", "clean", "clean_after"),
+    "answers",
     *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience"),
 )
 # A stream takes one of them.

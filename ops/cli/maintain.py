@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batch.maintain.maintain import MaintenanceStep
 
 
-@takes_settings(*HOME, "keep_archive", "keep_reports", "keep_rows", "master")
+@takes_settings(*HOME, "keep_archive", "keep_reports", "keep_answers", "keep_rows", "master")
 def maintain(
     flags: Flags,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
@@ -31,7 +31,7 @@ def maintain(
         saved.update(more)
         echo(sentence)
 
-    retention = Retention(settings.keep_archive, settings.keep_rows, settings.keep_reports)
+    retention = Retention(settings.keep_archive, settings.keep_rows, settings.keep_reports, settings.keep_answers)
     with as_yarn_expects(settings, "fruits-maintain"):
         home = settings.places()
         check_ingested(home)
@@ -64,7 +64,8 @@ def _describe(piece: "MaintenanceStep", dry_run: bool) -> tuple[str, dict[str, i
             log = f"{left.count:,} files, {_mb(left.size_bytes)}"
             sentence = f"{table}: its log has {log}; {max(0, removed.count):,} removed."
             return sentence, {"freed": max(0, removed.size_bytes)}
-    expired, kind = piece.expired, {"archive": "photos", "reports": "pages"}.get(piece.place, "rows")
+    kinds = {"archive": "photos", "reports": "pages", "answers": "answers"}
+    expired, kind = piece.expired, kinds.get(piece.place, "rows")
     verb = "would be deleted" if dry_run else "deleted"
     count = f"{expired.count:,} {kind} are older than they are kept and {verb}"
     # Rows leave their files to a later clean-up.

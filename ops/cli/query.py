@@ -1,7 +1,7 @@
 """The command that queries the tables."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import typer
@@ -58,7 +58,8 @@ def query(
     if shown:
         write_exactly(f"{sql.rstrip()}\n")
         return
-    parameters = _parameters(words)
+    switches = {parameter.name for parameter in named.parameters if parameter.is_switch} if named else set()
+    parameters = _parameters(words, switches)
     if named is None and parameters:
         raise InvalidSetting(
             f"SQL takes no --{next(iter(parameters))}: only named queries have parameters; --help shows the options."
@@ -85,8 +86,8 @@ def query(
         notify(named.none)
 
 
-def _parameters(words: Sequence[str]) -> dict[str, str]:
-    """What was written as `--name value` or `--name=value` after a query's name."""
+def _parameters(words: Sequence[str], switches: Collection[str]) -> dict[str, str]:
+    """What was written after a query's name as `--name value`, `--name=value`, or `--name` alone for a switch."""
     parameters: dict[str, str] = {}
     rest = iter(words[1:])
     for word in rest:
@@ -97,7 +98,9 @@ def _parameters(words: Sequence[str]) -> dict[str, str]:
         name, has_value, value = word.removeprefix("--").partition("=")
         if name in parameters:
             raise InvalidSetting(f"--{name} is given twice; give it once.")
-        if not has_value:
+        if not has_value and name in switches:
+            value = "true"
+        elif not has_value:
             try:
                 value = next(rest)
             except StopIteration:

@@ -167,7 +167,7 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
     if found.passed_over:
         yield "passed over", _passed_over_sentence(found)
     yield "featurizer", f"{found.featurizer}, from {found.weights}" if found.featurizer else "none yet"
-    yield "answers", _answers_sentence(found)
+    yield "answers", "\n".join(filter(None, (_answers_sentence(found), _answers_behind_sentence(found))))
     yield "unknown", _unknown_sentence(found)
     yield "PCA", "\n".join(_model_sentence(found, model, ago) for model in found.models) or "no version yet"
 
@@ -235,6 +235,13 @@ def _passed_over_sentence(found: "Status") -> str:
 def _answers_sentence(found: "Status") -> str:
     right = f"{found.accuracy} right since {found.answers_since}"
     return right if found.accuracy.of else "none to photos with a label in the last 28 days"
+
+
+def _answers_behind_sentence(found: "Status") -> str:
+    behind = found.answers_behind
+    if behind is None:
+        return ""
+    return f"the app's lack those of {quantity(behind, 'batch', 'batches')}" if behind else "the app has all of them"
 
 
 def _unknown_sentence(found: "Status") -> str:

@@ -48,6 +48,9 @@ def database_of(cloud: Cloud) -> str:
 
 def _literal(value: Value) -> str:
     # Athena puts these in the place of the question marks, as SQL.
+    # Python's booleans are integers.
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, date):
         return f"CAST('{value.isoformat()}' AS date)"
     if isinstance(value, float):

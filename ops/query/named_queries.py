@@ -2,7 +2,8 @@
 
 A header is a block of comment lines: what the query answers; a line for each parameter,
 `-- name: type: what it is` or `-- name: type = default: what it is`; and `-- none: `, what it means that no row comes.
-The types are varchar, integer, double and date. Athena knows parameters by their place only, and only below WHERE
+The types are varchar, integer, double, date and boolean. A boolean is a flag that takes no value.
+Athena knows parameters by their place only, and only below WHERE
 (docs.aws.amazon.com/athena/latest/ug/querying-with-prepared-statements.html). So the file holds one `?` for each
 parameter, in the order of the header, and is valid Athena SQL as it stands.
 """
@@ -20,8 +21,8 @@ from typing import Literal, cast, get_args
 from features.errors import InvalidSetting
 from store.objects.location import to_nfc
 
-Kind = Literal["varchar", "integer", "double", "date"]
-Value = str | int | float | date
+Kind = Literal["varchar", "integer", "double", "date", "boolean"]
+Value = str | bool | int | float | date
 
 _PARAMETER = re.compile(
     rf"(?P<name>[a-z_]+): (?P<kind>{'|'.join(get_args(Kind))})(?: = (?P<default>[^:]+))?: (?P<what>.+)"
@@ -45,8 +46,15 @@ class Parameter:
     def flag(self) -> str:
         return f"--{self.name}"
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag alone says it, without a value."""
+        return self.kind == "boolean"
+
     def __str__(self) -> str:
         """As a person writes it; in brackets what may be left out."""
+        if self.is_switch:
+            return f"[{self.flag}]"
         if self.default is None:
             return f"{self.flag} {self.kind.upper()}"
         return f"[{self.flag} {self.default!r}]" if " " in self.default else f"[{self.flag} {self.default}]"
@@ -132,6 +140,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("true or false")
+    return text == "true"
+
+
 def _double(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", text):
         raise ValueError("a number like 0.99")
@@ -152,4 +166,5 @@ _PARSED: dict[Kind, Callable[[str], Value]] = {
     "integer": _integer,
     "double": _double,
     "date": _date,
+    "boolean": _boolean,
 }

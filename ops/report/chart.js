@@ -2,7 +2,7 @@
 function figure(id, spec) {
   const section = document.getElementById(id);
   section.append(el("h2", {}, spec.title));
-  if (spec.none) return section.append(el("p", { class: "none" }, spec.none));
+  if (spec.none) return section.append(el("p", { class: "none" }, ...coded(spec.none)));
   section.append(el("p", { class: "caption" }, spec.caption));
   const keys = el("ul", { class: "keys" });
   // Lines with dots differ by the dots' shape, others by their dashes.
@@ -15,7 +15,7 @@ function figure(id, spec) {
   const tip = el("div", { class: "tip", hidden: "" });
   const svg = draw("svg", { role: "img", tabindex: "0", "aria-label": `${spec.title}. ${spec.caption} Arrow keys read the values.` });
   const plot = el("div", { class: "plot" }, svg, tip, said);
-  section.append(keys, plot, table(spec));
+  section.append(keys, plot, table(spec), ...(spec.command ? [commandNode(spec.command)] : []));
   let view = null, at = -1;
   onWidth(plot, (width) => { view = drawChart(svg, spec, width); show(-1); });
 
@@ -50,7 +50,7 @@ function figure(id, spec) {
 }
 
 function drawChart(svg, spec, width) {
-  const { height } = spec, top = spec.marks ? 22 : 10, bottom = height - (spec.x.name ? 40 : 26);
+  const { height } = spec, top = spec.marks || spec.series.some((series) => series.kind === "range") ? 22 : 10, bottom = height - (spec.x.name ? 40 : 26);
   const y = yScale(spec, top, bottom);
   const left = 12 + Math.max(...y.ticks.map((tick) => spec.y.format(tick).length)) * 6.6, right = width - 10;
   const x = xScale(spec.x, left, right);
@@ -77,11 +77,25 @@ function drawChart(svg, spec, width) {
   }
   const bars = spec.series.filter((series) => series.kind === "bar");
   if (bars.length) stack(svg, bars, x, y, bottom);
+  for (const series of spec.series.filter((one) => one.kind === "range")) ranges(svg, series, x, y);
   for (const series of spec.series.filter((one) => one.kind === "line")) line(svg, series, x, y, bottom);
   svg.append(draw("line", { x1: left, x2: right, y1: bottom, y2: bottom, stroke: "var(--line)" }));
   const cursor = draw("g", { "pointer-events": "none" });
   svg.append(cursor);
   return { x: x.at, top, bottom, cursor };
+}
+
+// From the lowest to the highest, and of how many: a word at the upper end where there is room.
+function ranges(svg, series, x, y) {
+  const ends = { before: -Infinity };
+  for (const [at, low, high, of] of series.points) {
+    const px = x.at(at), half = of.length * 3.3;
+    const path = `M${px - 4} ${y.at(high)}h8M${px} ${y.at(high)}V${y.at(low)}M${px - 4} ${y.at(low)}h8`;
+    svg.append(draw("path", { d: path, fill: "none", stroke: `var(--${series.colour})`, "stroke-width": 1.5 }));
+    if (px - half < ends.before + 6) continue;
+    ends.before = px + half;
+    svg.append(draw("text", { x: px, y: y.at(high) - 8, "text-anchor": "middle", class: "of" }, of));
+  }
 }
 
 function stack(svg, bars, x, y, bottom) {
@@ -104,9 +118,9 @@ function line(svg, series, x, y, bottom) {
   const points = series.points.map(([at, value]) => [x.at(at), Math.min(y.at(value), bottom)]);
   const path = points.map(([px, py], n) => `${n ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
   const colour = `var(--${series.colour})`;
-  svg.append(draw("path", { d: path, fill: "none", stroke: colour, "stroke-width": series.strong ? 3 : 2, "stroke-linejoin": "round", "stroke-linecap": "round", ...(series.dashes ? { "stroke-dasharray": series.dashes } : {}) }));
+  if (!series.apart) svg.append(draw("path", { d: path, fill: "none", stroke: colour, "stroke-width": series.strong ? 3 : 2, "stroke-linejoin": "round", "stroke-linecap": "round", ...(series.dashes ? { "stroke-dasharray": series.dashes } : {}) }));
   if ((series.dots === false || series.dash) && points.length > 1) return;
-  const r = points.length > 60 ? 1.8 : 3;
+  const r = points.length > 60 ? 1.8 : series.apart ? 4.5 : 3;
   for (const [px, py] of points) svg.append(dot(series, px, py, r));
 }
 
@@ -117,9 +131,13 @@ function dot(series, x, y, r) {
   return node;
 }
 function seriesSwatch(series) {
-  if (series.kind !== "line") return swatch(series.colour, series.kind);
+  if (series.kind === "bar") return swatch(series.colour, series.kind);
   const svg = draw("svg", { width: 24, height: 14, viewBox: "0 0 24 14", "aria-hidden": "true" });
-  svg.append(draw("line", { x1: 0, x2: 24, y1: 7, y2: 7, stroke: `var(--${series.colour})`, "stroke-width": 3, ...(series.dashes ? { "stroke-dasharray": series.dashes } : {}) }));
+  if (series.kind === "range") {
+    svg.append(draw("path", { d: "M8 1h8M12 1V13M8 13h8", fill: "none", stroke: `var(--${series.colour})`, "stroke-width": 1.5 }));
+    return svg;
+  }
+  if (!series.apart) svg.append(draw("line", { x1: 0, x2: 24, y1: 7, y2: 7, stroke: `var(--${series.colour})`, "stroke-width": 3, ...(series.dashes ? { "stroke-dasharray": series.dashes } : {}) }));
   if (series.dots !== false && !series.dash) svg.append(dot(series, 12, 7, 4.5));
   return svg;
 }
@@ -155,6 +173,7 @@ function xScale(axis, left, right) {
     const ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].filter((tick) => tick >= axis.min && tick * 1.25 < axis.max);
     return { at, ticks: [...ticks, axis.max].map((tick) => [tick, axis.format(tick)]) };
   }
+  if (axis.ticks) return { at, ticks: axis.ticks.map((tick) => [tick, axis.format(tick)]) };
   if (axis.time) return { at, ticks: timeTicks(axis, Math.max(2, Math.floor((right - left) / 62))) };
   const step = Math.max(1, Math.ceil((high - low) / Math.max(2, Math.floor((right - left) / 48))));
   const ticks = Array.from({ length: Math.floor((high - low) / step) + 1 }, (_, n) => low + n * step);

@@ -12,6 +12,7 @@ import pyarrow as pa
 from batch.refit.scree import variance_thresholds
 from features.pca import principal_angles_rad
 from ops.query.query import connect
+from ops.report.names import Names, collect_names
 from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, Row, photo_map, query_rows
 from ops.status.answers import recent_answers
 from store.home import Home
@@ -63,6 +64,7 @@ class Report:
     pace_bin_s: int
     versions: list[Row]
     shifts: list[Row]
+    names: Names
     pca_map: PcaMap | None
 
 
@@ -98,6 +100,7 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         pace_bin_s=pace_bin_s,
         versions=_versions(home, served),
         shifts=_shifts(connection, served),
+        names=collect_names(connection, home, served, since),
         pca_map=photo_map(connection, home, served, most_photos),
     )
 

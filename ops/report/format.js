@@ -1,4 +1,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
+const galleries = data.names.galleries;
+for (const photo of [...(data.pca_map ? data.pca_map.photos : []), ...galleries.flatMap((gallery) => gallery.photos)]) {
+  if (photo.picture !== undefined) photo.thumbnail = data.pictures[photo.picture];
+}
 const COLOURS = ["c0", "c1", "c2", "c3", "c4", "c5"];
 const SHAPES = ["circle", "diamond", "square", "triangle"];
 // Whoever tells no colours apart tells lines by these.
@@ -43,6 +47,22 @@ function filledIn(node, attributes, children) {
   // Strings become text nodes, whatever is in them.
   node.append(...children);
   return node;
+}
+
+// Our own sentences name commands between backticks; other people's words never pass through here.
+function coded(text) { return text.split("`").map((part, n) => (n % 2 ? el("code", {}, part) : part)); }
+// A command to copy. Read it may be cut; what is copied is whole.
+function commandNode(command, inShort) {
+  const state = el("span", { class: "copy", "aria-live": "polite" }, "copy"), code = el("code", {}, inShort || command);
+  const button = el("button", { type: "button", class: "command", title: command }, code, state);
+  button.addEventListener("click", async () => {
+    const isCopied = await navigator.clipboard.writeText(command).then(() => true, () => false);
+    state.textContent = isCopied ? "copied" : "copy it by hand";
+    // Where a browser does not let the page write to the clipboard, the whole command is there to be marked.
+    if (!isCopied) { code.textContent = command; getSelection().selectAllChildren(code); }
+    setTimeout(() => { state.textContent = "copy"; }, 2500);
+  });
+  return button;
 }
 
 function swatch(colour, kind) {

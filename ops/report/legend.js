@@ -20,8 +20,13 @@ function labelLegend(shown, changed) {
     update();
   });
   list();
-  return { nodes: shown.labels.length > data.coloured_labels / 2 ? [search, labels] : [labels], styleOf, isChosen: (place) => !chosen.size || chosen.has(place) };
+  return { nodes: shown.labels.length > data.coloured_labels / 2 ? [search, labels] : [labels], styleOf, highlight, isChosen: (place) => !chosen.size || chosen.has(place) };
 
+  function highlight(some) {
+    chosen.clear(); lent.clear(); field.value = "";
+    shown.labels.forEach(([label], place) => some.includes(label) && choose(place, true));
+    update();
+  }
   function matching() {
     const words = field.value.trim().toLowerCase().normalize("NFC");
     return names.map((_, place) => place).filter((place) => names[place].includes(words));

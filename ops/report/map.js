@@ -4,22 +4,37 @@ const MOST_BUTTONS = 36;
 
 function map() {
   const section = document.getElementById("map"), shown = data.pca_map;
-  section.append(el("h2", {}, "The photos in PCA space"));
-  if (!shown || !shown.photos.length) return section.append(el("p", { class: "none" }, whyNoMap(shown)));
+  section.append(el("h2", {}, "Map of the photos"));
+  if (!shown || !shown.photos.length) return section.append(el("p", { class: "none" }, ...coded(whyNoMap(shown))));
   const all = shown.photos.length === shown.of_photos;
-  section.append(el("p", { class: "caption" }, `Version ${data.serving}, ${all ? `all ${counted(shown.of_photos, "photo")}` : `${number(shown.photos.length)} of ${counted(shown.of_photos, "photo")}, chosen by their hash`}. Photos that the network sees as alike lie together. Choose labels below the map. Click or tap a photo, or press an arrow key, to see it and the photos nearest to it. Zoom with the buttons, the wheel, two fingers or + and −; drag, or Shift with an arrow key, moves the map.`));
+  const planes = planesOf(shown), caption = el("p", { class: "caption" }), ways = el("div", { class: "switch", role: "group", "aria-label": "Directions of the map" });
+  let plane = planes[0];
+  section.append(caption);
+  if (planes.length > 1) section.append(ways);
   const tip = el("div", { class: "tip", hidden: "" }), said = el("div", { class: "said", "aria-live": "polite" });
-  const svg = draw("svg", { role: "img", tabindex: "0", "aria-label": "Map of photos along the two leading components. Arrow keys go from photo to photo, plus and minus zoom, 0 shows all, Shift with an arrow key moves the map." });
+  const svg = draw("svg", { role: "img", tabindex: "0", "aria-label": "Map of photos along two directions. Arrow keys go from photo to photo, plus and minus zoom, 0 shows all, Shift with an arrow key moves the map." });
   const zoomed = el("span", { class: "level", "aria-live": "polite" });
   const buttons = el("div", { class: "zoom", role: "group", "aria-label": "Zoom of the map" }, zoomed);
   const plot = el("div", { class: "plot" }, svg, buttons, tip, said);
   const showing = el("p", { class: "showing", role: "status" });
   const legend = labelLegend(shown, () => paint());
-  section.append(plot, ...legend.nodes, showing);
+  const help = "Click or tap a photo, or press an arrow key, to see it and the photos nearest to it. Zoom with the buttons, the wheel, two fingers or + and −; drag, or Shift with an arrow key, moves the map. Choose labels below the map.";
+  section.append(plot, ...legend.nodes, showing, el("details", {}, el("summary", {}, "How to use the map"), el("p", { class: "caption" }, help)));
   const neighbours = neighboursOf(shown);
   const view = mapView(svg, buttons, zoomed, () => position());
   let marks = [], at = -1, pinned = false, ring = null, links = null, zeros = [], frame = null, inFront = null;
+  look(plane);
   onWidth(plot, redraw);
+
+  function look(chosen) {
+    plane = chosen;
+    caption.textContent = `Version ${data.serving}, ${all ? `all ${counted(shown.of_photos, "photo")}` : `${number(shown.photos.length)} of ${counted(shown.of_photos, "photo")}, chosen by their hash`}. ${plane.caption}`;
+    ways.replaceChildren(...planes.map((one) => {
+      const button = el("button", { type: "button", "aria-pressed": String(one === plane) }, one.name);
+      button.addEventListener("click", () => { look(one); view.whole(); redraw(plot.clientWidth); ways.querySelector("[aria-pressed=true]").focus(); });
+      return button;
+    }));
+  }
 
   function redraw(width) {
     const height = Math.round(Math.min(Math.max(width * 0.62, 320), 600)), edge = 22, foot = 26;
@@ -27,19 +42,19 @@ function map() {
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
-    const x = spread(shown.photos.map((photo) => photo.x), edge + 18, width - edge), y = spread(shown.photos.map((photo) => photo.y), height - foot - edge, edge);
+    const x = spread(plane.places.map((place) => place.x), edge + 18, width - edge), y = spread(plane.places.map((place) => place.y), height - foot - edge, edge);
     const box = { x: 18, y: 0, width: width - 18, height: height - foot, rx: 8 };
     const inside = draw("g", { "clip-path": "url(#map-frame)" });
     svg.append(draw("clipPath", { id: "map-frame" }, draw("rect", box)), inside, draw("rect", { ...box, fill: "none", stroke: "var(--line)", "pointer-events": "none" }));
     zeros = [draw("line", { y1: 0, y2: height - foot, stroke: "var(--grid)" }), draw("line", { x1: 18, x2: width, stroke: "var(--grid)" })];
     links = draw("g", { "pointer-events": "none" });
     inside.append(...zeros, links);
-    svg.append(draw("text", { x: (width + 18) / 2, y: height - 6, "text-anchor": "middle" }, `first component, ${percent(shown.shares[0])} of the variance`));
-    svg.append(draw("text", { x: 0, y: 0, transform: `translate(11 ${(height - foot) / 2}) rotate(-90)`, "text-anchor": "middle" }, `second, ${percent(shown.shares[1])}`));
+    svg.append(draw("text", { x: (width + 18) / 2, y: height - 6, "text-anchor": "middle" }, plane.axes[0]));
+    svg.append(draw("text", { x: 0, y: 0, transform: `translate(11 ${(height - foot) / 2}) rotate(-90)`, "text-anchor": "middle" }, plane.axes[1]));
     const r = shown.photos.length > 900 ? 3.2 : width < 500 ? 4 : 5;
     const tile = shown.photos.length <= MOST_TILES ? (width < 500 ? 22 : 36) : 0;
-    marks = shown.photos.map((photo) => ({ photo, x: 0, y: 0, home: { x: x(photo.x), y: y(photo.y) }, node: draw("g", { class: "mark" }) }));
-    marks.zero = { x: x(0), y: y(0) };
+    marks = shown.photos.map((photo, n) => ({ photo, x: 0, y: 0, home: { x: x(plane.places[n].x), y: y(plane.places[n].y) }, node: draw("g", { class: "mark" }) }));
+    marks.zero = { x: x(plane.zero.x), y: y(plane.zero.y) };
     marks.size = { r, tile };
     inFront = draw("g", {});
     inside.append(inFront);
@@ -167,6 +182,7 @@ function map() {
     });
     focusOn(best);
   });
+  return { highlight(labels) { legend.highlight(labels); section.scrollIntoView(); } };
 }
 
 function whyNoMap(shown) {
@@ -175,10 +191,38 @@ function whyNoMap(shown) {
   return data.since ? `No photo ingested from ${data.since} on is projected with the served version.` : "No photo is projected with the served version yet.";
 }
 
-// For each photo the places of those nearest to it, nearest first: 16-bit numbers, the low byte first.
+// The two ways to look at the photos: along the directions of most variance, and along those that part the labels.
+function planesOf(shown) {
+  const planes = [{
+    name: "PCA", ...placesIn(shown.on_components),
+    caption: "Along the directions in which the photos differ most. Photos that the network sees as alike lie together.",
+    axes: [`first component, ${percent(shown.shares[0])} of the variance`, `second, ${percent(shown.shares[1])}`],
+  }];
+  if (shown.on_discriminants) {
+    planes.push({
+      name: "Discriminants", ...placesIn(shown.on_discriminants),
+      caption: "Along the directions that tell the labels of the served version apart best. A photo far from its label's others is worth a look.",
+      axes: [`first discriminant, ${percent(shown.parted[0])} of what parts the labels`, `second, ${percent(shown.parted[1])}`],
+    });
+  }
+  return planes;
+}
+
+// Where each photo lies in a plane, and where 0 does.
+function placesIn({ steps, zero: [x, y] }) {
+  const step = sixteenBits(steps);
+  return { places: data.pca_map.photos.map((_, n) => ({ x: step(2 * n), y: step(2 * n + 1) })), zero: { x, y } };
+}
+
+// For each photo the places of those nearest to it, nearest first.
 function neighboursOf(shown) {
-  const bytes = atob(shown.neighbours), each = shown.neighbours_each;
-  return (index) => Array.from({ length: each }, (_, n) => bytes.charCodeAt(2 * (index * each + n)) + 256 * bytes.charCodeAt(2 * (index * each + n) + 1));
+  const place = sixteenBits(shown.neighbours), each = shown.neighbours_each;
+  return (index) => Array.from({ length: each }, (_, n) => place(index * each + n));
+}
+// Numbers of 16 bits, the low byte first.
+function sixteenBits(text) {
+  const bytes = atob(text);
+  return (n) => bytes.charCodeAt(2 * n) + 256 * bytes.charCodeAt(2 * n + 1);
 }
 
 function labelText(label) { return label === null ? "no label" : label || "empty label"; }

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.query.query import run_query
+from ops.report.discriminants import discriminants
 from store.home import Home
 from store.models.pca_models import PcaModel
 
@@ -41,7 +42,9 @@ class PcaMap:
     """A sample of photos along the two leading components of the served version; labels with the photos they have.
 
     `neighbours` (n, k) are, for each photo of the sample, the places in the sample of those nearest to it by all
-    `components`, nearest first.
+    `components`, nearest first. `on_discriminants` are the photos' places along the two directions that tell the
+    version's labels apart best, and `parted` how much of what parts the labels each direction shows; None where the
+    version does not name three labels.
     """
 
     of_photos: int
@@ -50,6 +53,8 @@ class PcaMap:
     photos: list[MapPhoto]
     components: int
     neighbours: list[list[int]]
+    on_discriminants: list[tuple[float, float]] | None
+    parted: tuple[float, float] | None
 
 
 def photo_map(
@@ -67,6 +72,8 @@ def photo_map(
     sample = _sample(connection, most_photos)
     (totals,) = query_rows(connection, "SELECT count(*) AS photos FROM seen_current_projections")
     shares = served.pca.explained_variance_ratio
+    points = np.array([row["pca"] for row in sample], np.float32).reshape(-1, served.meta.components)
+    parting = discriminants(served)
     return PcaMap(
         of_photos=totals["photos"],
         shares=(float(shares[0]), float(shares[1])),
@@ -84,7 +91,9 @@ def photo_map(
             for row in sample
         ],
         components=served.meta.components,
-        neighbours=nearest(np.array([row["pca"] for row in sample], np.float32)) if sample else [],
+        neighbours=nearest(points) if sample else [],
+        on_discriminants=[(x, y) for x, y in parting.places(points).tolist()] if parting and sample else None,
+        parted=parting.shares if parting else None,
     )
 
 

@@ -9,7 +9,11 @@ reasons();
 spectra();
 turn();
 shift();
-map();
+accuracy();
+reliability();
+confusion(map());
+showGalleries();
+contents();
 
 function headline() {
   const { totals, accuracy, pca_map: shown } = data;
@@ -35,6 +39,12 @@ function headline() {
   for (const [name, value, more] of figures) {
     section.append(el("div", { class: "figure" }, el("div", { class: "name" }, name), el("div", { class: "value" }, value), el("div", { class: "more" }, more)));
   }
+}
+
+// The way to what a page that is long on a phone has below.
+function contents() {
+  const names = [["flow", "over time"], ["map", "map"], ["accuracy", "accuracy"], ["confusion", "mixed up"], ...galleries.map(({ name }) => [`gallery-${name}`, name.replaceAll("_", " ")]), ["latency", "waits"], ["scree", "PCA"], ["reasons", "rejects"]];
+  document.getElementById("contents").append(...names.map(([id, name]) => el("a", { href: `#${id}` }, name)));
 }
 
 function flow() {

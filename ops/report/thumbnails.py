@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Protocol
 
 from PIL import Image
 
@@ -13,12 +14,11 @@ from features.image import Limits
 from features.isolation import IsolatedDecoder
 from features.rejects import Rejected
 from ops.query.query import connect
-from ops.report.photo_map import MapPhoto
 from store.home import Home
 from store.objects.landing import LandedObject, archived_name, fetch, stat_object
 from store.objects.location import StorageLocation
 
-# Some 4 kB each in the page.
+# On the map; some 4 kB each in the page.
 MOST_THUMBNAILS = 500
 
 _SIDE_PX = 112
@@ -27,7 +27,17 @@ _QUALITY = 70
 _AT_ONCE = 8
 
 
-def thumbnails(home: Home, photos: Sequence[MapPhoto], limits: Limits) -> dict[str, str]:
+class ShownPhoto(Protocol):
+    """A photo that the page shows somewhere."""
+
+    @property
+    def image_id(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+
+def thumbnails(home: Home, photos: Sequence[ShownPhoto], limits: Limits) -> dict[str, str]:
     """JPEGs of 112 pixels a side as data URIs, by image id, of those photos that stand in the landing or the archive.
 
     Only bytes with the hash in the table are shown, so never what took a photo's place. Each is decoded in a process
@@ -53,8 +63,8 @@ def thumbnails(home: Home, photos: Sequence[MapPhoto], limits: Limits) -> dict[s
     return shown
 
 
-def _bodies(home: Home, photos: Sequence[MapPhoto], etags: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
-    def body(photo: MapPhoto) -> bytes | None:
+def _bodies(home: Home, photos: Sequence[ShownPhoto], etags: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    def body(photo: ShownPhoto) -> bytes | None:
         if (known := home.landing_of(photo.source)) is None:
             return None
         landing, key = known

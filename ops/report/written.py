@@ -6,10 +6,10 @@ from pathlib import Path
 
 from features.errors import InvalidSetting
 from features.image import Limits
-from ops.report.data import collect
+from ops.report.data import Report, collect
 from ops.report.page import render
 from ops.report.photo_map import MOST_PHOTOS_ON_MAP
-from ops.report.thumbnails import MOST_THUMBNAILS, thumbnails
+from ops.report.thumbnails import MOST_THUMBNAILS, ShownPhoto, thumbnails
 from store.errors import HomeInUse
 from store.home import Home
 from store.objects.operations import delete_all, overwrite
@@ -35,7 +35,7 @@ def write_report(
     """
     erasures = check_no_erasure_unfinished(home)
     report = collect(home, since, MOST_THUMBNAILS if with_thumbnails else MOST_PHOTOS_ON_MAP)
-    shown = report.pca_map.photos if with_thumbnails and report.pca_map else []
+    shown = _photos(report) if with_thumbnails else []
     page = render(report, thumbnails(home, shown, limits) if shown else {})
     check_no_erasure_started(home, erasures)
     key = f"{now:%Y-%m-%dT%H%M%SZ}.html"
@@ -59,3 +59,11 @@ def write_report(
             file.unlink(missing_ok=True)
         raise
     return WrittenReport(uri, len(page))
+
+
+def _photos(report: Report) -> list[ShownPhoto]:
+    """The photos of the map and of the galleries, each image once."""
+    of_map = report.pca_map.photos if report.pca_map else []
+    of_galleries = [photo for gallery in report.names.galleries for photo in gallery.photos]
+    shown: list[ShownPhoto] = [*of_galleries, *of_map]
+    return list({photo.image_id: photo for photo in shown}.values())

@@ -61,6 +61,7 @@ function mapView(svg, buttons, level, changed) {
     at: ({ x, y }) => ({ x: x * scale + moved.x, y: y * scale + moved.y }),
     fit(box) { frame = box; bound(); showLevel(); },
     centre({ x, y }) { moved = { x: middle().x - x * scale, y: middle().y - y * scale }; apply(true); },
+    whole,
     isDragged: () => dragged && pointers.size > 0,
     wasDragged: () => dragged,
   };

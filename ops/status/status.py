@@ -17,6 +17,7 @@ from ops.share import Share, share_of
 from ops.status.answers import count_answers, count_unknown
 from ops.status.queue_status import QueueStatus, read_queue_status
 from ops.status.verification import check_invariants, count_rows
+from store.answers.progress import answered_through
 from store.home import Home
 from store.models.pca_models import current_models, describe_model
 from store.models.registry import current_featurizer, describe_featurizer
@@ -136,7 +137,8 @@ class Status:
     `passed_over` counts by kind what the landing's listing skips on purpose; there are examples only if this call
     listed it. `uncleared` photos have their rows, and the stream could not delete or archive them. `accuracy` counts
     the answers to photos with a label since `answers_since`; `unknown` those photos of today that the served version
-    names and finds stranger than `unknown_above`.
+    names and finds stranger than `unknown_above`. `answers_behind` committed batches have no answers for the app yet;
+    None where none are written.
     """
 
     home: str
@@ -163,6 +165,7 @@ class Status:
     accuracy: Share = NONE
     unknown: Share = NONE
     unknown_above: float = SettingFields.unknown_novelty
+    answers_behind: int | None = None
 
 
 def read_status(
@@ -260,6 +263,7 @@ def read_status(
         accuracy=answers.accuracy,
         unknown=count_unknown(home, files[PROJECTION_ROWS.name], current.serving, today, unknown_above),
         unknown_above=unknown_above,
+        answers_behind=_answers_behind(home, committed),
     )
 
 
@@ -282,6 +286,11 @@ def _stream(heartbeat: Heartbeat | None, now: datetime) -> StreamStatus | None:
         clean=vitals.settings.clean if vitals else None,
         error=heartbeat.error,
     )
+
+
+def _answers_behind(home: Home, committed: int) -> int | None:
+    through = answered_through(home)
+    return None if through is None else max(0, committed - through)
 
 
 def _today(files: Mapping[str, list[DataFile]], reject_table: DeltaTable | None, today: date) -> Today:

@@ -26,7 +26,7 @@ from store.errors import StateDamaged, StorageUnavailable
 from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, reason, retry_storage
 from store.objects.location import StorageLocation
-from store.objects.operations import overwrite
+from store.objects.operations import overwrite, read_if_exists
 from store.state.plans import AddedFile
 from store.tables.schemas import READ_ROWS, ROW_GROUP_ROWS, Table, table_location
 
@@ -115,13 +115,35 @@ def read_file(
         raise StorageUnavailable(f"Cannot read {location.uri_of(path)}: {error}.") from error
 
 
+def read_small_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> list[pa.RecordBatch] | None:
+    """The same with one request for the whole file, as a task wrote it; None when the file is gone.
+
+    Raises as `read_file`.
+    """
+    location = table_location(home, table)
+    body = read_if_exists(location, path)
+    return None if body is None else list(_rows_in(pa.BufferReader(body), location, table, path, columns, None))
+
+
 def _rows_of(
     location: StorageLocation, table: Table, path: str, columns: Sequence[str], places: NDArray[np.int64] | None
+) -> Iterator[pa.RecordBatch]:
+    with _file_system(location).open_input_file(path) as file:
+        yield from _rows_in(file, location, table, path, columns, places)
+
+
+def _rows_in(
+    file: pa.NativeFile,
+    location: StorageLocation,
+    table: Table,
+    path: str,
+    columns: Sequence[str],
+    places: NDArray[np.int64] | None,
 ) -> Iterator[pa.RecordBatch]:
     # What Delta has rewritten holds views of strings, which compute functions do not take.
     schema = pa.schema([table.schema.field(column) for column in columns])
     try:
-        with _file_system(location).open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file) as parquet:
             missing = set(table.missing_in(parquet.schema_arrow.names))
             in_file = [column for column in columns if column not in missing]
             for rows in _batches_of(parquet, in_file, places):

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
+from store.answers.progress import answered_through
 from store.home import Home
 from store.objects.landing import LandedObject
 from store.objects.operations import delete_all, download, keys_below, overwrite
@@ -100,7 +101,7 @@ def write_snapshot(home: Home, index: ProcessedIndex) -> None:
     """Make what is committed durable in one object, then delete what it stands for: older snapshots, plans, results.
 
     Killed in between, the next one deletes the rest. Plans and results stay for a day, for those who were paused with
-    one in hand. Raises StorageUnavailable.
+    one in hand, and those whose answers are not written. Raises StorageUnavailable.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "snapshot.sqlite")
@@ -108,7 +109,8 @@ def write_snapshot(home: Home, index: ProcessedIndex) -> None:
         overwrite(home.snapshots, _key(info.through), file)
     delete_all(home.snapshots, (_key(batch) for batch in _snapshots(home) if batch < info.through))
     index.set_info(snapshot=info.snapshot, snapshot_objects=info.snapshot_objects)
-    delete_old_batches(home, info.through)
+    answered = answered_through(home)
+    delete_old_batches(home, info.through if answered is None else min(info.through, answered))
 
 
 def in_tables(home: Home, landed: Sequence[LandedObject]) -> set[bytes]:

@@ -11,6 +11,7 @@ from pydantic import ByteSize
 from bootstrap.aws.cost import Estimate, Item, Workload, estimate, idle
 from bootstrap.aws.prices import Architecture, Prices, load_prices
 from ops.cli.aws.cost import money
+from store.answers.answer import WHAT_TO_DO
 from store.setting_fields import Flag, SettingFields
 from store.settings import Settings
 
@@ -52,6 +53,11 @@ def _default(value: Any, flag: Flag) -> str:
         case int() if flag.metavar == "SIZE":
             return ByteSize(value).human_readable().replace(".0", "")
     return str(value)
+
+
+def reasons_table() -> str:
+    """Every reason of a reject with what the person is to do, for docs/app.md."""
+    return "\n".join(_markdown(["`reason`", "`what_to_do`"], [[f"`{why}`", text] for why, text in WHAT_TO_DO.items()]))
 
 
 def cost_tables(prices: Prices) -> str:
@@ -150,6 +156,7 @@ if __name__ == "__main__":
     for file, name, table in (
         ("docs/cost-and-gdpr.md", "cost tables", cost_tables(load_prices())),
         ("README.md", "settings", settings_table()),
+        ("docs/app.md", "reasons", reasons_table()),
     ):
         document = ROOT / file
         document.write_text(with_table(document.read_text(), name, table))

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from store.answers.batch import answers_of_batch
+from store.answers.written import write_answers
 from store.home import Home
 from store.models.pca_models import current_models, load_model
 from store.models.registry import current_featurizer
@@ -19,6 +21,7 @@ from store.state.plans import (
     Result,
     planned_batches,
     read_plan,
+    read_result,
     write_plan,
     write_result,
 )
@@ -74,6 +77,12 @@ def ingest(settings: Settings) -> None:
         commit(home, table, batch, NONCE, adds.get(table.name, ()))
     for landed in objects:
         archive_or_delete(home.landing, home.archive, landed, settings.clean)
+
+
+def answer_all(home: Home) -> None:
+    """Write the answers of all batches, as a stream does that is told to."""
+    for batch in planned_batches(home):
+        write_answers(home, answers_of_batch(home, batch, read_plan(home, batch), read_result(home, batch)))
 
 
 def _write_photos(

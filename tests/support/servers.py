@@ -35,6 +35,18 @@ def s3_server(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
+def presigned_server(folder: Path) -> Iterator[str]:
+    """The URL of a moto server that checks the rights of presigned URLs, too (`tests.support.presigned_server`)."""
+    port = _free_port()
+    with (
+        (folder / "moto.log").open("wb") as log,
+        _process("tests.support.presigned_server", f"{port}", stdout=log, stderr=log),
+    ):
+        _wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+
+
 def made_bucket(server: str, name: str) -> "S3Client":
     """A client of the server, on which it has made a bucket."""
     s3 = boto3.client("s3", endpoint_url=server, region_name=REGION)

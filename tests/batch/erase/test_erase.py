@@ -34,6 +34,7 @@ from batch.reproject import reproject
 from features.errors import InvalidSetting
 from ops.cli.main import app
 from ops.status.status import read_status
+from store.answers.answer import parse_answer
 from store.errors import HomeInUse, StateDamaged
 from store.home import Home
 from store.objects.landing import LandedObject, archived_key, archived_name, list_landed
@@ -46,7 +47,7 @@ from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.micro_batch import MicroBatches
 from tests.support.feature_rows import serve_a_model
-from tests.support.ingested import ingest
+from tests.support.ingested import answer_all, ingest
 from tests.support.pictures import jpeg, text_file
 from tests.support.stream_run import Run, forget_names, rows, stream_process
 
@@ -132,9 +133,15 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     serve_a_model(home)
     _drop(settings, {f"{ANNA}/kiwi/{n}.jpg": jpeg(n) for n in range(2)} | {f"{ANNA}/kiwi/notes.jpg": text_file()})
     _drop(settings, {f"{BEN}/kiwi/{n}.jpg": jpeg(n + 10) for n in range(2)} | {f"{BEN}/kiwi/notes.jpg": text_file()})
+    # The names of their answers tell nothing.
+    _drop(settings, {f"{name}/kiwi.json/notes.jpg": text_file() for name in (ANNA, BEN)})
     ingest(settings)
     _drop(settings, {f"{ANNA}/lime/0.jpg": jpeg(20), f"{BEN}/lime/0.jpg": jpeg(21)})
     ingest(settings)
+    answer_all(home)
+    his_answers = {
+        key: read(home.answers, key) for key in keys_below(home.answers) if ANNA.encode() not in read(home.answers, key)
+    }
     [hers] = rows(settings, f"SELECT image_id FROM features WHERE source LIKE '%{ANNA}/lime%'")
     his = rows(settings, f"SELECT image_id FROM features WHERE source LIKE '%{BEN}/lime%'")[0]["image_id"]
     corrections = [correction_of(image, "plum", "suspect") for image in (hers["image_id"], his)]
@@ -152,17 +159,19 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     overwrite(home.reports, "today.html", f"<p>{ANNA}".encode())
     # Not planned yet.
     _drop(settings, {f"{ANNA}/pear/0.jpg": jpeg(30), f"{BEN}/pear/0.jpg": jpeg(31)})
-    everywhere = {"archive", "features", "landing", "projections", "rejects", "reports", "state"}
+    everywhere = {"answers", "archive", "features", "landing", "projections", "rejects", "reports", "state"}
     assert {name.removeprefix("home/").partition("/")[0] for name in _where(home, ANNA)} == everywhere
 
     certificate = _erase(settings, _subject())
 
     assert _where(home, ANNA, hers["image_id"]) == set()
     assert certificate.removed["features rows"] == 3
-    assert certificate.removed["rejects rows"] == 1
+    assert certificate.removed["rejects rows"] == 2
     assert certificate.removed["projections rows"] == 3
     assert certificate.removed["labels rows"] == 1
     assert [row["image_id"] for row in rows(settings, "SELECT image_id FROM labels")] == [his]
+    assert certificate.removed["answers"] == 5
+    assert {key: read(home.answers, key) for key in keys_below(home.answers)} == his_answers and len(his_answers) == 5
     assert certificate.finished_at is not None and read_certificate(home, certificate.id) == certificate
     assert rows(settings, "SELECT * FROM features ORDER BY source") == before
     assert rows(settings, "SELECT * FROM rejects") == rejected
@@ -180,6 +189,7 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
 def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings) -> None:
     _drop(settings, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(1), f"{BEN}/kiwi/c.jpg": jpeg(2)})
     ingest(settings)
+    answer_all(settings.places())
     _drop(settings, {f"{BEN}/lime/copy.jpg": jpeg(1), f"{BEN}/lime/other.jpg": jpeg(3)})
     image = rows(settings, f"SELECT image_id FROM features WHERE subject = '{ANNA}'")[0]["image_id"]
 
@@ -187,6 +197,7 @@ def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings) ->
 
     home = settings.places()
     assert certificate.removed["features rows"] == 2
+    assert certificate.removed["answers"] == 2 and list(keys_below(home.answers)) == [f"{BEN}/kiwi/c.jpg.json"]
     assert _where(home, image) == set()
     assert all(jpeg(1) not in body for _, body in _files(home))
     assert [landed.key for landed in list_landed(home.landing)] == [f"{BEN}/lime/other.jpg"]
@@ -410,7 +421,7 @@ def test_beside_a_stream_and_uploads_of_the_same_person(on_disk: Settings) -> No
                 return
 
     uploads = threading.Thread(target=upload)
-    with stream_process(on_disk, "--key-pattern", PATTERN) as process:
+    with stream_process(on_disk, "--key-pattern", PATTERN, "--answers") as process:
         uploads.start()
         _until(lambda: open_table(home, FEATURE_ROWS) is not None and _count(on_disk, "features") > 12)
         asked_from = datetime.now(UTC)
@@ -437,6 +448,8 @@ def test_beside_a_stream_and_uploads_of_the_same_person(on_disk: Settings) -> No
     assert stays | others <= sources | waiting
     assert rows(on_disk, "SELECT * FROM rejects") == []
     assert _where(home, *gone) == set()
+    answered = {parse_answer(read(home.answers, key), key).key for key in keys_below(home.answers)}
+    assert answered == sources and certificate.removed["answers"] > 0
     assert certificate.looks >= 2
     assert read_status(home, verify=True).broken == []
 

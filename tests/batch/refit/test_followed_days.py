@@ -21,7 +21,7 @@ from store.settings import load_settings
 from store.tables.handles import open_table
 from store.tables.labels import said_labels
 from store.tables.schemas import FEATURE_ROWS
-from tests.features.test_label_corrections import assert_near
+from tests.batch.test_label_corrections import assert_near
 from tests.support.feature_rows import commit_features, feature_vectors
 from tests.support.said import image_of, say, take_back
 

@@ -25,6 +25,8 @@ def test_the_list_names_each_query_with_its_parameters(arguments: list[str]) -> 
     }
     nearest = next(row for row in rows if row["query"] == "nearest")
     assert nearest["parameters"] == "--image VARCHAR [--k 10]"
+    to_label = next(row for row in rows if row["query"] == "to_label")
+    assert to_label["parameters"] == "[--since '28 days ago'] [--random] [--limit 100]"
 
 
 def test_show_prints_the_file_and_asks_for_no_parameter() -> None:
@@ -41,6 +43,14 @@ def test_parameters_are_flags_in_both_spellings(tmp_path: Path) -> None:
         assert answer.stderr.startswith("No photo has such an image_id in the served PCA version")
 
 
+def test_a_switch_takes_no_value(tmp_path: Path) -> None:
+    create_tables(load_settings(home=str(tmp_path)).places())
+    for arguments in (["--random", "--limit", "2"], ["--limit=2", "--random"], ["--random=false"], []):
+        answer = RUNNER.invoke(app, ["query", "to_label", *arguments, "--home", str(tmp_path), "--format", "csv"])
+        assert answer.exception is None
+        assert answer.stdout == "image_id,label,origin,predicted,confidence,novelty,source,ingest_date\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -53,6 +63,9 @@ def test_parameters_are_flags_in_both_spellings(tmp_path: Path) -> None:
         (["nearest", "--image", "0", "--image=1"], "--image is given twice; give it once."),
         (["nearest", "--image", "0", "--k", "many"], "--k must be a whole number from 1 to 2147483647, not 'many'."),
         (["arrivals", "--since", "soon"], "--since must be a day like 2026-10-31 or '7 days ago', not 'soon'."),
+        (["to_label", "--random", "yes"], "'yes' is one word too many"),
+        (["to_label", "--random=yes"], "--random must be true or false, not 'yes'."),
+        (["to_label", "--random", "--random"], "--random is given twice; give it once."),
         (["SELECT", "1"], "No query is named SELECT"),
         (["arrivals", "today"], "'today' is one word too many: quote SQL as a whole"),
         (["SELECT 1", "--since", "2026-10-31"], "SQL takes no --since"),

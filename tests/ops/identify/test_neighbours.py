@@ -17,6 +17,7 @@ from store.tables.handles import create_tables
 from store.tables.projections import Projected, write_projections
 from store.tables.schemas import PROJECTION_ROWS, TABLES
 from tests.support.feature_rows import made_columns, serve_a_model
+from tests.support.said import say
 
 DAY = date(2026, 10, 3)
 ROWS = 60

@@ -82,6 +82,8 @@ def test_the_names_are_those_that_the_stack_gives(cloud: Cloud) -> None:
         (("find", "--source", "été?"), ["'été?'", "20"]),
         (("arrivals", "--since=2026-10-31"), ["CAST('2026-10-31' AS date)"]),
         (("unknown", "--since=2026-10-31"), ["CAST('2026-10-31' AS date)", "0.99e0", "20"]),
+        (("to_label", "--since=2026-10-31"), ["CAST('2026-10-31' AS date)", "false", "100"]),
+        (("to_label", "--random", "--since=2026-10-31"), ["CAST('2026-10-31' AS date)", "true", "100"]),
     ],
 )
 def test_a_named_query_is_sent_as_its_file_is_with_its_parameters_as_literals(

@@ -70,6 +70,11 @@ class Photo:
         """What the app was answered: nothing before there was a version."""
         return None if self.day == LONG_AGO else NAMES[self.image % 2]
 
+    @property
+    def answer_confidence(self) -> float | None:
+        """From 0 to 1, both ends included."""
+        return None if self.answer is None else self.image * 7 % 11 / 10
+
     def named(self, version: int) -> "Named":
         random = np.random.default_rng((self.image, version, 1))
         names = [NAMES[place] for place in random.permutation(len(NAMES))[:3]]
@@ -163,6 +168,7 @@ def _feature_rows(photos: Sequence[Photo], batch: int) -> dict[str, Any]:
         "height": [480] * rows,
         "features": vectors_column(np.zeros((rows, 1280), np.float32)),
         "answer": [photo.answer for photo in photos],
+        "answer_confidence": [photo.answer_confidence for photo in photos],
     }
 
 
@@ -389,6 +395,28 @@ def test_accuracy_counts_the_answers_that_the_app_got(home: Home) -> None:
         assert (row["low"], row["high"]) == pytest.approx((100 * interval.low, 100 * interval.high), abs=0.06)
 
 
+def test_reliability_counts_the_answers_by_tenths_of_their_confidence(home: Home) -> None:
+    of: dict[float, list[tuple[float, bool]]] = defaultdict(list)
+    for photo in RECENT:
+        if photo.label is not None:
+            assert photo.answer_confidence is not None
+            sure = float(np.float32(photo.answer_confidence))
+            of[min(math.floor(10 * sure), 9) / 10].append((sure, photo.answer == photo.label))
+
+    found = _answer(home, "reliability", since=MONDAY)
+
+    assert len(found) > 2
+    assert [row["lowest"] for row in found] == sorted(of)
+    for row in found:
+        answers = of[row["lowest"]]
+        right = sum(is_right for _, is_right in answers)
+        interval = binomtest(right, len(answers)).proportion_ci(0.95, "wilson")
+        assert (row["answers"], row["correct"]) == (len(answers), right)
+        assert row["confidence"] == pytest.approx(np.mean([sure for sure, _ in answers]))
+        assert row["percent"] == pytest.approx(100 * right / len(answers), abs=0.06)
+        assert (row["low"], row["high"]) == pytest.approx((100 * interval.low, 100 * interval.high), abs=0.06)
+
+
 def test_confusion_counts_photos_by_label_and_name(home: Home) -> None:
     pairs = Counter((photo.label, photo.named(SERVED).names[0]) for photo in PHOTOS if photo.label is not None)
     of_label = Counter(photo.label for photo in PHOTOS)
@@ -470,6 +498,8 @@ def damaged(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
         ("integer", "0012", 12),
         ("double", "0.99", 0.99),
         ("double", "1", 1.0),
+        ("boolean", "true", True),
+        ("boolean", "false", False),
         ("date", "2026-02-28", date(2026, 2, 28)),
         ("date", "1 day ago", TODAY - timedelta(days=1)),
         ("date", "0 days ago", TODAY),
@@ -491,6 +521,7 @@ def test_values_have_their_types(kind: str, text: str, value: object) -> None:
         ("integer", str(2**31), "a whole number from 1"),
         ("double", "-0.5", "--x must be a number like 0.99, not '-0.5'"),
         ("double", "nan", "a number like 0.99"),
+        ("boolean", "yes", "--x must be true or false, not 'yes'"),
         ("date", "2026-02-29", "--x must be a day like 2026-10-31 or '7 days ago', not '2026-02-29'"),
         ("date", "20260228", "a day like"),
         ("date", "yesterday", "a day like"),

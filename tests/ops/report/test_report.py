@@ -253,7 +253,7 @@ def test_an_empty_home_has_a_page_that_says_what_to_do(browser: "Browser", tmp_p
     create_tables(home)
     with opened(browser, write_report(home, LIMITS, None, True, None, MONDAY).uri) as page:
         said = page.locator(".none").all_text_contents()
-        assert len(said) == 9
+        assert len(said) == 11
         assert "Nothing was ingested yet. Drop photos into the landing and run fruits stream." in said
         assert "No PCA version is served yet. Run fruits refit --reproject." in said
     add_day(home, 1, ["kiwi"], MONDAY)
@@ -315,8 +315,12 @@ def test_thumbnails_are_of_the_photos_themselves_and_carry_nothing_else(browser:
 
     written = write_report(home, LIMITS, None, True, None, MONDAY)
     with opened(browser, written.uri) as page:
-        told = json.loads(str(page.locator("#data").text_content()))["pca_map"]["photos"]
-        pictures = {photo["key"]: photo["thumbnail"] for photo in told if "thumbnail" in photo}
+        told = json.loads(str(page.locator("#data").text_content()))
+        pictures = {
+            photo["key"]: told["pictures"][photo["picture"]]
+            for photo in told["pca_map"]["photos"]
+            if "picture" in photo
+        }
         # The second's place was taken by another photo, the others are gone.
         assert set(pictures) == {keys[0], keys[2]}
         assert page.locator("#map image").count() == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from features.label_corrections import (
+from batch.label_corrections import (
     FEW_ROWS,
     Corrections,
     CorrectionSummer,

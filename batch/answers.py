@@ -1,0 +1,164 @@
+"""Answers written anew: what the served version says of the photos of the last days."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark import SparkContext
+
+from features.task_errors import carry_errors, last_words
+from features.worker_process import freeze_worker_modules
+from store.answers.answer import Answer, read_answer
+from store.answers.batch import answers_of_batch, photo_answer
+from store.answers.progress import answered_through
+from store.answers.written import write_unless_erased
+from store.errors import JobFailed
+from store.home import Home
+from store.models.pca_models import current_models
+from store.state.lease import hold_lease
+from store.state.plans import read_plan, read_result
+from store.tables.files import data_files, read_file
+from store.tables.handles import open_tables
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, Table
+
+# What a task holds of a day's rows, without their vectors.
+TASK_ROWS = 20_000
+_PHOTO_COLUMNS = ("image_id", "source", "etag", "arrived_at", "batch")
+_NAMED_COLUMNS = ("source", "batch", "predicted", "confidence", "top3", "novelty")
+
+
+def answer_again(
+    spark: SparkContext,
+    home: Home,
+    since: date,
+    say: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
+) -> int:
+    """Write what the served version says of the photos ingested since a day as their answers; returns how many.
+
+    Answers of batches that the stream has in hand are left to it; an answer to a later version of an object stays, and
+    so does that to a photo that the served version did not project. `say` gets waits in words, `on_progress` rows done
+    and rows in all. Killed at any point, a replay writes the rest; the same answer is not written twice. Raises
+    HomeInUse, JobFailed, StateDamaged, StorageUnavailable.
+    """
+    with hold_lease(home, "fruits reproject", say) as check:
+        return _answer_days(spark, home, since, on_progress, check)
+
+
+def _answer_days(
+    spark: SparkContext,
+    home: Home,
+    since: date,
+    on_progress: Callable[[int, int], None],
+    check: Callable[[], None],
+) -> int:
+    serving = current_models(home).serving
+    if serving is None:
+        return 0
+    tables = open_tables(home)
+    answered = answered_through(home)
+    through = tables.committed_to_all if answered is None else min(answered, tables.committed_to_all)
+    photos = _files_by_day(tables[FEATURE_ROWS], since, None)
+    named = _files_by_day(tables[PROJECTION_ROWS], since, serving)
+    done, total = 0, sum(rows for _, rows in photos.values())
+    keys: set[str] = set()
+    for day, (paths, rows) in sorted(photos.items()):
+        check()
+        on_progress(done, total)
+        shares = -(-rows // TASK_ROWS)
+        tasks = [
+            _Task(home, serving, through, paths, named.get(day, ((), 0))[0], share, shares) for share in range(shares)
+        ]
+        try:
+            for written in spark.parallelize(tasks, shares).mapPartitions(_answer_tasks).collect():
+                keys.update(written)
+        except Py4JJavaError as error:
+            raise JobFailed(f"Answering {day} failed on every try: {last_words(error)}.") from error
+        done += rows
+    on_progress(done, total)
+    _put_later_ones_right(home, keys, through)
+    return len(keys)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The rows of a day up to a batch whose sources are of one of several shares, and what a version says of them."""
+
+    home: Home
+    version: int
+    through: int
+    photos: tuple[str, ...]
+    named: tuple[str, ...]
+    share: int
+    shares: int
+
+
+def _files_by_day(
+    handle: DeltaTable | None, since: date, version: int | None
+) -> dict[date, tuple[tuple[str, ...], int]]:
+    found: dict[date, tuple[tuple[str, ...], int]] = {}
+    for file in data_files(handle):
+        day = file.partition["ingest_date"]
+        if day >= since and file.partition.get("pca_version") == version:
+            paths, rows = found.get(day, ((), 0))
+            found[day] = (*paths, file.path), rows + file.rows
+    return found
+
+
+@carry_errors
+def _answer_tasks(tasks: Iterable[_Task]) -> Iterator[list[str]]:
+    for task in tasks:
+        answers = [answer for answer in _answers_of(task) if _is_news(task.home, answer)]
+        write_unless_erased(task.home, task.home.landings, answers)
+        yield [answer.key for answer in answers]
+    freeze_worker_modules()
+
+
+def _answers_of(task: _Task) -> Iterator[Answer]:
+    """One answer for each source: to the version of the object that came last."""
+    said = {(row["source"], row["batch"]): row for row in _rows(task, PROJECTION_ROWS, task.named, _NAMED_COLUMNS)}
+    newest: dict[str, dict[str, Any]] = {}
+    for row in _rows(task, FEATURE_ROWS, task.photos, _PHOTO_COLUMNS):
+        known = newest.get(row["source"])
+        if known is None or (known["arrived_at"], known["batch"]) < (row["arrived_at"], row["batch"]):
+            newest[row["source"]] = row
+    for source, row in newest.items():
+        landing = task.home.landing_of(source)
+        if landing is not None and (source, row["batch"]) in said:
+            yield photo_answer(landing[1], row, task.version, said[source, row["batch"]])
+
+
+def _rows(task: _Task, table: Table, paths: Iterable[str], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        for rows in read_file(task.home, table, path, columns):
+            up_to = rows.filter(pc.less_equal(rows["batch"], pa.scalar(task.through, pa.int64())))
+            yield from (row for row in up_to.to_pylist() if _share_of(row["source"], task.shares) == task.share)
+
+
+def _share_of(source: str, shares: int) -> int:
+    return sum(source.encode("utf-8", "surrogatepass")) % shares
+
+
+def _is_news(home: Home, answer: Answer) -> bool:
+    stored = read_answer(home, answer.key)
+    is_later = stored is not None and stored.etag != answer.etag and stored.arrived_at > answer.arrived_at
+    return stored != answer and not is_later
+
+
+def _put_later_ones_right(home: Home, keys: set[str], through: int) -> None:
+    """Write the answers of batches that were committed meanwhile once more, where this may have overwritten them."""
+    seen = through
+    while (committed := open_tables(home).committed_to_all) > seen:
+        for batch in range(seen + 1, committed + 1):
+            plan = read_plan(home, batch)
+            if plan is None or not any(landed.key in keys for landed in plan.objects):
+                continue
+            answers = answers_of_batch(home, batch, plan, read_result(home, batch))
+            again = [answer for answer in answers if answer.key in keys and _is_news(home, answer)]
+            write_unless_erased(home, home.landings, again)
+        seen = committed
