@@ -64,10 +64,10 @@ def photo_map(
     if served is None or served.meta.components < 2:
         return None
     connection.execute(
-        "CREATE TEMP TABLE labels AS SELECT label, count(*) AS photos FROM seen_current_projections GROUP BY label "
+        "CREATE TEMP TABLE map_labels AS SELECT label, count(*) AS photos FROM seen_current_projections GROUP BY label "
         f"ORDER BY photos DESC, label NULLS LAST LIMIT {MOST_LABELS}"
     )
-    labels = connection.sql("SELECT * FROM labels ORDER BY photos DESC, label NULLS LAST").fetchall()
+    labels = connection.sql("SELECT * FROM map_labels ORDER BY photos DESC, label NULLS LAST").fetchall()
     place_of = {label: place for place, (label, _) in enumerate(labels)}
     sample = _sample(connection, most_photos)
     (totals,) = query_rows(connection, "SELECT count(*) AS photos FROM seen_current_projections")
@@ -121,7 +121,7 @@ def shortened(text: str) -> str:
 
 def _sample(connection: duckdb.DuckDBPyConnection, most_photos: int) -> list[Row]:
     """Photos by their hash, which is as good as chance, taken from the labels in turns so that rare ones are seen."""
-    grouped = "seen_current_projections AS seen LEFT JOIN labels AS named ON named.label = seen.label"
+    grouped = "seen_current_projections AS seen LEFT JOIN map_labels AS named ON named.label = seen.label"
     counts = [row["n"] for row in query_rows(connection, f"SELECT count(*) AS n FROM {grouped} GROUP BY named.label")]
     # After so many turns the labels have given enough photos: no more of any label are kept in memory.
     turns = next(
