@@ -14,6 +14,9 @@ from store.objects.landing import LAYOUT_PATTERNS
 from store.objects.location import StorageLocation, is_plain_key
 from store.setting_fields import SettingFields
 
+# With the longest name of an answer it stays below the 1,024 bytes of S3.
+_MOST_PREFIX_BYTES = 200
+
 
 class Settings(BaseSettings, SettingFields):
     """Everything that can be set; a flag beats the environment, which beats the file, which beats the default."""
@@ -97,6 +100,11 @@ class Settings(BaseSettings, SettingFields):
         if self.queue is not None and home.landing.is_local:
             raise InvalidSetting(
                 f"A queue tells of objects on S3, and {home.landing.uri} is a directory; drop --queue."
+            )
+        if self.answers and not home.root.is_local and len(root.bucket_and_prefix[1].encode()) > _MOST_PREFIX_BYTES:
+            raise InvalidSetting(
+                f"With answers the home's prefix may have {_MOST_PREFIX_BYTES} bytes at most, so that the key of each "
+                "answer fits; choose a shorter one."
             )
         if self.clean == "archive" and home.landing.is_local != home.archive.is_local:
             raise InvalidSetting("clean=archive needs the landing and the archive on the same kind of storage.")

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.home import Home
-from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import open_table
+from store.tables.files import DataFile, read_file
 from store.tables.schemas import FEATURE_ROWS
 
 _READ_AT_ONCE = 8
@@ -27,14 +26,14 @@ class ImageRows:
     folder_label: str | None
 
 
-def find_images(home: Home, wanted: Collection[str], say: Callable[[str], None]) -> dict[str, dict[str, ImageRows]]:
-    """Of each wanted image_id, or beginning of one, the images that it fits.
+def find_images(
+    home: Home, files: Sequence[DataFile], wanted: Collection[str], say: Callable[[str], None]
+) -> dict[str, dict[str, ImageRows]]:
+    """Of each wanted image_id, or beginning of one, the images that it fits, in some files of feature rows.
 
-    Every file is asked, because an image can have photos on many days; only the column image_id is read, and the
-    labels of files that have one of the images. `say` hears how far a long search is.
-    Raises StateDamaged, StorageRefused, StorageUnavailable.
+    An image can have photos on many days. Only the column image_id is read, and the labels of files that have one of
+    the images. `say` hears how far a long search is. Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
-    files = data_files(open_table(home, FEATURE_ROWS))
     by_length = {
         length: pa.array(sorted(beginning for beginning in wanted if len(beginning) == length), pa.string())
         for length in {len(beginning) for beginning in wanted}

@@ -11,9 +11,10 @@ from store.errors import HomeInUse
 from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, retry_storage
 from store.state.erasures import check_no_erasure_unfinished
+from store.tables.files import DataFile, data_files
 from store.tables.handles import create_table, open_table
-from store.tables.labels import TAKEN_BACK, Origin, SaidLabels, Statement, add_statements, read_labels
-from store.tables.schemas import LABEL_ROWS, table_location
+from store.tables.labels import RANDOM, TAKEN_BACK, Origin, SaidLabels, Statement, add_statements, read_labels
+from store.tables.schemas import FEATURE_ROWS, LABEL_ROWS, table_location
 
 # Others who label at the same moment; each try reads the image ids of all photos.
 MOST_TRIES = 5
@@ -53,13 +54,16 @@ def label_photos(
         # After the table was opened: an erasure that begins later commits to it first, so what was looked up before
         # its rows went is refused.
         check_no_erasure_unfinished(home)
-        images = find_images(home, {correction.image for correction in corrections}, say)
-        statements = _statements(corrections, images)
-        changes = _changes(statements, images, read_labels(home, handle))
+        files = data_files(open_table(home, FEATURE_ROWS))
+        images = find_images(home, files, {correction.image for correction in corrections}, say)
+        said = read_labels(home, handle)
+        statements = _statements(corrections, images, said)
+        changes = _changes(statements, images, said)
         if handle is None or dry_run:
             break
         try:
             add_statements(home, handle, statements, said_by)
+            say_of_later_photos(home, files, statements, said_by, say)
             break
         except HomeInUse:
             if not tries_left:
@@ -68,7 +72,49 @@ def label_photos(
     return changes
 
 
-def _statements(corrections: Sequence[Correction], images: Mapping[str, Mapping[str, ImageRows]]) -> list[Statement]:
+def say_of_later_photos(
+    home: Home,
+    files: Sequence[DataFile],
+    statements: Sequence[Statement],
+    said_by: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Say the same of days on which images got their first photo since somebody looked at `files`.
+
+    A refit that read such a day before the statements came would find no other sign of them. What somebody else said
+    meanwhile stays. Raises as `label_photos`; a replay says it once more.
+    """
+    looked_at, days_of = {file.path for file in files}, {one.image_id: set(one.days) for one in statements}
+    handle = open_table(home, LABEL_ROWS)
+    later = [file for file in data_files(open_table(home, FEATURE_ROWS)) if file.path not in looked_at]
+    found = find_images(home, later, days_of, say) if later else {}
+    new_days = {
+        image_id: tuple(sorted(set(rows[image_id].days) - days_of[image_id]))
+        for image_id, rows in found.items()
+        if image_id in rows
+    }
+    if handle is None or not any(new_days.values()):
+        return
+    said = read_labels(home, handle)
+    counting = _counting(said)
+    again = [
+        Statement(image_id, *counting.get(image_id, (None, TAKEN_BACK)), days)
+        for image_id, days in new_days.items()
+        if days
+    ]
+    add_statements(home, handle, again, said_by)
+
+
+def _counting(said: SaidLabels) -> dict[str, tuple[str | None, Origin]]:
+    columns = (said.image_ids, said.labels, said.origins)
+    return {
+        image_id: (label, origin) for image_id, label, origin in zip(*(c.to_pylist() for c in columns), strict=True)
+    }
+
+
+def _statements(
+    corrections: Sequence[Correction], images: Mapping[str, Mapping[str, ImageRows]], said_before: SaidLabels
+) -> list[Statement]:
     problems: list[tuple[int | None, str]] = []
     said: dict[str, Correction] = {}
     for correction in corrections:
@@ -86,7 +132,13 @@ def _statements(corrections: Sequence[Correction], images: Mapping[str, Mapping[
     if problems:
         raise refused(problems)
     days_of = {image_id: rows.days for found in images.values() for image_id, rows in found.items()}
-    return [Statement(image_id, one.label, one.origin, days_of[image_id]) for image_id, one in said.items()]
+    # A photo that was drawn by lot speaks for others whatever is said of it later.
+    drawn = {image_id for image_id, (_, origin) in _counting(said_before).items() if origin == RANDOM}
+    origins = {
+        image_id: RANDOM if image_id in drawn and one.origin != TAKEN_BACK else one.origin
+        for image_id, one in said.items()
+    }
+    return [Statement(image_id, one.label, origins[image_id], days_of[image_id]) for image_id, one in said.items()]
 
 
 def _not_one(image: str, found: Sequence[str]) -> str:

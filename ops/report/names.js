@@ -7,7 +7,7 @@ function accuracy() {
   const weeks = rows.map((row) => ({ ...row, at: Date.parse(row.week) }));
   const last = weeks.length && weeks[weeks.length - 1].at;
   figure("accuracy", {
-    title: "Answers that were right", caption: "By week. Answers to photos whose label is known, as the app got them; no refit changes them. The line through a dot shows where the true share lies, with 95 % certainty; the number above it counts the answers.",
+    title: "Answers that were right", caption: "By week. Answers to photos that came with a label or were drawn at random, as the app got them; no refit changes them. The line through a dot shows where the true share lies, with 95 % certainty; the number above it counts the answers.",
     none: !rows.length && none, command, height: 260, columns: ["week from"],
     x: { ...timeAxis(weeks, 7 * 86400), ticks: weeks.map((week) => week.at + 3.5 * DAY_MS), format: (at) => dayName(at - 3.5 * DAY_MS) },
     ...shares(weeks, (week) => week.at + 3.5 * DAY_MS, (week) => `week from ${dayName(week.at)}${week.at === last ? ", the last" : ""}`),

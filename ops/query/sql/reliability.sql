@@ -1,12 +1,17 @@
 -- Whether the confidence of the answers that the app got is honest: how many were right, by tenths of the confidence.
 -- since: date = 28 days ago: the first day whose answers count
--- none: No photo with a label got an answer since that day; answers come once `fruits refit --reproject` names fruit.
+-- none: No photo whose label counts got an answer since that day; answers come once `fruits refit --reproject` names fruit.
 WITH answers AS (
     SELECT
         CAST(answer_confidence AS double) AS confidence,
         CASE WHEN answer = label THEN 1e0 ELSE 0e0 END AS is_correct
     FROM photos
-    WHERE ingest_date >= ? AND label IS NOT NULL AND answer IS NOT NULL
+    WHERE
+        ingest_date >= ?
+        AND label IS NOT NULL
+        AND answer IS NOT NULL
+        -- Photos that somebody chose are the hard ones.
+        AND (folder_label IS NOT NULL OR label_origin = 'random')
 ),
 
 -- An answer with a confidence of 1 belongs to the last tenth.

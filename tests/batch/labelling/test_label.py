@@ -153,6 +153,31 @@ def _overtaken(monkeypatch: pytest.MonkeyPatch, by: Callable[[], None]) -> list[
     return looks
 
 
+def test_a_copy_that_comes_while_somebody_labels_it_gets_a_row_of_its_day(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = date(2026, 10, 7)
+    batches = iter([3])
+
+    def copy() -> None:
+        for batch in batches:
+            commit_features(home, batch, later, feature_vectors(2, 3), columns={"image_id": [PEAR, LIME]})
+
+    _overtaken(monkeypatch, copy)
+    _say(home, (PEAR, "apple"))
+    rows = [(row["image_id"], row["label"], row["origin"], row["ingest_date"]) for row in _labels(home)]
+    assert rows == [(PEAR, "apple", "suspect", DAY), (PEAR, "apple", "suspect", later)]
+
+
+def test_a_photo_drawn_by_lot_stays_one_whatever_is_said_of_it_later(home: Home) -> None:
+    label_photos(home, [correction_of(PEAR, "pear", "random"), correction_of(LIME, "lime", "chosen")], None, print)
+    _say(home, (PEAR, "apple"), (LIME, "lemon"))
+    assert [row["origin"] for row in _labels(home)] == ["random", "chosen", "random", "suspect"]
+    _say(home, (PEAR, "(undo)"))
+    _say(home, (PEAR, "apple"))
+    assert [row["origin"] for row in _labels(home)][-2:] == ["folder", "suspect"]
+
+
 def test_who_is_overtaken_each_time_says_so_and_has_said_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = _overtaken(monkeypatch, lambda: append_once(home, LABEL_ROWS, LABELLING, (), {}, lambda _: False) and None)
     with pytest.raises(HomeInUse, match="nothing was appended"):
