@@ -389,7 +389,7 @@ def test_a_dry_run_tells_and_changes_nothing(on_disk: Home) -> None:
     assert set(keys_below(on_disk.root)) - before <= {"state/lease.json"}
     assert before <= set(keys_below(on_disk.root))
     assert [piece.removed.count for piece in pieces if isinstance(piece, OrphanRemoval)] == [1, 0, 0, 0]
-    assert [piece.expired.count for piece in pieces if isinstance(piece, Expiry)] == [1, 48, 0, 0]
+    assert [piece.expired.count for piece in pieces if isinstance(piece, Expiry)] == [1, 48, 0, 0, 0]
     assert len([piece for piece in pieces if isinstance(piece, Compaction)]) == 2
 
 
