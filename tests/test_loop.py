@@ -99,6 +99,7 @@ def app(tmp_path: Path) -> Iterator[App]:
         yield app
 
 
+@pytest.mark.processes
 def test_a_wrong_label_is_found_put_right_and_learnt_and_the_app_is_told(
     app: App, spark: SparkSession, untrained: CompiledNetwork, tmp_path: Path
 ) -> None:

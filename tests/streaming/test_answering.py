@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import store.answers.written as written_module
 import streaming.answering as answering_module
 from batch.maintain.retention import expire_answers
 from features.classifier import Classifier
@@ -40,7 +41,7 @@ Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
 
 
-@pytest.fixture(params=["disk", "S3"])
+@pytest.fixture(params=["disk", pytest.param("S3", marks=pytest.mark.processes)])
 def make_settings(request: pytest.FixtureRequest) -> MakeSettings:
     made: MakeSettings = request.getfixturevalue("local_settings" if request.param == "disk" else "s3_settings")
     return made
@@ -138,7 +139,7 @@ def test_an_app_that_uploads_again_gets_the_answer_to_its_newest_version(
     assert answering._without_replaced(None, [older, second]) == [second]
 
 
-@pytest.mark.parametrize("step", ["check_claim", "write_answers", "record_answered"])
+@pytest.mark.parametrize("step", ["check_claim", "write_unless_erased", "record_answered"])
 @pytest.mark.parametrize("clean", ["archive", "delete"])
 def test_cut_off_after_the_commit_the_next_start_answers_before_the_photo_goes(
     step: str, clean: str, local_settings: MakeSettings, drain: Drain, monkeypatch: pytest.MonkeyPatch
@@ -282,7 +283,7 @@ def test_an_erasure_that_begins_meanwhile_leaves_no_answer(
         begin()
     else:
         monkeypatch.setattr(
-            answering_module, "write_answers", lambda home, answers: (begin(), write_answers(home, answers))
+            written_module, "write_answers", lambda home, answers: (begin(), write_answers(home, answers))
         )
     drain(settings)
     assert list(_bodies(home)) == ["ben/a.jpg.json"] and answered_through(home) == 1
