@@ -70,6 +70,7 @@ class Workload:
     `photo_bytes` None means the bytes of the measured photos of that size. `peak_factor` is the busiest hour relative
     to the mean. `utilisation` is the share of a task node's time that photos use; it spends the rest on starting and
     scaling. `archive_days` and `old_version_days` are how long S3 keeps an archived photo, and a deleted version.
+    With `answers` each photo is answered by one object more; its few hundred bytes do not count.
     `projected_versions` is how many PCA versions of each row are kept; `fruits models prune` deletes older ones.
     """
 
@@ -88,6 +89,7 @@ class Workload:
     projected_versions: float = 2
     scans_per_projection: float = 3
     bucket_key_share: float = 0.01
+    answers: bool = False
 
     def __post_init__(self) -> None:
         _refuse_unless(self.photos_per_day >= 0, "The photos a day must be 0 or more.")
@@ -286,7 +288,11 @@ def _requests(workload: Workload, prices: Prices) -> list[Item]:
     # Whether a log is read or written, the request is counted at the dearer price.
     tasks = max(batches, photos * core_seconds(workload.megapixels) / SHORTEST_TASK_S)
     copies = 1 if workload.archive_days else 0
-    puts = photos * (1 + copies) + batches * (BATCH_REQUESTS + CHECKPOINT_REQUESTS) + tasks * FILES_A_TASK
+    puts = (
+        photos * (1 + copies + workload.answers)
+        + batches * (BATCH_REQUESTS + CHECKPOINT_REQUESTS)
+        + tasks * FILES_A_TASK
+    )
     # S3 sends each message alone; they are received and deleted together as far as they come faster than calls return.
     photos_a_second = workload.photos_per_day / SECONDS_A_DAY
     calls = min(1.0, max(1 / MESSAGES_A_CALL, QUEUE_CALLS_A_SECOND / photos_a_second)) if photos_a_second else 1.0

@@ -18,6 +18,9 @@ from store.objects.faults import patience_s
 if TYPE_CHECKING:
     from obstore.store import S3Config
 
+# The clients' own threads hand each other work otherwise: one takes 4 % less processor time for photos of 350 px.
+os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
+
 CONNECT_TIMEOUT = timedelta(seconds=5)
 # Of a download it limits each wait for the next bytes; of an upload the whole, which has 16 MB at most.
 STALL_TIMEOUT = timedelta(seconds=30)

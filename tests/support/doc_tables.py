@@ -118,6 +118,7 @@ def _by_choice(usual: Workload, prices: Prices) -> list[str]:
         "`--clean delete`": replace(usual, archive_days=0),
         "`--clean delete`, old versions 1 day": replace(usual, archive_days=0, old_version_days=1),
         "trigger 10 s": replace(usual, trigger_s=10),
+        "`--answers`": replace(usual, answers=True),
         "photos of 350 px": replace(usual, megapixels=0.1225),
     }
     found = {name: estimate(workload, prices) for name, workload in choices.items()}

@@ -55,6 +55,7 @@ def cost(
     trigger_s: Annotated[
         float, typer.Option("--trigger-seconds", help="How often the stream looks.")
     ] = Workload.trigger_s,
+    answers: Annotated[bool, typer.Option("--answers", help="The stream answers each photo.")] = Workload.answers,
     only_idle: Annotated[
         bool, typer.Option("--idle", help="Show what stands there with no photos, one line a resource.")
     ] = False,
@@ -77,6 +78,7 @@ def cost(
         archive_days=archive_days,
         old_version_days=old_version_days,
         trigger_s=trigger_s,
+        answers=answers,
     )
     listed = load_prices(prices)
     standing = idle(workload, listed)
