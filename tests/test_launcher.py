@@ -105,6 +105,7 @@ def test_a_working_directory_that_is_gone_is_one_sentence(script: Path, tmp_path
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.processes
 def test_a_name_that_is_not_utf_8_is_one_sentence_also_behind_a_link(script: Path, tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(odd)  # noqa: PTH102 - a name of bytes

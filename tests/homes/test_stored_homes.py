@@ -256,6 +256,7 @@ def test_a_home_of_before_has_answers_to_what_is_committed_from_now_on(name: str
     assert answered_through(home) == open_tables(home).committed_to_all > before
 
 
+@pytest.mark.processes
 def test_a_landing_that_moved_beside_its_home_is_taken_up_by_its_former_name(tmp_path: Path, drain: Drain) -> None:
     settings = _unpacked("external-landing", tmp_path, landing=str(tmp_path / "photos"))
     # As `fruits stream --moved-from` does it: nobody else could tell that these are the same photos.
@@ -266,6 +267,7 @@ def test_a_landing_that_moved_beside_its_home_is_taken_up_by_its_former_name(tmp
     _check("external-landing", settings)
 
 
+@pytest.mark.processes
 def test_an_erasure_that_was_cut_off_goes_on_and_spares_what_came_after_it(tmp_path: Path, drain: Drain) -> None:
     settings = _unpacked("erasure-cut-off", tmp_path)
     home = Path(settings.home)

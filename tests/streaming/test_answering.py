@@ -140,7 +140,7 @@ def test_an_app_that_uploads_again_gets_the_answer_to_its_newest_version(
 
 
 @pytest.mark.parametrize("step", ["check_claim", "write_unless_erased", "record_answered"])
-@pytest.mark.parametrize("clean", ["archive", "delete"])
+@pytest.mark.parametrize("clean", ["archive", pytest.param("delete", marks=pytest.mark.processes)])
 def test_cut_off_after_the_commit_the_next_start_answers_before_the_photo_goes(
     step: str, clean: str, local_settings: MakeSettings, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_disk_that_clears_nothing_away_stops_the_stream(on_disk: Home) -> None
     assert _keys(on_disk) == sorted(BODIES)
 
 
+@pytest.mark.processes
 def test_a_stream_goes_on_beside_an_object_that_it_cannot_clear_away_and_says_how_many(
     s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:

@@ -216,6 +216,7 @@ def test_sigkill_at_steps_that_leave_work_half_done_on_s3(
     assert (len(left), len(archived)) == (0, len(DROPPED))
 
 
+@pytest.mark.processes
 def test_writes_that_landed_though_their_answers_were_errors_are_our_own(
     s3_settings: MakeSettings, drain: Drain, proxy: str, s3: "S3Client"
 ) -> None:

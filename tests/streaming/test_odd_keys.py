@@ -71,6 +71,7 @@ def _said(settings: Settings, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.processes
 def test_each_object_has_the_row_of_its_own_bytes_and_is_shown_by_its_own_name(
     s3_settings: MakeSettings, s3: "S3Client", drain: Drain
 ) -> None:

@@ -186,6 +186,7 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     assert _erase(settings, _subject()).removed["features rows"] == 1
 
 
+@pytest.mark.parametrize("settings", ["disk", pytest.param("S3", marks=pytest.mark.processes)], indirect=True)
 def test_a_photo_is_found_by_its_content_whatever_its_key(settings: Settings) -> None:
     _drop(settings, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(1), f"{BEN}/kiwi/c.jpg": jpeg(2)})
     ingest(settings)
@@ -271,7 +272,11 @@ ACCENTS = [COMPOSED, DECOMPOSED, *(json.dumps(text)[1:-1] for text in (COMPOSED,
 
 @pytest.mark.parametrize(
     ("settings", "folder", "asked"),
-    [("disk", COMPOSED, DECOMPOSED), ("disk", DECOMPOSED, COMPOSED), ("S3", COMPOSED, DECOMPOSED)],
+    [
+        ("disk", COMPOSED, DECOMPOSED),
+        ("disk", DECOMPOSED, COMPOSED),
+        pytest.param("S3", COMPOSED, DECOMPOSED, marks=pytest.mark.processes),
+    ],
     indirect=["settings"],
 )
 def test_a_person_is_found_in_whichever_form_the_accents_are_written(
@@ -602,6 +607,7 @@ def test_a_refit_that_read_before_leaves_no_sums(on_disk: Settings, spark: Spark
     fit(lambda _, __: None)
 
 
+@pytest.mark.processes
 def test_a_late_message_does_not_bring_a_name_back(
     s3_settings: MakeSettings, drain: Drain, sqs: "SQSClient", queue_url: str, bucket: str, s3: "S3Client"
 ) -> None:

@@ -155,6 +155,7 @@ def test_versions_whose_labels_lose_rows_lose_their_names_and_no_others_do(
     assert [finding for finding in read_status(home, verify=True).broken or [] if "no projection" not in finding] == []
 
 
+@pytest.mark.processes
 def test_no_old_version_of_a_model_stays_in_a_bucket(s3_settings: MakeSettings, bucket: str, s3: "S3Client") -> None:
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     settings = s3_settings(key_pattern=PATTERN)

@@ -234,6 +234,7 @@ def test_a_version_that_was_fitted_on_a_label_said_later_loses_its_names(setting
     assert {image_id for image_id, _ in _said(settings)} == {SHARED}
 
 
+@pytest.mark.processes
 def test_no_old_version_of_labels_stays_in_a_bucket(s3_settings: MakeSettings, bucket: str, s3: object) -> None:
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})  # type: ignore[attr-defined]
     settings = s3_settings(key_pattern=PATTERN)

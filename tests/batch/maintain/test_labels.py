@@ -165,6 +165,7 @@ def test_who_labels_beside_maintenance_loses_and_doubles_nothing(home: Home) -> 
     assert [row["label"] for row in _said(home) if row["ingest_date"] == PAST] == said
 
 
+@pytest.mark.processes
 def test_on_s3_too(s3_settings: Callable[..., Settings]) -> None:
     home = _fill(s3_settings().places())
     _say(home, "fig", OLD, BOTH)

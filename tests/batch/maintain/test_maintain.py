@@ -85,7 +85,7 @@ def on_s3(home_with_rows: Path, bucket: str, s3_server: str, s3: "S3Client") -> 
     return load_settings(home=f"s3://{bucket}/home", s3_endpoint=s3_server, s3_region=REGION).places()
 
 
-@pytest.fixture(params=["disk", "S3"])
+@pytest.fixture(params=["disk", pytest.param("S3", marks=pytest.mark.processes)])
 def home(request: pytest.FixtureRequest) -> Home:
     made: Home = request.getfixturevalue("on_disk" if request.param == "disk" else "on_s3")
     return made

@@ -85,6 +85,7 @@ def _assert_equal(one: Classifier, other: Classifier) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name)
 
 
+@pytest.mark.processes
 def test_sums_of_days_and_months_give_the_names_of_a_full_refit(spark: SparkSession, home: Home) -> None:
     _commit(home, 1, 200)
     first = _refit(spark, home).meta

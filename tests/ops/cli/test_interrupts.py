@@ -156,6 +156,7 @@ def test_spark_that_starts_is_ended_with_its_command(local_settings: MakeSetting
         assert command.ended() == (130, "", LINE)
 
 
+@pytest.mark.processes
 def test_a_query_that_computes_is_ended(local_settings: MakeSettings) -> None:
     settings = local_settings()
     commit_features(settings.places(), 1, date(2026, 10, 3), feature_vectors(3, 1))

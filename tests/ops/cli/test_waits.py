@@ -125,6 +125,7 @@ def test_a_person_reads_a_sentence(closed: str) -> None:
     assert "{" not in said
 
 
+@pytest.mark.processes
 def test_the_end_of_a_trouble_is_told_once(
     proxy: str, bucket: str, s3: "S3Client", s3_settings: Callable[..., Settings]
 ) -> None:

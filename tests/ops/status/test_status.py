@@ -123,6 +123,7 @@ def test_a_stream_that_ended_left_the_stages_of_its_last_batch(drained: Settings
     assert status.pace.photos_per_s is None
 
 
+@pytest.mark.processes
 def test_a_home_whose_stream_ended_with_an_error_is_not_healthy_until_one_runs_well(
     local_settings: Callable[..., Settings], drain: Callable[[Settings], Run]
 ) -> None:

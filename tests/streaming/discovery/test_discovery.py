@@ -184,6 +184,7 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.processes
 def test_a_restart_and_a_changed_landing_take_nothing_twice(
     local_settings: MakeSettings, drain: Drain, tmp_path: Path
 ) -> None:
