@@ -1,5 +1,6 @@
 """The network as executors run it: pixels in, features out, without TensorFlow."""
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,6 +15,20 @@ INPUT_PX = 224
 FEATURES = 1280
 # In what arithmetic a network runs.
 Precision = Literal["float32", "int8"]
+# How the pixels that a network sees are made of a photo: from the draft that a JPEG is decoded to, or from a copy.
+DRAFT = "draft"
+_COPY = re.compile(r"copy-(\d+)-q85")
+
+
+def pixels_by_copies(copy_px: int) -> str:
+    """How to call pixels made from JPEGs of quality 85 with a short side of `copy_px` to twice that."""
+    return f"copy-{copy_px}-q85"
+
+
+def copy_px_of(pixels: str) -> int | None:
+    """The size of the copies that pixels are made from; None for pixels that are made without."""
+    match = _COPY.fullmatch(pixels)
+    return int(match[1]) if match else None
 
 
 class Featurizer:

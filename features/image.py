@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -12,7 +12,7 @@ from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 from pillow_heif import HeifImageFile, register_heif_opener
 
 from features import jpeg, png
-from features.colours import colours_of, in_srgb
+from features.colours import Colours, colours_of, in_srgb
 from features.featurizer import INPUT_PX
 from features.isobmff import image_format, without_exif
 from features.rejects import Reason, Rejected
@@ -80,20 +80,27 @@ class Limits:
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded photo: `pixels` is (224, 224, 3) uint8, upright sRGB; width and height are the upright original's."""
+    """A decoded photo: `pixels` is (224, 224, 3) uint8, upright sRGB; width and height are the upright original's.
+
+    `copy` is a JPEG of the upright picture without metadata, if one was asked for: then `pixels` are made from it.
+    """
 
     pixels: NDArray[np.uint8]
     format: str
     width_px: int
     height_px: int
+    copy: bytes | None = None
 
 
-def decode(body: bytes, limits: Limits) -> Photo:
+def decode(body: bytes, limits: Limits, copy_px: int | None = None) -> Photo:
     """Decode one file into upright sRGB pixels of the network's size; everything else in it is dropped.
 
     The content decides what it is. JPEGs are decoded at a reduced DCT scale that leaves at least 300 pixels a side.
     Colours go from an embedded profile to sRGB, transparency on white. Of several pictures the first is taken.
     A JPEG that lacks only its end marker is decoded, as browsers show it.
+    With `copy_px` (at least 300) the picture is first written as a small JPEG with a short side of `copy_px` to twice
+    that, smaller ones as large as they are, and the pixels are what that holds. So the copy itself, decoded with or
+    without `copy_px`, gives the same pixels, and with it the same copy. A JPEG that is such a copy stays as it is.
     Raises Rejected with the reason for anything that is not a usable photo. Memory is bounded by `max_pixels`.
     """
     if not body:
@@ -105,23 +112,23 @@ def decode(body: bytes, limits: Limits) -> Photo:
         detail = f"The file is {header.undecoded_kind}; save it as a baseline or progressive JPEG of 8 bits."
         raise Rejected(Reason.UNSUPPORTED_FORMAT, detail)
     try:
-        return _decoded(body, header, limits)
+        return _decoded(body, header, limits, copy_px)
     except Rejected as rejected:
         if rejected.reason != Reason.TRUNCATED or header is None:
             raise
         detail = rejected.detail
     # Only here is the memory of the first try free again, which the exception held.
-    completed = _completed(body, header, limits)
+    completed = _completed(body, header, limits, copy_px)
     if completed is None:
         raise Rejected(Reason.TRUNCATED, detail)
-    return _decoded(completed, header, limits)
+    return _decoded(completed, header, limits, copy_px)
 
 
-def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits) -> Photo:
+def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits, copy_px: int | None) -> Photo:
     try:
         source = png.read_png(body) if body.startswith(png.SIGNATURE) else png.Png(body, ())
         with _opened(source.body) as image:
-            return _photo(image, source, header, limits)
+            return _photo(image, source, header, limits, copy_px)
     except (Rejected, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -131,9 +138,9 @@ def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits) -> Photo:
         raise Rejected(_reason(error, body), f"{type(error).__name__}: {error}"[:300]) from error
 
 
-def _completed(body: bytes, header: jpeg.Header, limits: Limits) -> bytes | None:
+def _completed(body: bytes, header: jpeg.Header, limits: Limits, copy_px: int | None) -> bytes | None:
     try:
-        return jpeg.completed(body, header, DRAFT_PX, limits.max_pixels)
+        return jpeg.completed(body, header, copy_px or DRAFT_PX, limits.max_pixels)
     except MemoryError:
         raise
     except Exception:
@@ -155,12 +162,15 @@ def _opened(body: bytes) -> ImageFile.ImageFile:
         raise UnidentifiedImageError(str(error)) from error
 
 
-def _photo(image: ImageFile.ImageFile, source: png.Png, header: jpeg.Header | None, limits: Limits) -> Photo:
+def _photo(
+    image: ImageFile.ImageFile, source: png.Png, header: jpeg.Header | None, limits: Limits, copy_px: int | None
+) -> Photo:
     width_px, height_px = image.size
     if header is None:
         kept_px = width_px * height_px
     else:
-        image.draft(None, (DRAFT_PX, DRAFT_PX))
+        least_px = copy_px or DRAFT_PX
+        image.draft(None, (least_px, least_px))
         kept_px = image.size[0] * image.size[1] + header.kept_coefficients // _COEFFICIENTS_IN_A_PIXEL
     if kept_px > limits.max_pixels:
         needs = f", which takes the memory of {kept_px} pixels," if kept_px > width_px * height_px else ""
@@ -170,15 +180,32 @@ def _photo(image: ImageFile.ImageFile, source: png.Png, header: jpeg.Header | No
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     image.decodermaxblock = _WHOLE_BYTES
     image.load()
-    # What follows the resizing commutes with it but for rounding, and costs least on the small picture.
-    small = _plain(image, source.body).resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    seen = _on_white(in_srgb(small, source.colours or colours_of(image, source.body)))
-    orientation = _orientation(image)
-    if orientation in _UPRIGHT:
-        seen = seen.transpose(_UPRIGHT[orientation])
+    picture, orientation = _plain(image, source.body), _orientation(image)
+    told = source.colours or colours_of(image, source.body)
+    copy: bytes | None = None
+    if copy_px is None:
+        # What follows the resizing commutes with it but for rounding, and costs least on the small picture.
+        seen = _shown(_of_input_size(picture), told, orientation)
+    elif header is not None and min(width_px, height_px) < 2 * copy_px and jpeg.is_bare(source.body):
+        copy, seen = source.body, in_srgb(_of_input_size(picture), ())
+    else:
+        # By a whole factor, as a JPEG's draft is: rows are read once, and never blurred by less than a pixel.
+        copy = jpeg.written(_shown(picture.reduce(max(1, min(picture.size) // copy_px)), told, orientation))
+        with Image.open(io.BytesIO(copy), formats=("JPEG",)) as read_back:
+            seen = _of_input_size(read_back)
     if orientation in _TURNS_BY_A_QUARTER:
         width_px, height_px = height_px, width_px
-    return Photo(np.asarray(seen, dtype=np.uint8), kind, width_px, height_px)
+    return Photo(np.asarray(seen, dtype=np.uint8), kind, width_px, height_px, copy)
+
+
+def _of_input_size(picture: Image.Image) -> Image.Image:
+    return picture.resize((INPUT_PX, INPUT_PX), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _shown(picture: Image.Image, told: Iterable[Colours], orientation: int) -> Image.Image:
+    """The picture as it is to be seen: upright, in sRGB, on white."""
+    seen = _on_white(in_srgb(picture, told))
+    return seen.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else seen
 
 
 def _plain(image: Image.Image, body: bytes) -> Image.Image:

@@ -24,10 +24,10 @@ from features.rejects import Reason, Rejected
 START_S = 120.0
 
 
-def decode_or_die(body: bytes, limits: Limits) -> Photo:
+def decode_or_die(body: bytes, limits: Limits, copy_px: int | None = None) -> Photo:
     """As `decode`, in this process, which the kernel kills when the decoder is stuck; for a worker's main thread."""
     with process_deadline(limits.max_decode_s):
-        return decode(body, limits)
+        return decode(body, limits, copy_px)
 
 
 class IsolatedDecoder:
@@ -36,8 +36,8 @@ class IsolatedDecoder:
     For one thread at a time. The first photo waits some 0.3 s for that process, the others a few milliseconds.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, copy_px: int | None = None) -> None:
+        self._limits, self._copy_px = limits, copy_px
         self._server: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "IsolatedDecoder":
@@ -49,14 +49,14 @@ class IsolatedDecoder:
             self._server.communicate()
             self._server = None
 
-    def decode(self, body: bytes, limits: Limits) -> Photo:
-        """Decode a photo within the limits that this was made for.
+    def decode(self, body: bytes, limits: Limits, copy_px: int | None = None) -> Photo:
+        """Decode a photo within the limits, and with the copy, that this was made for.
 
         Raises what `decode` raises, and Rejected with `decoder_crashed` when the process dies in the decoder or is
         stuck there. Raises DecoderUnavailable when no process can do its work, which says nothing of the photo.
         """
-        assert limits == self._limits
-        self._server = self._server or _start_server(limits)
+        assert (limits, copy_px) == (self._limits, self._copy_px)
+        self._server = self._server or _start_server(limits, copy_px)
         try:
             code, answer = ask(self._server, body, START_S + limits.max_decode_s)
         except (OSError, EOFError) as error:
@@ -69,8 +69,8 @@ class IsolatedDecoder:
         return _photo(answer)
 
 
-def _start_server(limits: Limits) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits))]
+def _start_server(limits: Limits, copy_px: int | None) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits)), json.dumps(copy_px)]
     with interrupts_withheld():
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=python_environment())
 
@@ -116,32 +116,34 @@ def process_deadline(seconds: float) -> Iterator[None]:
 
 
 def _photo(answer: bytes) -> Photo:
-    head, _, pixels = answer.partition(b"\n")
+    head, _, content = answer.partition(b"\n")
     said = json.loads(head)
     if "reason" in said:
         raise Rejected(Reason(said["reason"]), said["detail"])
-    return Photo(np.frombuffer(pixels, np.uint8).reshape(INPUT_PX, INPUT_PX, 3), **said)
+    size_bytes = 3 * INPUT_PX**2
+    pixels = np.frombuffer(content, np.uint8, size_bytes).reshape(INPUT_PX, INPUT_PX, 3)
+    return Photo(pixels, **said, copy=content[size_bytes:] or None)
 
 
-def _answer(body: bytes, limits: Limits) -> bytes:
+def _answer(body: bytes, limits: Limits, copy_px: int | None) -> bytes:
     try:
-        photo = decode_or_die(body, limits)
+        photo = decode_or_die(body, limits, copy_px)
     except Rejected as rejected:
         return json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode()
     except MemoryError:
         return json.dumps({"reason": Reason.DECODER_CRASHED, "detail": "The decoder ran out of memory."}).encode()
     head = {"format": photo.format, "width_px": photo.width_px, "height_px": photo.height_px}
-    return json.dumps(head).encode() + b"\n" + photo.pixels.tobytes()
+    return json.dumps(head).encode() + b"\n" + photo.pixels.tobytes() + (photo.copy or b"")
 
 
-def _serve(limits: Limits, requests: IO[bytes], answers: IO[bytes]) -> None:
+def _serve(limits: Limits, copy_px: int | None, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Fork a process for each photo that comes, and pass on its exit code and what it said."""
     while head := requests.read(HEAD.size):
         body = read_exactly(requests, HEAD.unpack(head)[1])
         from_child, to_parent = os.pipe()
         child = os.fork()
         if child == 0:
-            _decode_and_exit(body, limits, to_parent)
+            _decode_and_exit(body, limits, copy_px, to_parent)
         os.close(to_parent)
         with os.fdopen(from_child, "rb") as pipe:
             answer = pipe.read()
@@ -150,12 +152,12 @@ def _serve(limits: Limits, requests: IO[bytes], answers: IO[bytes]) -> None:
         answers.flush()
 
 
-def _decode_and_exit(body: bytes, limits: Limits, to_parent: int) -> NoReturn:
+def _decode_and_exit(body: bytes, limits: Limits, copy_px: int | None, to_parent: int) -> NoReturn:
     code = 1
     try:
         with os.fdopen(to_parent, "wb") as pipe:
             try:
-                pipe.write(_answer(body, limits))
+                pipe.write(_answer(body, limits, copy_px))
                 code = 0
             except Exception as error:
                 pipe.write(f"{type(error).__name__}: {error}".encode())
@@ -172,4 +174,4 @@ if __name__ == "__main__":
     # Whatever a native library prints must not be taken for the answer.
     os.dup2(2, 1)
     with os.fdopen(answers, "wb") as out:
-        _serve(Limits(**json.loads(sys.argv[1])), sys.stdin.buffer, out)
+        _serve(Limits(**json.loads(sys.argv[1])), json.loads(sys.argv[2]), sys.stdin.buffer, out)

@@ -36,6 +36,7 @@ class Home:
     projections = _Below("projections")
     rejects = _Below("rejects")
     labels = _Below("labels")
+    copies = _Below("copies")
     featurizers = _Below(FEATURIZERS)
     pca_models = _Below("models/pca")
     state = _Below("state")
@@ -47,8 +48,8 @@ class Home:
     @property
     def own_locations(self) -> tuple[StorageLocation, ...]:
         """Where the service keeps its own objects; no link in a landing may lead there."""
-        folders = ("features", "projections", "rejects", "labels", "models", "state", "reports", "answers")
-        return (*map(self.root.child, folders), self.archive)
+        tables = (self.features, self.projections, self.rejects, self.copies, self.labels)
+        return (*tables, *map(self.root.child, ("models", "state", "reports", "answers")), self.archive)
 
     @property
     def landings(self) -> tuple[StorageLocation, ...]:

@@ -12,12 +12,18 @@ from bootstrap.weights.calibration import choose_pictures
 from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of
 from features.environment import interrupts_withheld, python_environment, started_with
 from features.errors import WeightsUnavailable
-from features.featurizer import Precision
-from features.image import Limits
+from features.featurizer import DRAFT, Precision, copy_px_of, pixels_by_copies
+from features.image import DRAFT_PX, Limits
 from store.errors import FeaturizerConflict
 from store.home import Home
 from store.home_access import check_is_writable
-from store.models.registry import FeaturizerMeta, current_featurizer, describe_featurizer, publish_featurizer
+from store.models.registry import (
+    FeaturizerMeta,
+    current_featurizer,
+    describe_featurizer,
+    load_network,
+    publish_featurizer,
+)
 
 Connection = tuple[str | None, str | None]
 
@@ -29,14 +35,18 @@ def install_featurizer(
     new_featurizer: bool,
     limits: Limits,
     echo: Callable[[str], None],
+    with_copies: bool = False,
+    copy_px: int | None = None,
 ) -> FeaturizerMeta:
     """Make sure the home has a featurizer made from `weights` in `precision`, and return its description.
 
     weights: `auto` keeps the weights that the home has. precision: None keeps the home's; float32 in a new home.
     An int8 network is calibrated on photos of the home within `limits`, or on drawn pictures.
+    with_copies: features are made from copies, of `copy_px`; None keeps the home's, or makes it 300. Without, a home
+    keeps the pixels it has.
     Replay changes nothing, whatever has landed since.
-    Raises FeaturizerConflict when weights or precision differ without `new_featurizer`, or when the source of the
-    home's weights holds others today; WeightsUnavailable, also where there is no TensorFlow to compile them with;
+    Raises FeaturizerConflict when weights, precision or pixels differ without `new_featurizer`, or when the source of
+    the home's weights holds others today; WeightsUnavailable, also where there is no TensorFlow to compile them with;
     InvalidWeights, HomeNotWritable, StorageUnavailable.
     """
     connection = (home.root.s3_endpoint, home.root.s3_region)
@@ -45,9 +55,10 @@ def install_featurizer(
     if precision is None:
         precision = "float32" if current is None else current.precision
     fingerprint = fingerprint_of(weights, *connection, precision)
+    pixels = _pixels(current, with_copies, copy_px)
     if current is not None:
         if fingerprint == current.fingerprint or (weights == "auto" and precision == current.precision):
-            return current
+            return current if pixels == current.pixels else _with_pixels(home, current, pixels, new_featurizer, echo)
         if not new_featurizer:
             raise FeaturizerConflict(
                 f"This home uses featurizer {current.id} ({current.precision}, from {current.source}); {weights} "
@@ -70,9 +81,47 @@ def install_featurizer(
     echo("Fetching and compiling the network's weights; this home keeps the result.")
     pictures, description = choose_pictures(home, limits, echo) if precision == "int8" else (None, None)
     compiled = _compile(weights, connection, pictures, echo)
-    meta = publish_featurizer(home, compiled.network, compiled.source, compiled.fingerprint, precision, description)
+    meta = publish_featurizer(
+        home, compiled.network, compiled.source, compiled.fingerprint, precision, description, pixels
+    )
     echo(f"Featurizer {meta.id}, from {meta.source}.")
     return meta
+
+
+def _pixels(current: FeaturizerMeta | None, with_copies: bool, copy_px: int | None) -> str:
+    known = DRAFT if current is None else current.pixels
+    if not with_copies or (copy_px is None and copy_px_of(known)):
+        return known
+    return pixels_by_copies(copy_px or DRAFT_PX)
+
+
+def _with_pixels(
+    home: Home, current: FeaturizerMeta, pixels: str, new_featurizer: bool, echo: Callable[[str], None]
+) -> FeaturizerMeta:
+    """The same network for other pixels."""
+    if not new_featurizer:
+        raise FeaturizerConflict(
+            f"This home uses featurizer {current.id}, which makes features from {_in_words(current.pixels)}; from "
+            f"{_in_words(pixels)} they are another featurizer's, and the two cannot be compared. Add --new-featurizer "
+            "to switch, or leave --copies and --copy-px as they were."
+        )
+    check_is_writable(home.featurizers)
+    meta = publish_featurizer(
+        home,
+        load_network(home, current.id),
+        current.source,
+        current.fingerprint,
+        current.precision,
+        current.calibrated_on,
+        pixels,
+    )
+    echo(f"Featurizer {meta.id}, the network of {current.id} with pixels from {_in_words(pixels)}.")
+    return meta
+
+
+def _in_words(pixels: str) -> str:
+    copy_px = copy_px_of(pixels)
+    return "photos themselves" if copy_px is None else f"copies of {copy_px} pixels"
 
 
 def _compile(

@@ -18,7 +18,18 @@ FormerLanding = Annotated[
 
 @takes_settings(
     *(*HOME, "landing", "weights", "trigger", "settle", "max_files", "max_bytes", "layout", "key_pattern", "queue"),
-    *("backfill", "only_new", "clean", "clean_after", "answers", "archive", "max_image_bytes", "max_pixels"),
+    *(
+        "backfill",
+        "only_new",
+        "clean",
+        "clean_after",
+        "copies",
+        "copy_px",
+        "answers",
+        "archive",
+        "max_image_bytes",
+        "max_pixels",
+    ),
     "max_decode_time",
     *("storage_patience", "metrics", "master"),
 )
@@ -55,6 +66,6 @@ def stream(
     with claim_home(settings, stop, notify, wait) as heart:
         if heart is None:
             return
-        install_featurizer(settings, new_featurizer)
+        install_featurizer(settings, new_featurizer, with_copies=settings.copies)
         with progress, with_metrics(settings, progress.watcher, progress.warn) as watcher:
             run_stream(settings, drain, stop, watcher, heart, partial(finish_at_interrupt, stop))

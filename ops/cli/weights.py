@@ -44,11 +44,18 @@ def install_weights(
 
 
 def install_featurizer(
-    settings: "Settings", new_featurizer: bool, precision: Precision | None = None
+    settings: "Settings", new_featurizer: bool, precision: Precision | None = None, with_copies: bool = False
 ) -> "FeaturizerMeta":
     """Give the home the featurizer of the settings' weights, unless it has it; tells on standard error what it does."""
     from bootstrap.weights import featurizer
 
     return featurizer.install_featurizer(
-        settings.locations(), settings.weights, precision, new_featurizer, settings.limits, notify
+        settings.locations(),
+        settings.weights,
+        precision,
+        new_featurizer,
+        settings.limits,
+        notify,
+        with_copies,
+        settings.copy_px,
     )

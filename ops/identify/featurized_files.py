@@ -45,8 +45,11 @@ class FileFeaturizer:
         for process in self._processes:
             process.close()
 
-    def featurized(self, network: Callable[[], bytes]) -> Iterator[FeaturizedFile]:
-        """Each file's outcome, in the order of the files. Raises DecoderUnavailable, and what `network` raises."""
+    def featurized(self, network: Callable[[], bytes], copy_px: int | None = None) -> Iterator[FeaturizedFile]:
+        """Each file's outcome, in the order of the files, by a network that sees copies of `copy_px` if that is given.
+
+        Raises DecoderUnavailable, and what `network` raises.
+        """
         idle: SimpleQueue[FeatureProcess] = SimpleQueue()
         for process in self._processes:
             idle.put(process)
@@ -59,7 +62,7 @@ class FileFeaturizer:
                     _advise_kernel(Path(coming))
                 body = read_photo(Path(file), self._limits.max_image_bytes)
                 image_id = hashlib.sha256(body).hexdigest()
-                return FeaturizedFile(file, image_id, process.features(body, network))
+                return FeaturizedFile(file, image_id, process.features(body, network, copy_px))
             except Rejected as rejected:
                 return FeaturizedFile(file, image_id, rejected)
             finally:

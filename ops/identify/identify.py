@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from features.errors import FruitsError
+from features.featurizer import copy_px_of
 from features.rejects import Rejected
 from ops.identify.featurized_files import FeaturizedFile, FileFeaturizer
 from ops.identify.neighbours import Neighbour, nearest
 from store.errors import UnknownModel
 from store.home import Home
 from store.models.pca_models import PcaModel, current_models, load_model
-from store.models.registry import load_network
+from store.models.registry import describe_featurizer, load_network
 from store.objects.location import printable, to_nfc
 from store.tables.projections import Projected, name_columns, project_rows
 from store.tables.schemas import PROJECTION_ROWS
@@ -119,7 +120,8 @@ def _projected(
 
     # Before the threads ask for it.
     network()
-    featurized = featurizer.featurized(network)
+    copy_px = copy_px_of(describe_featurizer(home, model.meta.featurizer).pixels)
+    featurized = featurizer.featurized(network, copy_px)
     while files := list(_some(featurized, most, within_s)):
         vectors = [file.features for file in files if not isinstance(file.features, Rejected)]
         yield files, project_rows(model, np.array(vectors, np.float32).reshape(len(vectors), len(model.pca.mean)))

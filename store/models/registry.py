@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from features.featurizer import Precision
+from features.featurizer import DRAFT, Precision
 from store.errors import StateDamaged
 from store.home import Home
 from store.objects.document import Document
@@ -16,7 +16,8 @@ class FeaturizerMeta:
     """What is known of a compiled network.
 
     `fingerprint` identifies its weights and its precision without running TensorFlow; `calibrated_on` is a note for
-    people about the pictures that an int8 network was calibrated on.
+    people about the pictures that an int8 network was calibrated on. `pixels` tells how its pixels are made of a photo:
+    features of other pixels are another featurizer's.
     """
 
     id: str
@@ -27,6 +28,7 @@ class FeaturizerMeta:
     compiled_at: datetime
     precision: Precision = "float32"
     calibrated_on: str | None = None
+    pixels: str = DRAFT
 
 
 _META = Document(FeaturizerMeta, "{}/meta.json", remedy="restore it")
@@ -40,20 +42,25 @@ def publish_featurizer(
     fingerprint: str,
     precision: Precision = "float32",
     calibrated_on: str | None = None,
+    pixels: str = DRAFT,
 ) -> FeaturizerMeta:
-    """Store a compiled network under the hash of its bytes and make it the home's featurizer.
+    """Store a compiled network under the hash of its bytes and its pixels, and make it the home's featurizer.
 
     Replay finds the objects and writes the pointer again. The pointer is written last, so that a network is never in
     use before all of it is stored.
     """
     digest = hashlib.sha256(network).hexdigest()
-    meta = FeaturizerMeta(
-        digest[:12], source, fingerprint, digest, len(network), datetime.now(UTC), precision, calibrated_on
-    )
+    id, now = _id_of(digest, pixels), datetime.now(UTC)
+    meta = FeaturizerMeta(id, source, fingerprint, digest, len(network), now, precision, calibrated_on, pixels)
     write_once(home.featurizers, f"{meta.id}/network.tflite", network)
     stored = _META.write_once(home.featurizers, meta, meta.id)
     _CURRENT.write(home.featurizers, {"serving": meta.id})
     return stored
+
+
+def _id_of(digest: str, pixels: str) -> str:
+    # Featurizers of the first recipe keep the ids they always had.
+    return (digest if pixels == DRAFT else hashlib.sha256(f"{digest} {pixels}".encode()).hexdigest())[:12]
 
 
 def current_featurizer(home: Home) -> str | None:

@@ -22,7 +22,7 @@ from store.state.expired import first_kept_day
 from store.state.plans import Plan, Result, delete_old_batches, planned_batches, read_plan, read_result
 from store.tables.files import data_files
 from store.tables.handles import TableHandles, open_table, open_tables
-from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS
+from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS, TABLES
 from streaming.discovery.processed_index import Outcome, ProcessedEntry, ProcessedIndex, identity, identity_of
 from streaming.threads import in_thread
 
@@ -177,7 +177,9 @@ def _rows_are_all_there(home: Home, index: ProcessedIndex, tables: TableHandles)
     # Nobody knows of which days the rows before were.
     before_days = index.info.rows_before_days if since == date.min else 0
     expected = before_days + sum(day.photos + day.rejects for day in index.days if day.ingest_date >= since)
-    for days in erased_rows(home, tables).values():
+    erased = erased_rows(home, tables)
+    for table in (FEATURE_ROWS, REJECT_ROWS):
+        days = erased.get(table.name, {})
         expected -= sum(sum(batches.values()) for day, batches in days.items() if day >= since)
     return _row_count(tables, since) >= expected
 
@@ -198,8 +200,9 @@ def _identities(home: Home, plan: Plan) -> Iterator[tuple[bytes, datetime]]:
 
 
 def _ids(tables: TableHandles) -> str:
-    # Tables that were made anew know nothing of what a snapshot tells.
-    return " ".join(str(handle.metadata().id) if handle else "-" for handle in tables.handles.values())
+    # Tables that were made anew know nothing of what a snapshot tells. Copies are no part of that.
+    handles = [tables[table] for table in TABLES]
+    return " ".join(str(handle.metadata().id) if handle else "-" for handle in handles)
 
 
 def _snapshots(home: Home) -> list[int]:
