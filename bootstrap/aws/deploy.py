@@ -44,9 +44,11 @@ _SERVICE_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
 _DEFAULT_STREAM_OPTIONS = {"clean": "archive", "clean_after": "1h"}
 _STREAM_OPTIONS = (
     *("trigger", "max_files", "max_bytes", "layout", "key_pattern", "backfill", "only_new", "clean", "clean_after"),
-    "answers",
+    *("copies", "copy_px", "answers"),
     *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience"),
 )
+# Those that are there or not, without a value.
+_SWITCHES = {"only_new", "copies", "answers"}
 # A stream takes one of them.
 _WAYS_TO_READ_KEYS = {"layout", "key_pattern"}
 
@@ -104,7 +106,8 @@ def deploy(
         _upload(cloud, settings, wheelhouse, echo)
     home = stage_home(cloud, settings)
     export_credentials()
-    install_featurizer(home, settings.weights, None, False, settings.limits, echo)
+    with_copies = _flag("copies") in options
+    install_featurizer(home, settings.weights, None, False, settings.limits, echo, with_copies, settings.copy_px)
     create_tables(home)
     if "ClusterId" in stack.outputs and not cluster_is_up(cloud, stack.outputs["ClusterId"]):
         echo("The cluster has ended; what is left of it is deleted first …")
@@ -163,7 +166,7 @@ def _last_options(cloud: Cloud, stack: Stack | None) -> dict[str, object]:
         return {}
     arguments = streams[0].step.arguments
     return {
-        name: True if name == "only_new" else arguments[arguments.index(_flag(name)) + 1]
+        name: True if name in _SWITCHES else arguments[arguments.index(_flag(name)) + 1]
         for name in _STREAM_OPTIONS
         if _flag(name) in arguments
     }

@@ -66,6 +66,6 @@ def stream(
     with claim_home(settings, stop, notify, wait) as heart:
         if heart is None:
             return
-        install_featurizer(settings, new_featurizer, with_copies=settings.copies)
+        install_featurizer(settings, new_featurizer)
         with progress, with_metrics(settings, progress.watcher, progress.warn) as watcher:
             run_stream(settings, drain, stop, watcher, heart, partial(finish_at_interrupt, stop))

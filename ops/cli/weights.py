@@ -18,7 +18,7 @@ NewFeaturizer = Annotated[
 ]
 
 
-@takes_settings(*HOME, "landing", "archive")
+@takes_settings(*HOME, "landing", "archive", "copies", "copy_px")
 def install_weights(
     flags: Flags,
     source: Annotated[
@@ -44,7 +44,7 @@ def install_weights(
 
 
 def install_featurizer(
-    settings: "Settings", new_featurizer: bool, precision: Precision | None = None, with_copies: bool = False
+    settings: "Settings", new_featurizer: bool, precision: Precision | None = None
 ) -> "FeaturizerMeta":
     """Give the home the featurizer of the settings' weights, unless it has it; tells on standard error what it does."""
     from bootstrap.weights import featurizer
@@ -56,6 +56,6 @@ def install_featurizer(
         new_featurizer,
         settings.limits,
         notify,
-        with_copies,
+        settings.copies,
         settings.copy_px,
     )
