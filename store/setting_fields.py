@@ -96,7 +96,8 @@ class SettingFields:
     ] = timedelta(hours=6)
     only_new: Annotated[bool, Flag("At a home's first start: ignore the photos that are there already.")] = False
     clean: Annotated[
-        Literal["keep", "archive", "delete"], Flag("Photos after their commit: keep, archive or delete.", "HOW")
+        Literal["keep", "archive", "delete", "reduce"],
+        Flag("Photos after their commit: keep, archive or delete; reduce deletes those that have their copy.", "HOW"),
     ] = "keep"
     clean_after: Annotated[Duration, Flag("How long after the commit --clean works, like 1h.", "DURATION")] = timedelta(
         0

@@ -65,7 +65,7 @@ class Planner:
         self._key_pattern = settings.key_pattern_in_force
         self._nonce = nonce
         self._cleaner = cleaner
-        self._copies = settings.copies
+        self._copies = settings.keeps_copies
         self._max_files = settings.max_files
         self._pacer = Pacer(settings.max_files, settings.max_bytes)
         self._is_closed = False

@@ -114,7 +114,7 @@ class _Stream:
         check_conditions(home, settings.clean)
         home.landing.create()
         create_tables(home)
-        if settings.copies:
+        if settings.keeps_copies:
             create_copies(home)
         self._session = session
         self._drain = drain

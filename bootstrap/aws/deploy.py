@@ -106,7 +106,7 @@ def deploy(
         _upload(cloud, settings, wheelhouse, echo)
     home = stage_home(cloud, settings)
     export_credentials()
-    with_copies = _flag("copies") in options
+    with_copies = not {_flag("copies"), "reduce"}.isdisjoint(options)
     install_featurizer(home, settings.weights, None, False, settings.limits, echo, with_copies, settings.copy_px)
     create_tables(home)
     if "ClusterId" in stack.outputs and not cluster_is_up(cloud, stack.outputs["ClusterId"]):

@@ -56,6 +56,6 @@ def install_featurizer(
         new_featurizer,
         settings.limits,
         notify,
-        settings.copies,
+        settings.keeps_copies,
         settings.copy_px,
     )

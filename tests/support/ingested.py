@@ -42,7 +42,7 @@ def ingest(settings: Settings) -> None:
     home = remember_landing(settings.locations())
     home.landing.create()
     create_tables(home)
-    if settings.copies:
+    if settings.keeps_copies:
         create_copies(home)
     plans = [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
     planned = {(landed.key, landed.etag) for plan in plans for landed in plan.objects}
@@ -65,7 +65,7 @@ def ingest(settings: Settings) -> None:
         objects=objects,
         pca_versions=current.versions,
         served=current.serving,
-        copies=settings.copies,
+        copies=settings.keeps_copies,
     )
     write_plan(home, plan)
     bodies = {landed.key: read(home.landing, landed.key) for landed in objects}
