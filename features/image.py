@@ -190,7 +190,8 @@ def _photo(
         copy, seen = source.body, in_srgb(_of_input_size(picture), ())
     else:
         # By a whole factor, as a JPEG's draft is: rows are read once, and never blurred by less than a pixel.
-        copy = jpeg.written(_shown(picture.reduce(max(1, min(picture.size) // copy_px)), told, orientation))
+        factor = min(picture.size) // copy_px
+        copy = jpeg.written(_shown(picture.reduce(factor) if factor > 1 else picture, told, orientation))
         with Image.open(io.BytesIO(copy), formats=("JPEG",)) as read_back:
             seen = _of_input_size(read_back)
     if orientation in _TURNS_BY_A_QUARTER:

@@ -1,6 +1,6 @@
 """How copies are held and written: bounded memory, in small row groups, with nothing of a picture in statistics."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -70,8 +70,3 @@ def test_a_table_that_lost_its_log_is_not_made_anew(home: Home) -> None:
     for work in (create_copies, tables_of_batches):
         with pytest.raises(StateDamaged, match="copies lacks its log, and files of it are there; restore it"):
             work(home)
-
-
-def test_a_day_is_a_partition(home: Home) -> None:
-    assert COPY_ROWS.partitioned_by == ("ingest_date",)
-    assert date.fromisoformat(DAY["ingest_date"]) == NOON.date()
