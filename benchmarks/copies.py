@@ -29,10 +29,13 @@ from store.tables.files import write_large_file
 from store.tables.schemas import COPY_ROWS
 from tests.support.pictures import encoded, grainy
 
-SIZES_PX = {"12 MP": (4032, 3024), "350 px": (467, 350)}
+SIZES_PX = {"12 MP, drawn": (4032, 3024), "350 px, drawn": (467, 350)}
+# How often each drawn picture comes in a turn: a task writes one file of copies for some hundred photos.
+REPEATED = {"12 MP, drawn": 4, "350 px, drawn": 20}
+REAL_PHOTOS = 150
 WAYS = {"without copies": None, "copies of 300 px": 300, "copies of 512 px": 512}
 PICTURES = 6
-TURNS = 10
+TURNS = 5
 LIMITS = Limits(max_image_bytes=2**26, max_pixels=10**8)
 _ROW = {"image_id": "0" * 64, "source": "s3://bucket/landing/kiwi/1.jpg", "etag": "e", "batch": 1}
 _DAY = {"ingest_date": "2026-01-01"}
@@ -48,7 +51,11 @@ def main() -> None:
         home = load_settings(home=folder).places()
         for name, (width_px, height_px) in SIZES_PX.items():
             drawn = [encoded(grainy(seed, width_px, height_px), "JPEG", quality=92) for seed in range(PICTURES)]
-            _costs(name, [_with_comment(body) for body in drawn], featurizer, home)
+            _costs(name, [_with_comment(body) for body in drawn] * REPEATED[name], featurizer, home)
+        if given.folders:
+            photos = sorted(path for path in given.folders[1].glob("*/*/*") if path.is_file())
+            some = photos[:: -(-len(photos) // REAL_PHOTOS)]
+            _costs("photos of VAL", [_with_comment(path.read_bytes()) for path in some], featurizer, home)
     if given.folders:
         train, val = given.folders
         _names(train, val, featurizer)
