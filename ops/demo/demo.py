@@ -162,7 +162,8 @@ def _show_names(settings: Settings, console: Console, dropped: list[DemoFile]) -
         run_command(settings, console, "query", "suspects", "--limit", "3")
         file = home.landing.directory / wrong[0].key
         console.print(
-            f"To put it right: fruits label {file} {wrong[0].shows} --home {settings.home}\nThe next refit learns it.\n",
+            f"To put it right: fruits label {file} {wrong[0].shows} --home {settings.home}\n"
+            "The next refit learns it.\n",
             highlight=False,
             soft_wrap=True,
         )
