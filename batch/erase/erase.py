@@ -18,6 +18,7 @@ from features.errors import InvalidSetting
 from store.answers.progress import answered_through
 from store.errors import HomeInUse
 from store.home import Home
+from store.objects.half_written import delete_half_written
 from store.objects.landing import LandedObject
 from store.objects.operations import delete_all, keys_below
 from store.objects.versions import list_versions
@@ -169,6 +170,9 @@ def _search_once(
     """Search everything once, and say how much of what was removed."""
     removed: Counter[str] = Counter()
     newer: set[tuple[str, str]] = set()
+    # Before the answers: a folder that holds one does not go.
+    places = (home.features, home.projections, home.rejects, home.labels, home.state, home.reports, home.answers)
+    removed["half-written files"] += sum(delete_half_written(place, erasure.before) for place in places)
     say("Searching the answers …")
     removed["answers"] += erase_answers(home, selection, check)
     # Labels before photos: by its photos' rows a replay finds the images whose labels are to go.
