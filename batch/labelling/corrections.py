@@ -98,9 +98,10 @@ def _lines_told(lines: Sequence[int]) -> str:
 
 def _correction(image: str, label: str, origin: Origin, line: int | None) -> Correction:
     label = _clean(label)
-    if label == UNDONE:
+    # A spreadsheet may begin a cell with a capital.
+    if label.lower() == UNDONE:
         return Correction(image.lower(), None, TAKEN_BACK, line)
-    return Correction(image.lower(), None if label == NO_LABEL else label, origin, line)
+    return Correction(image.lower(), None if label.lower() == NO_LABEL else label, origin, line)
 
 
 def _problem_of(image: str, label: str, origin: str, meant: str = "image_id") -> str | None:

@@ -23,7 +23,7 @@ def test_files_of_every_spreadsheet_say_the_same(separator: str, end: str, encod
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, delimiter=separator, lineterminator=end)
     writer.writerows([["Image_ID", "predicted", "label", "origin"], [A, "x, y; z", " caf\u00e9 ", "random"]])
-    writer.writerows([[B, "", "(none)", ""], ["", "", "", ""], ["C" * 64, "", "(undo)", "suspect"]])
+    writer.writerows([[B, "", "(None)", ""], ["", "", "", ""], ["C" * 64, "", "(undo)", "suspect"]])
     assert _read(buffer.getvalue().encode(encoding)) == [
         Correction(A, "caf\u00e9", "random", 2),
         Correction(B, None, "chosen", 3),
