@@ -171,8 +171,9 @@ def _search_once(
     removed: Counter[str] = Counter()
     newer: set[tuple[str, str]] = set()
     # Before the answers: a folder that holds one does not go.
-    places = (home.features, home.projections, home.rejects, home.labels, home.state, home.reports, home.answers)
-    removed["half-written files"] += sum(delete_half_written(place, erasure.before) for place in places)
+    tables = (home.features, home.projections, home.rejects, home.labels)
+    for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
+        removed["half-written files"] += delete_half_written(place, erasure.before)
     say("Searching the answers …")
     removed["answers"] += erase_answers(home, selection, check)
     # Labels before photos: by its photos' rows a replay finds the images whose labels are to go.

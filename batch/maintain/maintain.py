@@ -89,7 +89,7 @@ def maintain(
             on_step(Compaction(group, size_bytes))
         tables = [table_location(home, table) for table in ALL_TABLES]
         if not dry_run:
-            for place in (*tables, home.state, home.reports, home.answers):
+            for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
                 delete_half_written(place, now - UNREFERENCED_KEPT)
         for table in ALL_TABLES:
             check()
