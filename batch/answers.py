@@ -1,6 +1,7 @@
 """Answers written anew: what the served version says of the photos of the last days."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -20,6 +21,8 @@ from store.answers.written import write_unless_erased
 from store.errors import JobFailed
 from store.home import Home
 from store.models.pca_models import current_models
+from store.objects.landing import stat_object
+from store.objects.location import StorageLocation
 from store.state.lease import hold_lease
 from store.state.plans import read_plan, read_result
 from store.tables.files import data_files, read_file
@@ -113,24 +116,26 @@ def _files_by_day(
 @carry_errors
 def _answer_tasks(tasks: Iterable[_Task]) -> Iterator[list[str]]:
     for task in tasks:
-        answers = [answer for answer in _answers_of(task) if _is_news(task.home, answer)]
+        found = (_news_of(task.home, landing, versions) for landing, versions in _answers_of(task))
+        answers = [answer for answer in found if answer is not None]
         write_unless_erased(task.home, task.home.landings, answers)
         yield [answer.key for answer in answers]
     freeze_worker_modules()
 
 
-def _answers_of(task: _Task) -> Iterator[Answer]:
-    """One answer for each source: to the version of the object that came last."""
+def _answers_of(task: _Task) -> Iterator[tuple[StorageLocation, list[Answer]]]:
+    """Of each object, in its landing: the answers to its versions, the one that came last at the end."""
     said = {(row["source"], row["batch"]): row for row in _rows(task, PROJECTION_ROWS, task.named, _NAMED_COLUMNS)}
-    newest: dict[str, dict[str, Any]] = {}
+    versions: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in _rows(task, FEATURE_ROWS, task.photos, _PHOTO_COLUMNS):
-        known = newest.get(row["source"])
-        if known is None or (known["arrived_at"], known["batch"]) < (row["arrived_at"], row["batch"]):
-            newest[row["source"]] = row
-    for source, row in newest.items():
-        landing = task.home.landing_of(source)
-        if landing is not None and (source, row["batch"]) in said:
-            yield photo_answer(landing[1], row, task.version, said[source, row["batch"]])
+        versions[row["source"]].append(row)
+    for source, rows in versions.items():
+        found = task.home.landing_of(source)
+        rows.sort(key=lambda row: (row["arrived_at"], row["batch"]))
+        if found is not None and (source, rows[-1]["batch"]) in said:
+            landing, key = found
+            named = [(row, said[source, row["batch"]]) for row in rows if (source, row["batch"]) in said]
+            yield landing, [photo_answer(key, row, task.version, of_row) for row, of_row in named]
 
 
 def _rows(task: _Task, table: Table, paths: Iterable[str], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -142,6 +147,21 @@ def _rows(task: _Task, table: Table, paths: Iterable[str], columns: tuple[str, .
 
 def _share_of(source: str, shares: int) -> int:
     return sum(source.encode("utf-8", "surrogatepass")) % shares
+
+
+def _news_of(home: Home, landing: StorageLocation, versions: Sequence[Answer]) -> Answer | None:
+    """The answer to write to the last version, if it is news; the stored one may speak of a version that came later."""
+    newest = versions[-1]
+    stored = read_answer(home, newest.key)
+    if stored is not None and stored.etag != newest.etag and _is_there(landing, stored):
+        newest = next((version for version in versions if version.etag == stored.etag), stored)
+    return newest if _is_news(home, newest) else None
+
+
+def _is_there(landing: StorageLocation, answer: Answer) -> bool:
+    # On disk a file that takes another one's place can have an older time.
+    landed = stat_object(landing, answer.key) if landing.is_local else None
+    return landed is not None and landed.etag == answer.etag
 
 
 def _is_news(home: Home, answer: Answer) -> bool:

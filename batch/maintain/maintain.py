@@ -9,11 +9,12 @@ from batch.maintain.labels import expire_labels
 from batch.maintain.retention import Retention, expire_answers, expire_archive, expire_reports, expire_rows
 from batch.maintain.vacuum import ObjectCount, log_size, vacuum_orphans
 from store.home import Home
+from store.objects.half_written import delete_half_written
 from store.state.erasures import delete_old_erasures, settle_erased_rows
 from store.state.lease import hold_lease
 from store.tables.handles import open_tables
-from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES
-from store.tables.unreferenced import shorten_log
+from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES, table_location
+from store.tables.unreferenced import UNREFERENCED_KEPT, shorten_log
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ def maintain(
         groups = groups_to_compact(home, now)
         for group, size_bytes in ((group, None) for group in groups) if dry_run else compact(home, groups, check):
             on_step(Compaction(group, size_bytes))
+        tables = [table_location(home, table) for table in ALL_TABLES]
+        if not dry_run:
+            for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
+                delete_half_written(place, now - UNREFERENCED_KEPT)
         for table in ALL_TABLES:
             check()
             on_step(OrphanRemoval(table.name, vacuum_orphans(home, table, dry_run)))

@@ -77,4 +77,4 @@ def _answer_again(spark: "Spark", home: "Home", age: "timedelta") -> None:
     since = (datetime.now(UTC) - age).date()
     with progress_bar("Writing answers", MofNCompleteColumn()) as on_progress:
         written = answer_again(spark, home, since, notify, on_progress)
-    echo(f"Wrote {quantity(written, 'answer')} to photos ingested since {since} anew.")
+    echo(f"Wrote {quantity(written, 'answer')} anew, to photos ingested since {since}.")

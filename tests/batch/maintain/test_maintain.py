@@ -280,12 +280,15 @@ def test_what_no_version_names_is_removed_after_a_day_and_nothing_else(on_disk: 
     place = on_disk.features
     _age(place.directory, days=3)
     overwrite(place, "ingest_date=2026-10-03/part-old.zstd.parquet", b"an attempt that died")
+    half = place.directory / "ingest_date=2026-10-03" / "part-half.zstd.parquet#1"
+    half.write_bytes(b"a write that was killed")
     _age(place.directory, days=3)
     overwrite(place, "ingest_date=2026-10-03/part-new.zstd.parquet", b"an attempt at work")
     # The files that these replace are old, but were named until now.
     _compact(on_disk, datetime.now(UTC))
     swept = next(piece for piece in _maintain(on_disk) if isinstance(piece, OrphanRemoval))
     assert (swept.removed.count, swept.removed.size_bytes) == (1, len(b"an attempt that died"))
+    assert not half.exists()
     kept = set(keys_below(place))
     assert "ingest_date=2026-10-03/part-new.zstd.parquet" in kept
     assert "ingest_date=2026-10-03/part-old.zstd.parquet" not in kept
