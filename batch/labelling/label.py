@@ -82,7 +82,7 @@ def say_of_later_photos(
     """Say the same of days on which images got their first photo since somebody looked at `files`.
 
     A refit that read such a day before the statements came would find no other sign of them. What somebody else said
-    meanwhile stays. Raises as `label_photos`; a replay says it once more.
+    meanwhile stays, and then nobody is named for it. Raises as `label_photos`; a replay says it once more.
     """
     looked_at, days_of = {file.path for file in files}, {one.image_id: set(one.days) for one in statements}
     handle = open_table(home, LABEL_ROWS)
@@ -102,7 +102,9 @@ def say_of_later_photos(
         for image_id, days in new_days.items()
         if days
     ]
-    add_statements(home, handle, again, said_by)
+    ours = {(one.image_id, one.label, one.origin) for one in statements}
+    is_ours = ours.issuperset((one.image_id, one.label, one.origin) for one in again)
+    add_statements(home, handle, again, said_by if is_ours else None)
 
 
 def _counting(said: SaidLabels) -> dict[str, tuple[str | None, Origin]]:
