@@ -116,9 +116,7 @@ class SettingFields:
         Ge(timedelta(days=15)),
         Flag("Delete rows of days older than this, like 730d; default: never.", "DURATION"),
     ] = None
-    components: Annotated[
-        int | None, Ge(1), Le(1280), Flag("How many components to keep; 64 unless --variance is given.")
-    ] = None
+    components: Annotated[int | None, Ge(1), Flag("How many components to keep; 64 unless --variance is given.")] = None
     variance: Annotated[
         float | None, Gt(0), Le(1), Flag("Keep as few components as explain this share of the variance, like 0.9.")
     ] = None
