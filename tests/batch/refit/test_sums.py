@@ -259,6 +259,7 @@ def test_rows_of_another_featurizer_on_the_same_days_change_nothing(spark: Spark
     _write(home, 3, DAYS[0], featurizer="theirs")
     assert _days(_sum(spark, home).rows_read) == ()
     _assert_near(_sum(spark, home, "theirs").sums.moments, np.concatenate([_vectors(2), _vectors(3)]))
+    describe(home, "nobody's")
     assert _sum(spark, home, "nobody's", keep=False).sums.moments.rows == 0
 
 
