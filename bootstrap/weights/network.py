@@ -1,6 +1,7 @@
 """A network of Keras's, compiled once to the flatbuffer that executors run, in float32 or in int8."""
 
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -21,7 +22,10 @@ from features.featurizer import INPUT_PX, Featurizer
 if TYPE_CHECKING:
     import keras
 
+# How far a compiled network may be from Keras, of a vector's norm. Others than MobileNetV2 round more differently in
+# their activations: with untrained weights, which blow rounding up, some gave 5e-4.
 TOLERANCE = 1e-4
+TOLERANCE_OF_OTHERS = 2e-3
 SMALLEST_FEATURE = 1e-6
 SMALLEST_DIFFERENCE = 1e-3
 SMALLEST_COSINE = 0.95
@@ -148,17 +152,19 @@ def check_compiled(network: bytes) -> None:
         check_features(featurizer.features(sample_pictures(VERIFIED_PICTURES, seed=1, input_px=featurizer.input_px)))
 
 
-def verify(model: "keras.Model", network: bytes, preprocessing: Preprocessing = "tf") -> None:
+def verify(
+    model: "keras.Model", network: bytes, preprocessing: Preprocessing = "tf", tolerance: float = TOLERANCE
+) -> None:
     """Check the model, and compare the compiled network with it on drawn pictures.
 
-    Raises InvalidWeights as `check`, and when features differ between the two by more than 1e-4 of a vector's norm.
+    Raises InvalidWeights as `check`, and when features differ between the two by more than `tolerance` of a vector's norm.
     """
     expected = check(model, preprocessing)
     with without_chatter():
         pictures = sample_pictures(VERIFIED_PICTURES, seed=1, input_px=_input_px(model))
         compiled = Featurizer(network).features(pictures)
     difference = (np.linalg.norm(compiled - expected, axis=1) / np.linalg.norm(expected, axis=1)).max()
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise InvalidWeights(f"The compiled network differs from Keras by {difference:.1e} of a vector's norm.")
 
 
@@ -212,6 +218,8 @@ def keras_quietly() -> ModuleType:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with without_chatter():
         keras = importlib.import_module("keras")
+    # It warns of what the conversion of each network does.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     keras.config.disable_interactive_logging()
     return keras
 

