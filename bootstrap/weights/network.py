@@ -157,7 +157,8 @@ def verify(
 ) -> None:
     """Check the model, and compare the compiled network with it on drawn pictures.
 
-    Raises InvalidWeights as `check`, and when features differ between the two by more than `tolerance` of a vector's norm.
+    Raises InvalidWeights as `check`, and when features differ between the two by more than `tolerance` of a vector's
+    norm.
     """
     expected = check(model, preprocessing)
     with without_chatter():
