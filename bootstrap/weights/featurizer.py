@@ -4,14 +4,13 @@ import importlib.util
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-
-import numpy as np
-from numpy.typing import NDArray
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 from bootstrap.weights.calibration import choose_pictures
-from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of
+from bootstrap.weights.weights import Calibrate, CompiledNetwork, compile_weights, fingerprint_of
 from features.environment import interrupts_withheld, python_environment, started_with
-from features.errors import WeightsUnavailable
+from features.errors import InvalidWeights, WeightsUnavailable
 from features.featurizer import Precision
 from features.image import Limits
 from store.errors import FeaturizerConflict
@@ -68,23 +67,36 @@ def install_featurizer(
         )
     check_is_writable(home.featurizers)
     echo("Fetching and compiling the network's weights; this home keeps the result.")
-    pictures, description = choose_pictures(home, limits, echo) if precision == "int8" else (None, None)
-    compiled = _compile(weights, connection, pictures, echo)
-    meta = publish_featurizer(home, compiled.network, compiled.source, compiled.fingerprint, precision, description)
+    calibrate = partial(choose_pictures, home, limits) if precision == "int8" else None
+    compiled = _compile(weights, connection, calibrate, echo)
+    meta = publish_featurizer(
+        home,
+        compiled.network,
+        compiled.source,
+        compiled.fingerprint,
+        precision,
+        compiled.calibrated_on,
+        compiled.kind,
+    )
     echo(f"Featurizer {meta.id}, from {meta.source}.")
     return meta
 
 
 def _compile(
-    weights: str, connection: Connection, calibration: NDArray[np.uint8] | None, echo: Callable[[str], None]
+    weights: str, connection: Connection, calibrate: Calibrate | None, echo: Callable[[str], None]
 ) -> CompiledNetwork:
     # In another process: TensorFlow would keep half a gigabyte in the driver for as long as the stream runs.
     spawn = multiprocessing.get_context("spawn")
     with started_with(python_environment()), ProcessPoolExecutor(1, mp_context=spawn) as pool:
         with interrupts_withheld():
-            compiling = pool.submit(_compile_here, weights, connection, calibration)
+            compiling = pool.submit(_compile_here, weights, connection, calibrate)
         try:
             compiled, lines = compiling.result()
+        except BrokenProcessPool as error:
+            raise InvalidWeights(
+                f"The process that compiled {weights} was ended, for want of memory or by a damaged network; try a "
+                "smaller network, or another file."
+            ) from error
         except BaseException as error:
             if not isinstance(error, Exception):
                 # The pool waits for its process.
@@ -97,7 +109,7 @@ def _compile(
 
 
 def _compile_here(
-    weights: str, connection: Connection, calibration: NDArray[np.uint8] | None
+    weights: str, connection: Connection, calibrate: Calibrate | None
 ) -> tuple[CompiledNetwork, list[str]]:
     lines: list[str] = []
-    return compile_weights(weights, lines.append, *connection, calibration), lines
+    return compile_weights(weights, lines.append, *connection, calibrate), lines

@@ -41,7 +41,7 @@ class FeatureProcess:
             self._has_network = self._has_met_photos = False
 
     def features(self, body: bytes, network: Callable[[], bytes]) -> NDArray[np.float32]:
-        """The features (1280,) of a photo, by a network that is always the same.
+        """The features (length,) of a photo, by a network that is always the same.
 
         A process that ends in a photo may have been damaged by those before: then a new one tries this photo first.
         Raises what `decode` raises, Rejected with `decoder_crashed` for a photo that ends the new one, too, and
@@ -122,7 +122,7 @@ def _serve(limits: Limits, requests: IO[bytes], answers: IO[bytes]) -> None:
 
 def _answer(body: bytes, limits: Limits, featurizer: Featurizer) -> bytes:
     try:
-        photo = decode_or_die(body, limits)
+        photo = decode_or_die(body, limits, featurizer.input_px)
     except Rejected as rejected:
         return json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode() + b"\n"
     except MemoryError:

@@ -23,7 +23,7 @@ AHEAD_FILES = 8
 
 @dataclass(frozen=True, eq=False)
 class FeaturizedFile:
-    """A file as it was named, and its bytes' SHA-256 and features (1280,) float32, or why it has none."""
+    """A file as it was named, and its bytes' SHA-256 and features (length,) float32, or why it has none."""
 
     file: str
     image_id: str | None

@@ -12,6 +12,7 @@ from ops.query.query import CURRENT_PROJECTIONS, connect_to, take_snapshot
 from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import describe_model
+from store.models.registry import described_featurizers
 from store.state.erasures import erased_rows, read_erasures
 from store.state.expired import first_kept_day
 from store.state.plans import Plan, read_plan, read_result
@@ -30,6 +31,7 @@ _RELATIONS = {
     "days": {"ingest_date": _DATE, "photos": _LONG, "rejects": _LONG, "after": _LONG, "through": _LONG},
     "erased": {"name": _TEXT, "ingest_date": _DATE, "batch": _LONG, "rows": _LONG},
     "landings": {"name": _TEXT},
+    "featurizers": {"featurizer": _TEXT, "length": _LONG},
     # The served model: its featurizer's batches, up to the last committed one, must have its projections.
     "models": {"pca_version": pa.int32(), "featurizer": _TEXT, "last": _LONG},
 }
@@ -87,6 +89,7 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
             for batch, count in batches.items()
         ),
         "landings": ((name,) for name in {name for one in home.landings for name in (one.source, one.uri)}),
+        "featurizers": ((meta.id, meta.length) for meta in described_featurizers(home)),
         "models": ((meta.version, meta.featurizer, last) for meta in served),
     }.items():
         connection.register(name, _relation(rows, _RELATIONS[name]))
@@ -177,9 +180,10 @@ _CHECKS = (
         "{count} days hold other numbers of rows than their batches counted.",
     ),
     (
-        f"SELECT image_id FROM {FEATURE_ROWS.name} WHERE len(features) <> 1280 "
-        "OR len(list_filter(features, lambda x: NOT isfinite(x))) > 0",
-        "{count} feature rows are not 1280 finite numbers.",
+        f"SELECT image_id FROM {FEATURE_ROWS.name} LEFT JOIN featurizers USING (featurizer) WHERE features IS NULL "
+        "OR len(features) <> coalesce(length, len(features)) "
+        "OR len(list_filter(features, lambda x: NOT coalesce(isfinite(x), false))) > 0",
+        "{count} feature rows are not as many finite numbers as their featurizer gives.",
     ),
     (
         f"SELECT f.batch, f.source FROM {FEATURE_ROWS.name} f JOIN models m USING (featurizer) WHERE f.batch <= m.last "

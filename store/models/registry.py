@@ -1,32 +1,53 @@
 """The featurizers of a home: immutable objects under their ids, and a pointer to the one in use."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
-from features.featurizer import Precision
+from features.featurizer import FEATURES, INPUT_PX, Precision
 from store.errors import StateDamaged
 from store.home import Home
 from store.objects.document import Document
-from store.objects.operations import read, write_once
+from store.objects.operations import keys_below, read, write_once
+
+# How the pixels that a network sees are made of a photo. "draft": the decoder reduces a JPEG to a draft, of 300 pixels
+# for a network of 224, and that is resized bicubically (`features.image.decode`).
+PixelRecipe = Literal["draft"]
 
 
 @dataclass(frozen=True)
-class FeaturizerMeta:
+class NetworkKind:
+    """What a network takes and gives, and where it comes from: a name of Keras's applications, or `file`.
+
+    It takes (n, input_px, input_px, 3) uint8 and gives (n, length) float32. `preprocessing` tells what it does first
+    with the numbers 0 to 255. The defaults are those of all featurizers whose description says none of this.
+    """
+
+    network: str = "mobilenet_v2"
+    input_px: int = INPUT_PX
+    length: int = FEATURES
+    preprocessing: str = "tf"
+
+
+@dataclass(frozen=True)
+class FeaturizerMeta(NetworkKind):
     """What is known of a compiled network.
 
     `fingerprint` identifies its weights and its precision without running TensorFlow; `calibrated_on` is a note for
-    people about the pictures that an int8 network was calibrated on.
+    people about the pictures that an int8 network was calibrated on. Features of other `pixels` are another
+    featurizer's.
     """
 
-    id: str
-    source: str
-    fingerprint: str
-    network_sha256: str
-    network_bytes: int
-    compiled_at: datetime
+    id: str = field(kw_only=True)
+    source: str = field(kw_only=True)
+    fingerprint: str = field(kw_only=True)
+    network_sha256: str = field(kw_only=True)
+    network_bytes: int = field(kw_only=True)
+    compiled_at: datetime = field(kw_only=True)
     precision: Precision = "float32"
     calibrated_on: str | None = None
+    pixels: PixelRecipe = "draft"
 
 
 _META = Document(FeaturizerMeta, "{}/meta.json", remedy="restore it")
@@ -40,6 +61,8 @@ def publish_featurizer(
     fingerprint: str,
     precision: Precision = "float32",
     calibrated_on: str | None = None,
+    kind: NetworkKind = NetworkKind(),
+    pixels: PixelRecipe = "draft",
 ) -> FeaturizerMeta:
     """Store a compiled network under the hash of its bytes and make it the home's featurizer.
 
@@ -48,12 +71,26 @@ def publish_featurizer(
     """
     digest = hashlib.sha256(network).hexdigest()
     meta = FeaturizerMeta(
-        digest[:12], source, fingerprint, digest, len(network), datetime.now(UTC), precision, calibrated_on
+        **asdict(kind),
+        id=_id_of(digest, pixels),
+        source=source,
+        fingerprint=fingerprint,
+        network_sha256=digest,
+        network_bytes=len(network),
+        compiled_at=datetime.now(UTC),
+        precision=precision,
+        calibrated_on=calibrated_on,
+        pixels=pixels,
     )
     write_once(home.featurizers, f"{meta.id}/network.tflite", network)
     stored = _META.write_once(home.featurizers, meta, meta.id)
     _CURRENT.write(home.featurizers, {"serving": meta.id})
     return stored
+
+
+def _id_of(digest: str, pixels: PixelRecipe) -> str:
+    # The network holds its sizes and its preprocessing. Featurizers of the first recipe keep the ids they always had.
+    return (digest if pixels == "draft" else hashlib.sha256(f"{digest} {pixels}".encode()).hexdigest())[:12]
 
 
 def current_featurizer(home: Home) -> str | None:
@@ -68,6 +105,12 @@ def describe_featurizer(home: Home, featurizer: str) -> FeaturizerMeta:
     if meta is None:
         raise StateDamaged(f"Featurizer {featurizer} is missing below {home.featurizers.uri}; restore it.")
     return meta
+
+
+def described_featurizers(home: Home) -> list[FeaturizerMeta]:
+    """What is known of all featurizers that were ever published in the home, by their ids."""
+    names = sorted({key.partition("/")[0] for key in keys_below(home.featurizers) if key.endswith("/meta.json")})
+    return [describe_featurizer(home, name) for name in names]
 
 
 def load_network(home: Home, featurizer: str) -> bytes:

@@ -31,7 +31,7 @@ from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.executor.fetching import Fetched, ReadLocations, fetch_all
 
 _T = TypeVar("_T")
-Decode = Callable[[bytes, Limits], Photo]
+Decode = Callable[[bytes, Limits, int], Photo]
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,17 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     context = TaskContext.get()
     tried_before = context is not None and context.attemptNumber() > 0
     for task in tasks:
+        featurizer = _cached_featurizer(task.plan.featurizer, network)
         if tried_before:
-            with IsolatedDecoder(task.limits) as isolated:
-                yield _run(task, network, isolated.decode, may_end_worker=False)
+            with IsolatedDecoder(task.limits, featurizer.input_px) as isolated:
+                yield _run(task, featurizer, isolated.decode, may_end_worker=False)
         else:
-            yield _run(task, network, decode_or_die, may_end_worker=True)
+            yield _run(task, featurizer, decode_or_die, may_end_worker=True)
     freeze_worker_modules()
 
 
-def _run(task: Task, network: "Broadcast[bytes]", decode: Decode, may_end_worker: bool) -> TaskMessage:
+def _run(task: Task, featurizer: Featurizer, decode: Decode, may_end_worker: bool) -> TaskMessage:
     outcome = _Outcome()
-    featurizer = _cached_featurizer(task.plan.featurizer, network)
     for fetched in _fetched(task, outcome, may_end_worker):
         try:
             _featurize(fetched, task, featurizer, decode, outcome)
@@ -151,7 +151,7 @@ def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Dec
     body = fetched.body
     if isinstance(body, Rejected):
         raise body
-    photo = outcome.timed("decode", lambda: decode(body, task.limits))
+    photo = outcome.timed("decode", lambda: decode(body, task.limits, featurizer.input_px))
     outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(photo.pixels[None])))
     key = fetched.landed.key
     outcome.rows.append(

@@ -79,7 +79,7 @@ def _fill(settings: Settings) -> None:
 
 def _sums(home: Home) -> RowSums:
     featurizer = str(current_featurizer(home))
-    return merge_sums((sum_rows(home, featurizer, day)[0] for day in list_days(home)), FEATURES)
+    return merge_sums((sum_rows(home, featurizer, FEATURES, day)[0] for day in list_days(home)), FEATURES)
 
 
 def _publish(home: Home, labels: tuple[str, ...] | None, last_batch: int, copies: bool = True) -> int:
