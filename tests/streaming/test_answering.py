@@ -222,6 +222,7 @@ def test_results_stay_until_they_are_answered_or_nobody_asks_any_more(
     assert delete_old_batches(home, 2) == 0
 
 
+@pytest.mark.processes
 def test_answers_begin_anew_when_they_are_switched_on_again(local_settings: MakeSettings, drain: Drain) -> None:
     on, off = local_settings(answers=True), local_settings()
     home = on.places()

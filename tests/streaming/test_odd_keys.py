@@ -150,6 +150,7 @@ def test_from_the_archive_each_is_retried_shown_and_erased_alone(
     assert list(list_landed(home.archive)) == []
 
 
+@pytest.mark.processes
 def test_at_the_root_of_a_bucket_and_told_of_by_messages(
     s3_settings: MakeSettings, s3: "S3Client", sqs: "SQSClient", queue_url: str, bucket: str, drain: Drain
 ) -> None:

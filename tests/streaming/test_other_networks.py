@@ -55,6 +55,7 @@ def _asked(settings: Settings, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
+@pytest.mark.processes
 def test_a_home_that_switches_has_each_photo_once_and_mixes_nothing(
     spark: SparkSession, drain: Drain, local_settings: MakeSettings, other: CompiledNetwork, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def _named(home: Home) -> dict[int, int]:
     return named
 
 
+@pytest.mark.processes
 def test_versions_whose_labels_lose_rows_lose_their_names_and_no_others_do(
     on_disk: Settings, spark: SparkSession
 ) -> None:

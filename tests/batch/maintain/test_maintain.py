@@ -445,6 +445,7 @@ def test_a_photo_that_was_old_when_it_was_archived_is_kept_as_long(on_disk: Home
     assert list(keys_below(on_disk.archive)) == ["kiwi/1.e.jpg"]
 
 
+@pytest.mark.processes
 def test_old_rows_go_from_all_tables_and_every_promise_holds(spark: SparkSession, local_settings: MakeSettings) -> None:
     settings = local_settings()
     home = _with_rows(settings.places())
