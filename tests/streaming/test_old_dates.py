@@ -53,7 +53,6 @@ def test_photos_with_old_times_wait_since_they_came_and_the_first_are_planned_fi
     assert "days" not in assess_health(read_status(settings.places(), verify=False), 10).verdict
 
 
-@pytest.mark.processes
 def test_a_folder_that_is_moved_in_with_its_old_inodes_waits_since_the_last_listing(
     local_settings: MakeSettings, drain: Drain, tmp_path: Path
 ) -> None:
