@@ -155,7 +155,7 @@ def _news_of(home: Home, landing: StorageLocation, versions: Sequence[Answer]) -
     stored = read_answer(home, newest.key)
     if stored is not None and stored.etag != newest.etag and _is_there(landing, stored):
         newest = next((version for version in versions if version.etag == stored.etag), stored)
-    return newest if _is_news(home, newest) else None
+    return newest if _is_news(newest, stored) else None
 
 
 def _is_there(landing: StorageLocation, answer: Answer) -> bool:
@@ -164,10 +164,8 @@ def _is_there(landing: StorageLocation, answer: Answer) -> bool:
     return landed is not None and landed.etag == answer.etag
 
 
-def _is_news(home: Home, answer: Answer) -> bool:
-    stored = read_answer(home, answer.key)
-    is_later = stored is not None and stored.etag != answer.etag and stored.arrived_at > answer.arrived_at
-    return stored != answer and not is_later
+def _is_news(answer: Answer, stored: Answer | None) -> bool:
+    return stored is None or (stored != answer and not stored.is_of_later_version_than(answer))
 
 
 def _put_later_ones_right(home: Home, keys: set[str], through: int) -> None:
@@ -179,6 +177,7 @@ def _put_later_ones_right(home: Home, keys: set[str], through: int) -> None:
             if plan is None or not any(landed.key in keys for landed in plan.objects):
                 continue
             answers = answers_of_batch(home, batch, plan, read_result(home, batch))
-            again = [answer for answer in answers if answer.key in keys and _is_news(home, answer)]
+            ours = (answer for answer in answers if answer.key in keys)
+            again = [answer for answer in ours if _is_news(answer, read_answer(home, answer.key))]
             write_unless_erased(home, home.landings, again)
         seen = committed
