@@ -83,7 +83,7 @@ def maintain(
                 check()
                 on_step(Expiry(table.name, expire_rows(home, table, retention.rows, now, dry_run)))
             check()
-            on_step(Expiry(LABEL_ROWS.name, expire_labels(home, retention.rows, now, dry_run)))
+            on_step(Expiry(LABEL_ROWS.name, expire_labels(home, retention.rows, now, dry_run, say)))
         groups = groups_to_compact(home, now)
         for group, size_bytes in ((group, None) for group in groups) if dry_run else compact(home, groups, check):
             on_step(Compaction(group, size_bytes))
