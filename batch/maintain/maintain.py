@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from batch.maintain.compaction import Group, compact, groups_to_compact
 from batch.maintain.labels import expire_labels
-from batch.maintain.retention import Retention, expire_answers, expire_archive, expire_reports, expire_rows
+from batch.maintain.retention import Retention, expire_objects, expire_reports, expire_rows
 from batch.maintain.vacuum import ObjectCount, log_size, vacuum_orphans
 from store.home import Home
 from store.objects.half_written import delete_half_written
@@ -73,11 +73,11 @@ def maintain(
             settle_erased_rows(home, open_tables(home))
             delete_old_erasures(home, now)
         if retention.archive is not None:
-            on_step(Expiry("archive", expire_archive(home, retention.archive, now, dry_run)))
+            on_step(Expiry("archive", expire_objects(home.archive, retention.archive, now, dry_run)))
         if retention.reports is not None:
             on_step(Expiry("reports", expire_reports(home, retention.reports, dry_run)))
         if retention.answers is not None:
-            on_step(Expiry("answers", expire_answers(home, retention.answers, dry_run)))
+            on_step(Expiry("answers", expire_objects(home.answers, retention.answers, now, dry_run)))
         if retention.rows is not None:
             for table in TABLES:
                 check()

@@ -11,7 +11,7 @@ import pytest
 
 import store.answers.written as written_module
 import streaming.answering as answering_module
-from batch.maintain.retention import expire_answers
+from batch.maintain.retention import expire_objects
 from features.classifier import Classifier
 from features.pca import fit, moments_of
 from features.rejects import Reason
@@ -332,8 +332,9 @@ def test_answers_go_when_they_are_older_than_they_are_kept(make_settings: MakeSe
     home = make_settings().places()
     answers = [Answer(f"{n}.jpg", "e", datetime(2026, 10, 3, tzinfo=UTC), "photo") for n in range(5)]
     write_answers(home, answers)
-    assert expire_answers(home, timedelta(hours=1), dry_run=False).count == 0
-    assert expire_answers(home, timedelta(seconds=-60), dry_run=True).count == 5
+    now = datetime.now(UTC)
+    assert expire_objects(home.answers, timedelta(hours=1), now, dry_run=False).count == 0
+    assert expire_objects(home.answers, timedelta(seconds=-60), now, dry_run=True).count == 5
     assert delete_answers(home, [answers[0], replace(answers[1], etag="another")]) == 1
-    assert expire_answers(home, timedelta(seconds=-60), dry_run=False).count == 4
+    assert expire_objects(home.answers, timedelta(seconds=-60), now, dry_run=False).count == 4
     assert _bodies(home) == {}
