@@ -13,7 +13,7 @@ from store.objects.half_written import delete_half_written
 from store.state.erasures import delete_old_erasures, settle_erased_rows
 from store.state.lease import hold_lease
 from store.tables.handles import open_tables
-from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES, table_location
+from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES
 from store.tables.unreferenced import UNREFERENCED_KEPT, shorten_log
 
 
@@ -87,9 +87,8 @@ def maintain(
         groups = groups_to_compact(home, now)
         for group, size_bytes in ((group, None) for group in groups) if dry_run else compact(home, groups, check):
             on_step(Compaction(group, size_bytes))
-        tables = [table_location(home, table) for table in ALL_TABLES]
         if not dry_run:
-            for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
+            for place in home.record_locations:
                 delete_half_written(place, now - UNREFERENCED_KEPT)
         for table in ALL_TABLES:
             check()
