@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +33,8 @@ from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, Table
 
 # What a task holds of a day's rows, without their vectors.
 TASK_ROWS = 20_000
+# On S3 most of the time of a stored answer is waiting for it.
+_READ_AT_ONCE = 16
 _PHOTO_COLUMNS = ("image_id", "source", "etag", "arrived_at", "batch")
 _NAMED_COLUMNS = ("source", "batch", "predicted", "confidence", "top3", "novelty")
 
@@ -116,8 +120,9 @@ def _files_by_day(
 @carry_errors
 def _answer_tasks(tasks: Iterable[_Task]) -> Iterator[list[str]]:
     for task in tasks:
-        found = (_news_of(task.home, landing, versions) for landing, versions in _answers_of(task))
-        answers = [answer for answer in found if answer is not None]
+        with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="answers") as pool:
+            found = pool.map(partial(_news_of, task.home), _answers_of(task))
+            answers = [answer for answer in found if answer is not None]
         write_unless_erased(task.home, task.home.landings, answers)
         yield [answer.key for answer in answers]
     freeze_worker_modules()
@@ -149,13 +154,14 @@ def _share_of(source: str, shares: int) -> int:
     return sum(source.encode("utf-8", "surrogatepass")) % shares
 
 
-def _news_of(home: Home, landing: StorageLocation, versions: Sequence[Answer]) -> Answer | None:
+def _news_of(home: Home, of_object: tuple[StorageLocation, Sequence[Answer]]) -> Answer | None:
     """The answer to write to the last version, if it is news; the stored one may speak of a version that came later."""
+    landing, versions = of_object
     newest = versions[-1]
     stored = read_answer(home, newest.key)
     if stored is not None and stored.etag != newest.etag and _is_there(landing, stored):
         newest = next((version for version in versions if version.etag == stored.etag), stored)
-    return newest if _is_news(home, newest) else None
+    return newest if _is_news(newest, stored) else None
 
 
 def _is_there(landing: StorageLocation, answer: Answer) -> bool:
@@ -164,10 +170,8 @@ def _is_there(landing: StorageLocation, answer: Answer) -> bool:
     return landed is not None and landed.etag == answer.etag
 
 
-def _is_news(home: Home, answer: Answer) -> bool:
-    stored = read_answer(home, answer.key)
-    is_later = stored is not None and stored.etag != answer.etag and stored.arrived_at > answer.arrived_at
-    return stored != answer and not is_later
+def _is_news(answer: Answer, stored: Answer | None) -> bool:
+    return stored is None or (stored != answer and not stored.is_of_later_version_than(answer))
 
 
 def _put_later_ones_right(home: Home, keys: set[str], through: int) -> None:
@@ -179,6 +183,7 @@ def _put_later_ones_right(home: Home, keys: set[str], through: int) -> None:
             if plan is None or not any(landed.key in keys for landed in plan.objects):
                 continue
             answers = answers_of_batch(home, batch, plan, read_result(home, batch))
-            again = [answer for answer in answers if answer.key in keys and _is_news(home, answer)]
+            ours = (answer for answer in answers if answer.key in keys)
+            again = [answer for answer in ours if _is_news(answer, read_answer(home, answer.key))]
             write_unless_erased(home, home.landings, again)
         seen = committed

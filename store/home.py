@@ -51,6 +51,12 @@ class Home:
         return (*map(self.root.child, folders), self.archive)
 
     @property
+    def record_locations(self) -> tuple[StorageLocation, ...]:
+        """Where the service writes what it knows of photos: all but the photos themselves and the networks."""
+        tables = (self.features, self.projections, self.rejects, self.labels)
+        return (*tables, self.state, self.reports, self.pca_models, self.answers)
+
+    @property
     def landings(self) -> tuple[StorageLocation, ...]:
         """Every landing that the home knows, today's first."""
         return (self.landing, *self.other_landings)

@@ -122,8 +122,7 @@ def erase(
                 f"Each of {MOST_SEARCHES} searches found something new; look who brings it, and run this again."
             )
         _wait_for_answers(home, say, check)
-        tables = (home.features, home.projections, home.rejects, home.labels)
-        for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
+        for place in home.record_locations:
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
@@ -171,8 +170,7 @@ def _search_once(
     removed: Counter[str] = Counter()
     newer: set[tuple[str, str]] = set()
     # Before the answers: a folder that holds one does not go.
-    tables = (home.features, home.projections, home.rejects, home.labels)
-    for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
+    for place in home.record_locations:
         removed["half-written files"] += delete_half_written(place, erasure.before)
     say("Searching the answers …")
     removed["answers"] += erase_answers(home, selection, check)

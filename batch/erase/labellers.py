@@ -39,10 +39,9 @@ def forget_labeller(
             # From here on, the table refuses what somebody was about to say.
             append_once(home, LABEL_ROWS, LABELLING, (), {}, lambda _: False)
         pseudonym = known_pseudonym(home, name)
-        removed: Counter[str] = Counter({"": 1})
-        while removed:
+        while True:
             say(f"Searching {LABEL_ROWS.name} …")
-            removed = Counter({"half-written files": delete_half_written(home.labels, erasure.before)})
+            removed: Counter[str] = Counter({"half-written files": delete_half_written(home.labels, erasure.before)})
             if pseudonym is not None:
                 names, before = (pseudonym,), erasure.before
                 erased = take_from_labels(home, _said_by(pseudonym), _without(pseudonym), names, before, check)
@@ -52,6 +51,8 @@ def forget_labeller(
             certificate = replace(certificate, looks=certificate.looks + 1, removed=total)
             write_certificate(home, certificate)
             on_search(certificate.looks, dict(removed))
+            if not removed:
+                break
         erase_old_versions(home.labels)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)

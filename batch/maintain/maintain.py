@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 from batch.maintain.compaction import Group, compact, groups_to_compact
 from batch.maintain.labels import expire_labels
-from batch.maintain.retention import Retention, expire_answers, expire_archive, expire_reports, expire_rows
+from batch.maintain.retention import Retention, expire_objects, expire_reports, expire_rows
 from batch.maintain.vacuum import ObjectCount, log_size, vacuum_orphans
 from store.home import Home
 from store.objects.half_written import delete_half_written
 from store.state.erasures import delete_old_erasures, settle_erased_rows
 from store.state.lease import hold_lease
 from store.tables.handles import open_tables
-from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES, table_location
+from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES
 from store.tables.unreferenced import UNREFERENCED_KEPT, shorten_log
 
 
@@ -73,23 +73,22 @@ def maintain(
             settle_erased_rows(home, open_tables(home))
             delete_old_erasures(home, now)
         if retention.archive is not None:
-            on_step(Expiry("archive", expire_archive(home, retention.archive, now, dry_run)))
+            on_step(Expiry("archive", expire_objects(home.archive, retention.archive, now, dry_run)))
         if retention.reports is not None:
             on_step(Expiry("reports", expire_reports(home, retention.reports, dry_run)))
         if retention.answers is not None:
-            on_step(Expiry("answers", expire_answers(home, retention.answers, dry_run)))
+            on_step(Expiry("answers", expire_objects(home.answers, retention.answers, now, dry_run)))
         if retention.rows is not None:
             for table in TABLES:
                 check()
                 on_step(Expiry(table.name, expire_rows(home, table, retention.rows, now, dry_run)))
             check()
-            on_step(Expiry(LABEL_ROWS.name, expire_labels(home, retention.rows, now, dry_run)))
+            on_step(Expiry(LABEL_ROWS.name, expire_labels(home, retention.rows, now, dry_run, say)))
         groups = groups_to_compact(home, now)
         for group, size_bytes in ((group, None) for group in groups) if dry_run else compact(home, groups, check):
             on_step(Compaction(group, size_bytes))
-        tables = [table_location(home, table) for table in ALL_TABLES]
         if not dry_run:
-            for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
+            for place in home.record_locations:
                 delete_half_written(place, now - UNREFERENCED_KEPT)
         for table in ALL_TABLES:
             check()

@@ -163,7 +163,7 @@ def _last_options(cloud: Cloud, stack: Stack | None) -> dict[str, object]:
         return {}
     arguments = streams[0].step.arguments
     return {
-        name: True if name == "only_new" else arguments[arguments.index(_flag(name)) + 1]
+        name: True if Settings.model_fields[name].annotation is bool else arguments[arguments.index(_flag(name)) + 1]
         for name in _STREAM_OPTIONS
         if _flag(name) in arguments
     }

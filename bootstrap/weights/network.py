@@ -122,7 +122,7 @@ def check(model: "keras.Model", preprocessing: Preprocessing = "tf") -> NDArray[
 
     Raises InvalidWeights when they are not finite, next to nothing, or the same for different pictures.
     """
-    pictures = sample_pictures(VERIFIED_PICTURES, seed=1, input_px=_input_px(model))
+    pictures = sample_pictures(VERIFIED_PICTURES, seed=1, input_px=input_px_of(model))
     return check_features(_keras_features(model, pictures, preprocessing))
 
 
@@ -162,7 +162,7 @@ def verify(
     """
     expected = check(model, preprocessing)
     with without_chatter():
-        pictures = sample_pictures(VERIFIED_PICTURES, seed=1, input_px=_input_px(model))
+        pictures = sample_pictures(VERIFIED_PICTURES, seed=1, input_px=input_px_of(model))
         compiled = Featurizer(network).features(pictures)
     difference = (np.linalg.norm(compiled - expected, axis=1) / np.linalg.norm(expected, axis=1)).max()
     if not difference <= tolerance:
@@ -213,6 +213,11 @@ def sample_pictures(count: int, seed: int, input_px: int = INPUT_PX) -> NDArray[
     return pictures
 
 
+def input_px_of(model: "keras.Model") -> int:
+    """The side of the pictures that a model takes."""
+    return int(model.inputs[0].shape[1])
+
+
 def keras_quietly() -> ModuleType:
     """Keras on TensorFlow, imported at the first call: it takes seconds, and no quick command needs it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -247,10 +252,6 @@ def _converting(how: str) -> Iterator[None]:
         ) from error
 
 
-def _input_px(model: "keras.Model") -> int:
-    return int(model.inputs[0].shape[1])
-
-
 def _converter(model: "keras.Model", preprocessing: Preprocessing) -> Any:
     keras_quietly()
     import tensorflow as tf
@@ -263,7 +264,7 @@ def _converter(model: "keras.Model", preprocessing: Preprocessing) -> Any:
         inputs = tf.cast(preprocess(tf.cast(pixels, tf.float32), preprocessing), model.inputs[0].dtype)
         return model.stateless_call(trainable, others, inputs, training=False)[0]
 
-    takes = tf.TensorSpec((None, _input_px(model), _input_px(model), 3), tf.uint8, name="pixels")
+    takes = tf.TensorSpec((None, input_px_of(model), input_px_of(model), 3), tf.uint8, name="pixels")
     graph = tf.function(features, input_signature=[takes], autograph=False).get_concrete_function()
     return tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
 

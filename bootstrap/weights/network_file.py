@@ -34,8 +34,6 @@ _MODULES = (
 _WITH_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 _WITH_FILES = ("StringLookup", "IntegerLookup", "TextVectorization")
 
-_CAST, _MUL, _ADD, _GATHER = "CAST", "MUL", "ADD", "GATHER"
-
 
 def load_model(name: str, body: bytes) -> "keras.Model":
     """The network of a .keras file that has one picture in and one vector out; no code in the file is run.
@@ -191,14 +189,14 @@ def _for_bytes(body: bytes, preprocessing: Preprocessing) -> bytes:
     steps: list[tuple[str, Any, int | None]] = []
     cast, gather = schema.CastOptionsT(), schema.GatherOptionsT()
     cast.inDataType, cast.outDataType, gather.axis = of_bytes, float32, 3
-    steps.append((_CAST, cast, None))
+    steps.append(("CAST", cast, None))
     if wants.is_bgr:
         order = add_tensor("pixels_bgr", [3], schema.TensorType.INT32, np.array([2, 1, 0], np.int32))
-        steps.append((_GATHER, gather, order))
+        steps.append(("GATHER", gather, order))
     if (wants.factors != 1).any():
-        steps.append((_MUL, schema.MulOptionsT(), add_tensor("pixels_factors", [3], float32, wants.factors)))
+        steps.append(("MUL", schema.MulOptionsT(), add_tensor("pixels_factors", [3], float32, wants.factors)))
     if wants.offsets.any():
-        steps.append((_ADD, schema.AddOptionsT(), add_tensor("pixels_offsets", [3], float32, wants.offsets)))
+        steps.append(("ADD", schema.AddOptionsT(), add_tensor("pixels_offsets", [3], float32, wants.offsets)))
     before, place = [], entry
     for number, (code, options, constant) in enumerate(steps, start=1):
         output = pictures if number == len(steps) else add_tensor(f"pixels_{number}", shape, float32)

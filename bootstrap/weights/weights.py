@@ -54,7 +54,6 @@ class LoadedNetwork:
     """A network with its weights: a model of Keras's, or the `compiled` bytes of a file; `name` is as in its meta."""
 
     name: str
-    input_px: int
     preprocessing: Preprocessing
     model: "keras.Model | None" = None
     compiled: bytes = b""
@@ -129,14 +128,14 @@ def _compiled(weights: Weights, echo: Callable[[str], None], calibrate: Calibrat
     else:
         # Before quantizing, which fails in its own words on numbers that are none.
         network.check(model, preprocessing)
-        pictures, description = calibrate(echo, loaded.input_px)
+        pictures, description = calibrate(echo, network.input_px_of(model))
         compiled = network.quantize_network(model, pictures, preprocessing)
         cosine = network.verify_quantized(model, compiled, pictures, preprocessing)
         echo(f"In int8, features have a mean cosine of {cosine:.4f} with those of float32 on the calibration pictures.")
         fingerprint = _in_precision(fingerprint, "int8")
     with network.without_chatter():
-        length = Featurizer(compiled).length
-    kind = NetworkKind(loaded.name, loaded.input_px, length, preprocessing)
+        featurizer = Featurizer(compiled)
+    kind = NetworkKind(loaded.name, featurizer.input_px, featurizer.length, preprocessing)
     return CompiledNetwork(compiled, weights.source, fingerprint, kind, description)
 
 
@@ -316,7 +315,7 @@ def _with_arrays(of: Network, name: str, body: bytes) -> LoadedNetwork:
 
 
 def _loaded(of: Network, model: "keras.Model") -> LoadedNetwork:
-    return LoadedNetwork(of.name, of.input_px, of.application.preprocessing, model)
+    return LoadedNetwork(of.name, of.application.preprocessing, model)
 
 
 def _plain_file(name: str, body: bytes, echo: Callable[[str], None]) -> LoadedNetwork:
@@ -334,12 +333,8 @@ def _plain_file(name: str, body: bytes, echo: Callable[[str], None]) -> LoadedNe
 
 def _own_network(name: str, body: bytes, preprocessing: Preprocessing) -> LoadedNetwork:
     if name.endswith(".tflite"):
-        compiled = load_compiled(name, body, preprocessing)
-        with network.without_chatter():
-            input_px = Featurizer(compiled).input_px
-        return LoadedNetwork("file", input_px, preprocessing, compiled=compiled)
-    model = load_model(name, body)
-    return LoadedNetwork("file", int(model.inputs[0].shape[1]), preprocessing, model)
+        return LoadedNetwork("file", preprocessing, compiled=load_compiled(name, body, preprocessing))
+    return LoadedNetwork("file", preprocessing, load_model(name, body))
 
 
 def _digest(spelling: str) -> str:

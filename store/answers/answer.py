@@ -64,6 +64,10 @@ class Answer:
     detail: str | None = None
     what_to_do: str | None = None
 
+    def is_of_later_version_than(self, other: "Answer") -> bool:
+        """Whether it is the answer to another version of the object, which came later."""
+        return self.etag != other.etag and self.arrived_at > other.arrived_at
+
 
 _ANSWER = Document(Answer, "{}", remedy="delete it", indent=None)
 
