@@ -35,8 +35,7 @@ class FeaturizerMeta(NetworkKind):
     """What is known of a compiled network.
 
     `fingerprint` identifies its weights and its precision without running TensorFlow; `calibrated_on` is a note for
-    people about the pictures that an int8 network was calibrated on. Features of other `pixels` are another
-    featurizer's.
+    people about the pictures that an int8 network was calibrated on. `pixels` names how pixels are made of a photo.
     """
 
     id: str = field(kw_only=True)
@@ -62,7 +61,6 @@ def publish_featurizer(
     precision: Precision = "float32",
     calibrated_on: str | None = None,
     kind: NetworkKind = NetworkKind(),
-    pixels: PixelRecipe = "draft",
 ) -> FeaturizerMeta:
     """Store a compiled network under the hash of its bytes and make it the home's featurizer.
 
@@ -72,7 +70,7 @@ def publish_featurizer(
     digest = hashlib.sha256(network).hexdigest()
     meta = FeaturizerMeta(
         **asdict(kind),
-        id=_id_of(digest, pixels),
+        id=digest[:12],
         source=source,
         fingerprint=fingerprint,
         network_sha256=digest,
@@ -80,17 +78,11 @@ def publish_featurizer(
         compiled_at=datetime.now(UTC),
         precision=precision,
         calibrated_on=calibrated_on,
-        pixels=pixels,
     )
     write_once(home.featurizers, f"{meta.id}/network.tflite", network)
     stored = _META.write_once(home.featurizers, meta, meta.id)
     _CURRENT.write(home.featurizers, {"serving": meta.id})
     return stored
-
-
-def _id_of(digest: str, pixels: PixelRecipe) -> str:
-    # The network holds its sizes and its preprocessing. Featurizers of the first recipe keep the ids they always had.
-    return (digest if pixels == "draft" else hashlib.sha256(f"{digest} {pixels}".encode()).hexdigest())[:12]
 
 
 def current_featurizer(home: Home) -> str | None:
