@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
+_LONGEST_MS = 36_500 * 86_400_000
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -34,7 +35,11 @@ def parse_duration(text: Any) -> Any:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", str(text))
     if match is None:
         raise ValueError("write a number and a unit: 250ms, 2s, 5m, 6h, 14d")
-    return timedelta(milliseconds=float(match[1]) * _UNIT_MS[match[2]])
+    duration_ms = float(match[1]) * _UNIT_MS[match[2]]
+    if duration_ms > _LONGEST_MS:
+        # Python's calendar begins in the year 1.
+        raise ValueError("write 36500d, which is a hundred years, or less")
+    return timedelta(milliseconds=duration_ms)
 
 
 class _ReadAsDuration:

@@ -79,6 +79,7 @@ def test_a_version_that_is_none_is_said(command: str, local_settings: MakeSettin
         (("query", "SELECT 1"), "There is no home at "),
         (("stream", "--trigger", "soon"), "trigger: write a number and a unit"),
         (("stream", "--settle", "a while"), "settle: write a number and a unit"),
+        (("maintain", "--keep-rows", "900000d"), "keep_rows: write 36500d"),
         (("stream", "--key-pattern", "(?P<fruit>.)"), "named groups are label and subject"),
         (("stream", "--key-pattern", "("), "not a regular expression"),
         (("stream", "--clean", "burn"), "clean: "),
