@@ -95,7 +95,7 @@ $(READY): requirements.lock requirements-build.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-$(TESTS_READY): requirements-tests.lock | $(READY)
+$(TESTS_READY): requirements-tests.lock $(READY)
 	@echo "Installing what the tests need besides."
 	@$(BIN)/python $(PIP) -r $< | $(COUNT)
 	@touch $(TESTS_READY)

@@ -1,8 +1,11 @@
 """Answers written anew: what the served version says of the photos of the last days."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +23,8 @@ from store.answers.written import write_unless_erased
 from store.errors import JobFailed
 from store.home import Home
 from store.models.pca_models import current_models
+from store.objects.landing import stat_object
+from store.objects.location import StorageLocation
 from store.state.lease import hold_lease
 from store.state.plans import read_plan, read_result
 from store.tables.files import data_files, read_file
@@ -28,6 +33,8 @@ from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, Table
 
 # What a task holds of a day's rows, without their vectors.
 TASK_ROWS = 20_000
+# On S3 most of the time of a stored answer is waiting for it.
+_READ_AT_ONCE = 16
 _PHOTO_COLUMNS = ("image_id", "source", "etag", "arrived_at", "batch")
 _NAMED_COLUMNS = ("source", "batch", "predicted", "confidence", "top3", "novelty")
 
@@ -113,24 +120,27 @@ def _files_by_day(
 @carry_errors
 def _answer_tasks(tasks: Iterable[_Task]) -> Iterator[list[str]]:
     for task in tasks:
-        answers = [answer for answer in _answers_of(task) if _is_news(task.home, answer)]
+        with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="answers") as pool:
+            found = pool.map(partial(_news_of, task.home), _answers_of(task))
+            answers = [answer for answer in found if answer is not None]
         write_unless_erased(task.home, task.home.landings, answers)
         yield [answer.key for answer in answers]
     freeze_worker_modules()
 
 
-def _answers_of(task: _Task) -> Iterator[Answer]:
-    """One answer for each source: to the version of the object that came last."""
+def _answers_of(task: _Task) -> Iterator[tuple[StorageLocation, list[Answer]]]:
+    """Of each object, in its landing: the answers to its versions, the one that came last at the end."""
     said = {(row["source"], row["batch"]): row for row in _rows(task, PROJECTION_ROWS, task.named, _NAMED_COLUMNS)}
-    newest: dict[str, dict[str, Any]] = {}
+    versions: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in _rows(task, FEATURE_ROWS, task.photos, _PHOTO_COLUMNS):
-        known = newest.get(row["source"])
-        if known is None or (known["arrived_at"], known["batch"]) < (row["arrived_at"], row["batch"]):
-            newest[row["source"]] = row
-    for source, row in newest.items():
-        landing = task.home.landing_of(source)
-        if landing is not None and (source, row["batch"]) in said:
-            yield photo_answer(landing[1], row, task.version, said[source, row["batch"]])
+        versions[row["source"]].append(row)
+    for source, rows in versions.items():
+        found = task.home.landing_of(source)
+        rows.sort(key=lambda row: (row["arrived_at"], row["batch"]))
+        if found is not None and (source, rows[-1]["batch"]) in said:
+            landing, key = found
+            named = [(row, said[source, row["batch"]]) for row in rows if (source, row["batch"]) in said]
+            yield landing, [photo_answer(key, row, task.version, of_row) for row, of_row in named]
 
 
 def _rows(task: _Task, table: Table, paths: Iterable[str], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -144,10 +154,24 @@ def _share_of(source: str, shares: int) -> int:
     return sum(source.encode("utf-8", "surrogatepass")) % shares
 
 
-def _is_news(home: Home, answer: Answer) -> bool:
-    stored = read_answer(home, answer.key)
-    is_later = stored is not None and stored.etag != answer.etag and stored.arrived_at > answer.arrived_at
-    return stored != answer and not is_later
+def _news_of(home: Home, of_object: tuple[StorageLocation, Sequence[Answer]]) -> Answer | None:
+    """The answer to write to the last version, if it is news; the stored one may speak of a version that came later."""
+    landing, versions = of_object
+    newest = versions[-1]
+    stored = read_answer(home, newest.key)
+    if stored is not None and stored.etag != newest.etag and _is_there(landing, stored):
+        newest = next((version for version in versions if version.etag == stored.etag), stored)
+    return newest if _is_news(newest, stored) else None
+
+
+def _is_there(landing: StorageLocation, answer: Answer) -> bool:
+    # On disk a file that takes another one's place can have an older time.
+    landed = stat_object(landing, answer.key) if landing.is_local else None
+    return landed is not None and landed.etag == answer.etag
+
+
+def _is_news(answer: Answer, stored: Answer | None) -> bool:
+    return stored is None or (stored != answer and not stored.is_of_later_version_than(answer))
 
 
 def _put_later_ones_right(home: Home, keys: set[str], through: int) -> None:
@@ -159,6 +183,7 @@ def _put_later_ones_right(home: Home, keys: set[str], through: int) -> None:
             if plan is None or not any(landed.key in keys for landed in plan.objects):
                 continue
             answers = answers_of_batch(home, batch, plan, read_result(home, batch))
-            again = [answer for answer in answers if answer.key in keys and _is_news(home, answer)]
+            ours = (answer for answer in answers if answer.key in keys)
+            again = [answer for answer in ours if _is_news(answer, read_answer(home, answer.key))]
             write_unless_erased(home, home.landings, again)
         seen = committed

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.label_corrections import Corrections, CorrectionSummer
-from features.featurizer import FEATURES
 from features.label_sums import RowSummer, RowSums
 from features.pca import NotFinite
 from store.errors import StateDamaged
@@ -24,7 +23,7 @@ from store.tables.handles import TableHandles, open_tables, unsettled_plans
 from store.tables.labels import NOTHING_SAID, SaidLabels
 from store.tables.schemas import FEATURE_ROWS
 
-# A task's moments are 6.6 MB: little beside what it reads for them.
+# A task's moments are 6.6 MB with 1280 features: little beside what it reads for them.
 TASK_BYTES = 64 * 2**20
 TASKS_A_DAY = 32
 _SUMMED = ("image_id", "features", "batch", "label", "subject")
@@ -85,20 +84,20 @@ def groups_by_size(items: Iterable[_T], size_of: Callable[[_T], int], most_bytes
 
 
 def sum_rows(
-    home: Home, featurizer: str, task: Day, after_batch: int = 0, said: SaidLabels = NOTHING_SAID
+    home: Home, featurizer: str, length: int, task: Day, after_batch: int = 0, said: SaidLabels = NOTHING_SAID
 ) -> tuple[RowSums, Counter[int], Corrections]:
     """The sums of one featurizer's rows in a task's files, of later batches, by folder, and what statements change.
 
     Between the two: how many rows each batch has there. Raises NotFinite and StateDamaged, which name the day, for
-    other than 1280 finite numbers; StorageUnavailable.
+    features that are not `length` finite numbers; StorageUnavailable.
     """
     rows_by_batch: Counter[int] = Counter()
-    summer, corrections = RowSummer(FEATURES), CorrectionSummer(FEATURES)
+    summer, corrections = RowSummer(length), CorrectionSummer(length)
     try:
         for path in task.paths:
             for rows in rows_of(home, featurizer, path, _SUMMED, after_batch):
                 rows_by_batch.update(rows["batch"].to_pylist())
-                vectors = vectors_of(home, task.date, path, rows)
+                vectors = vectors_of(home, length, task.date, path, rows)
                 summer.add(vectors, NOTHING_SAID.labels_of(rows).to_pylist(), rows["subject"].to_pylist())
                 _add_corrections(corrections, vectors, rows, said)
         return summer.result(), rows_by_batch, corrections.result()
@@ -110,12 +109,12 @@ def sum_rows(
         ) from error
 
 
-def sum_corrections(home: Home, featurizer: str, task: Day, said: SaidLabels) -> Corrections:
+def sum_corrections(home: Home, featurizer: str, length: int, task: Day, said: SaidLabels) -> Corrections:
     """What statements change in the sums of a task's files; features are fetched only of row groups that it changes.
 
     Raises StateDamaged, which names the day; StorageUnavailable.
     """
-    corrections = CorrectionSummer(FEATURES)
+    corrections = CorrectionSummer(length)
     for path in task.paths:
         first, places = 0, [np.zeros(0, np.int64)]
         for rows in read_file(home, FEATURE_ROWS, path, ["image_id", "label", "featurizer"]):
@@ -124,7 +123,7 @@ def sum_corrections(home: Home, featurizer: str, task: Day, said: SaidLabels) ->
             first += rows.num_rows
         changed = np.concatenate(places)
         for rows in read_file(home, FEATURE_ROWS, path, _SUMMED, changed) if len(changed) else ():
-            _add_corrections(corrections, vectors_of(home, task.date, path, rows), rows, said)
+            _add_corrections(corrections, vectors_of(home, length, task.date, path, rows), rows, said)
     return corrections.result()
 
 
@@ -147,17 +146,20 @@ def count_rows(home: Home, featurizer: str, path: str) -> Counter[int]:
     return Counter(batch for rows in rows_of(home, featurizer, path, ["batch"]) for batch in rows["batch"].to_pylist())
 
 
-def vectors_of(home: Home, day: date, path: str, rows: pa.RecordBatch) -> NDArray[np.float32]:
-    """Features of rows, (n, 1280) float32, NaN for null. Raises StateDamaged, with day and batch, for other lengths."""
+def vectors_of(home: Home, length: int, day: date, path: str, rows: pa.RecordBatch) -> NDArray[np.float32]:
+    """Features of one featurizer's rows, (n, length) float32, NaN for null.
+
+    Raises StateDamaged, with day and batch, for another length.
+    """
     lengths = pc.fill_null(pc.list_value_length(rows["features"]), 0)
-    wrong = pc.index(pc.not_equal(lengths, FEATURES), True).as_py()
+    wrong = pc.index(pc.not_equal(lengths, length), True).as_py()
     if wrong >= 0:
         raise StateDamaged(
-            f"A row of {day}, of batch {rows['batch'][wrong]}, has {lengths[wrong]} features instead of {FEATURES} in "
+            f"A row of {day}, of batch {rows['batch'][wrong]}, has {lengths[wrong]} features instead of {length} in "
             f"{home.features.uri_of(path)}; nothing was published. Delete that row, and try again."
         )
     vectors: NDArray[np.float32] = rows["features"].flatten().to_numpy(zero_copy_only=False)
-    return vectors.reshape(-1, FEATURES)
+    return vectors.reshape(-1, length)
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:

@@ -273,13 +273,14 @@ def _wait_for_plans(
 @carry_errors
 def _project_tasks(tasks: Iterable[_Task]) -> Iterator[tuple[AddedFile, frozenset[int]]]:
     for task in tasks:
-        parts = [part for path, batches in task.files for part in _read_vectors(task, path, batches)]
+        model = cached_model(task.home, task.meta.version, task.erasures)
+        length = len(model.pca.mean)
+        parts = [part for path, batches in task.files for part in _read_vectors(task, length, path, batches)]
         if parts:
             rows = pa.Table.from_batches([kept for kept, _ in parts])
             columns: dict[str, Any] = {name: rows[name].combine_chunks() for name in KEPT_COLUMNS}
             now = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
             columns["ingested_at"] = pa.repeat(now, rows.num_rows)
-            model = cached_model(task.home, task.meta.version, task.erasures)
             vectors = np.concatenate([part for _, part in parts])
             projected = project_rows(model, vectors, _left_out(model, rows, task.said.value, task.copies))
             added = write_projections(task.home, columns, projected, task.ingest_date)
@@ -335,7 +336,7 @@ def _left_out(model: PcaModel, rows: pa.Table, said: SaidLabels, copies: Mapping
 
 
 def _read_vectors(
-    task: _Task, path: str, batches: frozenset[int]
+    task: _Task, length: int, path: str, batches: frozenset[int]
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
     narrow = read_file(task.home, FEATURE_ROWS, path, ["batch", "featurizer"])
     if not any(_mask(part, task, batches).true_count for part in narrow):
@@ -343,7 +344,7 @@ def _read_vectors(
     for part in read_file(task.home, FEATURE_ROWS, path, [*KEPT_COLUMNS, "features"]):
         rows = select_rows(part, _mask(part, task, batches))
         if rows.num_rows:
-            vectors = vectors_of(task.home, task.ingest_date, path, rows)
+            vectors = vectors_of(task.home, length, task.ingest_date, path, rows)
             if not np.isfinite(vectors).all():
                 raise StateDamaged(f"Features in {path} hold a NaN or an infinity. Delete those rows and their photos.")
             yield rows.select(list(KEPT_COLUMNS)), vectors

@@ -22,6 +22,7 @@ from bootstrap.weights.weights import compile_weights
 from features.classifier import name_rows, within_labels
 from features.featurizer import Featurizer
 from features.image import Limits, decode
+from features.recipe import Recipe
 from store.home import Home
 from store.settings import load_settings
 from store.tables.copies import CopySpool
@@ -73,7 +74,7 @@ def _costs(name: str, bodies: Sequence[bytes], featurizer: Featurizer, home: Hom
         more = np.median(taken / base - 1)
         line = f"{name}, {way}: {1e3 * np.median(taken):.2f} ms of processor time a photo"
         if copy_px is not None:
-            copied_bytes = sum(len(decode(body, LIMITS, copy_px).copy or b"") for body in bodies)
+            copied_bytes = sum(len(decode(body, LIMITS, Recipe(copy_px=copy_px)).copy or b"") for body in bodies)
             line += f" ({more:+.1%}), {copied_bytes / len(bodies) / 1e3:.0f} KB, 1/{landed_bytes / copied_bytes:.0f}"
         print(line, flush=True)
 
@@ -81,7 +82,7 @@ def _costs(name: str, bodies: Sequence[bytes], featurizer: Featurizer, home: Hom
 def _taken(bodies: Sequence[bytes], featurizer: Featurizer, home: Home, copy_px: int | None) -> None:
     with CopySpool() as spool:
         for body in bodies:
-            photo = decode(body, LIMITS, copy_px)
+            photo = decode(body, LIMITS, Recipe(copy_px=copy_px))
             featurizer.features(photo.pixels[None])
             if photo.copy is not None:
                 spool.add({**_ROW, "arrived_at": datetime.now(UTC)}, photo.copy)
@@ -111,7 +112,7 @@ def _names(train: Path, val: Path, featurizer: Featurizer) -> None:
 
 def _photos(folder: Path, featurizer: Featurizer, copy_px: int | None) -> Photos:
     paths = sorted(path for path in folder.glob("*/*/*") if path.is_file())
-    pixels = (decode(_with_comment(path.read_bytes()), LIMITS, copy_px).pixels for path in paths)
+    pixels = (decode(_with_comment(path.read_bytes()), LIMITS, Recipe(copy_px=copy_px)).pixels for path in paths)
     return Photos(
         np.concatenate([featurizer.features(picture[None]) for picture in pixels]),
         np.array([path.parent.name for path in paths]),

@@ -21,9 +21,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from bootstrap.weights.weights import compile_weights
 from features.calibration import HeldOut, calibrate, calibration_error
 from features.classifier import Classifier, LeftOut, name_rows, squared_distances, within_labels
-from features.featurizer import FEATURES, Featurizer
+from features.featurizer import Featurizer
 from features.image import decode
 from features.label_sums import RowSummer, RowSums
+from features.recipe import Recipe
 from store.settings import load_settings
 
 MIN_ROWS = 10
@@ -40,20 +41,21 @@ class Photos:
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Photos":
         return Photos(self.vectors[chosen], self.labels[chosen], self.groups[chosen])
 
+    def and_those(self, others: "Photos") -> "Photos":
+        return Photos(
+            np.concatenate([self.vectors, others.vectors]),
+            np.concatenate([self.labels, others.labels]),
+            np.concatenate([self.groups, others.groups]),
+        )
+
     def sums(self) -> RowSums:
-        summer = RowSummer(FEATURES)
+        summer = RowSummer(self.vectors.shape[1])
         summer.add(self.vectors, self.labels.tolist(), [None] * len(self.labels))
         return summer.result()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How well fruit is named.")
-    parser.add_argument("train", type=Path)
-    parser.add_argument("val", type=Path)
-    parser.add_argument("--weights", default="auto")
-    given = parser.parse_args()
-    featurizer = Featurizer(compile_weights(given.weights, print).network)
-    train, val = (read_photos(folder, featurizer) for folder in (given.train, given.val))
+    train, val = read_photos("How well fruit is named.")
     print(
         f"{len(train.labels):,} photos to fit on, {len(val.labels):,} taken elsewhere, {len(set(train.labels))} labels"
     )
@@ -145,10 +147,24 @@ def believed(classifier: Classifier, photos: Photos) -> NDArray[np.float64]:
     return belief
 
 
-def read_photos(folder: Path, featurizer: Featurizer) -> Photos:
+def read_photos(description: str) -> tuple[Photos, Photos]:
+    """The photos of the two folders that the command line names, by the network that it names."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("train", type=Path)
+    parser.add_argument("val", type=Path)
+    parser.add_argument("--weights", default="auto")
+    given = parser.parse_args()
+    featurizer = Featurizer(compile_weights(given.weights, print).network)
+    return _photos(given.train, featurizer), _photos(given.val, featurizer)
+
+
+def _photos(folder: Path, featurizer: Featurizer) -> Photos:
     paths = sorted(path for path in folder.glob("*/*/*") if path.is_file())
     limits = load_settings(home="nowhere").limits
-    vectors = [featurizer.features(decode(path.read_bytes(), limits).pixels[None]) for path in paths]
+    vectors = [
+        featurizer.features(decode(path.read_bytes(), limits, Recipe(featurizer.input_px)).pixels[None])
+        for path in paths
+    ]
     return Photos(
         np.concatenate(vectors),
         np.array([path.parent.name for path in paths]),

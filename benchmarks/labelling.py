@@ -5,20 +5,15 @@ Run as `python -m benchmarks.labelling TRAIN VAL --weights FILE`: folders `<grou
 for.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.identification import Photos, believed, read_photos
-from bootstrap.weights.weights import compile_weights
 from features.classifier import TEMPERATURE, Classifier, nearest_labels, softmax, squared_distances, within_labels
-from features.featurizer import FEATURES, Featurizer
-from features.label_sums import RowSummer
 
 SEEDS, HOMES = 6, 20
 COMPONENTS = 64
@@ -29,21 +24,11 @@ FLIPPED, ASKED = 0.05, 150
 
 Rows = NDArray[np.int64]
 
-_COLUMNS = ("vectors", "labels", "groups")
 _NO_POINTS = np.zeros((0, 0), np.float32)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What to label next.")
-    parser.add_argument("train", type=Path)
-    parser.add_argument("val", type=Path)
-    parser.add_argument("--weights", default="auto")
-    given = parser.parse_args()
-    featurizer = Featurizer(compile_weights(given.weights, print).network)
-    measure(*(read_photos(folder, featurizer) for folder in (given.train, given.val)))
-
-
-def measure(train: Photos, val: Photos) -> None:
+    train, val = read_photos("What to label next.")
     _print_rules(train, val)
     _print_accuracies(train, val)
 
@@ -207,9 +192,7 @@ def _labelled_by(
 
 
 def _fit(photos: Photos, min_rows: int) -> Classifier:
-    summer = RowSummer(FEATURES)
-    summer.add(photos.vectors, photos.labels.tolist(), [None] * len(photos.labels))
-    return within_labels(summer.result(), min_rows).classifier()
+    return within_labels(photos.sums(), min_rows).classifier()
 
 
 def _said(classifier: Classifier, photos: Photos) -> NDArray[np.str_]:
@@ -244,7 +227,7 @@ def _home(train: Photos, val: Photos, random: np.random.Generator) -> _Home:
     """
     order = random.permutation(len(train.labels))
     half = len(order) // 2
-    later = Photos(*(np.concatenate([getattr(train, name)[order[half:]], getattr(val, name)]) for name in _COLUMNS))
+    later = train.take(order[half:]).and_those(val)
     first = train.take(order[:half])
     first = Photos(first.vectors, _with_wrong_ones(first.labels, random), first.groups)
     answers = _said(version := _fit(first, MIN_ROWS), later)
@@ -252,11 +235,7 @@ def _home(train: Photos, val: Photos, random: np.random.Generator) -> _Home:
     folders = np.where(has_folder, _with_wrong_ones(later.labels, random), "")
     [in_folders], [bare] = np.nonzero(has_folder), np.nonzero(~has_folder)
 
-    fitted = Photos(
-        np.concatenate([later.vectors[in_folders], first.vectors]),
-        np.concatenate([folders[in_folders], first.labels]),
-        np.concatenate([later.groups[in_folders], first.groups]),
-    )
+    fitted = Photos(later.vectors, folders, later.groups).take(in_folders).and_those(first)
     suspects = np.argsort(believed(_fit(fitted, MIN_ROWS), fitted), kind="stable")
     suspects = suspects[: round(2 * FLIPPED * len(suspects))]
     looked_at = np.isin(np.arange(len(answers)), in_folders[suspects[suspects < len(in_folders)]])

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bootstrap.weights import network
-from bootstrap.weights.calibration import PHOTOS
+from bootstrap.weights.calibration import PHOTOS, Calibration
 from bootstrap.weights.weights import compile_weights
 from features.errors import InvalidSetting
 from features.featurizer import Featurizer
@@ -48,9 +48,7 @@ def main(
         f"int8, calibrated on {len(chosen)} of the photos": pixels[chosen],
         f"int8, calibrated on {PHOTOS} drawn pictures": network.sample_pictures(PHOTOS, seed=0),
     }
-    networks = {
-        name: compile_weights(weights, print, calibration=pictures).network for name, pictures in calibrations.items()
-    }
+    networks = {name: _compiled(weights, pictures) for name, pictures in calibrations.items()}
     featurizers = {name: Featurizer(compiled) for name, compiled in networks.items()}
     seconds = interleaved_s(list(featurizers.values()), pixels)
     features = {name: featurizer.features(pixels) for name, featurizer in featurizers.items()}
@@ -70,6 +68,11 @@ def main(
             f"{len(networks[name]):,}",
         )
     Console(width=140).print(table)
+
+
+def _compiled(weights: str, pictures: NDArray[np.uint8] | None) -> bytes:
+    calibrate = None if pictures is None else lambda *_: Calibration(pictures, "photos of a benchmark")
+    return compile_weights(weights, print, calibrate=calibrate).network
 
 
 def interleaved_s(featurizers: list[Featurizer], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

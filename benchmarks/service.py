@@ -50,7 +50,7 @@ class SteadyState:
     shares: dict[str, float]
     commit_share: float
     peak_worker_mb: float
-    cpu_s: float = 0.0
+    cpu_s: float
 
     @property
     def cpu_ms_a_photo(self) -> float:
@@ -72,7 +72,7 @@ def steady_state(settings: Settings, network: bytes, count: int, *flags: str) ->
     with running_stream(settings, network, *flags) as process:
         for batch in reports(process):
             batches.append(batch)
-            cpu_s.append(cpu_seconds({process.pid}))
+            cpu_s.append(_cpu_seconds(process.pid))
             workers = (found for found in processes_of({process.pid}) if found.is_python)
             most_mb = max(most_mb, *(peak_mb(worker.pid) for worker in workers))
             done += batch["photos"] + sum(batch["rejects"].values())
@@ -92,16 +92,6 @@ def steady_state(settings: Settings, network: bytes, count: int, *flags: str) ->
     photos = sum(batch["photos"] for batch in counted)
     cpu = cpu_s[-1] - cpu_s[RAMP_UP_BATCHES - 1]
     return SteadyState(len(counted), photos, seconds, shares, driver_s / seconds, most_mb, cpu)
-
-
-def cpu_seconds(leaders: set[int]) -> float:
-    """Processor time so far of the living processes of these leaders' sessions, in seconds."""
-    ticks = 0
-    for process in processes_of(leaders):
-        with suppress(OSError):
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def serve_version(home: Home, network: bytes, labels: int) -> None:
@@ -145,3 +135,13 @@ def reports(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
         if event["event"] == "batch":
             yield event
     raise ServiceEnded(f"The stream ended with {process.wait()}; what it said is above.")
+
+
+def _cpu_seconds(leader: int) -> float:
+    """Processor time so far of the living processes of a leader's session, in seconds."""
+    ticks = 0
+    for process in processes_of({leader}):
+        with suppress(OSError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -55,9 +55,14 @@ class RowSums:
         return self.labelled.rows + self.unlabelled.rows
 
     @property
+    def length(self) -> int:
+        """How many numbers a row has."""
+        return len(self.labels.other_sum)
+
+    @property
     def moments(self) -> Moments:
         """The moments of all rows."""
-        return merge_moments((self.labelled, self.unlabelled), len(self.labelled.mean))
+        return merge_moments((self.labelled, self.unlabelled), self.length)
 
 
 class RowSummer:

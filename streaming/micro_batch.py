@@ -12,7 +12,6 @@ from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkContext
 
 from features.errors import FruitsError
-from features.featurizer import copy_px_of
 from features.image import Limits
 from features.task_errors import carried_error, last_words
 from store.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable
@@ -169,7 +168,7 @@ class MicroBatches:
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_named(plan.landing)
         retried = {row.key for row in plan.retried}
-        copy_px = copy_px_of(describe_featurizer(self._home, plan.featurizer).pixels)
+        recipe = describe_featurizer(self._home, plan.featurizer).recipe
         tasks = [
             Task(
                 home=self._home,
@@ -179,7 +178,7 @@ class MicroBatches:
                 retried=frozenset(landed.key for landed in objects if landed.key in retried),
                 patience_s=self._patience_s,
                 erasures=erasures.progress,
-                copy_px=copy_px,
+                recipe=recipe,
             )
             for objects in split_into_tasks(plan.objects, self._spark.defaultParallelism)
         ]

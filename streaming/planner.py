@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from features.errors import InvalidSetting
-from features.featurizer import copy_px_of
 from store.errors import FeaturizerConflict, StateDamaged
 from store.home import Home
 from store.models.pca_models import current_models, versions_to_project
@@ -143,7 +142,7 @@ class Planner:
         featurizer = current_featurizer(self._home)
         if featurizer is None:
             raise StateDamaged(f"{self._home.root.uri} has no featurizer; run `fruits weights`.")
-        if self._copies and copy_px_of(describe_featurizer(self._home, featurizer).pixels) is None:
+        if self._copies and describe_featurizer(self._home, featurizer).recipe.copy_px is None:
             raise FeaturizerConflict(
                 f"Featurizer {featurizer} makes features from photos themselves, and the stream is to keep copies; "
                 "start it with --new-featurizer, or without --copies."

@@ -38,6 +38,7 @@ def _asked(method: str, url: str, body: bytes | None = None, headers: dict[str, 
         return error.code
 
 
+@pytest.mark.processes
 def test_an_app_uploads_and_reads_its_answers_as_the_contract_shows(
     app: App, spark: SparkSession, untrained: CompiledNetwork, tmp_path: Path
 ) -> None:

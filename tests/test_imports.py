@@ -20,8 +20,8 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "pyspark": {"streaming", "batch"},
-    "tensorflow": {"bootstrap/weights/network.py", "bootstrap/weights/weights.py"},
-    "keras": {f"bootstrap/weights/{name}.py" for name in ("network", "weights", "weights_file")},
+    "tensorflow": {"bootstrap/weights/network.py"},
+    "keras": {f"bootstrap/weights/{name}.py" for name in ("network", "network_file", "weights", "weights_file")},
     "boto3": {"store/aws.py"},
 }
 

@@ -19,7 +19,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["laptop"]]
 TESTS = PROJECT["optional-dependencies"]["dev"]
 # A part that another package stands for.
-BROUGHT = {"pydantic_core": "pydantic", "keras": "tensorflow", "h5py": "tensorflow", "py4j": "pyspark"}
+BROUGHT = {
+    "pydantic_core": "pydantic",
+    "keras": "tensorflow",
+    "h5py": "tensorflow",
+    "py4j": "pyspark",
+    "flatbuffers": "ai-edge-litert",
+}
 
 
 def _name(requirement: str) -> str:

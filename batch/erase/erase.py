@@ -18,6 +18,7 @@ from features.errors import InvalidSetting
 from store.answers.progress import answered_through
 from store.errors import HomeInUse
 from store.home import Home
+from store.objects.half_written import delete_half_written
 from store.objects.landing import LandedObject
 from store.objects.operations import delete_all, keys_below
 from store.objects.versions import list_versions
@@ -121,8 +122,7 @@ def erase(
                 f"Each of {MOST_SEARCHES} searches found something new; look who brings it, and run this again."
             )
         _wait_for_answers(home, say, check)
-        tables = (home.features, home.projections, home.rejects, home.copies, home.labels)
-        for place in (*tables, home.state, home.reports, home.pca_models, home.answers):
+        for place in home.record_locations:
             erase_old_versions(place)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)
@@ -169,6 +169,9 @@ def _search_once(
     """Search everything once, and say how much of what was removed."""
     removed: Counter[str] = Counter()
     newer: set[tuple[str, str]] = set()
+    # Before the answers: a folder that holds one does not go.
+    for place in home.record_locations:
+        removed["half-written files"] += delete_half_written(place, erasure.before)
     say("Searching the answers …")
     removed["answers"] += erase_answers(home, selection, check)
     # Labels before photos: by its photos' rows a replay finds the images whose labels are to go.

@@ -12,6 +12,7 @@ from batch.erase.certificates import Certificate, counts_of, read_certificate, w
 from batch.erase.labels import count_in_labels, take_from_labels
 from batch.erase.objects import erase_old_versions
 from store.home import Home
+from store.objects.half_written import delete_half_written
 from store.state.erasures import begin_erasure, finish_erasure
 from store.state.labellers import known_pseudonym
 from store.state.lease import hold_lease
@@ -38,18 +39,20 @@ def forget_labeller(
             # From here on, the table refuses what somebody was about to say.
             append_once(home, LABEL_ROWS, LABELLING, (), {}, lambda _: False)
         pseudonym = known_pseudonym(home, name)
-        removed: Counter[str] = Counter({"": 1})
-        while removed:
+        while True:
             say(f"Searching {LABEL_ROWS.name} …")
-            removed = Counter()
+            removed: Counter[str] = Counter({"half-written files": delete_half_written(home.labels, erasure.before)})
             if pseudonym is not None:
                 names, before = (pseudonym,), erasure.before
                 erased = take_from_labels(home, _said_by(pseudonym), _without(pseudonym), names, before, check)
-                removed = +counts_of(LABEL_ROWS, erased)
+                removed += counts_of(LABEL_ROWS, erased)
+            removed = +removed
             total = dict(Counter(certificate.removed) + removed)
             certificate = replace(certificate, looks=certificate.looks + 1, removed=total)
             write_certificate(home, certificate)
             on_search(certificate.looks, dict(removed))
+            if not removed:
+                break
         erase_old_versions(home.labels)
         finished_at = datetime.now(UTC)
         certificate = replace(certificate, finished_at=finished_at)

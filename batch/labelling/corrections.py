@@ -7,6 +7,7 @@ import unicodedata
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import get_args
 
 from features.errors import FruitsError
@@ -19,11 +20,15 @@ UNDONE = "(undo)"
 # What people can give as an origin; the one of an undo follows from its label.
 ORIGINS: tuple[Origin, ...] = tuple(origin for origin in get_args(Origin) if origin != TAKEN_BACK)
 LEAST_DIGITS = 8
+# As long as a folder's name on a disk. A longer one is a cell of another column.
+LONGEST_LABEL_BYTES = 255
 
 _IMAGE = re.compile(f"[0-9a-f]{{{LEAST_DIGITS},64}}")
 # Countries with a decimal comma separate by a semicolon.
 _SEPARATORS = (",", ";", "\t")
 _PROBLEMS_TOLD = 3
+_LINES_TOLD = 5
+_LABEL_SHOWN = 20
 
 
 class LabelsRefused(FruitsError):
@@ -45,7 +50,7 @@ class Correction:
 
 def correction_of(image: str, label: str, origin: Origin, line: int | None = None) -> Correction:
     """What somebody says by writing this image and this label. Raises LabelsRefused."""
-    problem = _problem_of(image, label, origin)
+    problem = _problem_of(image, label, origin, "file here and no image_id")
     if problem:
         raise refused([(line, problem)])
     return _correction(image, label, origin, line)
@@ -74,31 +79,43 @@ def read_corrections(content: bytes, name: str, origin: Origin) -> list[Correcti
 
 
 def refused(problems: Sequence[tuple[int | None, str]]) -> LabelsRefused:
-    """What to raise for problems of lines: the first few, and how many more there are."""
-    told = "; ".join(
-        problem if line is None else f"line {line}: {problem}" for line, problem in problems[:_PROBLEMS_TOLD]
-    )
-    more = len(problems) - _PROBLEMS_TOLD
-    return LabelsRefused(f"Nothing was changed: {told}{f'; and {more:,} more' if more > 0 else ''}.")
+    """What to raise for problems of lines: the first few, each with its first lines, and how many more there are."""
+    lines_of: dict[str, list[int]] = {}
+    for line, problem in problems:
+        lines_of.setdefault(problem, []).extend([] if line is None else [line])
+    told = [f"{_lines_told(lines)}{problem}" for problem, lines in islice(lines_of.items(), _PROBLEMS_TOLD)]
+    more = len(lines_of) - len(told)
+    return LabelsRefused(f"Nothing was changed: {'; '.join(told)}{f'; and {more:,} more' if more else ''}.")
+
+
+def _lines_told(lines: Sequence[int]) -> str:
+    if not lines:
+        return ""
+    more = len(lines) - _LINES_TOLD
+    first = ", ".join(map(str, lines[:_LINES_TOLD]))
+    return f"line{'s' if len(lines) > 1 else ''} {first}{f' and {more:,} more' if more > 0 else ''}: "
 
 
 def _correction(image: str, label: str, origin: Origin, line: int | None) -> Correction:
     label = _clean(label)
-    if label == UNDONE:
+    # A spreadsheet may begin a cell with a capital.
+    if label.lower() == UNDONE:
         return Correction(image.lower(), None, TAKEN_BACK, line)
-    return Correction(image.lower(), None if label == NO_LABEL else label, origin, line)
+    return Correction(image.lower(), None if label.lower() == NO_LABEL else label, origin, line)
 
 
-def _problem_of(image: str, label: str, origin: str) -> str | None:
+def _problem_of(image: str, label: str, origin: str, meant: str = "image_id") -> str | None:
     if not _IMAGE.fullmatch(image.lower()):
         return (
-            f"{image!r} is no image_id; give its 64 hexadecimal digits, or the first {LEAST_DIGITS} or more of them"
+            f"{image!r} is no {meant}; give its 64 hexadecimal digits, or the first {LEAST_DIGITS} or more of them"
             if image
             else "it names no image_id"
         )
     label = _clean(label)
     if not label:
         return f"its label is empty; write {NO_LABEL} for a photo that has none, or leave the line out"
+    if len(label.encode("utf-8", "surrogatepass")) > LONGEST_LABEL_BYTES:
+        return f"the label {label[:_LABEL_SHOWN]!r}… has more than {LONGEST_LABEL_BYTES} bytes"
     if "/" in label:
         return f"the label {label!r} has a slash, which no folder's name can have"
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in label):
@@ -123,13 +140,19 @@ def _text(content: bytes, name: str) -> str:
 def _lines(text: str, name: str) -> Iterator[tuple[int, str, str, str]]:
     """The number, image, label and origin of each line that has content."""
     header_line = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_SEPARATORS, key=header_line.count))
+    separator = max(_SEPARATORS, key=header_line.count)
+    # A quotation mark that nothing closes would take the lines below it for one cell, perhaps of an ignored column.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = [cell.strip().lower() for cell in next(reader, [])]
         if missing := [column for column in ("image_id", "label") if column not in header]:
             raise LabelsRefused(
                 f"The first line of {name} names no column {' and no '.join(missing)}; write a header with image_id "
                 "and label, and perhaps origin. Nothing was changed."
+            )
+        if twice := [column for column in ("image_id", "label", "origin") if header.count(column) > 1]:
+            raise LabelsRefused(
+                f"The first line of {name} names the column {twice[0]} twice; keep one of them. Nothing was changed."
             )
         places = [
             header.index(column) if column in header else len(header) for column in ("image_id", "label", "origin")

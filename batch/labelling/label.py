@@ -1,6 +1,5 @@
 """Write down what people say of photos: all of it in one commit, or nothing."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,8 @@ from store.tables.schemas import FEATURE_ROWS, LABEL_ROWS, table_location
 # Others who label at the same moment; each try reads the image ids of all photos.
 MOST_TRIES = 5
 _DIGITS_SHOWN = 12
+
+_Counting = Mapping[str, tuple[str | None, Origin]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,9 @@ def label_photos(
         check_no_erasure_unfinished(home)
         files = data_files(open_table(home, FEATURE_ROWS))
         images = find_images(home, files, {correction.image for correction in corrections}, say)
-        said = read_labels(home, handle)
-        statements = _statements(corrections, images, said)
-        changes = _changes(statements, images, said)
+        counting = _counting(read_labels(home, handle))
+        statements = _statements(corrections, images, counting)
+        changes = _changes(statements, images, counting)
         if handle is None or dry_run:
             break
         try:
@@ -82,7 +83,7 @@ def say_of_later_photos(
     """Say the same of days on which images got their first photo since somebody looked at `files`.
 
     A refit that read such a day before the statements came would find no other sign of them. What somebody else said
-    meanwhile stays. Raises as `label_photos`; a replay says it once more.
+    meanwhile stays, and then nobody is named for it. Raises as `label_photos`; a replay says it once more.
     """
     looked_at, days_of = {file.path for file in files}, {one.image_id: set(one.days) for one in statements}
     handle = open_table(home, LABEL_ROWS)
@@ -95,17 +96,19 @@ def say_of_later_photos(
     }
     if handle is None or not any(new_days.values()):
         return
-    said = read_labels(home, handle)
-    counting = _counting(said)
+    counting = _counting(read_labels(home, handle))
     again = [
         Statement(image_id, *counting.get(image_id, (None, TAKEN_BACK)), days)
         for image_id, days in new_days.items()
         if days
     ]
-    add_statements(home, handle, again, said_by)
+    ours = {(one.image_id, one.label, one.origin) for one in statements}
+    is_ours = ours.issuperset((one.image_id, one.label, one.origin) for one in again)
+    add_statements(home, handle, again, said_by if is_ours else None)
 
 
-def _counting(said: SaidLabels) -> dict[str, tuple[str | None, Origin]]:
+def _counting(said: SaidLabels) -> _Counting:
+    """The label and the origin that count, of each image that something is said of."""
     columns = (said.image_ids, said.labels, said.origins)
     return {
         image_id: (label, origin) for image_id, label, origin in zip(*(c.to_pylist() for c in columns), strict=True)
@@ -113,7 +116,7 @@ def _counting(said: SaidLabels) -> dict[str, tuple[str | None, Origin]]:
 
 
 def _statements(
-    corrections: Sequence[Correction], images: Mapping[str, Mapping[str, ImageRows]], said_before: SaidLabels
+    corrections: Sequence[Correction], images: Mapping[str, Mapping[str, ImageRows]], counting: _Counting
 ) -> list[Statement]:
     problems: list[tuple[int | None, str]] = []
     said: dict[str, Correction] = {}
@@ -133,7 +136,7 @@ def _statements(
         raise refused(problems)
     days_of = {image_id: rows.days for found in images.values() for image_id, rows in found.items()}
     # A photo that was drawn by lot speaks for others whatever is said of it later.
-    drawn = {image_id for image_id, (_, origin) in _counting(said_before).items() if origin == RANDOM}
+    drawn = {image_id for image_id, (_, origin) in counting.items() if origin == RANDOM}
     origins = {
         image_id: RANDOM if image_id in drawn and one.origin != TAKEN_BACK else one.origin
         for image_id, one in said.items()
@@ -150,16 +153,13 @@ def _not_one(image: str, found: Sequence[str]) -> str:
 
 
 def _changes(
-    statements: Sequence[Statement], images: Mapping[str, Mapping[str, ImageRows]], said: SaidLabels
+    statements: Sequence[Statement], images: Mapping[str, Mapping[str, ImageRows]], counting: _Counting
 ) -> list[Change]:
-    folders: dict[str, str | None] = defaultdict(lambda: None)
-    for found in images.values():
-        folders.update({image_id: rows.folder_label for image_id, rows in found.items()})
-    counting = dict(zip(said.image_ids.to_pylist(), said.labels.to_pylist(), strict=True))
+    folders = {image_id: rows.folder_label for found in images.values() for image_id, rows in found.items()}
     return [
         Change(
             one.image_id,
-            counting.get(one.image_id, folders[one.image_id]),
+            counting[one.image_id][0] if one.image_id in counting else folders[one.image_id],
             folders[one.image_id] if one.origin == TAKEN_BACK else one.label,
             one.origin,
         )

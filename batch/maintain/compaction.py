@@ -54,14 +54,13 @@ def groups_to_compact(home: Home, now: datetime) -> list[Group]:
     Left as they are: files that are large enough, single files, files without statistics, and files with a batch that
     not all tables hold. Files of labels have no batch. Raises StorageUnavailable.
     """
-    tables = open_tables(home)
-    committed = tables.committed_to_all
+    committed = open_tables(home).committed_to_all
     unfinished = {day.date for day in list_days(home) if not day.finished}
     this_hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     groups: list[Group] = []
     for table in ALL_TABLES:
         by_period: dict[tuple[tuple[str, ...], date, datetime | None], list[DataFile]] = defaultdict(list)
-        for file in data_files(open_table(home, table) if table is LABEL_ROWS else tables[table]):
+        for file in data_files(open_table(home, table)):
             day = file.partition["ingest_date"]
             finished = day < this_hour.date() and day not in unfinished
             hour = None if finished else file.committed_at.replace(minute=0, second=0, microsecond=0)
@@ -86,7 +85,7 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
     somebody has removed one of its files. `check` raises when this should stop. Memory holds some row groups.
     Raises HomeInUse, StateDamaged, StorageUnavailable.
     """
-    tables = {**open_tables(home).handles, LABEL_ROWS.name: open_table(home, LABEL_ROWS)}
+    tables = {table.name: open_table(home, table) for table in ALL_TABLES}
     for group in groups:
         check()
         handle = tables[group.table.name]

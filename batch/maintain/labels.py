@@ -1,14 +1,11 @@
 """Labels of days long past go, unless their image has photos on later days: then they move there."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable
 from datetime import date, datetime, timedelta
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from batch.labelling.images import find_images
 from batch.maintain.retention import first_day_kept
 from batch.maintain.vacuum import ObjectCount
 from store.home import Home
@@ -18,15 +15,14 @@ from store.tables.files import DataFile, data_files, read_file, write_file
 from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS, LABEL_ROWS
 
-_READ_AT_ONCE = 8
 
-
-def expire_labels(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> ObjectCount:
+def expire_labels(home: Home, keep: timedelta, now: datetime, dry_run: bool, say: Callable[[str], None]) -> ObjectCount:
     """Delete the labels of days that ended longer ago than `keep`; says how many rows. For after the photos' rows went.
 
     What was said of an image that has photos on later days goes over to these days first, as it was said, in the same
-    transaction. Photos' rows are read only for images of which a later day does not hold every statement. Killed at
-    any point, a replay does the same. Raises HomeInUse, StateDamaged, StorageRefused, StorageUnavailable.
+    transaction. Photos' rows are read only for images of which a later day does not hold every statement; `say` hears
+    how far a long search for them is. Killed at any point, a replay does the same. Raises HomeInUse, StateDamaged,
+    StorageRefused, StorageUnavailable.
     """
     before = first_day_kept(home, keep, now, dry_run)
     handle = open_table(home, LABEL_ROWS)
@@ -34,11 +30,13 @@ def expire_labels(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> 
     old = [file for file in files if file.partition["ingest_date"] < before]
     if handle is not None and old and not dry_run:
         later = [file for file in files if file.partition["ingest_date"] >= before]
-        move_rows(home, LABEL_ROWS, handle, old, _carried_over(home, old, later, before), MAINTENANCE)
+        move_rows(home, LABEL_ROWS, handle, old, _carried_over(home, old, later, before, say), MAINTENANCE)
     return ObjectCount(sum(file.rows for file in old), sum(file.size_bytes for file in old))
 
 
-def _carried_over(home: Home, old: Iterable[DataFile], later: Iterable[DataFile], before: date) -> list[AddedFile]:
+def _carried_over(
+    home: Home, old: Iterable[DataFile], later: Iterable[DataFile], before: date, say: Callable[[str], None]
+) -> list[AddedFile]:
     """Files with what rows of old days say of images that have photos on later days, where it is not said yet."""
     said: dict[str, dict[datetime, dict[str, Any]]] = defaultdict(dict)
     for file in old:
@@ -56,7 +54,7 @@ def _carried_over(home: Home, old: Iterable[DataFile], later: Iterable[DataFile]
         if not any(statements.keys() <= of_day[image_id] for of_day in said_on.values() if image_id in of_day)
     }
     adds: list[AddedFile] = []
-    for day, images in sorted(_photos_of(home, unheld, before).items()):
+    for day, images in sorted(_photos_of(home, unheld, before, say).items()):
         carried = [
             row
             for image_id in sorted(images)
@@ -69,22 +67,13 @@ def _carried_over(home: Home, old: Iterable[DataFile], later: Iterable[DataFile]
     return adds
 
 
-def _photos_of(home: Home, images: Iterable[str], first: date) -> dict[date, set[str]]:
+def _photos_of(home: Home, images: Collection[str], first: date, say: Callable[[str], None]) -> dict[date, set[str]]:
     """Of each day from `first` on, those of some images that have a photo then."""
-    wanted = pa.array(sorted(images), pa.string())
-    if not len(wanted):
+    if not images:
         return {}
     files = [file for file in data_files(open_table(home, FEATURE_ROWS)) if file.partition["ingest_date"] >= first]
-
-    def found_in(file: DataFile) -> set[str]:
-        return {
-            image_id
-            for rows in read_file(home, FEATURE_ROWS, file.path, ["image_id"])
-            for image_id in rows.filter(pc.is_in(rows["image_id"], value_set=wanted))["image_id"].to_pylist()
-        }
-
-    found: dict[date, set[str]] = defaultdict(set)
-    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="images") as pool:
-        for file, ids in zip(files, pool.map(found_in, files), strict=True):
-            found[file.partition["ingest_date"]] |= ids
-    return found
+    photos: dict[date, set[str]] = defaultdict(set)
+    for image_id, found in find_images(home, files, images, say).items():
+        for day in found[image_id].days if found else ():
+            photos[day].add(image_id)
+    return photos

@@ -8,6 +8,7 @@ from functools import partial
 from batch.maintain.vacuum import ObjectCount
 from store.home import Home
 from store.objects.landing import archive_or_delete, list_pages
+from store.objects.location import StorageLocation
 from store.objects.operations import delete_all, old_keys, sizes_below
 from store.state.expired import raise_first_copied_day, raise_first_kept_day
 from store.tables.commits import MAINTENANCE, delete_rows
@@ -29,16 +30,16 @@ class Retention:
     copies: timedelta | None = None
 
 
-def expire_archive(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> ObjectCount:
-    """Delete archived photos that came to the archive longer ago than `keep`; says how many.
+def expire_objects(place: StorageLocation, keep: timedelta, now: datetime, dry_run: bool) -> ObjectCount:
+    """Delete archived photos, or answers, that came to their place longer ago than `keep`; says how many.
 
     Each only if its etag is still the one that was listed. Killed at any point, a replay deletes the rest.
     Raises StorageRefused, StorageUnavailable.
     """
     count = size_bytes = 0
-    delete = partial(archive_or_delete, home.archive, home.archive, cleaning="delete")
+    delete = partial(archive_or_delete, place, place, cleaning="delete")
     with ThreadPoolExecutor(_DELETED_AT_ONCE, thread_name_prefix="expire") as pool:
-        for page in list_pages(home.archive):
+        for page in list_pages(place):
             old = [landed for landed in page if landed.visible_at < now - keep]
             deleted = [True] * len(old) if dry_run else list(pool.map(delete, old))
             count += sum(deleted)
@@ -55,18 +56,6 @@ def expire_reports(home: Home, keep: timedelta, dry_run: bool) -> ObjectCount:
     sizes = sizes_below(home.reports) if old else {}
     if not dry_run:
         delete_all(home.reports, old)
-    return ObjectCount(len(old), sum(sizes.get(key, 0) for key in old))
-
-
-def expire_answers(home: Home, keep: timedelta, dry_run: bool) -> ObjectCount:
-    """Delete answers that were written longer ago than `keep`; says how many.
-
-    Replay deletes what is left. Raises StorageRefused, StorageUnavailable.
-    """
-    old = list(old_keys(home.answers, keep))
-    sizes = sizes_below(home.answers) if old else {}
-    if not dry_run:
-        delete_all(home.answers, old)
     return ObjectCount(len(old), sum(sizes.get(key, 0) for key in old))
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from batch.days import Day, split_into_tasks, sum_corrections
 from batch.label_corrections import Corrections, merge_corrections, no_corrections
 from batch.refit.stored_sums import StoredDay, StoredSum, read_corrections, write_corrections
-from batch.refit.summing_job import MOST_SUMMING_TASKS, SummingJob, collect
-from features.featurizer import FEATURES
+from batch.refit.summing_job import SummingJob, collect
 from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules
 from store.home import Home
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
 
 CORRECTIONS_READ_AT_ONCE = 8
-
-_NOT_CHANGED = no_corrections(FEATURES)
 
 
 def corrections_of_stored(
@@ -43,54 +40,60 @@ def corrections_of_stored(
     for day, of_day in followed.stored.items():
         valid[day] = replace(valid[day], labels_digest=digests[day], corrections=of_day)
     known = [corrections for corrections in found.values() if corrections is not None]
-    return merge_corrections((*known, followed.corrections), FEATURES), followed.rows
+    return merge_corrections((*known, followed.corrections), job.length), followed.rows
 
 
 @dataclass(frozen=True)
 class _Followed:
     """What statements change in some days that have a stored sum, how many rows of each, and what is stored of it."""
 
-    corrections: Corrections = _NOT_CHANGED
+    corrections: Corrections
     rows: Mapping[date, int] = field(default_factory=dict)
     stored: Mapping[date, StoredSum | None] = field(default_factory=dict)
 
 
 def _follow_days(job: SummingJob, days: Sequence[Day]) -> _Followed:
     if not days:
-        return _Followed()
+        return _Followed(no_corrections(job.length))
     tasks = [task for day in days for task in split_into_tasks(day)]
-    correcting = partial(_correct_files, job.home, job.featurizer, job.shared)
+    correcting = partial(_correct_files, job.home, job.featurizer, job.length, job.shared)
     # Each has an object of its own, and what tasks send to the driver is one sum of all days in a partition.
-    partitions = min(len(tasks), MOST_SUMMING_TASKS)
-    corrections = job.spark.parallelize(tasks, partitions).map(correcting).reduceByKey(_merge, partitions, int)
-    parts = collect(corrections.mapPartitions(partial(_store_corrections, job.store, job.keep)))
+    partitions = job.summing_tasks(len(tasks))
+    corrections = (
+        job.spark.parallelize(tasks, partitions)
+        .map(correcting)
+        .reduceByKey(partial(_merge, job.length), partitions, int)
+    )
+    parts = collect(corrections.mapPartitions(partial(_store_corrections, job.store, job.length, job.keep)))
     return _Followed(
-        merge_corrections((part.corrections for part in parts), FEATURES),
+        merge_corrections((part.corrections for part in parts), job.length),
         {day: rows for part in parts for day, rows in part.rows.items()},
         {day: stored for part in parts for day, stored in part.stored.items()},
     )
 
 
 @carry_errors
-def _correct_files(home: Home, featurizer: str, said: "Broadcast[SaidLabels]", task: Day) -> tuple[int, Corrections]:
+def _correct_files(
+    home: Home, featurizer: str, length: int, said: "Broadcast[SaidLabels]", task: Day
+) -> tuple[int, Corrections]:
     """What statements change in a task's files, under the number of its day."""
-    corrections = sum_corrections(home, featurizer, task, said.value)
+    corrections = sum_corrections(home, featurizer, length, task, said.value)
     freeze_worker_modules()
     return task.date.toordinal(), corrections
 
 
-def _merge(one: Corrections, other: Corrections) -> Corrections:
-    return merge_corrections((one, other), FEATURES)
+def _merge(length: int, one: Corrections, other: Corrections) -> Corrections:
+    return merge_corrections((one, other), length)
 
 
 @carry_errors
 def _store_corrections(
-    store: StorageLocation, keep: bool, days: Iterable[tuple[int, Corrections]]
+    store: StorageLocation, length: int, keep: bool, days: Iterable[tuple[int, Corrections]]
 ) -> Iterator[_Followed]:
-    corrections, rows, stored = _NOT_CHANGED, {}, {}
+    corrections, rows, stored = no_corrections(length), {}, {}
     for number, of_day in days:
         day = date.fromordinal(number)
-        corrections, rows[day] = _merge(corrections, of_day), of_day.rows
+        corrections, rows[day] = _merge(length, corrections, of_day), of_day.rows
         stored[day] = write_corrections(store, day, of_day) if keep and of_day.rows else None
     freeze_worker_modules()
     yield _Followed(corrections, rows, stored)

@@ -16,7 +16,6 @@ from batch.days import Day, rows_of, vectors_of
 from batch.refit.sums import sum_later_rows
 from features.calibration import FEWEST_ROWS, MOST_DISTANCES, HeldOut, calibrate, with_known_rows
 from features.classifier import Classifier, LeftOut, TooFewLabels, Within, nearest_labels, within_labels
-from features.featurizer import FEATURES
 from features.label_sums import MOST_LABELS, RowSummer, RowSums, subtract_sums
 from store.errors import StateDamaged, UnknownModel
 from store.home import Home
@@ -90,7 +89,7 @@ def fit_names(
     served = _served(home, featurizer)
     # Each batch number once.
     for after_batch in dict.fromkeys(((served.last_batch or 0) if served else 0, 0)):
-        later = _later_rows(home, featurizer, days, after_batch, set(within.labels), said)
+        later = _later_rows(home, featurizer, sums.length, days, after_batch, set(within.labels), said)
         if later is None:
             continue
         rest = subtract_sums(sums, _sums_of(spark, home, featurizer, later, after_batch, said))
@@ -106,7 +105,7 @@ def fit_names(
         f"No {FEWEST_ROWS} photos of known labels came on days after those of other photos, so nothing says how "
         "sure the version may be, and it is compared with no other."
     )
-    classifier = _with_newest_rows(home, featurizer, days, within, sums.labelled.rows, said)
+    classifier = _with_newest_rows(home, featurizer, days, within, sums, said)
     return Naming(classifier, notes=(*notes, uncalibrated))
 
 
@@ -143,7 +142,13 @@ class _Later:
 
 
 def _later_rows(
-    home: Home, featurizer: str, days: Sequence[Day], after_batch: int, named: Collection[str], said: SaidLabels
+    home: Home,
+    featurizer: str,
+    length: int,
+    days: Sequence[Day],
+    after_batch: int,
+    named: Collection[str],
+    said: SaidLabels,
 ) -> _Later | None:
     """As many of the newest days as have 300 rows of later batches and named labels, and at most 5,000 labelled ones.
 
@@ -156,7 +161,7 @@ def _later_rows(
         if after_batch == 0 and taken and sum(one.size_bytes for one in (*taken, day)) > MOST_BYTES_BACK:
             return None
         taken.append(day)
-        for rows, found in _labelled_rows(home, featurizer, day, after_batch, MOST_ROWS - len(labels), said):
+        for rows, found in _labelled_rows(home, featurizer, length, day, after_batch, MOST_ROWS - len(labels), said):
             vectors.append(rows)
             labels += found
         if sum(label in named for label in labels) >= FEWEST_ROWS:
@@ -177,7 +182,7 @@ def _days_after(days: Sequence[Day], batch: int) -> list[Day]:
 
 
 def _labelled_rows(
-    home: Home, featurizer: str, day: Day, after_batch: int, most: int, said: SaidLabels
+    home: Home, featurizer: str, length: int, day: Day, after_batch: int, most: int, said: SaidLabels
 ) -> Iterator[tuple[NDArray[np.float32], list[str]]]:
     # The names of files say nothing of what is in them, so the first ones are as good as any.
     for path in day.paths:
@@ -190,7 +195,7 @@ def _labelled_rows(
             labelled: pa.RecordBatch = rows.filter(pc.is_valid(said.labels_of(rows))).slice(0, most)
             most -= labelled.num_rows
             if labelled.num_rows:
-                yield vectors_of(home, day.date, path, labelled), said.labels_of(labelled).to_pylist()
+                yield vectors_of(home, length, day.date, path, labelled), said.labels_of(labelled).to_pylist()
             if most <= 0:
                 return
 
@@ -201,7 +206,7 @@ def _sums_of(
     """The sums of all rows that are held out, at least of the labelled ones: the classifier takes nothing of others."""
     if len(later.rows.labels) >= MOST_ROWS:
         return sum_later_rows(spark, home, featurizer, later.days, after_batch, said)
-    summer = RowSummer(FEATURES)
+    summer = RowSummer(later.rows.vectors.shape[1])
     summer.add(later.rows.vectors, later.rows.labels, [None] * len(later.rows.labels))
     return summer.result()
 
@@ -214,17 +219,17 @@ def _twin(rest: RowSums, min_label_rows: int, later: HeldOut) -> Classifier | No
 
 
 def _with_newest_rows(
-    home: Home, featurizer: str, days: Sequence[Day], within: Within, labelled_rows: int, said: SaidLabels
+    home: Home, featurizer: str, days: Sequence[Day], within: Within, sums: RowSums, said: SaidLabels
 ) -> Classifier:
     """The classifier, with the newest of its own rows to compare strange ones with."""
     classifier, place_of = within.classifier(), {label: place for place, label in enumerate(within.labels)}
-    vectors: list[NDArray[np.float32]] = [np.zeros((0, FEATURES), np.float32)]
+    vectors: list[NDArray[np.float32]] = [np.zeros((0, sums.length), np.float32)]
     places: list[int] = []
-    most = min(MOST_DISTANCES, labelled_rows)
+    most = min(MOST_DISTANCES, sums.labelled.rows)
     for day in reversed(days):
         if len(places) >= most:
             break
-        for rows, labels in _labelled_rows(home, featurizer, day, 0, most - len(places), said):
+        for rows, labels in _labelled_rows(home, featurizer, sums.length, day, 0, most - len(places), said):
             vectors.append(rows)
             places += [place_of.get(label, -1) for label in labels]
     all_vectors = np.concatenate(vectors)

@@ -16,6 +16,7 @@ from batch.refit.naming import Comparison, fit_names
 from batch.refit.scree import VarianceThresholds, scree_png, variance_thresholds
 from batch.refit.stored_sums import forget_sums
 from batch.refit.sums import sum_days
+from features.errors import InvalidSetting
 from features.pca import TooFewRows, fit, principal_angles_rad
 from store.errors import HomeInUse, NothingIngested, StateDamaged, StorageUnavailable
 from store.home import Home
@@ -32,11 +33,13 @@ from store.models.pca_models import (
     versions,
     write_copies,
 )
-from store.models.registry import current_featurizer
+from store.models.registry import current_featurizer, describe_featurizer
 from store.state.erasures import check_no_erasure_started, check_no_erasure_unfinished
 from store.tables.handles import committed_batch, open_tables
 from store.tables.labels import said_labels
 from store.tables.schemas import FEATURE_ROWS
+
+USUAL_COMPONENTS = 64
 
 
 class NothingToFit(NothingIngested):
@@ -84,6 +87,18 @@ def featurizer_to_fit(home: Home) -> str:
     if featurizer is None:
         raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
     return featurizer
+
+
+def components_to_keep(home: Home, components: int | None, variance: float | None) -> int | None:
+    """How many components to keep of the features of the home's network: those asked for, or the usual number.
+
+    None where a share of the variance is asked for. Raises InvalidSetting, before any row is read, for more than there
+    are features, and as `featurizer_to_fit`.
+    """
+    length = describe_featurizer(home, featurizer_to_fit(home)).length
+    if components is not None and components > length:
+        raise InvalidSetting(f"{components} components are impossible; choose from 1 to {length}.")
+    return components or (None if variance else min(USUAL_COMPONENTS, length))
 
 
 def refit(

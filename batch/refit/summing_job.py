@@ -18,17 +18,22 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Of one month, however many slots there are: each sends its sum to the driver, 6.6 MB.
-MOST_SUMMING_TASKS = 32
+# What the summing tasks of one month send to the driver, however many slots there are: 32 sums of 1280 features. It
+# must stay below what Spark lets a job collect, 1 GiB.
+_MOST_COLLECTED_BYTES = 32 * 6_600_000
 
 
 @dataclass(frozen=True)
 class SummingJob:
-    """What all sums of one refit have in common; `shared` is what tasks get of `said`."""
+    """What all sums of one refit have in common; `shared` is what tasks get of `said`.
+
+    The featurizer gives `length` numbers a photo.
+    """
 
     spark: SparkContext
     home: Home
     featurizer: str
+    length: int
     full: bool
     keep: bool
     group: str
@@ -40,6 +45,10 @@ class SummingJob:
     @property
     def store(self) -> StorageLocation:
         return store_of(self.home, self.featurizer)
+
+    def summing_tasks(self, most: int) -> int:
+        """In how many tasks to add up the sums of so many: few enough for the driver, which gets one sum of each."""
+        return max(1, min(most, _MOST_COLLECTED_BYTES // (4 * self.length * (self.length + 1))))
 
 
 def collect(results: "RDD[_T]") -> list[_T]:

@@ -1,9 +1,9 @@
 """The sums of all feature rows of one featurizer, summed by Spark tasks: rows never come to the driver.
 
-Finished days have their sums stored, and so has each month, in 6.6 MB each and 10 KB a label. A refit of two years
-reads 24 sums of months instead of 730 of days: 160 MB instead of 4.8 GB, and 0.25 s of a core instead of 7 s (10 ms
-each, measured from a disk). One sum over all days would not do: every erasure, and every night in which the oldest day
-expires, would have it added up from all days again.
+Finished days have their sums stored, and so has each month: with 1280 features 6.6 MB each and 10 KB a label. A refit
+of two years reads 24 sums of months instead of 730 of days: 160 MB instead of 4.8 GB, and 0.25 s of a core instead of
+7 s (10 ms each, measured from a disk). One sum over all days would not do: every erasure, and every night in which the
+oldest day expires, would have it added up from all days again.
 """
 
 import uuid
@@ -38,15 +38,15 @@ from batch.refit.stored_sums import (
     write_month,
     write_sum,
 )
-from batch.refit.summing_job import MOST_SUMMING_TASKS, SummingJob, collect
+from batch.refit.summing_job import SummingJob, collect
 from features.errors import FruitsError
-from features.featurizer import FEATURES
 from features.label_sums import RowSums, merge_sums
 from features.pca import NotFinite
 from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules
 from store.errors import StateDamaged
 from store.home import Home
+from store.models.registry import describe_featurizer
 from store.objects.location import StorageLocation
 from store.tables.labels import NOTHING_SAID, SaidLabels
 
@@ -58,9 +58,6 @@ MONTHS_AT_ONCE = 4
 FILES_COUNTED_PER_TASK = 32
 PROGRESS_INTERVAL_S = 0.2
 
-_NO_ROWS = merge_sums((), FEATURES)
-_NOT_CHANGED = no_corrections(FEATURES)
-
 
 @dataclass(frozen=True)
 class SumsOfDays:
@@ -70,10 +67,10 @@ class SumsOfDays:
     read because something else was said of their day since.
     """
 
-    sums: RowSums = _NO_ROWS
+    sums: RowSums
+    corrections: Corrections
     rows_read: Mapping[date, int] = field(default_factory=dict)
     rows_stored: Mapping[date, int] = field(default_factory=dict)
-    corrections: Corrections = _NOT_CHANGED
     rows_followed: Mapping[date, int] = field(default_factory=dict)
 
     @property
@@ -84,10 +81,10 @@ class SumsOfDays:
     def plus(self, other: "SumsOfDays") -> "SumsOfDays":
         """Both together; no day may be in both."""
         return SumsOfDays(
-            merge_sums((self.sums, other.sums), FEATURES),
+            merge_sums((self.sums, other.sums), self.sums.length),
+            merge_corrections((self.corrections, other.corrections), self.sums.length),
             {**self.rows_read, **other.rows_read},
             {**self.rows_stored, **other.rows_stored},
-            merge_corrections((self.corrections, other.corrections), FEATURES),
             {**self.rows_followed, **other.rows_followed},
         )
 
@@ -110,13 +107,15 @@ def sum_days(
     deletes sums that nothing names any more. `on_progress` gets bytes done and bytes in all, in this thread.
     Replay gives the same sums to about 1e-12, as does `full`. A kill costs the months under way. The driver holds
     the sums of a few months, however many there are. Raises NotFinite and StateDamaged, which name the day, for
-    features that are no 1280 finite numbers, and keeps the sums of other days; JobFailed, StorageUnavailable.
+    features that are not as many finite numbers as the featurizer gives, and keeps the sums of other days; StateDamaged
+    for a featurizer that is missing; JobFailed, StorageUnavailable.
     """
     total_bytes = sum(day.size_bytes for day in days)
     months = [(month, list(of_month)) for month, of_month in groupby(days, key=lambda day: f"{day.date:%Y-%m}")]
     shared = spark.broadcast(said.without_rows())
-    job = SummingJob(spark, home, featurizer, full, keep, _group(), spark.accumulator(0), said, shared)
-    summed = SumsOfDays()
+    length = describe_featurizer(home, featurizer).length
+    job = SummingJob(spark, home, featurizer, length, full, keep, _group(), spark.accumulator(0), said, shared)
+    summed = SumsOfDays(merge_sums((), length), no_corrections(length))
     pool = ThreadPoolExecutor(MONTHS_AT_ONCE, thread_name_prefix="sums")
     running = {pool.submit(_sum_month, job, month, of_month) for month, of_month in months}
     try:
@@ -148,7 +147,8 @@ def sum_later_rows(
     Raises as `sum_days`.
     """
     shared = spark.broadcast(said.without_rows())
-    job = SummingJob(spark, home, featurizer, True, False, _group(), spark.accumulator(0), said, shared, after_batch)
+    length, counter = describe_featurizer(home, featurizer).length, spark.accumulator(0)
+    job = SummingJob(spark, home, featurizer, length, True, False, _group(), counter, said, shared, after_batch)
     try:
         read = _read_days(job, days, keep=False)
     finally:
@@ -166,9 +166,9 @@ def _group() -> str:
 class _TaskSum:
     """The sums of the rows that some tasks read of one day, and the rows of each batch; or why one refuses them."""
 
-    sums: RowSums = _NO_ROWS
+    sums: RowSums
+    corrections: Corrections
     rows_by_batch: Mapping[int, int] = field(default_factory=dict)
-    corrections: Corrections = _NOT_CHANGED
     refusal: FruitsError | None = None
 
 
@@ -176,8 +176,8 @@ class _TaskSum:
 class _ReadDays:
     """The sums of the days that were read, what is stored of each, and why one of them was refused."""
 
-    sums: RowSums = _NO_ROWS
-    corrections: Corrections = _NOT_CHANGED
+    sums: RowSums
+    corrections: Corrections
     days: Mapping[date, StoredDay] = field(default_factory=dict)
     refusal: FruitsError | None = None
 
@@ -187,9 +187,9 @@ def _sum_month(job: SummingJob, month: str, days: Sequence[Day]) -> SumsOfDays:
     finished = [day for day in days if day.finished]
     index = read_month(job.store, month)
     valid = {} if job.full else _valid_days(job, finished, index)
-    sums, summed_keys = _stored_sums(job.store, index, valid)
+    sums, summed_keys = _stored_sums(job, index, valid)
     read = _read_days(job, [day for day in finished if day.date not in valid], job.keep)
-    sums = merge_sums((sums, read.sums), FEATURES)
+    sums = merge_sums((sums, read.sums), job.length)
     corrections, followed = corrections_of_stored(job, [day for day in finished if day.date in valid], valid)
     if job.keep:
         stored = valid | dict(read.days)
@@ -205,10 +205,10 @@ def _sum_month(job: SummingJob, month: str, days: Sequence[Day]) -> SumsOfDays:
     if growing.refusal:
         raise growing.refusal
     return SumsOfDays(
-        merge_sums((sums, growing.sums), FEATURES),
+        merge_sums((sums, growing.sums), job.length),
+        merge_corrections((corrections, read.corrections, growing.corrections), job.length),
         {day: stored.rows for day, stored in (*read.days.items(), *growing.days.items())},
         {day: stored.rows for day, stored in valid.items()},
-        merge_corrections((corrections, read.corrections, growing.corrections), FEATURES),
         followed,
     )
 
@@ -235,23 +235,20 @@ def _count_days(job: SummingJob, days: Sequence[Day]) -> dict[date, str]:
     return {day: digest_of_rows(counts) for day, counts in rows_by_batch.items()}
 
 
-def _stored_sums(store: StorageLocation, index: StoredMonth, valid: dict[date, StoredDay]) -> tuple[RowSums, set[str]]:
+def _stored_sums(job: SummingJob, index: StoredMonth, valid: dict[date, StoredDay]) -> tuple[RowSums, set[str]]:
     """The sums of the valid days, and the keys of those in the month's sum; days whose sum is gone leave `valid`."""
     is_valid = bool(index.summed) and set(index.summed) <= set(_keys(valid))
-    of_month = read_sum(store, index.sum) if index.sum and is_valid else None
-    sums, summed_keys = (of_month, set(index.summed)) if of_month else (_NO_ROWS, set[str]())
+    of_month = read_sum(job.store, index.sum) if index.sum and is_valid else None
+    no_sums = merge_sums((), job.length)
+    sums, summed_keys = (of_month, set(index.summed)) if of_month else (no_sums, set[str]())
     for day, stored in list(valid.items()):
         if stored.sum and stored.sum.key not in summed_keys:
-            of_day = read_sum(store, stored.sum)
+            of_day = read_sum(job.store, stored.sum)
             if of_day is None:
                 del valid[day]
             else:
-                sums = merge_sums((sums, of_day), FEATURES)
+                sums = merge_sums((sums, of_day), job.length)
     return sums, summed_keys
-
-
-def _merge(one: Corrections, other: Corrections) -> Corrections:
-    return merge_corrections((one, other), FEATURES)
 
 
 def _keys(days: Mapping[date, StoredDay]) -> list[str]:
@@ -260,20 +257,20 @@ def _keys(days: Mapping[date, StoredDay]) -> list[str]:
 
 def _read_days(job: SummingJob, days: Sequence[Day], keep: bool) -> _ReadDays:
     if not days:
-        return _ReadDays()
+        return _ReadDays(merge_sums((), job.length), no_corrections(job.length))
     tasks = [task for day in days for task in split_into_tasks(day)]
-    reading = partial(_read_files, job.home, job.featurizer, job.after_batch, job.read_bytes, job.shared)
-    summing_tasks = min(len(days), job.spark.defaultParallelism, MOST_SUMMING_TASKS)
+    reading = partial(_read_files, job.home, job.featurizer, job.length, job.after_batch, job.read_bytes, job.shared)
+    summing_tasks = job.summing_tasks(min(len(days), job.spark.defaultParallelism))
     if len(tasks) == len(days):
         sums = job.spark.parallelize(tasks, summing_tasks).map(reading)
     else:
         sums = job.spark.parallelize(tasks, len(tasks)).map(reading).reduceByKey(_add, summing_tasks, int)
     paths_digests = {day.date: digest_of_paths(day.paths) for day in days}
     said_digests = {day.date: digest for day in days if (digest := job.said.digests.get(day.date))}
-    parts = collect(sums.mapPartitions(partial(_store_days, job.store, paths_digests, said_digests, keep)))
+    parts = collect(sums.mapPartitions(partial(_store_days, job.store, job.length, paths_digests, said_digests, keep)))
     return _ReadDays(
-        merge_sums((part.sums for part in parts), FEATURES),
-        merge_corrections((part.corrections for part in parts), FEATURES),
+        merge_sums((part.sums for part in parts), job.length),
+        merge_corrections((part.corrections for part in parts), job.length),
         {day: stored for part in parts for day, stored in part.days.items()},
         next((part.refusal for part in parts if part.refusal), None),
     )
@@ -283,6 +280,7 @@ def _read_days(job: SummingJob, days: Sequence[Day], keep: bool) -> _ReadDays:
 def _read_files(
     home: Home,
     featurizer: str,
+    length: int,
     after_batch: int,
     read_bytes: "Accumulator[int]",
     said: "Broadcast[SaidLabels]",
@@ -290,20 +288,20 @@ def _read_files(
 ) -> tuple[int, _TaskSum]:
     """The sum of a task's files, under the number of its day."""
     try:
-        sums, rows_by_batch, corrections = sum_rows(home, featurizer, task, after_batch, said.value)
+        sums, rows_by_batch, corrections = sum_rows(home, featurizer, length, task, after_batch, said.value)
     except (NotFinite, StateDamaged) as error:
         # If it were raised, Spark would try again, and the sums of the month's other days would be lost.
-        return task.date.toordinal(), _TaskSum(refusal=error)
+        return task.date.toordinal(), _TaskSum(merge_sums((), length), no_corrections(length), refusal=error)
     read_bytes.add(task.size_bytes)
     freeze_worker_modules()
-    return task.date.toordinal(), _TaskSum(sums, rows_by_batch, corrections)
+    return task.date.toordinal(), _TaskSum(sums, corrections, rows_by_batch)
 
 
 def _add(one: _TaskSum, other: _TaskSum) -> _TaskSum:
     return _TaskSum(
-        merge_sums((one.sums, other.sums), FEATURES),
+        merge_sums((one.sums, other.sums), one.sums.length),
+        merge_corrections((one.corrections, other.corrections), one.sums.length),
         Counter(one.rows_by_batch) + Counter(other.rows_by_batch),
-        _merge(one.corrections, other.corrections),
         one.refusal or other.refusal,
     )
 
@@ -311,19 +309,22 @@ def _add(one: _TaskSum, other: _TaskSum) -> _TaskSum:
 @carry_errors
 def _store_days(
     store: StorageLocation,
+    length: int,
     paths_digests: Mapping[date, str],
     said_digests: Mapping[date, str],
     keep: bool,
     days: Iterable[tuple[int, _TaskSum]],
 ) -> Iterator[_ReadDays]:
     """One sum of all days in a partition; with `keep` the sum of each is stored, too."""
-    sums, corrections, stored_days, refusal = _NO_ROWS, _NOT_CHANGED, {}, None
+    sums, corrections = merge_sums((), length), no_corrections(length)
+    stored_days, refusal = {}, None
     for number, of_day in days:
         if of_day.refusal:
             refusal = of_day.refusal
             continue
         day, rows = date.fromordinal(number), of_day.sums.rows
-        sums, corrections = merge_sums((sums, of_day.sums), FEATURES), _merge(corrections, of_day.corrections)
+        sums = merge_sums((sums, of_day.sums), length)
+        corrections = merge_corrections((corrections, of_day.corrections), length)
         stored = write_sum(store, "days", f"{day}", of_day.sums) if keep and rows else None
         changed = write_corrections(store, day, of_day.corrections) if keep and of_day.corrections.rows else None
         rows_digest = digest_of_rows(of_day.rows_by_batch)

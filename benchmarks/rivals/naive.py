@@ -17,6 +17,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 from benchmarks.rivals.job import CORES, Run, compete, peak_mb, photo_files
 from benchmarks.rivals.spark import local_spark
 from bootstrap.weights import network, weights
+from bootstrap.weights.preprocessing import preprocess
 from features.featurizer import INPUT_PX
 
 # Rows that Spark hands to Python at once. Its default of 10000 would be 40 GB of 12 MP photos; Keras gains nothing
@@ -34,8 +35,8 @@ def opened(source: str) -> Iterator[Run]:
         "spark.sql.files.minPartitionNum": "1",
     }
     with local_spark("naive", options) as session:
-        model = network.build()
-        weights.fetch(source, print).load_into(model)
+        model = weights.fetch(source, print).load().model
+        assert model is not None
         yield partial(_run, session, model.get_weights())
 
 
@@ -52,7 +53,7 @@ def _run(session: SparkSession, arrays: list[NDArray[np.float32]], photos: Path,
         model.set_weights(held.value)
         for contents in batches:
             pixels = np.stack([_pixels(content) for content in contents])
-            vectors = model.predict(network.preprocess(pixels), verbose=0)
+            vectors = model.predict(preprocess(pixels), verbose=0)
             yield pd.DataFrame({"features": list(vectors), "worker_peak_mb": peak_mb()})
 
     files = session.read.format("binaryFile").option("pathGlobFilter", "*.jpg").option("recursiveFileLookup", "true")

@@ -47,8 +47,6 @@ _STREAM_OPTIONS = (
     *("copies", "copy_px", "answers"),
     *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience"),
 )
-# Those that are there or not, without a value.
-_SWITCHES = {"only_new", "copies", "answers"}
 # A stream takes one of them.
 _WAYS_TO_READ_KEYS = {"layout", "key_pattern"}
 
@@ -166,7 +164,7 @@ def _last_options(cloud: Cloud, stack: Stack | None) -> dict[str, object]:
         return {}
     arguments = streams[0].step.arguments
     return {
-        name: True if name in _SWITCHES else arguments[arguments.index(_flag(name)) + 1]
+        name: True if Settings.model_fields[name].annotation is bool else arguments[arguments.index(_flag(name)) + 1]
         for name in _STREAM_OPTIONS
         if _flag(name) in arguments
     }

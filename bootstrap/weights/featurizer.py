@@ -4,16 +4,16 @@ import importlib.util
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-
-import numpy as np
-from numpy.typing import NDArray
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 from bootstrap.weights.calibration import choose_pictures
-from bootstrap.weights.weights import CompiledNetwork, compile_weights, fingerprint_of
+from bootstrap.weights.weights import Calibrate, CompiledNetwork, compile_weights, fingerprint_of
 from features.environment import interrupts_withheld, python_environment, started_with
-from features.errors import WeightsUnavailable
-from features.featurizer import DRAFT, Precision, copy_px_of, pixels_by_copies
-from features.image import DRAFT_PX, Limits
+from features.errors import InvalidWeights, WeightsUnavailable
+from features.featurizer import Precision
+from features.image import Limits
+from features.recipe import draft_px
 from store.errors import FeaturizerConflict
 from store.home import Home
 from store.home_access import check_is_writable
@@ -55,10 +55,12 @@ def install_featurizer(
     if precision is None:
         precision = "float32" if current is None else current.precision
     fingerprint = fingerprint_of(weights, *connection, precision)
-    pixels = _pixels(current, with_copies, copy_px)
     if current is not None:
         if fingerprint == current.fingerprint or (weights == "auto" and precision == current.precision):
-            return current if pixels == current.pixels else _with_pixels(home, current, pixels, new_featurizer, echo)
+            copy_px = _copy_px(current, current.input_px, with_copies, copy_px)
+            if copy_px == current.recipe.copy_px:
+                return current
+            return _with_pixels(home, current, copy_px, new_featurizer, echo)
         if not new_featurizer:
             raise FeaturizerConflict(
                 f"This home uses featurizer {current.id} ({current.precision}, from {current.source}); {weights} "
@@ -79,31 +81,39 @@ def install_featurizer(
         )
     check_is_writable(home.featurizers)
     echo("Fetching and compiling the network's weights; this home keeps the result.")
-    pictures, description = choose_pictures(home, limits, echo) if precision == "int8" else (None, None)
-    compiled = _compile(weights, connection, pictures, echo)
+    calibrate = partial(choose_pictures, home, limits) if precision == "int8" else None
+    compiled = _compile(weights, connection, calibrate, echo)
     meta = publish_featurizer(
-        home, compiled.network, compiled.source, compiled.fingerprint, precision, description, pixels
+        home,
+        compiled.network,
+        compiled.source,
+        compiled.fingerprint,
+        precision,
+        compiled.calibrated_on,
+        compiled.kind,
+        _copy_px(current, compiled.kind.input_px, with_copies, copy_px),
     )
     echo(f"Featurizer {meta.id}, from {meta.source}.")
     return meta
 
 
-def _pixels(current: FeaturizerMeta | None, with_copies: bool, copy_px: int | None) -> str:
-    known = DRAFT if current is None else current.pixels
-    if not with_copies or (copy_px is None and copy_px_of(known)):
+def _copy_px(current: FeaturizerMeta | None, input_px: int, with_copies: bool, copy_px: int | None) -> int | None:
+    known = None if current is None else current.recipe.copy_px
+    if not with_copies or (copy_px is None and known):
         return known
-    return pixels_by_copies(copy_px or DRAFT_PX)
+    return copy_px or draft_px(input_px)
 
 
 def _with_pixels(
-    home: Home, current: FeaturizerMeta, pixels: str, new_featurizer: bool, echo: Callable[[str], None]
+    home: Home, current: FeaturizerMeta, copy_px: int | None, new_featurizer: bool, echo: Callable[[str], None]
 ) -> FeaturizerMeta:
     """The same network for other pixels."""
+    told = _in_words(copy_px)
     if not new_featurizer:
         raise FeaturizerConflict(
-            f"This home uses featurizer {current.id}, which makes features from {_in_words(current.pixels)}; from "
-            f"{_in_words(pixels)} they are another featurizer's, and the two cannot be compared. Add --new-featurizer "
-            "to switch, or leave --copies and --copy-px as they were."
+            f"This home uses featurizer {current.id}, which makes features from {_in_words(current.recipe.copy_px)}; "
+            f"from {told} they are another featurizer's, and the two cannot be compared. Add --new-featurizer to "
+            "switch, or leave --copies and --copy-px as they were."
         )
     check_is_writable(home.featurizers)
     meta = publish_featurizer(
@@ -113,27 +123,32 @@ def _with_pixels(
         current.fingerprint,
         current.precision,
         current.calibrated_on,
-        pixels,
+        current,
+        copy_px,
     )
-    echo(f"Featurizer {meta.id}, the network of {current.id} with pixels from {_in_words(pixels)}.")
+    echo(f"Featurizer {meta.id}, the network of {current.id} with pixels from {told}.")
     return meta
 
 
-def _in_words(pixels: str) -> str:
-    copy_px = copy_px_of(pixels)
+def _in_words(copy_px: int | None) -> str:
     return "photos themselves" if copy_px is None else f"copies of {copy_px} pixels"
 
 
 def _compile(
-    weights: str, connection: Connection, calibration: NDArray[np.uint8] | None, echo: Callable[[str], None]
+    weights: str, connection: Connection, calibrate: Calibrate | None, echo: Callable[[str], None]
 ) -> CompiledNetwork:
     # In another process: TensorFlow would keep half a gigabyte in the driver for as long as the stream runs.
     spawn = multiprocessing.get_context("spawn")
     with started_with(python_environment()), ProcessPoolExecutor(1, mp_context=spawn) as pool:
         with interrupts_withheld():
-            compiling = pool.submit(_compile_here, weights, connection, calibration)
+            compiling = pool.submit(_compile_here, weights, connection, calibrate)
         try:
             compiled, lines = compiling.result()
+        except BrokenProcessPool as error:
+            raise InvalidWeights(
+                f"The process that compiled {weights} was ended, for want of memory or by a damaged network; try a "
+                "smaller network, or another file."
+            ) from error
         except BaseException as error:
             if not isinstance(error, Exception):
                 # The pool waits for its process.
@@ -146,7 +161,7 @@ def _compile(
 
 
 def _compile_here(
-    weights: str, connection: Connection, calibration: NDArray[np.uint8] | None
+    weights: str, connection: Connection, calibrate: Calibrate | None
 ) -> tuple[CompiledNetwork, list[str]]:
     lines: list[str] = []
-    return compile_weights(weights, lines.append, *connection, calibration), lines
+    return compile_weights(weights, lines.append, *connection, calibrate), lines

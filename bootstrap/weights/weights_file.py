@@ -16,20 +16,25 @@ if TYPE_CHECKING:
     import keras
 
 
-def load_file(model: "keras.Model", name: str, body: bytes) -> None:
+class OtherNetwork(InvalidWeights):
+    """A weights file is whole and holds the arrays of another network."""
+
+
+def load_file(model: "keras.Model", name: str, body: bytes, network: str = "MobileNetV2 1.0") -> None:
     """Put the arrays of a weights file into the model; nothing else in the file is read, and no code in it is run.
 
     name: ends in .weights.h5, .keras or .h5 (legacy HDF5, by Keras 2 or 3), which is the format.
     A top is left out; in a legacy file so is a model around the network.
-    Raises InvalidWeights when the file is damaged or of another network; the model's weights are then undefined.
+    Raises InvalidWeights when the file is damaged, OtherNetwork when it is of another network than `network`; the
+    model's weights are then undefined.
     """
     legacy = name.endswith(".h5") and not name.endswith(".weights.h5")
     try:
         if not (legacy and _load_by_name(model, body)):
             _load_by_order(model, name, body)
     except (ValueError, UserWarning) as error:
-        raise InvalidWeights(
-            f"{name} holds another network: some arrays of MobileNetV2 1.0 are missing or have other shapes."
+        raise OtherNetwork(
+            f"{name} holds another network: some arrays of {network} are missing or have other shapes."
         ) from error
     except Exception as error:  # h5py, zipfile and Keras raise a dozen kinds on files that are not what they seem
         raise InvalidWeights(f"{name} cannot be read as a weights file: {first_line(error)}.") from error

@@ -11,7 +11,7 @@ import typer
 
 from features.errors import InvalidSetting
 from ops.cli.console import DEBUGGING, notify
-from store.setting_fields import Flag, SettingFields
+from store.setting_fields import Flag, SettingFields, parse_duration
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -84,6 +84,15 @@ def runs_alone(flags: Flags, context: typer.Context) -> bool:
         name = context.info_name
         raise InvalidSetting(f"Write --home and the like after `{command}`: fruits {name} {command} … --home URI.")
     return command is None
+
+
+def duration_of(option: str, text: str) -> "timedelta":
+    """What somebody gave to an option that is no setting, like `--every 5s`. Raises InvalidSetting."""
+    try:
+        found: timedelta = parse_duration(text)
+    except ValueError as error:
+        raise InvalidSetting(f"{option}: {error}.") from error
+    return found
 
 
 def examples(*commands: str) -> str:

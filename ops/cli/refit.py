@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from batch.refit.refit import Refit
     from store.settings import Settings
 
-USUAL_COMPONENTS = 64
-
 
 @takes_settings(*HOME, "components", "variance", "min_rows", "min_label_rows", "master")
 def refit(
@@ -49,14 +47,13 @@ def fit(
     """
     from rich.progress import DownloadColumn
 
-    from batch.refit.refit import RefitOptions, featurizer_to_fit
+    from batch.refit.refit import RefitOptions, components_to_keep
     from batch.refit.refit import refit as run_refit
     from store.models.pca_models import scree_uri
 
     home = settings.places()
-    components = settings.components or (None if settings.variance else USUAL_COMPONENTS)
     # Before Spark starts, which takes seconds.
-    featurizer_to_fit(home)
+    components = components_to_keep(home, settings.components, settings.variance)
     with spark_job(settings, "fruits-refit") as spark:
         with progress_bar("Reading features", DownloadColumn()) as on_progress:
             options = RefitOptions(components, settings.variance, settings.min_rows, settings.min_label_rows, force)

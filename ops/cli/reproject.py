@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from features.errors import InvalidSetting
-from ops.cli.command import HOME, Flags, takes_settings
+from ops.cli.command import HOME, Flags, duration_of, takes_settings
 from ops.cli.console import echo, notify
 from ops.cli.spark_job import as_yarn_expects, progress_bar, spark_job
 from ops.wording import quantity
@@ -30,7 +29,7 @@ def reproject(
     ] = None,
 ) -> None:
     """Project every row with the next PCA version, then serve that version."""
-    kept = None if answers is None else _duration(answers)
+    kept = None if answers is None else duration_of("--answers", answers)
     from store.models.pca_models import current_models
 
     settings = flags.open_to_change()
@@ -57,16 +56,6 @@ def project_rows(spark: "Spark", home: "Home") -> None:
         echo(f"Version {done.version} is served. Projected {done.rows:,} rows of {quantity(done.days, 'day')}.")
 
 
-def _duration(text: str) -> "timedelta":
-    from store.setting_fields import parse_duration
-
-    try:
-        found: timedelta = parse_duration(text)
-    except ValueError as error:
-        raise InvalidSetting(f"--answers: {error}.") from error
-    return found
-
-
 def _answer_again(spark: "Spark", home: "Home", age: "timedelta") -> None:
     from datetime import UTC, datetime
 
@@ -77,4 +66,4 @@ def _answer_again(spark: "Spark", home: "Home", age: "timedelta") -> None:
     since = (datetime.now(UTC) - age).date()
     with progress_bar("Writing answers", MofNCompleteColumn()) as on_progress:
         written = answer_again(spark, home, since, notify, on_progress)
-    echo(f"Wrote {quantity(written, 'answer')} to photos ingested since {since} anew.")
+    echo(f"Wrote {quantity(written, 'answer')} anew, to photos ingested since {since}.")

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from features.errors import InvalidSetting
-from ops.cli.command import READING, Flags, takes_settings
+from ops.cli.command import READING, Flags, duration_of, takes_settings
 from ops.cli.console import console
 from ops.wording import duration, escape_controls, quantity, size
 
@@ -74,14 +74,9 @@ def status(
 
 
 def _interval_s(every: str) -> float:
-    from store.setting_fields import parse_duration
-
-    try:
-        interval_s = float(parse_duration(every).total_seconds())
-    except ValueError as error:
-        raise InvalidSetting(f"every: {error}") from error
+    interval_s = duration_of("--every", every).total_seconds()
     if not interval_s:
-        raise InvalidSetting("every: write how long to wait between two looks, like 5s")
+        raise InvalidSetting("--every: write how long to wait between two looks, like 5s.")
     return interval_s
 
 

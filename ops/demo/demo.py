@@ -160,6 +160,13 @@ def _show_names(settings: Settings, console: Console, dropped: list[DemoFile]) -
     if wrong:
         console.print(f"[bold]Which label is wrong? {wrong[0].key} shows a {wrong[0].shows}[/bold]")
         run_command(settings, console, "query", "suspects", "--limit", "3")
+        file = home.landing.directory / wrong[0].key
+        console.print(
+            f"To put it right: fruits label {file} {wrong[0].shows} --home {settings.home}\n"
+            "The next refit learns it.\n",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def run_command(settings: Settings, console: Console, *arguments: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.image import Limits
+from features.recipe import Recipe
 from features.rejects import Reason, Rejected
 from ops.identify.feature_process import FeatureProcess
 from store.objects.faults import reason
@@ -23,7 +24,7 @@ AHEAD_FILES = 8
 
 @dataclass(frozen=True, eq=False)
 class FeaturizedFile:
-    """A file as it was named, and its bytes' SHA-256 and features (1280,) float32, or why it has none."""
+    """A file as it was named, and its bytes' SHA-256 and features (length,) float32, or why it has none."""
 
     file: str
     image_id: str | None
@@ -45,8 +46,8 @@ class FileFeaturizer:
         for process in self._processes:
             process.close()
 
-    def featurized(self, network: Callable[[], bytes], copy_px: int | None = None) -> Iterator[FeaturizedFile]:
-        """Each file's outcome, in the order of the files, by a network that sees copies of `copy_px` if that is given.
+    def featurized(self, network: Callable[[], bytes], recipe: Recipe) -> Iterator[FeaturizedFile]:
+        """Each file's outcome, in the order of the files, by a network that sees pixels of this recipe.
 
         Raises DecoderUnavailable, and what `network` raises.
         """
@@ -62,7 +63,7 @@ class FileFeaturizer:
                     _advise_kernel(Path(coming))
                 body = read_photo(Path(file), self._limits.max_image_bytes)
                 image_id = hashlib.sha256(body).hexdigest()
-                return FeaturizedFile(file, image_id, process.features(body, network, copy_px))
+                return FeaturizedFile(file, image_id, process.features(body, network, recipe))
             except Rejected as rejected:
                 return FeaturizedFile(file, image_id, rejected)
             finally:

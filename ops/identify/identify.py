@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from features.errors import FruitsError
-from features.featurizer import copy_px_of
 from features.rejects import Rejected
 from ops.identify.featurized_files import FeaturizedFile, FileFeaturizer
 from ops.identify.neighbours import Neighbour, nearest
@@ -120,8 +119,7 @@ def _projected(
 
     # Before the threads ask for it.
     network()
-    copy_px = copy_px_of(describe_featurizer(home, model.meta.featurizer).pixels)
-    featurized = featurizer.featurized(network, copy_px)
+    featurized = featurizer.featurized(network, describe_featurizer(home, model.meta.featurizer).recipe)
     while files := list(_some(featurized, most, within_s)):
         vectors = [file.features for file in files if not isinstance(file.features, Rejected)]
         yield files, project_rows(model, np.array(vectors, np.float32).reshape(len(vectors), len(model.pca.mean)))

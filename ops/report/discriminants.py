@@ -32,7 +32,7 @@ class Discriminants:
 def discriminants(model: PcaModel) -> Discriminants | None:
     """The two leading ones of a version's classifier; None when it names fewer than three labels, or none.
 
-    The classifier's own directions need all 1280 numbers of a photo, which a page does not read. So its covariance and
+    The classifier's own directions need all features of a photo, which a page does not read. So its covariance and
     its labels' means are projected into PCA space, where Fisher's criterion is solved: these are the best directions
     that PCA coordinates can show, and no row is read for them. Labels count alike, as the classifier has it.
     """

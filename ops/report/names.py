@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import duckdb
 
-from ops.query.named_queries import NamedQuery, named_queries, named_query
+from ops.query.named_queries import NamedQuery, named_query
 from ops.query.query import run_query, to_duckdb
 from ops.report.photo_map import Row, shortened
 from store.home import Home
@@ -82,7 +82,7 @@ class Names:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of gallery, which the page has as soon as there is a query of its name.
+    """A kind of gallery: the named query that gives its photos, and what the page says of them.
 
     `commands` act on all that the query gives, in place of showing it; `{query}` in them is the query's own command.
     The command of one photo takes `predicted` as the label if `suggests` says so.
@@ -138,13 +138,12 @@ def collect_names(
     pairs = [row | {name: shortened(row[name]) for name in ("label", "predicted")} for row in confusion.rows]
     for pair in pairs:
         del pair["confidence"]
-    known = {query.name: query for query in named_queries()}
     return Names(
         None,
         weeks,
         reliability,
         Told(confusion.command, confusion.none, pairs),
-        [_gallery(connection, home, kind, since) for kind in _KINDS if kind.query in known],
+        [_gallery(connection, home, kind, since) for kind in _KINDS],
     )
 
 

@@ -12,6 +12,7 @@ from ops.query.query import CURRENT_PROJECTIONS, connect_to, take_snapshot
 from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import describe_model
+from store.models.registry import described_featurizers
 from store.state.erasures import erased_rows, read_erasures
 from store.state.expired import first_copied_day, first_kept_day
 from store.state.plans import Plan, read_plan, read_result
@@ -32,6 +33,7 @@ _RELATIONS = {
     "landings": {"name": _TEXT},
     # The batches whose photos should have copies.
     "copied": {"batch": _LONG},
+    "featurizers": {"featurizer": _TEXT, "length": _LONG},
     # The served model: its featurizer's batches, up to the last committed one, must have its projections.
     "models": {"pca_version": pa.int32(), "featurizer": _TEXT, "last": _LONG},
 }
@@ -94,6 +96,7 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
         ),
         "landings": ((name,) for name in {name for one in home.landings for name in (one.source, one.uri)}),
         "copied": ((batch,) for batch, plan in plans.items() if plan.copies and plan.ingest_date >= copied_since),
+        "featurizers": ((meta.id, meta.length) for meta in described_featurizers(home)),
         "models": ((meta.version, meta.featurizer, last) for meta in served),
     }.items():
         connection.register(name, _relation(rows, _RELATIONS[name]))
@@ -184,9 +187,10 @@ _CHECKS = (
         "{count} days hold other numbers of rows than their batches counted.",
     ),
     (
-        f"SELECT image_id FROM {FEATURE_ROWS.name} WHERE len(features) <> 1280 "
-        "OR len(list_filter(features, lambda x: NOT isfinite(x))) > 0",
-        "{count} feature rows are not 1280 finite numbers.",
+        f"SELECT image_id FROM {FEATURE_ROWS.name} LEFT JOIN featurizers USING (featurizer) WHERE features IS NULL "
+        "OR len(features) <> coalesce(length, len(features)) "
+        "OR len(list_filter(features, lambda x: NOT coalesce(isfinite(x), false))) > 0",
+        "{count} feature rows are not as many finite numbers as their featurizer gives.",
     ),
     (
         f"SELECT f.batch, f.source FROM {FEATURE_ROWS.name} f JOIN models m USING (featurizer) WHERE f.batch <= m.last "

@@ -11,9 +11,10 @@ from store.home import Home
 from store.objects.document import Document
 from store.objects.location import is_plain_key
 
-# S3 takes 1,024 bytes with the home's prefix, a disk 255 in each name.
+# S3 takes 1,024 bytes with the home's prefix. A disk takes 255 in each name, of which it needs some more than `.json`
+# while it writes.
 LONGEST_KEY_BYTES = 800
-LONGEST_NAME_BYTES = 250
+LONGEST_NAME_BYTES = 240
 HASHED_FOLDER = "sha256"
 
 # For whoever took the photo, in an app's words.
@@ -63,6 +64,10 @@ class Answer:
     detail: str | None = None
     what_to_do: str | None = None
 
+    def is_of_later_version_than(self, other: "Answer") -> bool:
+        """Whether it is the answer to another version of the object, which came later."""
+        return self.etag != other.etag and self.arrived_at > other.arrived_at
+
 
 _ANSWER = Document(Answer, "{}", remedy="delete it", indent=None)
 
@@ -71,7 +76,7 @@ def answer_key(key: str) -> str:
     """The key below `answers/` of the answer to an object, whose key is relative to the landing.
 
     It is `<key>.json`. It is `sha256/<hex>.json`, of the key's bytes in UTF-8, where storage would not take that name
-    or could take it for another: the key has over 800 bytes, a segment of over 250, a folder that ends in `.json`, an
+    or could take it for another: the key has over 800 bytes, a segment of over 240, a folder that ends in `.json`, an
     empty, '.' or '..' segment or a control character, or it begins with `sha256/`.
     """
     if _has_plain_answer(key):

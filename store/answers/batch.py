@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.answers.answer import Answer, Guess, what_to_do
-from store.errors import StorageUnavailable
 from store.home import Home
+from store.objects.faults import UNKNOWN_OUTCOME, retry_storage
 from store.state.plans import Plan, Result
-from store.tables.files import data_files, read_file, read_small_file
+from store.tables.files import data_files, missing_files_as_faults, read_file, read_small_file
 from store.tables.handles import open_table
-from store.tables.schemas import ANSWER_COLUMNS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table
+from store.tables.schemas import ANSWER_COLUMNS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table, table_location
 
 # Without the vectors: a feature row has 5 KB of them.
 _PHOTO_COLUMNS = ("image_id", "source", "etag", "arrived_at", *ANSWER_COLUMNS)
@@ -21,8 +21,6 @@ _REJECT_COLUMNS = ("source", "etag", "arrived_at", "reason", "detail")
 
 # A float32 has seven digits, the last of which is not exact.
 _DIGITS = 6
-# An erasure may delete a file between the look at the table and the read.
-_LOOKS = 5
 
 Row = Mapping[str, Any]
 
@@ -120,23 +118,17 @@ def _rows_of_result(
 
 
 def _rows_of_table(home: Home, batch: int, table: Table, columns: Sequence[str], version: int | None) -> list[Row]:
-    for look in range(_LOOKS):
-        try:
-            return _look_at_table(home, batch, table, columns, version)
-        except StorageUnavailable as error:
-            if not isinstance(error.__cause__, FileNotFoundError) or look == _LOOKS - 1:
-                raise
-    raise AssertionError("unreachable")
+    def look() -> list[Row]:
+        rows: list[Row] = []
+        with missing_files_as_faults():
+            for file in data_files(open_table(home, table)):
+                may_hold = file.batches is None or file.batches[0] <= batch <= file.batches[1]
+                if may_hold and (version is None or file.partition["pca_version"] == version):
+                    parts = read_file(home, table, file.path, [*columns, "batch"])
+                    rows += _as_dicts([part.filter(pc.equal(part["batch"], batch)) for part in parts])
+        return rows
 
-
-def _look_at_table(home: Home, batch: int, table: Table, columns: Sequence[str], version: int | None) -> list[Row]:
-    rows: list[Row] = []
-    for file in data_files(open_table(home, table)):
-        may_hold = file.batches is None or file.batches[0] <= batch <= file.batches[1]
-        if may_hold and (version is None or file.partition["pca_version"] == version):
-            parts = read_file(home, table, file.path, [*columns, "batch"])
-            rows += _as_dicts([part.filter(pc.equal(part["batch"], batch)) for part in parts])
-    return rows
+    return retry_storage(f"read {table_location(home, table).uri}", look, again=UNKNOWN_OUTCOME)
 
 
 def _as_dicts(parts: Sequence[pa.RecordBatch]) -> list[Row]:

@@ -1,34 +1,54 @@
 """The featurizers of a home: immutable objects under their ids, and a pointer to the one in use."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
-from features.featurizer import DRAFT, Precision
+from features.featurizer import FEATURES, INPUT_PX, Precision
+from features.recipe import DRAFT, Recipe, recipe_of
 from store.errors import StateDamaged
 from store.home import Home
 from store.objects.document import Document
-from store.objects.operations import read, write_once
+from store.objects.operations import keys_below, read, write_once
 
 
 @dataclass(frozen=True)
-class FeaturizerMeta:
+class NetworkKind:
+    """What a network takes and gives, and where it comes from: a name of Keras's applications, or `file`.
+
+    It takes (n, input_px, input_px, 3) uint8 and gives (n, length) float32. `preprocessing` tells what it does first
+    with the numbers 0 to 255. The defaults are those of all featurizers whose description says none of this.
+    """
+
+    network: str = "mobilenet_v2"
+    input_px: int = INPUT_PX
+    length: int = FEATURES
+    preprocessing: str = "tf"
+
+
+@dataclass(frozen=True)
+class FeaturizerMeta(NetworkKind):
     """What is known of a compiled network.
 
     `fingerprint` identifies its weights and its precision without running TensorFlow; `calibrated_on` is a note for
-    people about the pictures that an int8 network was calibrated on. `pixels` tells how its pixels are made of a photo:
-    features of other pixels are another featurizer's.
+    people about the pictures that an int8 network was calibrated on. `pixels` names the recipe: features
+    of other pixels are another featurizer's.
     """
 
-    id: str
-    source: str
-    fingerprint: str
-    network_sha256: str
-    network_bytes: int
-    compiled_at: datetime
+    id: str = field(kw_only=True)
+    source: str = field(kw_only=True)
+    fingerprint: str = field(kw_only=True)
+    network_sha256: str = field(kw_only=True)
+    network_bytes: int = field(kw_only=True)
+    compiled_at: datetime = field(kw_only=True)
     precision: Precision = "float32"
     calibrated_on: str | None = None
-    pixels: str = DRAFT
+    pixels: str = DRAFT.pixels
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the pixels that the network sees are made of a photo."""
+        return recipe_of(self.pixels, self.input_px)
 
 
 _META = Document(FeaturizerMeta, "{}/meta.json", remedy="restore it")
@@ -42,16 +62,27 @@ def publish_featurizer(
     fingerprint: str,
     precision: Precision = "float32",
     calibrated_on: str | None = None,
-    pixels: str = DRAFT,
+    kind: NetworkKind = NetworkKind(),
+    copy_px: int | None = None,
 ) -> FeaturizerMeta:
     """Store a compiled network under the hash of its bytes and its pixels, and make it the home's featurizer.
 
     Replay finds the objects and writes the pointer again. The pointer is written last, so that a network is never in
     use before all of it is stored.
     """
-    digest = hashlib.sha256(network).hexdigest()
-    id, now = _id_of(digest, pixels), datetime.now(UTC)
-    meta = FeaturizerMeta(id, source, fingerprint, digest, len(network), now, precision, calibrated_on, pixels)
+    digest, pixels = hashlib.sha256(network).hexdigest(), Recipe(kind.input_px, copy_px).pixels
+    meta = FeaturizerMeta(
+        **{one.name: getattr(kind, one.name) for one in fields(NetworkKind)},
+        id=_id_of(digest, pixels),
+        source=source,
+        fingerprint=fingerprint,
+        network_sha256=digest,
+        network_bytes=len(network),
+        compiled_at=datetime.now(UTC),
+        precision=precision,
+        calibrated_on=calibrated_on,
+        pixels=pixels,
+    )
     write_once(home.featurizers, f"{meta.id}/network.tflite", network)
     stored = _META.write_once(home.featurizers, meta, meta.id)
     _CURRENT.write(home.featurizers, {"serving": meta.id})
@@ -60,7 +91,7 @@ def publish_featurizer(
 
 def _id_of(digest: str, pixels: str) -> str:
     # Featurizers of the first recipe keep the ids they always had.
-    return (digest if pixels == DRAFT else hashlib.sha256(f"{digest} {pixels}".encode()).hexdigest())[:12]
+    return (digest if pixels == DRAFT.pixels else hashlib.sha256(f"{digest} {pixels}".encode()).hexdigest())[:12]
 
 
 def current_featurizer(home: Home) -> str | None:
@@ -75,6 +106,12 @@ def describe_featurizer(home: Home, featurizer: str) -> FeaturizerMeta:
     if meta is None:
         raise StateDamaged(f"Featurizer {featurizer} is missing below {home.featurizers.uri}; restore it.")
     return meta
+
+
+def described_featurizers(home: Home) -> list[FeaturizerMeta]:
+    """What is known of all featurizers that were ever published in the home, by their ids."""
+    names = sorted({key.partition("/")[0] for key in keys_below(home.featurizers) if key.endswith("/meta.json")})
+    return [describe_featurizer(home, name) for name in names]
 
 
 def load_network(home: Home, featurizer: str) -> bytes:

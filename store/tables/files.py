@@ -6,6 +6,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -123,6 +124,20 @@ def read_small_file(home: Home, table: Table, path: str, columns: Sequence[str])
     location = table_location(home, table)
     body = read_if_exists(location, path)
     return None if body is None else list(_rows_in(pa.BufferReader(body), location, table, path, columns, None))
+
+
+@contextmanager
+def missing_files_as_faults() -> Iterator[None]:
+    """For `retry_storage` around a look at a table and a read of its files: a file that is gone is a fault.
+
+    An erasure deletes files at once; the next look at the table finds what replaced them.
+    """
+    try:
+        yield
+    except StorageUnavailable as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise
 
 
 def _rows_of(

@@ -1,7 +1,6 @@
 """Single rows of `rejects`: found again, and deleted when their object is tried again."""
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -9,10 +8,9 @@ from functools import partial
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from store.errors import StorageUnavailable
 from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, retry_storage
-from store.tables.files import DataFile, Replacement, data_files, read_file, rewrite_file
+from store.tables.files import DataFile, Replacement, data_files, missing_files_as_faults, read_file, rewrite_file
 from store.tables.handles import load_table
 from store.tables.schemas import REJECT_ROWS, table_location
 
@@ -36,7 +34,7 @@ def existing_rejects(home: Home, rows: Collection[RejectRow]) -> set[RejectRow]:
         return set()
 
     def find() -> set[RejectRow]:
-        with _missing_files_as_faults():
+        with missing_files_as_faults():
             files = _files_around(load_table(home, REJECT_ROWS), rows)
             return {row for file in files for row in _rejects_in(home, file) if row in rows}
 
@@ -49,7 +47,7 @@ def rewrite_without(home: Home, handle: DeltaTable, deleted: Collection[RejectRo
     A file that is gone raises FileNotFoundError.
     """
     replacements: list[Replacement] = []
-    with _missing_files_as_faults():
+    with missing_files_as_faults():
         for file in _files_around(handle, deleted):
             count = sum(row in deleted for row in _rejects_in(home, file))
             if count == file.rows:
@@ -58,17 +56,6 @@ def rewrite_without(home: Home, handle: DeltaTable, deleted: Collection[RejectRo
                 keep = partial(_are_kept, file, deleted)
                 replacements.append((file, rewrite_file(home, REJECT_ROWS, file, keep)))
     return replacements
-
-
-@contextmanager
-def _missing_files_as_faults() -> Iterator[None]:
-    # An erasure deletes files at once: the next look at the table finds what replaced them.
-    try:
-        yield
-    except StorageUnavailable as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise error.__cause__ from None
-        raise
 
 
 def _files_around(handle: DeltaTable | None, rows: Collection[RejectRow]) -> list[DataFile]:

@@ -16,6 +16,7 @@ from pyspark import Broadcast, TaskContext
 from features.featurizer import Featurizer
 from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
+from features.recipe import DRAFT, Recipe
 from features.rejects import Reason, Rejected
 from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules
@@ -32,7 +33,7 @@ from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJEC
 from streaming.executor.fetching import Fetched, ReadLocations, fetch_all
 
 _T = TypeVar("_T")
-Decode = Callable[[bytes, Limits, int | None], Photo]
+Decode = Callable[[bytes, Limits, Recipe], Photo]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Task:
     """A share of a batch; `plan` has its objects only, and the versions to project them with.
 
     `retried` are keys that were rejected before. What storage does not hand out is tried again for `patience_s`.
-    With other `erasures` than before, versions may have lost their classifiers. Pixels are made from copies of
-    `copy_px`, if that is given, and the copies are written if the plan says so.
+    With other `erasures` than before, versions may have lost their classifiers. Pixels are made by `recipe`, and its
+    copies are written if the plan says so.
     """
 
     home: Home
@@ -51,7 +52,7 @@ class Task:
     retried: frozenset[str] = frozenset()
     patience_s: float = RETRY_DEADLINE_S
     erasures: tuple[int, int] = (0, 0)
-    copy_px: int | None = None
+    recipe: Recipe = DRAFT
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,17 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     context = TaskContext.get()
     tried_before = context is not None and context.attemptNumber() > 0
     for task in tasks:
+        featurizer = _cached_featurizer(task.plan.featurizer, network)
         if tried_before:
-            with IsolatedDecoder(task.limits, task.copy_px) as isolated:
-                yield _run(task, network, isolated.decode, may_end_worker=False)
+            with IsolatedDecoder(task.limits, task.recipe) as isolated:
+                yield _run(task, featurizer, isolated.decode, may_end_worker=False)
         else:
-            yield _run(task, network, decode_or_die, may_end_worker=True)
+            yield _run(task, featurizer, decode_or_die, may_end_worker=True)
     freeze_worker_modules()
 
 
-def _run(task: Task, network: "Broadcast[bytes]", decode: Decode, may_end_worker: bool) -> TaskMessage:
+def _run(task: Task, featurizer: Featurizer, decode: Decode, may_end_worker: bool) -> TaskMessage:
     outcome = _Outcome()
-    featurizer = _cached_featurizer(task.plan.featurizer, network)
     with outcome.copies:
         for fetched in _fetched(task, outcome, may_end_worker):
             try:
@@ -156,7 +157,7 @@ def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Dec
     body = fetched.body
     if isinstance(body, Rejected):
         raise body
-    photo = outcome.timed("decode", lambda: decode(body, task.limits, task.copy_px))
+    photo = outcome.timed("decode", lambda: decode(body, task.limits, task.recipe))
     outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(photo.pixels[None])))
     key = fetched.landed.key
     outcome.rows.append(

@@ -10,6 +10,8 @@ from batch.answers import answer_again
 from store.answers.answer import Answer, read_answer
 from store.answers.written import write_answers
 from store.home import Home
+from store.objects.landing import stat_object
+from store.objects.operations import overwrite
 from store.settings import load_settings
 from store.state.erasures import begin_erasure
 from tests.support.named_home import KINDS, classifier_of, commit_named, photos_of, publish
@@ -55,6 +57,17 @@ def test_an_answer_to_a_later_version_of_an_object_stays(home: Home, spark: Spar
     assert read_answer(home, key_of(2, 0)) == later
     rewritten = read_answer(home, key_of(2, 1))
     assert rewritten is not None and (rewritten.etag, rewritten.model_version) == ("e", 2)
+
+
+def test_an_answer_to_the_file_that_is_there_stays_whatever_its_time(home: Home, spark: SparkSession) -> None:
+    overwrite(home.landing, key_of(2, 0), b"a photo that was older when it took the place of the other")
+    landed = stat_object(home.landing, key_of(2, 0))
+    assert landed is not None
+    older = datetime(2021, 1, 1, tzinfo=UTC)
+    write_answers(home, [Answer(key_of(2, 0), landed.etag, older, "photo", "id", model_version=1)])
+    assert answered(home, spark) == 2
+    stored = read_answer(home, key_of(2, 0))
+    assert stored is not None and stored.etag == landed.etag
 
 
 def test_nobody_whom_an_erasure_covers_is_answered_again(home: Home, spark: SparkSession) -> None:

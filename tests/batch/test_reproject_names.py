@@ -72,6 +72,7 @@ def _left_out(
     return distances
 
 
+@pytest.mark.processes
 def test_rows_of_the_fit_are_named_as_if_left_out_and_a_version_without_names_stands_beside(
     spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def _check(
     assert [top["confidence"] for top in row["top3"]] == pytest.approx(shares[order], abs=5e-3)
 
 
+@pytest.mark.processes
 def test_the_answer_is_what_the_served_version_said_and_a_stream_goes_on_when_an_erasure_takes_its_names(
     spark: SparkSession, local_settings: Callable[..., Settings], drain: Callable[[Settings], Run]
 ) -> None:

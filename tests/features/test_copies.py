@@ -9,6 +9,7 @@ from PIL import Image
 from features import jpeg
 from features.image import Limits, Photo, decode
 from features.isolation import IsolatedDecoder
+from features.recipe import Recipe
 from tests.support.pictures import display_p3, encoded, grainy, pixels
 
 LIMITS = Limits(max_image_bytes=30_000_000, max_pixels=100_000_000)
@@ -26,7 +27,7 @@ def _exif(orientation: int = 1) -> bytes:
 
 
 def _copy(body: bytes, copy_px: int = 300) -> tuple[Photo, bytes, Image.Image]:
-    photo = decode(body, LIMITS, copy_px)
+    photo = decode(body, LIMITS, Recipe(copy_px=copy_px))
     assert photo.copy is not None
     with Image.open(io.BytesIO(photo.copy)) as opened:
         opened.load()
@@ -117,7 +118,8 @@ def test_transparency_lies_on_white_and_long_strips_fit() -> None:
 
 def test_a_decoder_in_a_process_of_its_own_hands_it_over() -> None:
     body = encoded(pixels(seed=6, width_px=700, height_px=500), "JPEG")
-    with IsolatedDecoder(LIMITS, 300) as isolated:
-        found, here = isolated.decode(body, LIMITS, 300), decode(body, LIMITS, 300)
+    recipe = Recipe(copy_px=300)
+    with IsolatedDecoder(LIMITS, recipe) as isolated:
+        found, here = isolated.decode(body, LIMITS, recipe), decode(body, LIMITS, recipe)
     assert found.copy == here.copy is not None
     assert np.array_equal(found.pixels, here.pixels)

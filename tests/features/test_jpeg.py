@@ -191,6 +191,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.processes
 def test_the_memory_of_a_worker_is_bounded_by_the_limit(tmp_path: Path) -> None:
     all_colours = encoded(SMALL, "JPEG", progressive=True, subsampling="4:4:4")
     progressive = WHOLE["tiny, progressive"]

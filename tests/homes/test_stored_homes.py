@@ -300,6 +300,7 @@ def test_an_erasure_that_was_cut_off_goes_on_and_spares_what_came_after_it(tmp_p
     assert archived == ["0", "new", "new", "notes"]
 
 
+@pytest.mark.processes
 def test_a_snapshot_alone_tells_what_was_taken_and_a_switch_of_models_goes_on(
     tmp_path: Path, drain: Drain, spark: SparkSession
 ) -> None:

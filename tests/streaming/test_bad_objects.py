@@ -67,6 +67,7 @@ def _crashing() -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.processes
 def test_rejects_whose_archived_file_is_another_by_now_or_cannot_be_read_stop_nobody(
     local_settings: MakeSettings, drain: Drain
 ) -> None:
@@ -97,6 +98,7 @@ def test_rejects_whose_archived_file_is_another_by_now_or_cannot_be_read_stop_no
     assert {outcome["key"] for outcome in outcomes(settings) if outcome["image_id"]} == set(_some(4))
 
 
+@pytest.mark.processes
 def test_files_that_cannot_be_read_or_hang_cost_themselves_an_outcome_on_every_try_of_their_task(
     local_settings: MakeSettings, drain: Drain
 ) -> None:

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from bootstrap.weights.featurizer import install_featurizer
 from bootstrap.weights.weights import CompiledNetwork
-from features.featurizer import Featurizer, pixels_by_copies
+from features.featurizer import Featurizer
 from features.image import decode
 from ops.status.status import read_status
 from store.errors import FeaturizerConflict, StateDamaged
@@ -48,8 +48,7 @@ LOG_ENTRY = "_delta_log/00000000000000000001.json"
 
 
 def _with_copies(settings: Settings, network: CompiledNetwork) -> Settings:
-    pixels = pixels_by_copies(300)
-    publish_featurizer(settings.places(), network.network, network.source, network.fingerprint, pixels=pixels)
+    publish_featurizer(settings.places(), network.network, network.source, network.fingerprint, copy_px=300)
     return settings.model_copy(update={"copies": True})
 
 

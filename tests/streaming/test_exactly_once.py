@@ -155,6 +155,7 @@ def test_a_result_is_rolled_forward_without_running_a_task(copied: Settings, dra
     assert len(outcomes(copied)) == len(DROPPED)
 
 
+@pytest.mark.processes
 def test_a_batch_whose_result_came_first_waits_for_the_one_before(landed: Settings, drain: Drain) -> None:
     in_two = landed.model_copy(update={"max_files": 7})
     assert len(drain(in_two).reports) == 2

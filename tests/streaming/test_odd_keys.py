@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from batch.maintain.retention import expire_archive
+from batch.maintain.retention import expire_objects
 from ops.cli.main import app
 from ops.rejects import RejectFilter, find_version, rejects_of, select_retries, source_of
 from ops.report.data import collect
@@ -146,10 +146,11 @@ def test_from_the_archive_each_is_retried_shown_and_erased_alone(
     assert not any(key.startswith(("/x.", "kiwi://notes.")) for key in archived)
     assert read_status(home, verify=True).broken == []
     tomorrow = datetime.now(UTC) + timedelta(days=1)
-    assert expire_archive(home, timedelta(hours=1), tomorrow, dry_run=False).count == len(archived)
+    assert expire_objects(home.archive, timedelta(hours=1), tomorrow, dry_run=False).count == len(archived)
     assert list(list_landed(home.archive)) == []
 
 
+@pytest.mark.processes
 def test_at_the_root_of_a_bucket_and_told_of_by_messages(
     s3_settings: MakeSettings, s3: "S3Client", sqs: "SQSClient", queue_url: str, bucket: str, drain: Drain
 ) -> None:

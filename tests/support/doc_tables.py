@@ -57,7 +57,8 @@ def _default(value: Any, flag: Flag) -> str:
 
 def reasons_table() -> str:
     """Every reason of a reject with what the person is to do, for docs/app.md."""
-    return "\n".join(_markdown(["`reason`", "`what_to_do`"], [[f"`{why}`", text] for why, text in WHAT_TO_DO.items()]))
+    rows = [f"| `{reason}` | {text} |" for reason, text in WHAT_TO_DO.items()]
+    return "\n".join(["| `reason` | `what_to_do` |", "|---|---|", *rows])
 
 
 def cost_tables(prices: Prices) -> str:

@@ -1,6 +1,7 @@
 """Feature rows made by hand, committed as the stream commits them."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cache
@@ -13,6 +14,7 @@ from features.pca import Pca, fit, moments_of
 from store.home import Home
 from store.models.pca_models import PcaMeta, PcaModel, begin_switch, finish_switch, next_version, publish_model
 from store.models.registry import current_featurizer
+from store.objects.operations import write_once
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
 from store.tables.handles import create_tables
@@ -64,6 +66,7 @@ def commit_features(
 ) -> None:
     """Commit a batch to all tables, its rows spread over some files; `columns` replace those that are made."""
     create_tables(home)
+    describe(home, featurizer, vectors.shape[1])
     parts = np.array_split(np.arange(len(vectors)), files)
     adds = [
         write_file(
@@ -79,6 +82,13 @@ def commit_features(
     ]
     for table in TABLES:
         commit(home, table, batch, "a test", adds if table is FEATURE_ROWS else [])
+
+
+def describe(home: Home, featurizer: str, length: int = 1280) -> None:
+    """Make a featurizer known that was never published, which gives that many numbers."""
+    meta = {"id": featurizer, "length": length, "network_sha256": "", "network_bytes": 0, "source": "a test"}
+    meta |= {"compiled_at": "2026-10-03T00:00:00Z", "fingerprint": "a test"}
+    write_once(home.featurizers, f"{featurizer}/meta.json", json.dumps(meta).encode())
 
 
 def made_columns(home: Home, batch: int, day: date, numbers: Sequence[int], featurizer: str) -> dict[str, Any]:

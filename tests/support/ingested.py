@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from features.image import Limits, decode
+from features.recipe import Recipe
 from store.answers.batch import answers_of_batch
 from store.answers.written import write_answers
 from store.home import Home
@@ -119,7 +120,7 @@ def _write_photos(
 def _write_copies(home: Home, plan: Plan, rows: dict[str, list[object]], bodies: list[bytes]) -> AddedFile:
     with CopySpool() as spool:
         for number, body in enumerate(bodies):
-            copy = decode(body, Limits(2**26, 10**8), 300).copy
+            copy = decode(body, Limits(2**26, 10**8), Recipe(copy_px=300)).copy
             assert copy is not None
             spool.add({name: values[number] for name, values in rows.items()}, copy)
         return write_large_file(home, COPY_ROWS, spool.parts, {"ingest_date": f"{plan.ingest_date}"})

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -23,28 +23,14 @@ _START_S = 60.0
 _END_S = 5.0
 
 
-@contextmanager
-def s3_server(folder: Path) -> Iterator[str]:
+def s3_server(folder: Path) -> AbstractContextManager[str]:
     """The URL of a moto server (S3, SQS, SNS); what it says goes below `folder`."""
-    port = _free_port()
-    with (
-        (folder / "moto.log").open("wb") as log,
-        _process("tests.support.moto_server", f"{port}", stdout=log, stderr=log),
-    ):
-        _wait_for(port)
-        yield f"http://127.0.0.1:{port}"
+    return _moto(folder, "tests.support.moto_server")
 
 
-@contextmanager
-def presigned_server(folder: Path) -> Iterator[str]:
+def presigned_server(folder: Path) -> AbstractContextManager[str]:
     """The URL of a moto server that checks the rights of presigned URLs, too (`tests.support.presigned_server`)."""
-    port = _free_port()
-    with (
-        (folder / "moto.log").open("wb") as log,
-        _process("tests.support.presigned_server", f"{port}", stdout=log, stderr=log),
-    ):
-        _wait_for(port)
-        yield f"http://127.0.0.1:{port}"
+    return _moto(folder, "tests.support.presigned_server")
 
 
 def made_bucket(server: str, name: str) -> "S3Client":
@@ -54,14 +40,9 @@ def made_bucket(server: str, name: str) -> "S3Client":
     return s3
 
 
-@contextmanager
-def aws_server(folder: Path) -> Iterator[str]:
+def aws_server(folder: Path) -> AbstractContextManager[str]:
     """The URL of a moto server whose EMR runs what it is given (`tests.support.aws_server`), below `folder`."""
-    port = _free_port()
-    command = ("tests.support.aws_server", f"{port}", f"{folder / 'nodes'}")
-    with (folder / "aws.log").open("wb") as log, _process(*command, stdout=log, stderr=log):
-        _wait_for(port)
-        yield f"http://127.0.0.1:{port}"
+    return _moto(folder, "tests.support.aws_server", f"{folder / 'nodes'}")
 
 
 @contextmanager
@@ -73,6 +54,14 @@ def server_before(upstream: str, module: str, folder: Path) -> Iterator[str]:
     ):
         assert process.stdout is not None
         yield process.stdout.readline().strip()
+
+
+@contextmanager
+def _moto(folder: Path, module: str, *arguments: str) -> Iterator[str]:
+    port = _free_port()
+    with (folder / "moto.log").open("wb") as log, _process(module, f"{port}", *arguments, stdout=log, stderr=log):
+        _wait_for(port)
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def run_here(spark: SparkSession, settings: Settings, scratch: Path) -> Run:
 
 def with_featurizer(settings: Settings, network: CompiledNetwork) -> Settings:
     """The settings, after the network was published in their home."""
-    publish_featurizer(settings.places(), network.network, network.source, network.fingerprint)
+    publish_featurizer(settings.places(), network.network, network.source, network.fingerprint, kind=network.kind)
     return settings
 
 

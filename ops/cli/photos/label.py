@@ -109,7 +109,6 @@ def _tell(changes: "Sequence[Change]") -> None:
         echo(f"{change.image_id[:12]}: {_words(change)}")
     if len(changes) > _SHOWN:
         echo(f"… and {len(changes) - _SHOWN:,} more.")
-    if len(changes) > 1:
         counts = Counter(_words(change) for change in changes)
         for words, count in counts.most_common(_SHOWN):
             echo(f"{count:>7,} {'photo' if count == 1 else 'photos'}: {words}")

@@ -441,6 +441,26 @@ def test_an_empty_folder_goes_only_with_the_person_whose_it_is(on_disk: Settings
     ]
 
 
+def test_what_a_kill_left_half_written_goes_with_the_person(on_disk: Settings) -> None:
+    home = on_disk.places()
+    _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1)})
+    ingest(on_disk)
+    # A photo of somebody else can be called so.
+    others = home.landing.directory / BEN / "kiwi" / "b.jpg#1"
+    others.parent.mkdir(parents=True)
+    others.write_bytes(jpeg(2))
+    for place, key in (
+        (home.answers, f"{ANNA}/kiwi/a.jpg.json#1"),
+        (home.labels, "ingest_date=2026-10-05/part.parquet#2"),
+    ):
+        (place.directory / key).parent.mkdir(parents=True)
+        (place.directory / key).write_text(ANNA)
+    certificate = _erase(on_disk, _subject())
+    assert certificate.removed["half-written files"] == 2
+    assert _where(home, ANNA) == set()
+    assert others.exists()
+
+
 @pytest.mark.processes
 def test_beside_a_stream_and_uploads_of_the_same_person(on_disk: Settings) -> None:
     home = on_disk.places()

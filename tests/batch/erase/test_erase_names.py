@@ -79,7 +79,7 @@ def _fill(settings: Settings) -> None:
 
 def _sums(home: Home) -> RowSums:
     featurizer = str(current_featurizer(home))
-    return merge_sums((sum_rows(home, featurizer, day)[0] for day in list_days(home)), FEATURES)
+    return merge_sums((sum_rows(home, featurizer, FEATURES, day)[0] for day in list_days(home)), FEATURES)
 
 
 def _publish(home: Home, labels: tuple[str, ...] | None, last_batch: int, copies: bool = True) -> int:
@@ -119,6 +119,7 @@ def _named(home: Home) -> dict[int, int]:
     return named
 
 
+@pytest.mark.processes
 def test_versions_whose_labels_lose_rows_lose_their_names_and_no_others_do(
     on_disk: Settings, spark: SparkSession
 ) -> None:

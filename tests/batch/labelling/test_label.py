@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import batch.labelling.label as label_module
+import store.tables.labels as labels_module
 from batch.labelling.corrections import Correction, LabelsRefused, correction_of
 from batch.labelling.label import Change, label_photos
 from ops.query.query import connect, run_query
-from store.errors import HomeInUse
+from store.errors import HomeInUse, StorageUnavailable
 from store.home import Home
 from store.models.registry import publish_featurizer
 from store.objects.operations import delete_all, keys_below
@@ -151,6 +152,21 @@ def _overtaken(monkeypatch: pytest.MonkeyPatch, by: Callable[[], None]) -> list[
 
     monkeypatch.setattr(label_module, "find_images", find_images)
     return looks
+
+
+def test_cut_off_before_its_commit_nothing_is_said_and_a_replay_says_all(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object) -> None:
+        raise StorageUnavailable("cut off")
+
+    with monkeypatch.context() as patched, pytest.raises(StorageUnavailable, match="cut off"):
+        patched.setattr(labels_module, "append_as_seen", cut_off)
+        _say(home, (PEAR, "apple"), (LIME, "lemon"))
+    assert [key for key in keys_below(home.labels) if key.endswith(".parquet")]
+    assert _labels(home) == []
+    _say(home, (PEAR, "apple"), (LIME, "lemon"))
+    assert {row["image_id"]: row["label"] for row in _labels(home)} == {PEAR: "apple", LIME: "lemon"}
 
 
 def test_a_copy_that_comes_while_somebody_labels_it_gets_a_row_of_its_day(

@@ -71,7 +71,7 @@ def test_a_label_goes_over_to_the_days_on_which_its_image_has_photos(home: Home)
     # Said before and after the photo came.
     _say(home, "lime", BOTH)
     assert Expiry(
-        "labels", labels_module.expire_labels(home, timedelta(days=30), datetime.now(UTC), True)
+        "labels", labels_module.expire_labels(home, timedelta(days=30), datetime.now(UTC), True, print)
     ) in _maintain(home, dry_run=True)
     steps = _maintain(home)
     assert [step.expired.count for step in steps if isinstance(step, Expiry) and step.place == "labels"] == [4]
@@ -87,17 +87,14 @@ def test_a_label_goes_over_to_the_days_on_which_its_image_has_photos(home: Home)
 def test_photos_are_not_read_for_labels_that_later_days_hold(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     _photos_come(home)
     _say(home, "fig", BOTH)
-    read: list[Any] = []
-    real = labels_module.read_file
-    monkeypatch.setattr(
-        labels_module, "read_file", lambda *arguments: read.append(arguments[1].name) or real(*arguments)
-    )
+    searched: list[Any] = []
+    monkeypatch.setattr(labels_module, "find_images", lambda *arguments: searched.append(arguments) or {})
     _maintain(home)
-    assert set(read) == {"labels"}
+    assert not searched
     assert [(row["label"], row["ingest_date"]) for row in _said(home)] == [("fig", PAST)]
 
 
-@pytest.mark.parametrize("step", ["_photos_of", "write_file", "move_rows"])
+@pytest.mark.parametrize("step", ["find_images", "write_file", "move_rows"])
 def test_cut_off_at_any_step_a_replay_carries_over_the_rest(
     home: Home, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,12 +280,15 @@ def test_what_no_version_names_is_removed_after_a_day_and_nothing_else(on_disk: 
     place = on_disk.features
     _age(place.directory, days=3)
     overwrite(place, "ingest_date=2026-10-03/part-old.zstd.parquet", b"an attempt that died")
+    half = place.directory / "ingest_date=2026-10-03" / "part-half.zstd.parquet#1"
+    half.write_bytes(b"a write that was killed")
     _age(place.directory, days=3)
     overwrite(place, "ingest_date=2026-10-03/part-new.zstd.parquet", b"an attempt at work")
     # The files that these replace are old, but were named until now.
     _compact(on_disk, datetime.now(UTC))
     swept = next(piece for piece in _maintain(on_disk) if isinstance(piece, OrphanRemoval))
     assert (swept.removed.count, swept.removed.size_bytes) == (1, len(b"an attempt that died"))
+    assert not half.exists()
     kept = set(keys_below(place))
     assert "ingest_date=2026-10-03/part-new.zstd.parquet" in kept
     assert "ingest_date=2026-10-03/part-old.zstd.parquet" not in kept
@@ -442,6 +445,7 @@ def test_a_photo_that_was_old_when_it_was_archived_is_kept_as_long(on_disk: Home
     assert list(keys_below(on_disk.archive)) == ["kiwi/1.e.jpg"]
 
 
+@pytest.mark.processes
 def test_old_rows_go_from_all_tables_and_every_promise_holds(spark: SparkSession, local_settings: MakeSettings) -> None:
     settings = local_settings()
     home = _with_rows(settings.places())

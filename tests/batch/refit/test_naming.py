@@ -49,7 +49,7 @@ def _commit(
 
 
 def _sums(home: Home) -> RowSums:
-    return merge_sums((sum_rows(home, OURS, day)[0] for day in list_days(home)), FEATURES)
+    return merge_sums((sum_rows(home, OURS, FEATURES, day)[0] for day in list_days(home)), FEATURES)
 
 
 def _names(spark: SparkSession, home: Home, min_label_rows: int = 10) -> Naming:

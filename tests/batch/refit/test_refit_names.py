@@ -165,6 +165,7 @@ def test_unlabelled_homes_and_photos_with_a_nan_are_told_and_the_pca_goes_on(spa
     assert versions(home) == [1]
 
 
+@pytest.mark.processes
 def test_a_version_that_names_worse_is_published_and_not_the_next_one_without_force(
     spark: SparkSession, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

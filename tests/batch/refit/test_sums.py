@@ -31,6 +31,7 @@ from store.tables.handles import create_tables, open_table
 from store.tables.schemas import FEATURE_ROWS, TABLES
 from tests.conftest import REGION
 from tests.support.fault_proxy import Rule, set_rules
+from tests.support.feature_rows import describe
 
 OURS = "ours"
 DAYS = (date(2024, 3, 1), date(2024, 3, 2), date(2024, 3, 3))
@@ -91,6 +92,7 @@ def _write(
     files: int = 2,
 ) -> None:
     """Commit a batch to a home, in a few files: row n of batch b is image `b-n`."""
+    describe(home, featurizer)
     made = _vectors(batch)
     adds = []
     for numbers in np.array_split(np.arange(len(made if vectors is None else vectors)), files):
@@ -257,6 +259,7 @@ def test_rows_of_another_featurizer_on_the_same_days_change_nothing(spark: Spark
     _write(home, 3, DAYS[0], featurizer="theirs")
     assert _days(_sum(spark, home).rows_read) == ()
     _assert_near(_sum(spark, home, "theirs").sums.moments, np.concatenate([_vectors(2), _vectors(3)]))
+    describe(home, "nobody's")
     assert _sum(spark, home, "nobody's", keep=False).sums.moments.rows == 0
 
 
@@ -264,6 +267,7 @@ def test_a_home_without_rows_has_moments_of_no_rows(spark: SparkSession, tmp_pat
     for empty in (home, load_settings(home=str(tmp_path / "nothing")).places()):
         told: list[tuple[int, int]] = []
         tell = _telling(told)
+        describe(empty, OURS)
         summed = sum_days(spark.sparkContext, empty, OURS, list_days(empty), full=False, keep=True, on_progress=tell)
         assert (summed.sums.moments.rows, told) == (0, [(0, 0)])
 
@@ -333,7 +337,7 @@ def test_features_that_are_no_1280_numbers_are_refused_by_day(
 ) -> None:
     _write(home, 1, DAYS[0], vectors=[[1.0] * FEATURES, wrong])
     with pytest.raises(error, match=r"2024-03-01.*; nothing was published\. Delete .*(refit|try again)\.$"):
-        sum_rows(home, OURS, split_into_tasks(list_days(home)[0])[0])
+        sum_rows(home, OURS, FEATURES, split_into_tasks(list_days(home)[0])[0])
 
 
 def test_of_a_day_that_is_refused_nothing_is_stored_and_the_days_beside_it_are_not_lost(

@@ -128,6 +128,7 @@ def test_what_a_view_reads_is_created_before_it() -> None:
             assert {table.name for table in created.find_all(exp.Table)} <= {*NAMES[:number], *own}
 
 
+@pytest.mark.processes
 def test_all_statements_run_one_after_the_other_and_a_replay_runs_the_same(
     athena: "AthenaClient", glue: "GlueClient", database: str, work_group: str, slow_queries: None
 ) -> None:

@@ -158,7 +158,7 @@ def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_ph
     stage: Account, reading: Settings
 ) -> None:
     before = _upload(stage, photo(2))
-    done = stage.fruits("deploy", trigger="300ms", layout="first-folder")
+    done = stage.fruits("deploy", trigger="300ms", layout="first-folder", answers="true")
     after = _upload(stage, photo(3))
 
     assert done.returncode == 0, done.stderr
@@ -177,6 +177,7 @@ def test_deploying_again_changes_nothing(stage: Account) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "runs already" in done.stdout
+    assert "--answers --clean archive" in " ".join(done.stdout.split())
     assert "--layout first-folder" in done.stdout
     assert "--trigger 300ms" in done.stdout
     assert [step["Id"] for step in stage.steps()] == [step["Id"] for step in before]

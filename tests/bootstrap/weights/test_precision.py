@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,7 @@ def test_it_is_calibrated_on_the_photos_that_landed(switched: Switched) -> None:
 
 @pytest.mark.processes
 def test_the_same_photos_give_the_same_bytes_in_another_process(switched: Switched) -> None:
-    calibration = choose_pictures(switched.home, LIMITS, print)
-    compiled = compile_weights("untrained:7", print, calibration=calibration.pictures)
+    compiled = compile_weights("untrained:7", print, calibrate=partial(choose_pictures, switched.home, LIMITS))
     assert hashlib.sha256(compiled.network).hexdigest() == switched.meta.network_sha256, "not the same bytes again"
 
 

@@ -108,7 +108,9 @@ def test_one_sentence_says_what_is_wrong(home: Home, tmp_path: Path) -> None:
     )
     assert "--by is empty" in _refused(home, PHOTO, "kiwi", "--by", " ")
     assert "missing.csv cannot be read: No such file or directory" in _refused(home, "--csv", "missing.csv")
-    assert "'IMG_9.jpg' is no image_id; give its 64 hexadecimal digits" in _refused(home, "IMG_9.jpg", "kiwi")
+    assert "'IMG_9.jpg' is no file here and no image_id; give its 64 hexadecimal digits" in _refused(
+        home, "IMG_9.jpg", "kiwi"
+    )
     assert "s3://b/IMG.jpg is not on this machine: copy it here" in _refused(home, "s3://b/IMG.jpg", "kiwi")
     assert "Nothing was changed: line 4: its label is empty" in _refused(home, "--csv", str(tmp_path / "wrong.csv"))
     both = _refused(home, "--csv", str(tmp_path / "known.csv"))

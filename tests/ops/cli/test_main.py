@@ -79,6 +79,7 @@ def test_a_version_that_is_none_is_said(command: str, local_settings: MakeSettin
         (("query", "SELECT 1"), "There is no home at "),
         (("stream", "--trigger", "soon"), "trigger: write a number and a unit"),
         (("stream", "--settle", "a while"), "settle: write a number and a unit"),
+        (("maintain", "--keep-rows", "900000d"), "keep_rows: write 36500d"),
         (("stream", "--key-pattern", "(?P<fruit>.)"), "named groups are label and subject"),
         (("stream", "--key-pattern", "("), "not a regular expression"),
         (("stream", "--clean", "burn"), "clean: "),
@@ -154,10 +155,12 @@ def test_readme_tells_every_setting_as_the_flags_do() -> None:
     assert with_table(readme, "settings", settings_table()) == readme, "run python -m tests.support.doc_tables"
 
 
-def test_a_refit_keeps_at_most_as_many_components_as_there_are_features() -> None:
+def test_a_refit_keeps_at_most_as_many_components_as_there_are_features(local_settings: MakeSettings) -> None:
     assert load_settings(components=FEATURES).components == FEATURES
-    with pytest.raises(InvalidSetting, match="components"):
-        load_settings(components=FEATURES + 1)
+    home = local_settings().home
+    ended = run_fruits("refit", "--home", home, "--components", str(FEATURES + 1))
+    assert ended.returncode
+    assert "1281 components are impossible; choose from 1 to 1280." in " ".join(ended.stderr.split())
 
 
 def test_another_featurizer_is_refused_unless_asked_for(local_settings: MakeSettings) -> None:

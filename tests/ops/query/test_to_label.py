@@ -20,9 +20,10 @@ from store.models.pca_models import begin_switch, finish_switch
 from store.settings import load_settings
 from store.tables.commits import commit
 from store.tables.files import vectors_column, write_file
-from store.tables.handles import create_tables, open_table
-from store.tables.labels import Origin, Statement, add_statements
-from store.tables.schemas import FEATURE_ROWS, LABEL_ROWS, PROJECTION_ROWS
+from store.tables.handles import create_tables
+from store.tables.labels import Origin
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS
+from tests.support import said
 from tests.support.feature_rows import made_columns
 
 DAY = datetime.now(UTC).date() - timedelta(days=3)
@@ -90,9 +91,7 @@ def _add(
 
 
 def say(home: Home, label: str | None, origin: Origin, *numbers: int) -> None:
-    handle = open_table(home, LABEL_ROWS)
-    assert handle is not None
-    add_statements(home, handle, [Statement(image_id(number), label, origin, (DAY,)) for number in numbers])
+    said.say(home, map(image_id, numbers), label, DAY, origin=origin)
 
 
 def _answer(home: Home, name: str, **given: str) -> list[dict[str, Any]]:

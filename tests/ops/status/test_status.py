@@ -265,9 +265,9 @@ def test_a_watch_looks_again_until_it_is_interrupted(drained: Settings) -> None:
 
 
 def test_an_interval_that_is_none_is_refused(drained: Settings) -> None:
-    with pytest.raises(InvalidSetting, match="every: write a number and a unit"):
+    with pytest.raises(InvalidSetting, match="--every: write a number and a unit"):
         _status(drained, "--watch", "--every", "soon")
-    with pytest.raises(InvalidSetting, match="every: write how long to wait"):
+    with pytest.raises(InvalidSetting, match="--every: write how long to wait"):
         _status(drained, "--watch", "--every", "0s")
 
 

@@ -213,7 +213,8 @@ def _running(spark: SparkSession, settings: Settings, scratch: Path) -> Iterator
         stream.result()
 
 
-@pytest.mark.parametrize("clean", ["archive", pytest.param("delete", marks=pytest.mark.processes)])
+@pytest.mark.processes
+@pytest.mark.parametrize("clean", ["archive", "delete"])
 def test_a_file_written_in_two_halves_is_one_photo_and_stays_while_it_is_young(
     spark: SparkSession, local_settings: MakeSettings, tmp_path: Path, clean: str
 ) -> None:

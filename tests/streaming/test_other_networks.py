@@ -1,0 +1,121 @@
+"""A home whose network takes other pictures and gives other vectors, and one that switches to such a network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+from batch.refit.refit import RefitOptions, refit
+from batch.reproject import reproject
+from bootstrap.weights.weights import CompiledNetwork, compile_weights
+from features.featurizer import Featurizer
+from features.image import decode
+from features.recipe import Recipe
+from ops.status.status import read_status
+from store.models.pca_models import current_models
+from store.models.registry import current_featurizer, describe_featurizer
+from store.settings import Settings
+from tests.support.command_run import run_fruits
+from tests.support.crashing_decoder.sitecustomize import SEGFAULT
+from tests.support.pictures import encoded, jpeg, pixels
+from tests.support.stream_run import Run, drop, rows, with_featurizer
+
+Drain = Callable[[Settings], Run]
+MakeSettings = Callable[..., Settings]
+
+pytestmark = pytest.mark.xdist_group("tensorflow")
+
+PX, LENGTH, PHOTOS = 48, 576, 5
+
+
+@pytest.fixture(scope="module")
+def other() -> CompiledNetwork:
+    return compile_weights(f"untrained:7:mobilenet_v3_small@{PX}", print)
+
+
+def _land(settings: Settings, label: str, seed: int) -> dict[str, bytes]:
+    bodies = {f"{label}/{seed + n}.jpg": jpeg(seed=seed + n, width_px=160, height_px=120) for n in range(PHOTOS)}
+    drop(settings, bodies)
+    return bodies
+
+
+def _serve(spark: SparkSession, settings: Settings) -> int:
+    options = RefitOptions(2, None, 2, min_label_rows=1)
+    version = refit(spark.sparkContext, settings.places(), options, False, False, lambda _, __: None).meta.version
+    reproject(spark.sparkContext, settings.places(), print, lambda _, __: None)
+    return version
+
+
+def _asked(settings: Settings, *arguments: str) -> list[dict[str, Any]]:
+    ended = run_fruits(*arguments, "--home", settings.home, "--format", "json")
+    assert ended.returncode == 0, ended
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+@pytest.mark.processes
+def test_a_home_that_switches_has_each_photo_once_and_mixes_nothing(
+    spark: SparkSession, drain: Drain, local_settings: MakeSettings, other: CompiledNetwork, tmp_path: Path
+) -> None:
+    settings = local_settings()
+    home, first = settings.places(), str(current_featurizer(settings.places()))
+    before = _land(settings, "kiwi", 1) | _land(settings, "lime", 11)
+    drain(settings)
+    assert _serve(spark, settings) == 1
+
+    second = str(current_featurizer(with_featurizer(settings, other).places()))
+    assert describe_featurizer(home, second).input_px == PX
+    # One of them ends its decoder, so that the others are decoded in processes of their own.
+    crashing = {"kiwi/crashes.jpg": encoded(pixels(seed=40), "JPEG", comment=SEGFAULT)}
+    drop(settings, crashing)
+    after = _land(settings, "kiwi", 21) | _land(settings, "lime", 31)
+    drain(settings)
+
+    lengths = rows(settings, "SELECT featurizer, len(features) AS n, count(*) AS rows FROM features GROUP BY ALL")
+    assert sorted((row["featurizer"], row["n"], row["rows"]) for row in lengths) == sorted(
+        [(first, 1280, len(before)), (second, LENGTH, len(after))]
+    )
+    network = Featurizer(other.network)
+    for key in list(after)[:2]:
+        [row] = rows(settings, f"SELECT features FROM features WHERE ends_with(source, '{key}')")
+        expected = network.features(decode(after[key], settings.limits, Recipe(PX)).pixels[None])[0]
+        np.testing.assert_allclose(row["features"], expected, rtol=1e-4, atol=1e-5)
+    assert read_status(home, verify=True).broken == []
+    # What is served goes on until another version is made.
+    assert rows(settings, "SELECT count(*) AS n FROM current_projections") == [{"n": len(before)}]
+
+    assert _serve(spark, settings) == 2
+    assert current_models(home).versions == (2,)
+    projected = "SELECT count(*) AS n, count(DISTINCT source) AS photos, any_value(featurizer) AS f FROM "
+    assert rows(settings, f"{projected} current_projections") == [{"n": len(after), "photos": len(after), "f": second}]
+    assert read_status(home, verify=True).broken == []
+
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(next(iter(after.values())))
+    [said] = _asked(settings, "identify", str(photo))
+    assert said["version"] == 2
+    assert said["predicted"] in {"kiwi", "lime"}
+    near = _asked(settings, "similar", str(photo))
+    assert near[0]["distance"] == pytest.approx(0, abs=1e-3)
+    for query in ("drift", "centroids"):
+        assert _asked(settings, "query", query) is not None
+    assert _asked(settings, "query", "nearest", "--image", str(near[0]["image_id"]))
+    assert run_fruits("report", "--home", settings.home).returncode == 0
+
+
+def test_rows_of_another_length_than_the_network_gives_are_found(
+    drain: Drain, local_settings: MakeSettings, other: CompiledNetwork
+) -> None:
+    settings = with_featurizer(local_settings(), other)
+    _land(settings, "kiwi", 1)
+    drain(settings)
+    home = settings.places()
+    assert read_status(home, verify=True).broken == []
+    meta = home.featurizers.directory / str(current_featurizer(home)) / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"length": LENGTH + 1}))
+    assert read_status(home, verify=True).broken == [
+        f"{PHOTOS} feature rows are not as many finite numbers as their featurizer gives."
+    ]
