@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from benchmarks.identification import MIN_ROWS, Photos
 from bootstrap.weights.weights import compile_weights
 from features.classifier import name_rows, within_labels
-from features.featurizer import Featurizer
+from features.featurizer import Featurizer, Recipe
 from features.image import Limits, decode
-from features.recipe import Recipe
 from store.home import Home
 from store.settings import load_settings
 from store.tables.copies import CopySpool

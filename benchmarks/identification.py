@@ -21,10 +21,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from bootstrap.weights.weights import compile_weights
 from features.calibration import HeldOut, calibrate, calibration_error
 from features.classifier import Classifier, LeftOut, name_rows, squared_distances, within_labels
-from features.featurizer import Featurizer
+from features.featurizer import Featurizer, Recipe
 from features.image import decode
 from features.label_sums import RowSummer, RowSums
-from features.recipe import Recipe
 from store.settings import load_settings
 
 MIN_ROWS = 10

@@ -13,8 +13,8 @@ from pillow_heif import HeifImageFile, register_heif_opener
 
 from features import jpeg, png
 from features.colours import Colours, colours_of, in_srgb
+from features.featurizer import DRAFT, Recipe
 from features.isobmff import image_format, without_exif
-from features.recipe import DRAFT, Recipe
 from features.rejects import Reason, Rejected
 from features.wholeness import ends_early
 

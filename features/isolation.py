@@ -16,8 +16,8 @@ import numpy as np
 
 from features.environment import interrupts_withheld, python_environment
 from features.errors import DecoderUnavailable
+from features.featurizer import DRAFT, Recipe
 from features.image import Limits, Photo, decode
-from features.recipe import DRAFT, Recipe
 from features.rejects import Reason, Rejected
 
 # What a process may need to begin on a machine that is busy; the decoder's own deadline starts after that.

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bootstrap.weights.network import sample_pictures
-from features.featurizer import INPUT_PX
+from features.featurizer import INPUT_PX, Recipe
 from features.image import Limits, decode
-from features.recipe import Recipe
 from features.rejects import Rejected
 from store.home import Home
 from store.objects.landing import fetch, list_landed

@@ -11,9 +11,8 @@ from bootstrap.weights.calibration import choose_pictures
 from bootstrap.weights.weights import Calibrate, CompiledNetwork, compile_weights, fingerprint_of
 from features.environment import interrupts_withheld, python_environment, started_with
 from features.errors import InvalidWeights, WeightsUnavailable
-from features.featurizer import Precision
+from features.featurizer import Precision, draft_px
 from features.image import Limits
-from features.recipe import draft_px
 from store.errors import FeaturizerConflict
 from store.home import Home
 from store.home_access import check_is_writable

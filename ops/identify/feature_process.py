@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from bootstrap.weights.network import without_chatter
 from features.environment import interrupts_withheld, python_environment
 from features.errors import DecoderUnavailable
-from features.featurizer import Featurizer
+from features.featurizer import DRAFT, Featurizer, Recipe
 from features.image import Limits
 from features.isolation import HEAD, START_S, ask, crashed, decode_or_die, read_exactly
-from features.recipe import DRAFT, Recipe
 from features.rejects import Reason, Rejected
 
 

@@ -13,8 +13,8 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
+from features.featurizer import Recipe
 from features.image import Limits
-from features.recipe import Recipe
 from features.rejects import Reason, Rejected
 from ops.identify.feature_process import FeatureProcess
 from store.objects.faults import reason

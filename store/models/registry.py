@@ -4,8 +4,7 @@ import hashlib
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
-from features.featurizer import FEATURES, INPUT_PX, Precision
-from features.recipe import DRAFT, Recipe, recipe_of
+from features.featurizer import DRAFT, FEATURES, INPUT_PX, Precision, Recipe, recipe_of
 from store.errors import StateDamaged
 from store.home import Home
 from store.objects.document import Document

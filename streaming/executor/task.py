@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import Broadcast, TaskContext
 
-from features.featurizer import Featurizer
+from features.featurizer import DRAFT, Featurizer, Recipe
 from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
-from features.recipe import DRAFT, Recipe
 from features.rejects import Reason, Rejected
 from features.task_errors import carry_errors
 from features.worker_process import freeze_worker_modules

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from features import jpeg
+from features.featurizer import Recipe
 from features.image import Limits, Photo, decode
 from features.isolation import IsolatedDecoder
-from features.recipe import Recipe
 from tests.support.pictures import display_p3, encoded, grainy, pixels
 
 LIMITS = Limits(max_image_bytes=30_000_000, max_pixels=100_000_000)

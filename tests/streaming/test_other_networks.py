@@ -12,9 +12,8 @@ from pyspark.sql import SparkSession
 from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
 from bootstrap.weights.weights import CompiledNetwork, compile_weights
-from features.featurizer import Featurizer
+from features.featurizer import Featurizer, Recipe
 from features.image import decode
-from features.recipe import Recipe
 from ops.status.status import read_status
 from store.models.pca_models import current_models
 from store.models.registry import current_featurizer, describe_featurizer

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from features.featurizer import Recipe
 from features.image import Limits, decode
-from features.recipe import Recipe
 from store.answers.batch import answers_of_batch
 from store.answers.written import write_answers
 from store.home import Home

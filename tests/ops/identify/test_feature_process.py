@@ -9,9 +9,8 @@ import pytest
 
 from bootstrap.weights.weights import CompiledNetwork
 from features.errors import DecoderUnavailable
-from features.featurizer import Featurizer
+from features.featurizer import DRAFT, Featurizer
 from features.image import Limits, decode
-from features.recipe import DRAFT
 from ops.identify.feature_process import FeatureProcess
 from tests.support.pictures import jpeg
 
