@@ -21,7 +21,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from bootstrap.weights.weights import compile_weights
 from features.calibration import HeldOut, calibrate, calibration_error
 from features.classifier import Classifier, LeftOut, name_rows, squared_distances, within_labels
-from features.featurizer import Featurizer
+from features.featurizer import Featurizer, Recipe
 from features.image import decode
 from features.label_sums import RowSummer, RowSums
 from store.settings import load_settings
@@ -161,7 +161,8 @@ def _photos(folder: Path, featurizer: Featurizer) -> Photos:
     paths = sorted(path for path in folder.glob("*/*/*") if path.is_file())
     limits = load_settings(home="nowhere").limits
     vectors = [
-        featurizer.features(decode(path.read_bytes(), limits, featurizer.input_px).pixels[None]) for path in paths
+        featurizer.features(decode(path.read_bytes(), limits, Recipe(featurizer.input_px)).pixels[None])
+        for path in paths
     ]
     return Photos(
         np.concatenate(vectors),

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -12,8 +12,8 @@ from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 from pillow_heif import HeifImageFile, register_heif_opener
 
 from features import jpeg, png
-from features.colours import colours_of, in_srgb
-from features.featurizer import INPUT_PX
+from features.colours import Colours, colours_of, in_srgb
+from features.featurizer import DRAFT, Recipe
 from features.isobmff import image_format, without_exif
 from features.rejects import Reason, Rejected
 from features.wholeness import ends_early
@@ -26,11 +26,6 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 Image.MAX_IMAGE_PIXELS = None
 
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF")
-# The least side a JPEG is decoded to for a network of 224 pixels; for others it grows as they do, since what counts is
-# how much finer than the network's own pixels the picture still is. Cosine of its features and those of full decoding,
-# the smallest of 14 to 56 photos: 0.997 at 306 pixels, 0.995 at 283, 0.976 at the network's own 224. Of 40 others, for
-# networks of 96, 160 and 320 pixels: 0.999, 0.997 and 0.999, where 224 had 0.994.
-_DRAFT_PX = 300
 
 # Pillow copies each piece of a file that it hands to its decoder three times, unless the piece is the whole file.
 _WHOLE_BYTES = 2**31 - 1
@@ -82,20 +77,26 @@ class Limits:
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded photo: `pixels` is (input_px, input_px, 3) uint8, upright sRGB; width and height are the original's."""
+    """A decoded photo: `pixels` is (input_px, input_px, 3) uint8, upright sRGB; width and height are the original's.
+
+    `copy` is a JPEG of the upright picture without metadata, if the recipe has one: then `pixels` are made from it.
+    """
 
     pixels: NDArray[np.uint8]
     format: str
     width_px: int
     height_px: int
+    copy: bytes | None = None
 
 
-def decode(body: bytes, limits: Limits, input_px: int = INPUT_PX) -> Photo:
+def decode(body: bytes, limits: Limits, recipe: Recipe = DRAFT) -> Photo:
     """Decode one file into upright sRGB pixels of the network's size; everything else in it is dropped.
 
-    The content decides what it is. JPEGs are decoded at a reduced DCT scale that leaves at least `draft_px` a side.
+    The content decides what it is. JPEGs are decoded at a reduced DCT scale that leaves what the recipe needs.
     Colours go from an embedded profile to sRGB, transparency on white. Of several pictures the first is taken.
     A JPEG that lacks only its end marker is decoded, as browsers show it.
+    By a recipe with copies the picture is first written as one, and the pixels are what that holds. So a copy gives the
+    pixels that its photo gave, and stays as it is.
     Raises Rejected with the reason for anything that is not a usable photo. Memory is bounded by `max_pixels`.
     """
     if not body:
@@ -107,28 +108,23 @@ def decode(body: bytes, limits: Limits, input_px: int = INPUT_PX) -> Photo:
         detail = f"The file is {header.undecoded_kind}; save it as a baseline or progressive JPEG of 8 bits."
         raise Rejected(Reason.UNSUPPORTED_FORMAT, detail)
     try:
-        return _decoded(body, header, limits, input_px)
+        return _decoded(body, header, limits, recipe)
     except Rejected as rejected:
         if rejected.reason != Reason.TRUNCATED or header is None:
             raise
         detail = rejected.detail
     # Only here is the memory of the first try free again, which the exception held.
-    completed = _completed(body, header, limits, input_px)
+    completed = _completed(body, header, limits, recipe)
     if completed is None:
         raise Rejected(Reason.TRUNCATED, detail)
-    return _decoded(completed, header, limits, input_px)
+    return _decoded(completed, header, limits, recipe)
 
 
-def draft_px(input_px: int) -> int:
-    """The least side that a JPEG is decoded to for a network of this input: 300 for 224."""
-    return -(-input_px * _DRAFT_PX // INPUT_PX)
-
-
-def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits, input_px: int) -> Photo:
+def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits, recipe: Recipe) -> Photo:
     try:
         source = png.read_png(body) if body.startswith(png.SIGNATURE) else png.Png(body, ())
         with _opened(source.body) as image:
-            return _photo(image, source, header, limits, input_px)
+            return _photo(image, source, header, limits, recipe)
     except (Rejected, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -138,9 +134,9 @@ def _decoded(body: bytes, header: jpeg.Header | None, limits: Limits, input_px: 
         raise Rejected(_reason(error, body), f"{type(error).__name__}: {error}"[:300]) from error
 
 
-def _completed(body: bytes, header: jpeg.Header, limits: Limits, input_px: int) -> bytes | None:
+def _completed(body: bytes, header: jpeg.Header, limits: Limits, recipe: Recipe) -> bytes | None:
     try:
-        return jpeg.completed(body, header, draft_px(input_px), limits.max_pixels)
+        return jpeg.completed(body, header, recipe.least_px, limits.max_pixels)
     except MemoryError:
         raise
     except Exception:
@@ -163,14 +159,13 @@ def _opened(body: bytes) -> ImageFile.ImageFile:
 
 
 def _photo(
-    image: ImageFile.ImageFile, source: png.Png, header: jpeg.Header | None, limits: Limits, input_px: int
+    image: ImageFile.ImageFile, source: png.Png, header: jpeg.Header | None, limits: Limits, recipe: Recipe
 ) -> Photo:
     width_px, height_px = image.size
     if header is None:
         kept_px = width_px * height_px
     else:
-        least_px = draft_px(input_px)
-        image.draft(None, (least_px, least_px))
+        image.draft(None, (recipe.least_px, recipe.least_px))
         kept_px = image.size[0] * image.size[1] + header.kept_coefficients // _COEFFICIENTS_IN_A_PIXEL
     if kept_px > limits.max_pixels:
         needs = f", which takes the memory of {kept_px} pixels," if kept_px > width_px * height_px else ""
@@ -180,15 +175,34 @@ def _photo(
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     image.decodermaxblock = _WHOLE_BYTES
     image.load()
-    # What follows the resizing commutes with it but for rounding, and costs least on the small picture.
-    small = _plain(image, source.body).resize((input_px, input_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    seen = _on_white(in_srgb(small, source.colours or colours_of(image, source.body)))
-    orientation = _orientation(image)
-    if orientation in _UPRIGHT:
-        seen = seen.transpose(_UPRIGHT[orientation])
+    picture, orientation = _plain(image, source.body), _orientation(image)
+    told = source.colours or colours_of(image, source.body)
+    copy_px = recipe.copy_px
+    copy: bytes | None = None
+    if copy_px is None:
+        # What follows the resizing commutes with it but for rounding, and costs least on the small picture.
+        seen = _shown(_of_side(recipe.input_px, picture), told, orientation)
+    elif header is not None and min(width_px, height_px) < 2 * copy_px and jpeg.is_bare(source.body):
+        copy, seen = source.body, in_srgb(_of_side(recipe.input_px, picture), ())
+    else:
+        # By a whole factor, as a JPEG's draft is: rows are read once, and never blurred by less than a pixel.
+        factor = min(picture.size) // copy_px
+        copy = jpeg.written(_shown(picture.reduce(factor) if factor > 1 else picture, told, orientation))
+        with Image.open(io.BytesIO(copy), formats=("JPEG",)) as read_back:
+            seen = _of_side(recipe.input_px, read_back)
     if orientation in _TURNS_BY_A_QUARTER:
         width_px, height_px = height_px, width_px
-    return Photo(np.asarray(seen, dtype=np.uint8), kind, width_px, height_px)
+    return Photo(np.asarray(seen, dtype=np.uint8), kind, width_px, height_px, copy)
+
+
+def _of_side(side_px: int, picture: Image.Image) -> Image.Image:
+    return picture.resize((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _shown(picture: Image.Image, told: Iterable[Colours], orientation: int) -> Image.Image:
+    """The picture as it is to be seen: upright, in sRGB, on white."""
+    seen = _on_white(in_srgb(picture, told))
+    return seen.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else seen
 
 
 def _plain(image: Image.Image, body: bytes) -> Image.Image:

@@ -16,7 +16,7 @@ import numpy as np
 
 from features.environment import interrupts_withheld, python_environment
 from features.errors import DecoderUnavailable
-from features.featurizer import INPUT_PX
+from features.featurizer import DRAFT, Recipe
 from features.image import Limits, Photo, decode
 from features.rejects import Reason, Rejected
 
@@ -24,21 +24,21 @@ from features.rejects import Reason, Rejected
 START_S = 120.0
 
 
-def decode_or_die(body: bytes, limits: Limits, input_px: int = INPUT_PX) -> Photo:
+def decode_or_die(body: bytes, limits: Limits, recipe: Recipe = DRAFT) -> Photo:
     """As `decode`, in this process, which the kernel kills when the decoder is stuck; for a worker's main thread."""
     with process_deadline(limits.max_decode_s):
-        return decode(body, limits, input_px)
+        return decode(body, limits, recipe)
 
 
 class IsolatedDecoder:
     """Decodes each photo in a process of its own, forked from one that has imported the decoder and touched no photo.
 
-    All are decoded within the same limits to `input_px` a side. For one thread at a time. The first photo waits some
+    All are decoded within the same limits, by the same recipe. For one thread at a time. The first photo waits some
     0.3 s for that process, the others a few milliseconds.
     """
 
-    def __init__(self, limits: Limits, input_px: int = INPUT_PX) -> None:
-        self._limits, self._input_px = limits, input_px
+    def __init__(self, limits: Limits, recipe: Recipe = DRAFT) -> None:
+        self._limits, self._recipe = limits, recipe
         self._server: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "IsolatedDecoder":
@@ -50,14 +50,14 @@ class IsolatedDecoder:
             self._server.communicate()
             self._server = None
 
-    def decode(self, body: bytes, limits: Limits, input_px: int = INPUT_PX) -> Photo:
-        """Decode a photo within the limits and to the size that this was made for.
+    def decode(self, body: bytes, limits: Limits, recipe: Recipe = DRAFT) -> Photo:
+        """Decode a photo within the limits and by the recipe that this was made for.
 
         Raises what `decode` raises, and Rejected with `decoder_crashed` when the process dies in the decoder or is
         stuck there. Raises DecoderUnavailable when no process can do its work, which says nothing of the photo.
         """
-        assert (limits, input_px) == (self._limits, self._input_px)
-        self._server = self._server or _start_server(limits, input_px)
+        assert (limits, recipe) == (self._limits, self._recipe)
+        self._server = self._server or _start_server(limits, recipe)
         try:
             code, answer = ask(self._server, body, START_S + limits.max_decode_s)
         except (OSError, EOFError) as error:
@@ -67,11 +67,11 @@ class IsolatedDecoder:
             raise crashed(code, limits)
         if code:
             raise DecoderUnavailable(f"A decoder process failed: {answer.decode(errors='replace')}")
-        return _photo(answer, input_px)
+        return _photo(answer, recipe)
 
 
-def _start_server(limits: Limits, input_px: int) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits)), str(input_px)]
+def _start_server(limits: Limits, recipe: Recipe) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits)), json.dumps(asdict(recipe))]
     with interrupts_withheld():
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=python_environment())
 
@@ -116,33 +116,36 @@ def process_deadline(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _photo(answer: bytes, input_px: int) -> Photo:
-    head, _, pixels = answer.partition(b"\n")
+def _photo(answer: bytes, recipe: Recipe) -> Photo:
+    head, _, content = answer.partition(b"\n")
     said = json.loads(head)
     if "reason" in said:
         raise Rejected(Reason(said["reason"]), said["detail"])
-    return Photo(np.frombuffer(pixels, np.uint8).reshape(input_px, input_px, 3), **said)
+    side_px = recipe.input_px
+    size_bytes = 3 * side_px**2
+    pixels = np.frombuffer(content, np.uint8, size_bytes).reshape(side_px, side_px, 3)
+    return Photo(pixels, **said, copy=content[size_bytes:] or None)
 
 
-def _answer(body: bytes, limits: Limits, input_px: int) -> bytes:
+def _answer(body: bytes, limits: Limits, recipe: Recipe) -> bytes:
     try:
-        photo = decode_or_die(body, limits, input_px)
+        photo = decode_or_die(body, limits, recipe)
     except Rejected as rejected:
         return json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode()
     except MemoryError:
         return json.dumps({"reason": Reason.DECODER_CRASHED, "detail": "The decoder ran out of memory."}).encode()
     head = {"format": photo.format, "width_px": photo.width_px, "height_px": photo.height_px}
-    return json.dumps(head).encode() + b"\n" + photo.pixels.tobytes()
+    return json.dumps(head).encode() + b"\n" + photo.pixels.tobytes() + (photo.copy or b"")
 
 
-def _serve(limits: Limits, input_px: int, requests: IO[bytes], answers: IO[bytes]) -> None:
+def _serve(limits: Limits, recipe: Recipe, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Fork a process for each photo that comes, and pass on its exit code and what it said."""
     while head := requests.read(HEAD.size):
         body = read_exactly(requests, HEAD.unpack(head)[1])
         from_child, to_parent = os.pipe()
         child = os.fork()
         if child == 0:
-            _decode_and_exit(body, limits, input_px, to_parent)
+            _decode_and_exit(body, limits, recipe, to_parent)
         os.close(to_parent)
         with os.fdopen(from_child, "rb") as pipe:
             answer = pipe.read()
@@ -151,12 +154,12 @@ def _serve(limits: Limits, input_px: int, requests: IO[bytes], answers: IO[bytes
         answers.flush()
 
 
-def _decode_and_exit(body: bytes, limits: Limits, input_px: int, to_parent: int) -> NoReturn:
+def _decode_and_exit(body: bytes, limits: Limits, recipe: Recipe, to_parent: int) -> NoReturn:
     code = 1
     try:
         with os.fdopen(to_parent, "wb") as pipe:
             try:
-                pipe.write(_answer(body, limits, input_px))
+                pipe.write(_answer(body, limits, recipe))
                 code = 0
             except Exception as error:
                 pipe.write(f"{type(error).__name__}: {error}".encode())
@@ -173,4 +176,4 @@ if __name__ == "__main__":
     # Whatever a native library prints must not be taken for the answer.
     os.dup2(2, 1)
     with os.fdopen(answers, "wb") as out:
-        _serve(Limits(**json.loads(sys.argv[1])), int(sys.argv[2]), sys.stdin.buffer, out)
+        _serve(Limits(**json.loads(sys.argv[1])), Recipe(**json.loads(sys.argv[2])), sys.stdin.buffer, out)

@@ -1,4 +1,6 @@
-"""What a JPEG's headers tell without decoding it (ITU-T T.81, annex B), and whether it lacks no more than its end."""
+"""What a JPEG's headers tell without decoding it (ITU-T T.81, annex B), whether it lacks no more than its end, whether
+it holds a picture and nothing else, and how one is written that does.
+"""
 
 import hashlib
 import io
@@ -22,7 +24,18 @@ _UNDECODED = {
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, _DHP), _HIERARCHICAL),
 }
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA, *_UNDECODED}
+_JFIF = 0xE0
+# Of JFIF 1.x without a thumbnail: version, density, and the thumbnail's sides, which are 0.
+_PLAIN_JFIF = re.compile(rb"JFIF\0\x01.{6}\0\0", re.DOTALL)
+# Tables of quantization and of Huffman codes, and the restart interval.
+_OF_THE_PICTURE = {0xDB, 0xC4, 0xDD, *_FRAMES}
+# How blocks of metadata begin, wherever a program left them.
+_METADATA = re.compile(rb"Exif|http://|ICC_PROFILE|Photoshop|MPF\0|<x:xmpmeta|<\?xpacket")
 _COMPONENTS = (1, 3, 4)
+# A compromise that hardly changes features: docs/photos.md has the measurement.
+COPY_QUALITY = 85
+# libjpeg's own limit.
+_MOST_SIDE_PX = 65_500
 _BLOCK_PX = 8
 _COEFFICIENTS_IN_A_BLOCK = 64
 _DIGESTED_LINES = 256
@@ -96,6 +109,37 @@ def read_header(body: bytes) -> Header | None:
         return None
     height_px, width_px = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
     return Header(frame_marker, frame[0], width_px, height_px, sampling, body[start], end)
+
+
+def is_bare(body: bytes) -> bool:
+    """Whether a JPEG holds a picture and nothing beside it: no metadata, comment, profile, thumbnail or stray byte."""
+    at = 2
+    while body[at : at + 1] == b"\xff":
+        marker = body[at + 1] if at + 1 < len(body) else 0
+        if marker == _EOI:
+            return at + 2 == len(body) and _METADATA.search(body) is None
+        start, end = at + 4, at + 2 + int.from_bytes(body[at + 2 : at + 4], "big")
+        if marker == _SOS:
+            data_end = _MARKER.search(body, end)
+            at = data_end.start() if data_end else len(body)
+        elif start <= end and (
+            marker in _OF_THE_PICTURE or (marker == _JFIF and _PLAIN_JFIF.fullmatch(body, start, end))
+        ):
+            at = end
+        else:
+            return False
+    return False
+
+
+def written(image: Image.Image) -> bytes:
+    """A picture in RGB as a bare JPEG of quality 85, colours at half the resolution; a side too long is squeezed."""
+    if max(image.size) > _MOST_SIDE_PX:
+        image = image.resize((min(image.width, _MOST_SIDE_PX), min(image.height, _MOST_SIDE_PX)))
+    # Pillow would write the comment and the XMP of the file that a picture was opened from.
+    image.info = {}
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=COPY_QUALITY, subsampling="4:2:0")
+    return buffer.getvalue()
 
 
 def ends_in_header(body: bytes) -> bool:

@@ -36,6 +36,7 @@ class Home:
     projections = _Below("projections")
     rejects = _Below("rejects")
     labels = _Below("labels")
+    copies = _Below("copies")
     featurizers = _Below(FEATURIZERS)
     pca_models = _Below("models/pca")
     state = _Below("state")
@@ -47,14 +48,16 @@ class Home:
     @property
     def own_locations(self) -> tuple[StorageLocation, ...]:
         """Where the service keeps its own objects; no link in a landing may lead there."""
-        folders = ("features", "projections", "rejects", "labels", "models", "state", "reports", "answers")
-        return (*map(self.root.child, folders), self.archive)
+        return (*self._tables, *map(self.root.child, ("models", "state", "reports", "answers")), self.archive)
 
     @property
     def record_locations(self) -> tuple[StorageLocation, ...]:
         """Where the service writes what it knows of photos: all but the photos themselves and the networks."""
-        tables = (self.features, self.projections, self.rejects, self.labels)
-        return (*tables, self.state, self.reports, self.pca_models, self.answers)
+        return (*self._tables, self.state, self.reports, self.pca_models, self.answers)
+
+    @property
+    def _tables(self) -> tuple[StorageLocation, ...]:
+        return (self.features, self.projections, self.rejects, self.copies, self.labels)
 
     @property
     def landings(self) -> tuple[StorageLocation, ...]:

@@ -102,14 +102,25 @@ class SettingFields:
     ] = timedelta(hours=6)
     only_new: Annotated[bool, Flag("At a home's first start: ignore the photos that are there already.")] = False
     clean: Annotated[
-        Literal["keep", "archive", "delete"], Flag("Photos after their commit: keep, archive or delete.", "HOW")
+        Literal["keep", "archive", "delete", "reduce"],
+        Flag("Photos after their commit: keep, archive or delete; reduce deletes those that have their copy.", "HOW"),
     ] = "keep"
     clean_after: Annotated[Duration, Flag("How long after the commit --clean works, like 1h.", "DURATION")] = timedelta(
         0
     )
+    copies: Annotated[bool, Flag("Keep a small picture of each photo, without metadata, in the table copies.")] = False
+    copy_px: Annotated[
+        int | None,
+        Ge(300),
+        Le(2048),
+        Flag("The least short side of copies in pixels; default: 300, or what the home has."),
+    ] = None
     answers: Annotated[bool, Flag("Write what became of each photo to answers/ below the home, for the app.")] = False
     keep_archive: Annotated[
         PositiveDuration | None, Flag("Delete archived photos after this, like 90d; default: never.", "DURATION")
+    ] = None
+    keep_copies: Annotated[
+        PositiveDuration | None, Flag("Delete copies of days older than this, like 400d; default: never.", "DURATION")
     ] = None
     keep_reports: Annotated[
         PositiveDuration | None, Flag("Delete pages of reports after this, like 30d; default: never.", "DURATION")

@@ -116,6 +116,11 @@ class Settings(BaseSettings, SettingFields):
         return self.key_pattern if self.key_pattern is not None else LAYOUT_PATTERNS[self.layout or "first-folder"]
 
     @property
+    def keeps_copies(self) -> bool:
+        """Whether each photo leaves a copy: `clean = "reduce"` needs it."""
+        return self.copies or self.clean == "reduce"
+
+    @property
     def limits(self) -> Limits:
         return Limits(self.max_image_bytes, self.max_pixels, self.max_decode_time.total_seconds())
 

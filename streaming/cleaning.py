@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from store.home import Home
-from store.objects.landing import LandedObject, changed_at_s
+from store.objects.landing import Cleaning, LandedObject, changed_at_s
 from store.objects.location import StorageLocation
 from store.settings import Settings
 from store.state.plans import Plan, Result
+from store.tables.schemas import COPY_ROWS
 from streaming.clearing import Clearing
-from streaming.discovery.processed_index import ProcessedEntry
+from streaming.discovery.processed_index import ProcessedEntry, identity
+from streaming.discovery.snapshot import have_copies
 
 CLEARED_AT_ONCE = 16
 # A listing leaves the photos of this run's batches to the cleaner's own thread for so long.
@@ -40,6 +42,7 @@ class _DuePhotos:
 class Cleaner:
     """Archives or deletes photos `clean_after` their commit; `delete` keeps rejected ones: they exist nowhere else.
 
+    `reduce` deletes a photo only if the table of copies, or the batch that was committed just now, has its copy.
     A file on disk that changed within `settle` stays: its writer may not be done with it. The photos of this run's
     batches are cleared in a thread of their own. No record is kept: a listing finds what a killed process left. A photo
     of a batch after `answered_through()` stays until its answer is written.
@@ -53,7 +56,7 @@ class Cleaner:
         self._after_s = settings.clean_after.total_seconds()
         self._settle_s = settings.settle.total_seconds()
         self._answered_through = answered_through
-        self._clearing = Clearing(home, settings.clean, settings.storage_patience)
+        self._clearing = Clearing(home, _how_to_clear(settings.clean), settings.storage_patience)
         self._due: list[tuple[float, int, _DuePhotos]] = []
         self._numbers = itertools.count()
         self._due_objects = 0
@@ -70,7 +73,7 @@ class Cleaner:
 
     def committed(self, plan: Plan, result: Result) -> None:
         """A batch is committed and answered: its photos will be cleared away."""
-        if self._how == "keep":
+        if self._how == "keep" or (self._how == "reduce" and not _has_copies(result)):
             return
         self._first_batch = min(self._first_batch, plan.batch)
         rejected = set(result.rejected_keys)
@@ -82,6 +85,9 @@ class Cleaner:
         """Clear away what a listing shows and the thread does not have. Raises StorageRefused, StorageUnavailable."""
         now_s, landing = datetime.now(UTC).timestamp(), self._home.landing
         leftovers = [landed for landed, entry in shown if self._is_leftover(entry, now_s)]
+        if self._how == "reduce" and leftovers:
+            copied = have_copies(self._home, leftovers)
+            leftovers = [landed for landed in leftovers if identity(landing, landed) in copied]
         if leftovers:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
                 young = self._young(pool, landing, leftovers)
@@ -139,7 +145,7 @@ class Cleaner:
                 self._changed.wait(wait_s)
 
     def _covers(self, featurized: bool) -> bool:
-        return self._how == "archive" or (self._how == "delete" and featurized)
+        return self._how == "archive" or (self._how in ("delete", "reduce") and featurized)
 
     def _is_leftover(self, entry: ProcessedEntry, now_s: float) -> bool:
         if entry.featurized is None or not self._covers(entry.featurized) or entry.batch > self._answered_through():
@@ -157,3 +163,14 @@ class Cleaner:
         now_s = time.time()
         is_young = [at_s is not None and now_s - at_s < self._settle_s for at_s in changed_s]
         return frozenset(itertools.compress(objects, is_young))
+
+
+def _how_to_clear(clean: str) -> Cleaning:
+    ways: dict[str, Cleaning] = {"keep": "keep", "archive": "archive", "delete": "delete", "reduce": "delete"}
+    return ways[clean]
+
+
+def _has_copies(result: Result) -> bool:
+    # A batch that was planned before copies were asked for has none.
+    copies = sum(added.rows for added in result.adds.get(COPY_ROWS.name, ()))
+    return 0 < copies == result.counters.photos

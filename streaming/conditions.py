@@ -10,7 +10,6 @@ import obstore
 from store.errors import StorageRefused, UnsafeStorage
 from store.home import Home
 from store.objects.faults import Fault, fault_of, is_fault, retry_storage
-from store.objects.landing import Cleaning
 from store.objects.location import StorageLocation
 from store.objects.operations import delete_all, overwrite
 from store.objects.s3 import bucket_and_key, s3_client
@@ -18,7 +17,7 @@ from store.objects.s3 import bucket_and_key, s3_client
 _OTHER_ETAG = '"00000000000000000000000000000000"'
 
 
-def check_conditions(home: Home, how: Cleaning) -> None:
+def check_conditions(home: Home, clean: str) -> None:
     """Refuse a server of S3's protocol that lacks or ignores a condition which this stream relies on.
 
     A small object is written, requested with conditions that do not hold, and deleted; on disk nothing is done.
@@ -32,7 +31,7 @@ def check_conditions(home: Home, how: Cleaning) -> None:
             _check(place, "If-None-Match of a put", create, harm)
             replace = partial(obstore.put, place.store, name, b"again", mode={"e_tag": _OTHER_ETAG})
             _check(place, "If-Match of a put", replace, harm)
-    if not home.landing.is_local and how != "keep":
+    if not home.landing.is_local and clean != "keep":
         place = next(place for place in (home.state, home.archive, home.landing) if not place.is_local)
         harm = "Clearing away could delete a photo that nobody has read: use --clean keep."
         with _probe_object(place) as name:

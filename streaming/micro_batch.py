@@ -17,7 +17,7 @@ from features.task_errors import carried_error, last_words
 from store.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable
 from store.home import Home
 from store.models.pca_models import versions_to_project
-from store.models.registry import load_network
+from store.models.registry import describe_featurizer, load_network
 from store.objects.faults import RETRY_DEADLINE_S
 from store.state.erasures import ErasureFilter, Erasures, read_erasures
 from store.state.plans import (
@@ -33,8 +33,8 @@ from store.state.plans import (
 )
 from store.state.retries import retried_rows
 from store.tables.commits import commit
-from store.tables.handles import OpenTables
-from store.tables.schemas import PROJECTION_ROWS, REJECT_ROWS, TABLES
+from store.tables.handles import OpenTables, tables_of_batches
+from store.tables.schemas import COPY_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.access_denied import AccessDeniedMonitor
 from streaming.batches_in_flight import BatchesInHand
 from streaming.executor.task import Task, TaskMessage, run_tasks
@@ -90,6 +90,8 @@ class MicroBatches:
         self._home = home
         self._limits = limits
         self._tables = OpenTables(home)
+        # No other process creates one: the stream holds the home.
+        self._of_batches = tables_of_batches(home)
         self._nonce = nonce
         self._on_commit = on_commit
         self._on_stage = on_stage
@@ -126,7 +128,8 @@ class MicroBatches:
             in_turn()
             # Waiting for the batch before is no stage of this one.
             commit_began_s = time.perf_counter()
-            for table in TABLES:
+            self._check_no_copies_dropped(result)
+            for table in self._of_batches:
                 gone = retried_rows(self._home, plan) if table is REJECT_ROWS else frozenset()
                 commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables, gone)
             commit_s = time.perf_counter() - commit_began_s
@@ -165,6 +168,7 @@ class MicroBatches:
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_named(plan.landing)
         retried = {row.key for row in plan.retried}
+        recipe = describe_featurizer(self._home, plan.featurizer).recipe
         tasks = [
             Task(
                 home=self._home,
@@ -174,6 +178,7 @@ class MicroBatches:
                 retried=frozenset(landed.key for landed in objects if landed.key in retried),
                 patience_s=self._patience_s,
                 erasures=erasures.progress,
+                recipe=recipe,
             )
             for objects in split_into_tasks(plan.objects, self._spark.defaultParallelism)
         ]
@@ -188,11 +193,14 @@ class MicroBatches:
         self._access_denied.check(plan, counters, next((m.refusal for m in messages if m.refusal), ""))
         adds = {
             table.name: tuple(added for message in messages for added in message.adds.get(table.name, ()))
-            for table in TABLES
+            for table in self._of_batches
         }
         projections = sum(added.rows for added in adds[PROJECTION_ROWS.name])
         if projections != counters.photos * len(pca_versions):
             raise StateDamaged(f"Batch {plan.batch} has {counters.photos} photos but {projections} projections.")
+        copies = sum(added.rows for added in adds.get(COPY_ROWS.name, ()))
+        if copies != (counters.photos if plan.copies else 0):
+            raise StateDamaged(f"Batch {plan.batch} has {counters.photos} photos but {copies} copies.")
         rejected_keys = tuple(key for message in messages for key in message.rejected_keys)
         return Result(plan.batch, self._nonce, datetime.now(UTC), adds, rejected_keys, counters)
 
@@ -212,7 +220,7 @@ class MicroBatches:
         return StateDamaged(f"{self._home.batches.uri_of(plan_key(batch))} is gone; start the stream again.")
 
     def _check_not_committed(self, plan: Plan) -> None:
-        for table in TABLES:
+        for table in self._of_batches:
             _, committed = self._tables.look(table)
             if committed >= plan.batch:
                 raise StateDamaged(
@@ -220,6 +228,13 @@ class MicroBatches:
                     f"Delete {self._home.batches.uri_of(plan_key(plan.batch))} and start again: "
                     "what the tables lack is found by listing. Then run `fruits reproject`."
                 )
+
+    def _check_no_copies_dropped(self, result: Result) -> None:
+        # The originals may be gone by the time that somebody misses them.
+        if result.adds.get(COPY_ROWS.name) and COPY_ROWS not in self._of_batches:
+            raise StateDamaged(
+                f"The table {self._home.copies.uri} is gone, but batch {result.batch} has copies for it; restore it."
+            )
 
     def _collect(self, batch: int, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
         self._spark.setJobDescription(f"batch {batch}")

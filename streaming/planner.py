@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from features.errors import InvalidSetting
-from store.errors import StateDamaged
+from store.errors import FeaturizerConflict, StateDamaged
 from store.home import Home
 from store.models.pca_models import current_models, versions_to_project
-from store.models.registry import current_featurizer
+from store.models.registry import current_featurizer, describe_featurizer
 from store.objects.document import Document
 from store.objects.landing import LandedObject
 from store.settings import Settings
@@ -64,6 +64,7 @@ class Planner:
         self._key_pattern = settings.key_pattern_in_force
         self._nonce = nonce
         self._cleaner = cleaner
+        self._copies = settings.keeps_copies
         self._max_files = settings.max_files
         self._pacer = Pacer(settings.max_files, settings.max_bytes)
         self._is_closed = False
@@ -141,6 +142,11 @@ class Planner:
         featurizer = current_featurizer(self._home)
         if featurizer is None:
             raise StateDamaged(f"{self._home.root.uri} has no featurizer; run `fruits weights`.")
+        if self._copies and describe_featurizer(self._home, featurizer).recipe.copy_px is None:
+            raise FeaturizerConflict(
+                f"Featurizer {featurizer} makes features from photos themselves, and the stream is to keep copies; "
+                "start it with --new-featurizer, or without --copies."
+            )
         now = datetime.now(UTC)
         current = current_models(self._home)
         pca_versions = versions_to_project(self._home, featurizer, current)
@@ -156,6 +162,7 @@ class Planner:
             pca_versions=pca_versions,
             retried=self._retries.rows_of(objects),
             served=current.serving if current.serving in pca_versions else None,
+            copies=self._copies,
         )
         check_claim(self._home, plan.nonce)
         if self._is_closed:

@@ -21,7 +21,7 @@ from store.state.claim import hold_claim
 from store.state.heartbeat import HeartbeatWriter, Vitals
 from store.state.landing_names import remember_landing
 from store.state.plans import Plan, Result
-from store.tables.handles import create_tables
+from store.tables.handles import create_copies, create_tables
 from streaming.answering import Answering
 from streaming.batches_in_flight import BatchInHand
 from streaming.cleaning import Cleaner
@@ -114,6 +114,8 @@ class _Stream:
         check_conditions(home, settings.clean)
         home.landing.create()
         create_tables(home)
+        if settings.keeps_copies:
+            create_copies(home)
         self._session = session
         self._drain = drain
         self._listener = listener

@@ -37,10 +37,10 @@ from store.state.lease import hold_lease
 from store.state.plans import Plan, delete_from_plan, delete_from_result, read_plans
 from store.state.retries import delete_from_requests
 from store.tables.commits import append_once
-from store.tables.handles import open_table, open_tables, unsettled_batches
+from store.tables.handles import open_table, open_tables, tables_of_batches, unsettled_batches
 from store.tables.labels import LABELLING
 from store.tables.projections import SWITCHING
-from store.tables.schemas import LABEL_ROWS, PROJECTION_ROWS, TABLES
+from store.tables.schemas import LABEL_ROWS, PROJECTION_ROWS
 
 # A living stream that takes longer for a batch counts as stuck.
 PATIENCE_S = 300.0
@@ -135,7 +135,7 @@ def count_erasable(home: Home, request: ErasureRequest) -> dict[str, int]:
     """How many rows of each table, and how many objects of the landing and the archive, a request covers now."""
     request = _with_source(home, request)
     selection = _selection(home, request)
-    counts = {table.name: count_rows(home, selection, table) for table in TABLES}
+    counts = {table.name: count_rows(home, selection, table) for table in tables_of_batches(home)}
     counts[LABEL_ROWS.name] = count_labels(home, selection)
     if request.kind == "image":
         find_photo(home, selection)
@@ -175,7 +175,7 @@ def _search_once(
     say("Searching the answers …")
     removed["answers"] += erase_answers(home, selection, check)
     # Labels before photos: by its photos' rows a replay finds the images whose labels are to go.
-    for table in (LABEL_ROWS, *TABLES):
+    for table in (LABEL_ROWS, *tables_of_batches(home)):
         say(f"Searching {table.name} …")
         erased = (
             erase_labels(home, selection, check) if table is LABEL_ROWS else erase_rows(home, selection, table, check)

@@ -55,7 +55,8 @@ class Selection:
         pairs = zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True)
         if self.kind == "image":
             self.versions.update(pairs)
-            self.sizes_bytes.update(rows["bytes"].to_pylist())
+            if "bytes" in rows.schema.names:
+                self.sizes_bytes.update(rows["bytes"].to_pylist())
         elif self.kind == "subject":
             self.versions.update(
                 (source, etag) for source, etag in pairs if not any(map(self._names_subject, self._keys(source)))

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 from batch.maintain.compaction import Group, compact, groups_to_compact
 from batch.maintain.labels import expire_labels
-from batch.maintain.retention import Retention, expire_objects, expire_reports, expire_rows
+from batch.maintain.retention import Retention, expire_copies, expire_objects, expire_reports, expire_rows
 from batch.maintain.vacuum import ObjectCount, log_size, vacuum_orphans
 from store.home import Home
 from store.objects.half_written import delete_half_written
 from store.state.erasures import delete_old_erasures, settle_erased_rows
 from store.state.lease import hold_lease
-from store.tables.handles import open_tables
-from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES
+from store.tables.handles import open_tables, tables_of_batches
+from store.tables.schemas import COPY_ROWS, LABEL_ROWS
 from store.tables.unreferenced import UNREFERENCED_KEPT, shorten_log
 
 
@@ -68,7 +68,7 @@ def maintain(
     Raises HomeInUse, StateDamaged, StorageRefused, StorageUnavailable.
     """
     with hold_lease(home, "fruits maintain", say) as check:
-        now = datetime.now(UTC)
+        now, of_batches = datetime.now(UTC), tables_of_batches(home)
         if not dry_run:
             settle_erased_rows(home, open_tables(home))
             delete_old_erasures(home, now)
@@ -79,18 +79,21 @@ def maintain(
         if retention.answers is not None:
             on_step(Expiry("answers", expire_objects(home.answers, retention.answers, now, dry_run)))
         if retention.rows is not None:
-            for table in TABLES:
+            for table in of_batches:
                 check()
                 on_step(Expiry(table.name, expire_rows(home, table, retention.rows, now, dry_run)))
             check()
             on_step(Expiry(LABEL_ROWS.name, expire_labels(home, retention.rows, now, dry_run, say)))
+        if retention.copies is not None and COPY_ROWS in of_batches:
+            check()
+            on_step(Expiry(COPY_ROWS.name, expire_copies(home, retention.copies, now, dry_run)))
         groups = groups_to_compact(home, now)
         for group, size_bytes in ((group, None) for group in groups) if dry_run else compact(home, groups, check):
             on_step(Compaction(group, size_bytes))
         if not dry_run:
             for place in home.record_locations:
                 delete_half_written(place, now - UNREFERENCED_KEPT)
-        for table in ALL_TABLES:
+        for table in (*of_batches, LABEL_ROWS):
             check()
             on_step(OrphanRemoval(table.name, vacuum_orphans(home, table, dry_run)))
             if not dry_run:

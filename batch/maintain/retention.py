@@ -10,11 +10,11 @@ from store.home import Home
 from store.objects.landing import archive_or_delete, list_pages
 from store.objects.location import StorageLocation
 from store.objects.operations import delete_all, old_keys, sizes_below
-from store.state.expired import raise_first_kept_day
+from store.state.expired import raise_first_copied_day, raise_first_kept_day
 from store.tables.commits import MAINTENANCE, delete_rows
 from store.tables.files import data_files
 from store.tables.handles import open_table
-from store.tables.schemas import Table
+from store.tables.schemas import COPY_ROWS, Table
 
 _DELETED_AT_ONCE = 16
 
@@ -27,6 +27,7 @@ class Retention:
     rows: timedelta | None = None
     reports: timedelta | None = None
     answers: timedelta | None = None
+    copies: timedelta | None = None
 
 
 def expire_objects(place: StorageLocation, keep: timedelta, now: datetime, dry_run: bool) -> ObjectCount:
@@ -65,7 +66,18 @@ def expire_rows(home: Home, table: Table, keep: timedelta, now: datetime, dry_ru
     partitions go; their files stay for a day. Killed at any point, a replay deletes the rest.
     Raises HomeInUse, StorageRefused, StorageUnavailable.
     """
-    before = first_day_kept(home, keep, now, dry_run)
+    return _delete_days(home, table, first_day_kept(home, keep, now, dry_run), dry_run)
+
+
+def expire_copies(home: Home, keep: timedelta, now: datetime, dry_run: bool) -> ObjectCount:
+    """Delete the copies of days that ended longer ago than `keep`, as `expire_rows` does; their photos' rows stay."""
+    before = (now - keep).date()
+    if not dry_run:
+        before = max(before, raise_first_copied_day(home, before))
+    return _delete_days(home, COPY_ROWS, before, dry_run)
+
+
+def _delete_days(home: Home, table: Table, before: date, dry_run: bool) -> ObjectCount:
     handle = open_table(home, table)
     old = [file for file in data_files(handle) if file.partition["ingest_date"] < before]
     if handle is not None and old and not dry_run:

@@ -44,7 +44,7 @@ _SERVICE_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
 _DEFAULT_STREAM_OPTIONS = {"clean": "archive", "clean_after": "1h"}
 _STREAM_OPTIONS = (
     *("trigger", "max_files", "max_bytes", "layout", "key_pattern", "backfill", "only_new", "clean", "clean_after"),
-    "answers",
+    *("copies", "copy_px", "answers"),
     *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience"),
 )
 # A stream takes one of them.
@@ -104,7 +104,8 @@ def deploy(
         _upload(cloud, settings, wheelhouse, echo)
     home = stage_home(cloud, settings)
     export_credentials()
-    install_featurizer(home, settings.weights, None, False, settings.limits, echo)
+    with_copies = not {_flag("copies"), "reduce"}.isdisjoint(options)
+    install_featurizer(home, settings.weights, None, False, settings.limits, echo, with_copies, settings.copy_px)
     create_tables(home)
     if "ClusterId" in stack.outputs and not cluster_is_up(cloud, stack.outputs["ClusterId"]):
         echo("The cluster has ended; what is left of it is deleted first …")

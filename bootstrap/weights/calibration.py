@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bootstrap.weights.network import sample_pictures
-from features.featurizer import INPUT_PX
+from features.featurizer import INPUT_PX, Recipe
 from features.image import Limits, decode
 from features.rejects import Rejected
 from store.home import Home
@@ -56,7 +56,7 @@ def _photos(place: StorageLocation, limits: Limits, input_px: int) -> list[NDArr
         if len(photos) == PHOTOS:
             break
         try:
-            photos.append(decode(fetch(place, landed), limits, input_px).pixels)
+            photos.append(decode(fetch(place, landed), limits, Recipe(input_px)).pixels)
         except Rejected:
             continue
     return photos

@@ -11,12 +11,18 @@ from bootstrap.weights.calibration import choose_pictures
 from bootstrap.weights.weights import Calibrate, CompiledNetwork, compile_weights, fingerprint_of
 from features.environment import interrupts_withheld, python_environment, started_with
 from features.errors import InvalidWeights, WeightsUnavailable
-from features.featurizer import Precision
+from features.featurizer import Precision, draft_px
 from features.image import Limits
 from store.errors import FeaturizerConflict
 from store.home import Home
 from store.home_access import check_is_writable
-from store.models.registry import FeaturizerMeta, current_featurizer, describe_featurizer, publish_featurizer
+from store.models.registry import (
+    FeaturizerMeta,
+    current_featurizer,
+    describe_featurizer,
+    load_network,
+    publish_featurizer,
+)
 
 Connection = tuple[str | None, str | None]
 
@@ -28,14 +34,18 @@ def install_featurizer(
     new_featurizer: bool,
     limits: Limits,
     echo: Callable[[str], None],
+    with_copies: bool = False,
+    copy_px: int | None = None,
 ) -> FeaturizerMeta:
     """Make sure the home has a featurizer made from `weights` in `precision`, and return its description.
 
     weights: `auto` keeps the weights that the home has. precision: None keeps the home's; float32 in a new home.
     An int8 network is calibrated on photos of the home within `limits`, or on drawn pictures.
+    with_copies: features are made from copies, of `copy_px`; None keeps the home's, or makes it 300. Without, a home
+    keeps the pixels it has.
     Replay changes nothing, whatever has landed since.
-    Raises FeaturizerConflict when weights or precision differ without `new_featurizer`, or when the source of the
-    home's weights holds others today; WeightsUnavailable, also where there is no TensorFlow to compile them with;
+    Raises FeaturizerConflict when weights, precision or pixels differ without `new_featurizer`, or when the source of
+    the home's weights holds others today; WeightsUnavailable, also where there is no TensorFlow to compile them with;
     InvalidWeights, HomeNotWritable, StorageUnavailable.
     """
     connection = (home.root.s3_endpoint, home.root.s3_region)
@@ -46,7 +56,10 @@ def install_featurizer(
     fingerprint = fingerprint_of(weights, *connection, precision)
     if current is not None:
         if fingerprint == current.fingerprint or (weights == "auto" and precision == current.precision):
-            return current
+            copy_px = _copy_px(current, current.input_px, with_copies, copy_px)
+            if copy_px == current.recipe.copy_px:
+                return current
+            return _with_pixels(home, current, copy_px, new_featurizer, echo)
         if not new_featurizer:
             raise FeaturizerConflict(
                 f"This home uses featurizer {current.id} ({current.precision}, from {current.source}); {weights} "
@@ -77,9 +90,47 @@ def install_featurizer(
         precision,
         compiled.calibrated_on,
         compiled.kind,
+        _copy_px(current, compiled.kind.input_px, with_copies, copy_px),
     )
     echo(f"Featurizer {meta.id}, from {meta.source}.")
     return meta
+
+
+def _copy_px(current: FeaturizerMeta | None, input_px: int, with_copies: bool, copy_px: int | None) -> int | None:
+    known = None if current is None else current.recipe.copy_px
+    if not with_copies or (copy_px is None and known):
+        return known
+    return copy_px or draft_px(input_px)
+
+
+def _with_pixels(
+    home: Home, current: FeaturizerMeta, copy_px: int | None, new_featurizer: bool, echo: Callable[[str], None]
+) -> FeaturizerMeta:
+    """The same network for other pixels."""
+    told = _in_words(copy_px)
+    if not new_featurizer:
+        raise FeaturizerConflict(
+            f"This home uses featurizer {current.id}, which makes features from {_in_words(current.recipe.copy_px)}; "
+            f"from {told} they are another featurizer's, and the two cannot be compared. Add --new-featurizer to "
+            "switch, or leave --copies and --copy-px as they were."
+        )
+    check_is_writable(home.featurizers)
+    meta = publish_featurizer(
+        home,
+        load_network(home, current.id),
+        current.source,
+        current.fingerprint,
+        current.precision,
+        current.calibrated_on,
+        current,
+        copy_px,
+    )
+    echo(f"Featurizer {meta.id}, the network of {current.id} with pixels from {told}.")
+    return meta
+
+
+def _in_words(copy_px: int | None) -> str:
+    return "photos themselves" if copy_px is None else f"copies of {copy_px} pixels"
 
 
 def _compile(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batch.maintain.maintain import MaintenanceStep
 
 
-@takes_settings(*HOME, "keep_archive", "keep_reports", "keep_answers", "keep_rows", "master")
+@takes_settings(*HOME, "keep_archive", "keep_copies", "keep_reports", "keep_answers", "keep_rows", "master")
 def maintain(
     flags: Flags,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
@@ -31,7 +31,13 @@ def maintain(
         saved.update(more)
         echo(sentence)
 
-    retention = Retention(settings.keep_archive, settings.keep_rows, settings.keep_reports, settings.keep_answers)
+    retention = Retention(
+        settings.keep_archive,
+        settings.keep_rows,
+        settings.keep_reports,
+        settings.keep_answers,
+        settings.keep_copies,
+    )
     with as_yarn_expects(settings, "fruits-maintain"):
         home = settings.places()
         check_ingested(home)

@@ -18,7 +18,18 @@ FormerLanding = Annotated[
 
 @takes_settings(
     *(*HOME, "landing", "weights", "trigger", "settle", "max_files", "max_bytes", "layout", "key_pattern", "queue"),
-    *("backfill", "only_new", "clean", "clean_after", "answers", "archive", "max_image_bytes", "max_pixels"),
+    *(
+        "backfill",
+        "only_new",
+        "clean",
+        "clean_after",
+        "copies",
+        "copy_px",
+        "answers",
+        "archive",
+        "max_image_bytes",
+        "max_pixels",
+    ),
     "max_decode_time",
     *("storage_patience", "metrics", "master"),
 )

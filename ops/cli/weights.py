@@ -18,7 +18,7 @@ NewFeaturizer = Annotated[
 ]
 
 
-@takes_settings(*HOME, "landing", "archive")
+@takes_settings(*HOME, "landing", "archive", "copies", "copy_px")
 def install_weights(
     flags: Flags,
     source: Annotated[
@@ -54,5 +54,12 @@ def install_featurizer(
     from bootstrap.weights import featurizer
 
     return featurizer.install_featurizer(
-        settings.locations(), settings.weights, precision, new_featurizer, settings.limits, notify
+        settings.locations(),
+        settings.weights,
+        precision,
+        new_featurizer,
+        settings.limits,
+        notify,
+        settings.keeps_copies,
+        settings.copy_px,
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bootstrap.weights.network import without_chatter
 from features.environment import interrupts_withheld, python_environment
 from features.errors import DecoderUnavailable
-from features.featurizer import Featurizer
+from features.featurizer import DRAFT, Featurizer, Recipe
 from features.image import Limits
 from features.isolation import HEAD, START_S, ask, crashed, decode_or_die, read_exactly
 from features.rejects import Reason, Rejected
@@ -40,8 +40,8 @@ class FeatureProcess:
                 self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=python_environment())
             self._has_network = self._has_met_photos = False
 
-    def features(self, body: bytes, network: Callable[[], bytes]) -> NDArray[np.float32]:
-        """The features (length,) of a photo, by a network that is always the same.
+    def features(self, body: bytes, network: Callable[[], bytes], recipe: Recipe) -> NDArray[np.float32]:
+        """The features (length,) of a photo, by a network and a recipe that are always the same.
 
         A process that ends in a photo may have been damaged by those before: then a new one tries this photo first.
         Raises what `decode` raises, Rejected with `decoder_crashed` for a photo that ends the new one, too, and
@@ -55,7 +55,7 @@ class FeatureProcess:
             is_new = not self._has_met_photos
             try:
                 if not self._has_network:
-                    _checked(*ask(self._process, network(), START_S))
+                    _checked(*ask(self._process, json.dumps(asdict(recipe)).encode() + b"\n" + network(), START_S))
                     self._has_network = True
                 self._has_met_photos = True
                 return _features(_checked(*ask(self._process, body, START_S + self._limits.max_decode_s)))
@@ -103,16 +103,19 @@ def _features(answer: bytes) -> NDArray[np.float32]:
 
 
 def _serve(limits: Limits, requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Take a network, and then photos one by one; each is answered."""
+    """Take a network with its recipe, and then photos one by one; each is answered."""
     featurizer: Featurizer | None = None
+    recipe = DRAFT
     while head := requests.read(HEAD.size):
         body, code = read_exactly(requests, HEAD.unpack(head)[1]), 0
         try:
             if featurizer is None:
+                said, _, network = body.partition(b"\n")
+                recipe = Recipe(**json.loads(said))
                 with without_chatter():
-                    featurizer, answer = Featurizer(body), b""
+                    featurizer, answer = Featurizer(network), b""
             else:
-                answer = _answer(body, limits, featurizer)
+                answer = _answer(body, limits, featurizer, recipe)
         except Exception as error:
             # It is raised where the photo came from.
             code, answer = 1, f"{type(error).__name__}: {error}".encode()
@@ -120,9 +123,9 @@ def _serve(limits: Limits, requests: IO[bytes], answers: IO[bytes]) -> None:
         answers.flush()
 
 
-def _answer(body: bytes, limits: Limits, featurizer: Featurizer) -> bytes:
+def _answer(body: bytes, limits: Limits, featurizer: Featurizer, recipe: Recipe) -> bytes:
     try:
-        photo = decode_or_die(body, limits, featurizer.input_px)
+        photo = decode_or_die(body, limits, recipe)
     except Rejected as rejected:
         return json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode() + b"\n"
     except MemoryError:

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
+from features.featurizer import Recipe
 from features.image import Limits
 from features.rejects import Reason, Rejected
 from ops.identify.feature_process import FeatureProcess
@@ -45,8 +46,11 @@ class FileFeaturizer:
         for process in self._processes:
             process.close()
 
-    def featurized(self, network: Callable[[], bytes]) -> Iterator[FeaturizedFile]:
-        """Each file's outcome, in the order of the files. Raises DecoderUnavailable, and what `network` raises."""
+    def featurized(self, network: Callable[[], bytes], recipe: Recipe) -> Iterator[FeaturizedFile]:
+        """Each file's outcome, in the order of the files, by a network that sees pixels of this recipe.
+
+        Raises DecoderUnavailable, and what `network` raises.
+        """
         idle: SimpleQueue[FeatureProcess] = SimpleQueue()
         for process in self._processes:
             idle.put(process)
@@ -59,7 +63,7 @@ class FileFeaturizer:
                     _advise_kernel(Path(coming))
                 body = read_photo(Path(file), self._limits.max_image_bytes)
                 image_id = hashlib.sha256(body).hexdigest()
-                return FeaturizedFile(file, image_id, process.features(body, network))
+                return FeaturizedFile(file, image_id, process.features(body, network, recipe))
             except Rejected as rejected:
                 return FeaturizedFile(file, image_id, rejected)
             finally:

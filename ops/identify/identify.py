@@ -18,7 +18,7 @@ from ops.identify.neighbours import Neighbour, nearest
 from store.errors import UnknownModel
 from store.home import Home
 from store.models.pca_models import PcaModel, current_models, load_model
-from store.models.registry import load_network
+from store.models.registry import describe_featurizer, load_network
 from store.objects.location import printable, to_nfc
 from store.tables.projections import Projected, name_columns, project_rows
 from store.tables.schemas import PROJECTION_ROWS
@@ -119,7 +119,7 @@ def _projected(
 
     # Before the threads ask for it.
     network()
-    featurized = featurizer.featurized(network)
+    featurized = featurizer.featurized(network, describe_featurizer(home, model.meta.featurizer).recipe)
     while files := list(_some(featurized, most, within_s)):
         vectors = [file.features for file in files if not isinstance(file.features, Rejected)]
         yield files, project_rows(model, np.array(vectors, np.float32).reshape(len(vectors), len(model.pca.mean)))

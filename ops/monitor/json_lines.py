@@ -25,7 +25,19 @@ Level = Literal["info", "warning", "error"]
 
 # None of these can hold a secret, an address of a person, or a name of a photo.
 _SETTINGS_TOLD = {
-    *("trigger", "settle", "max_files", "max_bytes", "queue", "backfill", "only_new", "clean", "clean_after", "master"),
+    *(
+        "trigger",
+        "settle",
+        "max_files",
+        "max_bytes",
+        "queue",
+        "backfill",
+        "only_new",
+        "clean",
+        "clean_after",
+        "copies",
+        "master",
+    ),
     *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience", "metrics"),
 }
 

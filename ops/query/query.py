@@ -16,7 +16,7 @@ from store.errors import StateDamaged
 from store.home import Home
 from store.models.pca_models import Current, current_models
 from store.tables.handles import check_ingested, open_table, open_tables
-from store.tables.schemas import ALL_TABLES, LABEL_ROWS
+from store.tables.schemas import ALL_TABLES, COPY_ROWS, LABEL_ROWS
 
 CURRENT_PROJECTIONS = "current_projections"
 
@@ -34,10 +34,11 @@ class InvalidQuery(FruitsError):
 
 
 def connect(home: Home) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection to the home's tables `features`, `projections`, `rejects` and `labels` as they are now.
+    """A DuckDB connection to the home's tables as they are now, with Athena's views and `pca_current`.
 
-    It has Athena's views and `pca_current`, from the same SQL files. Filters on partitions and numbers skip files;
-    filters on times do so for tables, not for views. A query reads and writes no file of this machine.
+    The tables are `features`, `projections`, `rejects`, `labels` and `copies`; one that the home lacks is empty.
+    Filters on partitions and numbers skip files; filters on times do so for tables, not for views. A query reads and
+    writes no file of this machine.
     Raises NothingIngested when the home has no tables yet, StateDamaged, StorageUnavailable.
     """
     return connect_to(take_snapshot(home))
@@ -47,7 +48,7 @@ def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
     """The same for the tables of one moment."""
     connection = duckdb.connect(config={"enable_external_access": False})
     connection.execute("SET TimeZone = 'UTC'")
-    for table in ALL_TABLES:
+    for table in (*ALL_TABLES, COPY_ROWS):
         if table.name not in snapshot.tables:
             connection.register(table.name, table.schema.empty_table())
             continue
@@ -109,7 +110,7 @@ def _with_duckdb_functions(parsed: exp.Expr) -> exp.Expr:
 class Snapshot:
     """The tables by name as they stood at one moment, and the models that were served then.
 
-    The table `labels` is left out in homes that no stream of this release has opened.
+    The table `labels` is left out in homes that no stream of this release has opened, `copies` in homes without copies.
     """
 
     tables: dict[str, DeltaTable]

@@ -29,7 +29,7 @@ from store.state.heartbeat import FinishedBatch, Heartbeat, is_alive, read_heart
 from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_tables
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES
+from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
 from streaming.discovery.snapshot import load_processed_index
@@ -190,7 +190,7 @@ def read_status(
     vitals = heartbeat.vitals if heartbeat else None
     running_vitals = vitals if is_running else None
     tables = tables or OpenTables(home)
-    states = {table.name: tables.look(table) for table in TABLES}
+    states = tables.look_at_all()
     files = {name: data_files(handle) for name, (handle, _) in states.items()}
     committed = min(last_batch for _, last_batch in states.values())
     unfinished = planned_batches(home, after=committed)
@@ -223,7 +223,8 @@ def read_status(
             files=len(files[name]),
             bytes=sum(file.size_bytes for file in files[name]),
             last_batch=last_batch,
-            small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in files[name]),
+            # Copies are never compacted.
+            small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in files[name] if name != COPY_ROWS.name),
         )
         for name, (_, last_batch) in states.items()
     ]

@@ -14,10 +14,10 @@ from store.home import Home
 from store.models.pca_models import describe_model
 from store.models.registry import described_featurizers
 from store.state.erasures import erased_rows, read_erasures
-from store.state.expired import first_kept_day
+from store.state.expired import first_copied_day, first_kept_day
 from store.state.plans import Plan, read_plan, read_result
 from store.tables.handles import committed_batch, open_tables
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table
+from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table
 from streaming.discovery.processed_index import Day, IndexInfo
 
 # What is compared with the tables: the columns of each relation.
@@ -31,6 +31,8 @@ _RELATIONS = {
     "days": {"ingest_date": _DATE, "photos": _LONG, "rejects": _LONG, "after": _LONG, "through": _LONG},
     "erased": {"name": _TEXT, "ingest_date": _DATE, "batch": _LONG, "rows": _LONG},
     "landings": {"name": _TEXT},
+    # The batches whose photos should have copies.
+    "copied": {"batch": _LONG},
     "featurizers": {"featurizer": _TEXT, "length": _LONG},
     # The served model: its featurizer's batches, up to the last committed one, must have its projections.
     "models": {"pca_version": pa.int32(), "featurizer": _TEXT, "last": _LONG},
@@ -59,6 +61,10 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
     for name, handle in snapshot.tables.items() if since != date.min else ():
         # The tables lose the rows of expired days one after the other.
         connection.register(name, handle.to_pyarrow_dataset().filter(pc.field("ingest_date") >= since))
+    copied_since = first_copied_day(home)
+    if copied_since != date.min and (copies := snapshot.tables.get(COPY_ROWS.name)) is not None:
+        kept_copies = copies.to_pyarrow_dataset().filter(pc.field("ingest_date") >= copied_since)
+        connection.register(COPY_ROWS.name, kept_copies)
     # A stream goes on meanwhile: what the tables hold beyond `last` may have taken rejects of earlier batches away.
     latest = committed_batch(snapshot.tables[REJECT_ROWS.name])
     later = (read_plan(home, batch) for batch in range(last + 1, latest + 1))
@@ -89,6 +95,7 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
             for batch, count in batches.items()
         ),
         "landings": ((name,) for name in {name for one in home.landings for name in (one.source, one.uri)}),
+        "copied": ((batch,) for batch, plan in plans.items() if plan.copies and plan.ingest_date >= copied_since),
         "featurizers": ((meta.id, meta.length) for meta in described_featurizers(home)),
         "models": ((meta.version, meta.featurizer, last) for meta in served),
     }.items():
@@ -209,5 +216,19 @@ _CHECKS = (
         f"SELECT image_id FROM {PROJECTION_ROWS.name} WHERE len(list_filter(pca, lambda x: NOT isfinite(x))) > 0 "
         "OR len(pca) = 0",
         "{count} projections are not finite numbers.",
+    ),
+    (
+        f"SELECT batch, source, etag FROM {FEATURE_ROWS.name} SEMI JOIN copied USING (batch) "
+        f"ANTI JOIN (SELECT batch, source, etag FROM {COPY_ROWS.name}) USING (batch, source, etag)",
+        "{count} photos have no copy, though their batch kept copies: lost.",
+    ),
+    (
+        f"SELECT batch, source, etag FROM {COPY_ROWS.name} GROUP BY ALL HAVING count(*) > 1",
+        "{count} photos have more than one copy for one arrival: doubled.",
+    ),
+    (
+        f"SELECT batch, source, etag, image_id FROM {COPY_ROWS.name} "
+        f"EXCEPT SELECT batch, source, etag, image_id FROM {FEATURE_ROWS.name}",
+        "{count} copies belong to no feature row.",
     ),
 )

@@ -1,19 +1,14 @@
 """The featurizers of a home: immutable objects under their ids, and a pointer to the one in use."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Literal
 
-from features.featurizer import FEATURES, INPUT_PX, Precision
+from features.featurizer import DRAFT, FEATURES, INPUT_PX, Precision, Recipe, recipe_of
 from store.errors import StateDamaged
 from store.home import Home
 from store.objects.document import Document
 from store.objects.operations import keys_below, read, write_once
-
-# How the pixels that a network sees are made of a photo. "draft": the decoder reduces a JPEG to a draft, of 300 pixels
-# for a network of 224, and that is resized bicubically (`features.image.decode`).
-PixelRecipe = Literal["draft"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,8 @@ class FeaturizerMeta(NetworkKind):
     """What is known of a compiled network.
 
     `fingerprint` identifies its weights and its precision without running TensorFlow; `calibrated_on` is a note for
-    people about the pictures that an int8 network was calibrated on. `pixels` names how pixels are made of a photo.
+    people about the pictures that an int8 network was calibrated on. `pixels` names the recipe: features
+    of other pixels are another featurizer's.
     """
 
     id: str = field(kw_only=True)
@@ -46,7 +42,12 @@ class FeaturizerMeta(NetworkKind):
     compiled_at: datetime = field(kw_only=True)
     precision: Precision = "float32"
     calibrated_on: str | None = None
-    pixels: PixelRecipe = "draft"
+    pixels: str = DRAFT.pixels
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the pixels that the network sees are made of a photo."""
+        return recipe_of(self.pixels, self.input_px)
 
 
 _META = Document(FeaturizerMeta, "{}/meta.json", remedy="restore it")
@@ -61,16 +62,17 @@ def publish_featurizer(
     precision: Precision = "float32",
     calibrated_on: str | None = None,
     kind: NetworkKind = NetworkKind(),
+    copy_px: int | None = None,
 ) -> FeaturizerMeta:
-    """Store a compiled network under the hash of its bytes and make it the home's featurizer.
+    """Store a compiled network under the hash of its bytes and its pixels, and make it the home's featurizer.
 
     Replay finds the objects and writes the pointer again. The pointer is written last, so that a network is never in
     use before all of it is stored.
     """
-    digest = hashlib.sha256(network).hexdigest()
+    digest, pixels = hashlib.sha256(network).hexdigest(), Recipe(kind.input_px, copy_px).pixels
     meta = FeaturizerMeta(
-        **asdict(kind),
-        id=digest[:12],
+        **{one.name: getattr(kind, one.name) for one in fields(NetworkKind)},
+        id=_id_of(digest, pixels),
         source=source,
         fingerprint=fingerprint,
         network_sha256=digest,
@@ -78,11 +80,17 @@ def publish_featurizer(
         compiled_at=datetime.now(UTC),
         precision=precision,
         calibrated_on=calibrated_on,
+        pixels=pixels,
     )
     write_once(home.featurizers, f"{meta.id}/network.tflite", network)
     stored = _META.write_once(home.featurizers, meta, meta.id)
     _CURRENT.write(home.featurizers, {"serving": meta.id})
     return stored
+
+
+def _id_of(digest: str, pixels: str) -> str:
+    # Featurizers of the first recipe keep the ids they always had.
+    return (digest if pixels == DRAFT.pixels else hashlib.sha256(f"{digest} {pixels}".encode()).hexdigest())[:12]
 
 
 def current_featurizer(home: Home) -> str | None:

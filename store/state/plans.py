@@ -34,7 +34,8 @@ class Retried:
 class Plan:
     """What batch `batch` is: the objects, and everything their outcome depends on.
 
-    `served` is the version whose names are the answers to the app, one of `pca_versions`.
+    `served` is the version whose names are the answers to the app, one of `pca_versions`. With `copies` each photo has
+    its copy in the table of that name; its size is the featurizer's.
 
     Objects that were rejected before have the size, the etag and the time of arrival they had then; `retried` names
     their reject rows, which the batch's commit deletes. One object can have several.
@@ -51,6 +52,7 @@ class Plan:
     pca_versions: tuple[int, ...] = ()
     retried: tuple[Retried, ...] = ()
     served: int | None = None
+    copies: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from store.objects.faults import UNKNOWN_OUTCOME, reason, retry_storage
 from store.objects.location import StorageLocation
 from store.objects.operations import overwrite, read_if_exists
 from store.state.plans import AddedFile
-from store.tables.schemas import READ_ROWS, ROW_GROUP_ROWS, Table, table_location
+from store.tables.schemas import COPY_ROWS, READ_ROWS, Table, table_location
 
 # pyarrow raises OSError for damage, too.
 _DAMAGE = ("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed")
@@ -161,7 +161,7 @@ def _rows_in(
         with pq.ParquetFile(file) as parquet:
             missing = set(table.missing_in(parquet.schema_arrow.names))
             in_file = [column for column in columns if column not in missing]
-            for rows in _batches_of(parquet, in_file, places):
+            for rows in _batches_of(parquet, in_file, places, min(READ_ROWS, table.row_group_rows)):
                 nulls = {name: pa.nulls(rows.num_rows, schema.field(name).type) for name in missing & set(columns)}
                 complete = {name: nulls[name] if name in nulls else rows[name] for name in columns}
                 yield pa.RecordBatch.from_pydict(complete).cast(schema)
@@ -172,16 +172,16 @@ def _rows_in(
 
 
 def _batches_of(
-    parquet: pq.ParquetFile, columns: Sequence[str], places: NDArray[np.int64] | None
+    parquet: pq.ParquetFile, columns: Sequence[str], places: NDArray[np.int64] | None, most_rows: int
 ) -> Iterator[pa.RecordBatch]:
     if places is None:
-        yield from parquet.iter_batches(READ_ROWS, columns=columns, use_threads=False)
+        yield from parquet.iter_batches(most_rows, columns=columns, use_threads=False)
         return
     first = 0
     for group in range(parquet.num_row_groups):
         end = first + parquet.metadata.row_group(group).num_rows
         if (np.searchsorted(places, [first, end]) @ [-1, 1]) > 0:
-            for rows in parquet.iter_batches(READ_ROWS, row_groups=[group], columns=columns, use_threads=False):
+            for rows in parquet.iter_batches(most_rows, row_groups=[group], columns=columns, use_threads=False):
                 start, stop = np.searchsorted(places, [first, first + rows.num_rows])
                 if start < stop:
                     yield rows.take(pa.array(places[start:stop] - first))
@@ -207,7 +207,7 @@ def write_file(
     nulls = {name: pa.nulls(count, table.schema.field(name).type) for name in table.missing_in(rows)}
     content = pa.table({**rows, **nulls}, schema=table.file_schema)
     buffer = io.BytesIO()
-    pq.write_table(content, buffer, compression="zstd", store_schema=False, use_dictionary=table.repeating_columns)
+    pq.write_table(content, buffer, **_options(table))
     path, location = _new_path(table, partition), table_location(home, table)
     what = f"write {location.uri_of(path)}"
     retry_storage(what, lambda: obstore.put(location.store, path, buffer.getvalue()), again=UNKNOWN_OUTCOME)
@@ -244,23 +244,28 @@ def rewrite_file(
 
 def _write_locally(file: Path, table: Table, parts: Iterable[pa.RecordBatch]) -> pa.Table:
     """Write the rows, and return their columns of which the log has statistics."""
-    schema, repeating = table.file_schema, table.repeating_columns
     numbers: list[pa.Table] = []
-    with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False, use_dictionary=repeating) as writer:
-        for rows in _row_groups(parts):
-            writer.write_table(rows, ROW_GROUP_ROWS)
+    with pq.ParquetWriter(file, table.file_schema, **_options(table)) as writer:
+        for rows in _row_groups(parts, table.row_group_rows):
+            writer.write_table(rows, table.row_group_rows)
             numbers.append(rows.select(table.statistics_columns))
     return pa.concat_tables(numbers)
 
 
-def _row_groups(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _options(table: Table) -> dict[str, Any]:
+    options = {"compression": table.compression, "use_dictionary": table.repeating_columns, "store_schema": False}
+    # Readers of pictures go by the day; the smallest and the largest of a group's pictures would be a copy of both.
+    return options | ({"write_statistics": table.statistics_columns} if table is COPY_ROWS else {})
+
+
+def _row_groups(parts: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.Table]:
     buffered: list[pa.RecordBatch] = []
     for rows in parts:
         buffered.append(rows)
-        while sum(some.num_rows for some in buffered) >= ROW_GROUP_ROWS:
+        while sum(some.num_rows for some in buffered) >= most_rows:
             together = pa.Table.from_batches(buffered)
-            yield together.slice(0, ROW_GROUP_ROWS)
-            buffered = together.slice(ROW_GROUP_ROWS).to_batches()
+            yield together.slice(0, most_rows)
+            buffered = together.slice(most_rows).to_batches()
     if buffered:
         yield pa.Table.from_batches(buffered)
 

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,7 +19,7 @@ from store.home import Home
 from store.objects.faults import UNKNOWN_OUTCOME, reason, retry_storage
 from store.objects.operations import keys_below
 from store.state.plans import Plan, planned_batches, read_plans, read_results
-from store.tables.schemas import ALL_TABLES, LABEL_ROWS, TABLES, Table, table_location
+from store.tables.schemas import ALL_TABLES, COMMIT_ORDER, COPY_ROWS, LABEL_ROWS, Table, table_location
 
 APPLICATION = "fruits"
 # What each commit says of the home's landings: pairs of a name and where it lies, as JSON.
@@ -49,6 +49,32 @@ def create_tables(home: Home) -> None:
         retry_storage(f"add columns to {uri}", partial(_add_columns, home, table), again=UNKNOWN_OUTCOME)
 
 
+def create_copies(home: Home) -> None:
+    """Create the table of copies, which begins with the last batch that all other tables have. Replay changes nothing.
+
+    From then on every batch is committed to it, too. For the stream that holds the home, after `create_tables`.
+    Raises as that does.
+    """
+    if open_table(home, COPY_ROWS) is not None:
+        return
+    _check_no_lost_files(home, COPY_ROWS)
+    # In the transaction that creates it: with a number of its own a moment later, all batches would look unsettled.
+    first = [Transaction(APPLICATION, open_tables(home).committed_to_all)]
+    uri = table_location(home, COPY_ROWS).uri
+    retry_storage(f"create the table {uri}", partial(create_table, home, COPY_ROWS, first), again=UNKNOWN_OUTCOME)
+
+
+def tables_of_batches(home: Home) -> tuple[Table, ...]:
+    """The tables that each batch is committed to, in this order: with the copies once their table was created.
+
+    Raises StateDamaged when that is gone, and its files are still there; StorageUnavailable.
+    """
+    if open_table(home, COPY_ROWS) is not None:
+        return COMMIT_ORDER
+    _check_no_files(home, COPY_ROWS)
+    return tuple(table for table in COMMIT_ORDER if table is not COPY_ROWS)
+
+
 def open_table(home: Home, table: Table) -> DeltaTable | None:
     """The table as it is; None if it was never created. Raises StateDamaged for a broken log, StorageUnavailable."""
     return _retry_opening(home, table, partial(load_table, home, table))
@@ -56,12 +82,15 @@ def open_table(home: Home, table: Table) -> DeltaTable | None:
 
 @dataclass(frozen=True)
 class TableHandles:
-    """The tables of batches by name as they were at one moment; None for a table that was never created."""
+    """The tables of batches by name as they were at one moment; None for a table that was never created.
+
+    The copies are among them only in a home that has their table.
+    """
 
     handles: Mapping[str, DeltaTable | None]
 
     def __getitem__(self, table: Table) -> DeltaTable | None:
-        return self.handles[table.name]
+        return self.handles.get(table.name)
 
     @cached_property
     def committed(self) -> tuple[int, ...]:
@@ -84,8 +113,12 @@ def open_tables(home: Home) -> TableHandles:
 
     They are opened against the order of commits: what a later table has of a batch, an earlier one has, too.
     """
-    handles = {table.name: open_table(home, table) for table in reversed(TABLES)}
-    return TableHandles({table.name: handles[table.name] for table in TABLES})
+    handles = {table.name: open_table(home, table) for table in reversed(COMMIT_ORDER)}
+    return TableHandles({table.name: handles[table.name] for table in COMMIT_ORDER if _is_of_home(handles, table)})
+
+
+def _is_of_home(handles: Mapping[str, DeltaTable | None], table: Table) -> bool:
+    return table is not COPY_ROWS or handles[table.name] is not None
 
 
 def check_ingested(home: Home) -> None:
@@ -123,7 +156,7 @@ class OpenTables:
         self._handles: dict[str, DeltaTable] = {}
         # By table, a version of the log, and the last batch that it has.
         self._batches: dict[str, tuple[int, int]] = {}
-        self._locks = {table.name: threading.RLock() for table in TABLES}
+        self._locks = {table.name: threading.RLock() for table in COMMIT_ORDER}
 
     @contextmanager
     def latest(self, table: Table) -> Iterator[DeltaTable | None]:
@@ -146,6 +179,12 @@ class OpenTables:
                 return handle, self.batch_of(table, handle)
 
         return _retry_opening(self._home, table, latest)
+
+    def look_at_all(self) -> dict[str, tuple[DeltaTable | None, int]]:
+        """The same of all tables that the home has, in the order of commits. Raises as `open_table`."""
+        looks = {table.name: self.look(table) for table in reversed(COMMIT_ORDER)}
+        handles = {name: handle for name, (handle, _) in looks.items()}
+        return {table.name: looks[table.name] for table in COMMIT_ORDER if _is_of_home(handles, table)}
 
     def batch_of(self, table: Table, handle: DeltaTable | None) -> int:
         """The number of the last batch in a handle that `latest` gave."""
@@ -195,8 +234,8 @@ def load_table(home: Home, table: Table) -> DeltaTable | None:
 _STORAGE_FAULT = re.compile(r"Generic \w+ error: ")
 
 
-def create_table(home: Home, table: Table) -> DeltaTable:
-    """Create a table unless it exists, with one try."""
+def create_table(home: Home, table: Table, transactions: Sequence[Transaction] = ()) -> DeltaTable:
+    """Create a table unless it exists, with one try; it has these transactions from its beginning."""
     location = table_location(home, table)
     return DeltaTable.create(
         location.deltalake_uri,
@@ -206,6 +245,7 @@ def create_table(home: Home, table: Table) -> DeltaTable:
         name=table.name,
         configuration={"delta.dataSkippingStatsColumns": ",".join(table.statistics_columns)} | RETENTION,
         storage_options=location.table_options(),
+        commit_properties=CommitProperties(app_transactions=list(transactions)) if transactions else None,
     )
 
 
@@ -215,6 +255,12 @@ def _retry_opening(home: Home, table: Table, work: Callable[[], _T]) -> _T:
         return retry_storage(f"open the table {uri}", work)
     except FileNotFoundError as error:
         raise StateDamaged(f"The table {uri} lacks a file of its log; restore it. {reason(error)}.") from error
+
+
+def _check_no_files(home: Home, table: Table) -> None:
+    if next(keys_below(table_location(home, table)), None) is not None:
+        uri = table_location(home, table).uri
+        raise StateDamaged(f"The table {uri} lacks its log, and files of it are there; restore it, or move it away.")
 
 
 def _add_columns(home: Home, table: Table) -> None:
@@ -230,12 +276,9 @@ def _add_columns(home: Home, table: Table) -> None:
 
 
 def _check_no_lost_files(home: Home, table: Table) -> None:
+    if table in (LABEL_ROWS, COPY_ROWS):
+        _check_no_files(home, table)
     if table is LABEL_ROWS:
-        if next(keys_below(table_location(home, table)), None) is not None:
-            uri = table_location(home, table).uri
-            raise StateDamaged(
-                f"The table {uri} lacks its log, and files of it are there; restore it, or move it away."
-            )
         return
     # If a new table took up these results, it would name files that nobody can read.
     named = {added.path for result in read_results(home) for added in result.adds.get(table.name, ())}

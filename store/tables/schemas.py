@@ -16,6 +16,8 @@ LATER_COLUMNS = {FIRST_VISIBLE, *ANSWER_COLUMNS, *NAME_COLUMNS}
 READ_ROWS = 2048
 # 40 MB of features: what a writer of a large file and a reader of it hold at a time.
 ROW_GROUP_ROWS = 8192
+# The same of copies, of 40 to 75 KB each: some 4 MB, so that one picture costs little to look up.
+COPY_ROW_GROUP_ROWS = 64
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
@@ -26,6 +28,7 @@ class Table:
     name: str
     schema: pa.Schema
     partitioned_by: tuple[str, ...]
+    row_group_rows: int = ROW_GROUP_ROWS
 
     @property
     def file_schema(self) -> pa.Schema:
@@ -34,8 +37,17 @@ class Table:
 
     @property
     def repeating_columns(self) -> list[str]:
-        """All but the vectors: a dictionary of floats that hardly ever repeat costs more than it saves."""
-        return [column.name for column in self.file_schema if not pa.types.is_list(column.type)]
+        """All but vectors and pictures: a dictionary of what hardly ever repeats costs more than it saves."""
+        is_dense = (pa.types.is_list, pa.types.is_binary)
+        return [column.name for column in self.file_schema if not any(is_kind(column.type) for is_kind in is_dense)]
+
+    @property
+    def compression(self) -> str | dict[str, str]:
+        """How each column of a file is compressed; a JPEG only costs time."""
+        if not any(pa.types.is_binary(column.type) for column in self.file_schema):
+            return "zstd"
+        kinds = {column.name: column.type for column in self.file_schema}
+        return {name: "none" if pa.types.is_binary(kind) else "zstd" for name, kind in kinds.items()}
 
     @property
     def statistics_columns(self) -> list[str]:
@@ -122,8 +134,27 @@ REJECT_ROWS = Table(
     ),
     ("ingest_date",),
 )
-# In the order in which a batch is committed to them.
+# Small pictures without metadata, from which features can be made again.
+COPY_ROWS = Table(
+    "copies",
+    pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("source", pa.string()),
+            ("etag", pa.string()),
+            ("jpeg", pa.binary()),
+            ("arrived_at", INSTANT),
+            ("batch", pa.int64()),
+            ("ingest_date", pa.date32()),
+        ]
+    ),
+    ("ingest_date",),
+    COPY_ROW_GROUP_ROWS,
+)
+# Those of batches that each home has.
 TABLES = (FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS)
+# In the order in which a batch is committed to them. A home has `copies` once copies were asked for.
+COMMIT_ORDER = (FEATURE_ROWS, PROJECTION_ROWS, COPY_ROWS, REJECT_ROWS)
 # What people said of photos: no part of a batch, so no part of its commit.
 LABEL_ROWS = Table(
     "labels",
@@ -139,6 +170,7 @@ LABEL_ROWS = Table(
     ),
     ("ingest_date",),
 )
+# Those that each home has.
 ALL_TABLES = (*TABLES, LABEL_ROWS)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import Broadcast, TaskContext
 
-from features.featurizer import Featurizer
+from features.featurizer import DRAFT, Featurizer, Recipe
 from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
 from features.rejects import Reason, Rejected
@@ -25,13 +25,14 @@ from store.objects.faults import RETRY_DEADLINE_S
 from store.objects.landing import LandedObject, ObjectAccessDenied, key_group
 from store.objects.location import StorageLocation, printable
 from store.state.plans import AddedFile, BatchCounters, Plan
-from store.tables.files import vectors_column, write_file
+from store.tables.copies import CopySpool
+from store.tables.files import vectors_column, write_file, write_large_file
 from store.tables.projections import answer_columns, project_rows, write_projections
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.executor.fetching import Fetched, ReadLocations, fetch_all
 
 _T = TypeVar("_T")
-Decode = Callable[[bytes, Limits, int], Photo]
+Decode = Callable[[bytes, Limits, Recipe], Photo]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Task:
     """A share of a batch; `plan` has its objects only, and the versions to project them with.
 
     `retried` are keys that were rejected before. What storage does not hand out is tried again for `patience_s`.
-    With other `erasures` than before, versions may have lost their classifiers.
+    With other `erasures` than before, versions may have lost their classifiers. Pixels are made by `recipe`, and its
+    copies are written if the plan says so.
     """
 
     home: Home
@@ -49,6 +51,7 @@ class Task:
     retried: frozenset[str] = frozenset()
     patience_s: float = RETRY_DEADLINE_S
     erasures: tuple[int, int] = (0, 0)
+    recipe: Recipe = DRAFT
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class _Outcome:
     rejects: list[dict[str, Any]] = field(default_factory=list)
     rejected_keys: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    copies: CopySpool = field(default_factory=CopySpool)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def timed(self, stage: str, work: Callable[[], _T]) -> _T:
@@ -93,7 +97,7 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     for task in tasks:
         featurizer = _cached_featurizer(task.plan.featurizer, network)
         if tried_before:
-            with IsolatedDecoder(task.limits, featurizer.input_px) as isolated:
+            with IsolatedDecoder(task.limits, task.recipe) as isolated:
                 yield _run(task, featurizer, isolated.decode, may_end_worker=False)
         else:
             yield _run(task, featurizer, decode_or_die, may_end_worker=True)
@@ -102,12 +106,13 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
 
 def _run(task: Task, featurizer: Featurizer, decode: Decode, may_end_worker: bool) -> TaskMessage:
     outcome = _Outcome()
-    for fetched in _fetched(task, outcome, may_end_worker):
-        try:
-            _featurize(fetched, task, featurizer, decode, outcome)
-        except Rejected as rejected:
-            _reject(fetched, task, rejected, outcome)
-    adds = outcome.timed("write", lambda: _written(task, outcome))
+    with outcome.copies:
+        for fetched in _fetched(task, outcome, may_end_worker):
+            try:
+                _featurize(fetched, task, featurizer, decode, outcome)
+            except Rejected as rejected:
+                _reject(fetched, task, rejected, outcome)
+        adds = outcome.timed("write", lambda: _written(task, outcome))
     refusal = next(iter(outcome.refusals), "")
     seconds = outcome.seconds
     counters = BatchCounters(
@@ -151,7 +156,7 @@ def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Dec
     body = fetched.body
     if isinstance(body, Rejected):
         raise body
-    photo = outcome.timed("decode", lambda: decode(body, task.limits, featurizer.input_px))
+    photo = outcome.timed("decode", lambda: decode(body, task.limits, task.recipe))
     outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(photo.pixels[None])))
     key = fetched.landed.key
     outcome.rows.append(
@@ -166,6 +171,10 @@ def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Dec
             "featurizer": task.plan.featurizer,
         }
     )
+    if task.plan.copies:
+        # A featurizer that makes no copies is refused by the planner.
+        assert photo.copy is not None
+        outcome.timed("write", partial(outcome.copies.add, outcome.rows[-1], photo.copy))
 
 
 def _reject(fetched: Fetched, task: Task, rejected: Rejected, outcome: _Outcome) -> None:
@@ -203,6 +212,8 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
         adds[PROJECTION_ROWS.name] = tuple(
             write_projections(task.home, rows, one, task.plan.ingest_date) for one in projected
         )
+        if task.plan.copies:
+            adds[COPY_ROWS.name] = (write_large_file(task.home, COPY_ROWS, outcome.copies.parts, partition),)
     if outcome.rejects:
         rows = _columns(outcome.rejects) | {"ingested_at": [ingested_at] * len(outcome.rejects)}
         adds[REJECT_ROWS.name] = (write_file(task.home, REJECT_ROWS, rows, partition),)

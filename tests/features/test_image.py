@@ -216,4 +216,6 @@ def test_nothing_of_the_exif_survives() -> None:
     exif[0x010F] = "Maker of phones"
     buffer = io.BytesIO()
     Image.fromarray(pixels(seed=1)).save(buffer, "JPEG", exif=exif)
-    assert set(vars(decode(buffer.getvalue(), LIMITS))) == {"pixels", "format", "width_px", "height_px"}
+    photo = decode(buffer.getvalue(), LIMITS)
+    assert set(vars(photo)) == {"pixels", "format", "width_px", "height_px", "copy"}
+    assert photo.copy is None

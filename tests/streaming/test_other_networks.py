@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from batch.refit.refit import RefitOptions, refit
 from batch.reproject import reproject
 from bootstrap.weights.weights import CompiledNetwork, compile_weights
-from features.featurizer import Featurizer
+from features.featurizer import Featurizer, Recipe
 from features.image import decode
 from ops.status.status import read_status
 from store.models.pca_models import current_models
@@ -80,7 +80,7 @@ def test_a_home_that_switches_has_each_photo_once_and_mixes_nothing(
     network = Featurizer(other.network)
     for key in list(after)[:2]:
         [row] = rows(settings, f"SELECT features FROM features WHERE ends_with(source, '{key}')")
-        expected = network.features(decode(after[key], settings.limits, PX).pixels[None])[0]
+        expected = network.features(decode(after[key], settings.limits, Recipe(PX)).pixels[None])[0]
         np.testing.assert_allclose(row["features"], expected, rtol=1e-4, atol=1e-5)
     assert read_status(home, verify=True).broken == []
     # What is served goes on until another version is made.

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from features.featurizer import Recipe
+from features.image import Limits, decode
 from store.answers.batch import answers_of_batch
 from store.answers.written import write_answers
 from store.home import Home
@@ -26,10 +28,11 @@ from store.state.plans import (
     write_result,
 )
 from store.tables.commits import commit
-from store.tables.files import vectors_column, write_file
-from store.tables.handles import committed_batch, create_tables, open_table
+from store.tables.copies import CopySpool
+from store.tables.files import vectors_column, write_file, write_large_file
+from store.tables.handles import committed_batch, create_copies, create_tables, open_table, tables_of_batches
 from store.tables.projections import answer_columns, project_rows, write_projections
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, TABLES
+from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from tests.support.feature_rows import feature_vectors
 
 NONCE = "a stream"
@@ -40,6 +43,8 @@ def ingest(settings: Settings) -> None:
     home = remember_landing(settings.locations())
     home.landing.create()
     create_tables(home)
+    if settings.keeps_copies:
+        create_copies(home)
     plans = [plan for batch in planned_batches(home) if (plan := read_plan(home, batch))]
     planned = {(landed.key, landed.etag) for plan in plans for landed in plan.objects}
     erased = erasure_filter(home)
@@ -61,6 +66,7 @@ def ingest(settings: Settings) -> None:
         objects=objects,
         pca_versions=current.versions,
         served=current.serving,
+        copies=settings.keeps_copies,
     )
     write_plan(home, plan)
     bodies = {landed.key: read(home.landing, landed.key) for landed in objects}
@@ -73,7 +79,7 @@ def ingest(settings: Settings) -> None:
         adds[REJECT_ROWS.name] = (write_file(home, REJECT_ROWS, rows, {"ingest_date": f"{plan.ingest_date}"}),)
     counters = BatchCounters(photos=len(photos), rejects={"not_an_image": len(rejects)} if rejects else {})
     write_result(home, Result(batch, NONCE, now, adds, tuple(landed.key for landed in rejects), counters))
-    for table in TABLES:
+    for table in tables_of_batches(home):
         commit(home, table, batch, NONCE, adds.get(table.name, ()))
     for landed in objects:
         archive_or_delete(home.landing, home.archive, landed, settings.clean)
@@ -106,7 +112,18 @@ def _write_photos(
         FEATURE_ROWS.name: (write_file(home, FEATURE_ROWS, features, {"ingest_date": f"{plan.ingest_date}"}),)
     }
     adds[PROJECTION_ROWS.name] = tuple(write_projections(home, rows, one, plan.ingest_date) for one in projected)
+    if plan.copies:
+        adds[COPY_ROWS.name] = (_write_copies(home, plan, rows, [bodies[landed.key] for landed in photos]),)
     return adds
+
+
+def _write_copies(home: Home, plan: Plan, rows: dict[str, list[object]], bodies: list[bytes]) -> AddedFile:
+    with CopySpool() as spool:
+        for number, body in enumerate(bodies):
+            copy = decode(body, Limits(2**26, 10**8), Recipe(copy_px=300)).copy
+            assert copy is not None
+            spool.add({name: values[number] for name, values in rows.items()}, copy)
+        return write_large_file(home, COPY_ROWS, spool.parts, {"ingest_date": f"{plan.ingest_date}"})
 
 
 def common_columns(home: Home, plan: Plan, objects: Sequence[LandedObject]) -> dict[str, list[object]]:

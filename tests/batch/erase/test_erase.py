@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import batch.erase.erase as erase_module
 import batch.erase.rows as rows_module
 from batch.erase.certificates import Certificate, read_certificate
-from batch.erase.erase import ErasureRequest, erase
+from batch.erase.erase import ErasureRequest, count_erasable, erase
 from batch.erase.selection import Selection
 from batch.labelling.corrections import correction_of
 from batch.labelling.label import label_photos
@@ -40,7 +40,7 @@ from store.home import Home
 from store.objects.landing import LandedObject, archived_key, archived_name, list_landed
 from store.objects.operations import keys_below, overwrite, read
 from store.settings import Settings, load_settings
-from store.state.erasures import Erasures, begin_erasure, digest_of, erasure_filter, finish_erasure, read_erasures
+from store.state.erasures import Erasures, Kind, begin_erasure, digest_of, erasure_filter, finish_erasure, read_erasures
 from store.state.plans import Plan, plan_key, read_plan, read_result, write_plan
 from store.tables.commits import append_once
 from store.tables.handles import open_table
@@ -184,6 +184,37 @@ def test_a_person_is_in_no_byte_of_the_home_and_others_miss_nothing(settings: Se
     ] == [1, 4]
     assert read_status(home, verify=True).broken == []
     assert _erase(settings, _subject()).removed["features rows"] == 1
+
+
+@pytest.mark.parametrize("settings", ["disk", pytest.param("S3", marks=pytest.mark.processes)], indirect=True)
+@pytest.mark.parametrize("kind", ["subject", "image", "source"])
+def test_a_copy_goes_with_its_photo(settings: Settings, drain: Drain, kind: Kind) -> None:
+    with_copies, home = settings.model_copy(update={"copies": True}), settings.places()
+    _drop(
+        settings, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{ANNA}/kiwi/notes.jpg": text_file(), f"{BEN}/kiwi/a.jpg": jpeg(2)}
+    )
+    ingest(with_copies)
+    _drop(settings, {f"{BEN}/kiwi/b.jpg": jpeg(3)})
+    ingest(with_copies)
+    [hers] = rows(settings, f"SELECT image_id, source, jpeg FROM copies WHERE source LIKE '%{ANNA}%'")
+    his = f"SELECT * FROM copies WHERE source LIKE '%{BEN}%' ORDER BY source"
+    before = rows(settings, his)
+    # An attempt that was lost.
+    [first, _] = [key for key in keys_below(home.copies) if key.endswith(".parquet")]
+    overwrite(home.copies, first.replace("part-", "part-lost-"), read(home.copies, first))
+    value = {"subject": ANNA, "image": hers["image_id"], "source": f"{ANNA}/kiwi/a.jpg"}[kind]
+    request = ErasureRequest(kind, value, (PATTERN,))
+    assert count_erasable(home, request)["copies"] == 1
+
+    certificate = _erase(settings, request)
+
+    assert certificate.removed["copies rows"] == 1
+    pixels = hers["jpeg"][-200:]
+    assert [name for name, body in _everything(home) if pixels in body] == []
+    assert _where(home, hers["image_id"]) == set()
+    assert (rows(settings, his), len(before)) == (before, 2)
+    assert read_status(home, verify=True).broken == []
+    assert drain(settings).photos == 0
 
 
 @pytest.mark.parametrize("settings", ["disk", pytest.param("S3", marks=pytest.mark.processes)], indirect=True)

@@ -22,7 +22,7 @@ from batch.days import list_days
 from batch.maintain import compaction
 from batch.maintain.compaction import MAINTENANCE, Group, compact, groups_to_compact
 from batch.maintain.maintain import Compaction, Expiry, LogRemoval, MaintenanceStep, OrphanRemoval, maintain
-from batch.maintain.retention import Retention, expire_rows
+from batch.maintain.retention import Retention, expire_copies, expire_rows
 from batch.maintain.vacuum import vacuum_orphans
 from batch.refit.refit import RefitOptions, refit
 from batch.refit.sums import SumsOfDays, sum_days
@@ -41,7 +41,7 @@ from store.state.plans import AddedFile, BatchCounters, Plan, Result, write_plan
 from store.tables import commits, handles, unreferenced
 from store.tables.commits import commit, delete_rows, replace_files
 from store.tables.files import DataFile, data_files, read_file, write_large_file
-from store.tables.handles import OpenTables, committed_batch, create_tables, open_table
+from store.tables.handles import OpenTables, committed_batch, create_tables, open_table, tables_of_batches
 from store.tables.schemas import FEATURE_ROWS, TABLES, Table
 from store.tables.unreferenced import shorten_log
 from tests.conftest import REGION
@@ -479,6 +479,33 @@ def test_photos_whose_rows_expired_are_not_taken_for_new(local_settings: MakeSet
     assert drain(settings).photos == 0
     assert rows(settings, "SELECT * FROM features") == []
     assert read_status(home, verify=True).broken == []
+
+
+def test_old_copies_go_alone_or_with_their_rows_and_are_not_compacted(
+    local_settings: MakeSettings, drain: Drain
+) -> None:
+    settings = local_settings()
+    home = settings.places()
+    for numbers in (range(2), range(2, 4)):
+        _land(home, numbers)
+        ingest(settings.model_copy(update={"copies": True}))
+    in_a_while = datetime.now(UTC) + timedelta(days=40)
+    assert "copies" not in {group.table.name for group in groups_to_compact(home, in_a_while)}
+    pieces = _maintain(home, Retention(copies=timedelta(days=15)))
+    assert [piece.expired.count for piece in pieces if isinstance(piece, Expiry) and piece.place == "copies"] == [0]
+    assert "copies" in {piece.table for piece in pieces if isinstance(piece, OrphanRemoval)}
+    assert len(rows(settings, "SELECT * FROM copies")) == 4
+
+    assert expire_copies(home, timedelta(days=15), in_a_while, dry_run=True).count == 4
+    assert expire_copies(home, timedelta(days=15), in_a_while, dry_run=False).count == 4
+    assert rows(settings, "SELECT * FROM copies") == []
+    assert len(rows(settings, "SELECT * FROM features")) == 4
+    assert read_status(home, verify=True).broken == []
+    assert drain(settings).photos == 0
+    # Rows that are too old are no more, whatever is kept of copies.
+    for table in tables_of_batches(home):
+        expire_rows(home, table, timedelta(days=15), in_a_while, dry_run=False)
+        assert read_status(home, verify=True).broken == []
 
 
 def _land(home: Home, numbers: range) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bootstrap.weights.weights import CompiledNetwork
 from features.errors import DecoderUnavailable
-from features.featurizer import Featurizer
+from features.featurizer import DRAFT, Featurizer
 from features.image import Limits, decode
 from ops.identify.feature_process import FeatureProcess
 from tests.support.pictures import jpeg
@@ -29,10 +29,10 @@ def test_features_are_those_of_a_worker_also_after_the_process_was_killed(
 ) -> None:
     body = jpeg(seed=1)
     expected = Featurizer(untrained.network).features(decode(body, LIMITS).pixels[None])[0]
-    first = process.features(body, lambda: untrained.network)
+    first = process.features(body, lambda: untrained.network, DRAFT)
     assert process._process is not None
     os.kill(process._process.pid, signal.SIGKILL)
-    again = process.features(body, lambda: untrained.network)
+    again = process.features(body, lambda: untrained.network, DRAFT)
     assert np.array_equal(first, expected)
     assert np.array_equal(again, expected)
 
@@ -42,9 +42,9 @@ def test_a_process_that_cannot_begin_blames_no_photo(
 ) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(DecoderUnavailable, match="did not answer"):
-        process.features(jpeg(seed=1), lambda: untrained.network)
+        process.features(jpeg(seed=1), lambda: untrained.network, DRAFT)
 
 
 def test_bytes_that_are_no_network_blame_no_photo(process: FeatureProcess) -> None:
     with pytest.raises(DecoderUnavailable, match="are not a compiled network"):
-        process.features(jpeg(seed=1), lambda: b"no network")
+        process.features(jpeg(seed=1), lambda: b"no network", DRAFT)

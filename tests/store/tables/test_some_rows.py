@@ -1,5 +1,6 @@
 """Some rows of a file are read without the others: only row groups that have one are fetched."""
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -30,9 +31,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     }
     nulls = {name: pa.nulls(ROWS, FEATURE_ROWS.schema.field(name).type) for name in FEATURE_ROWS.missing_in(columns)}
     rows = pa.table({**columns, **nulls}, schema=FEATURE_ROWS.file_schema)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "ROW_GROUP_ROWS", GROUP_ROWS)
-        added = write_large_file(home, FEATURE_ROWS, rows.to_batches, {"ingest_date": f"{DAY}"})
+    small_groups = replace(FEATURE_ROWS, row_group_rows=GROUP_ROWS)
+    added = write_large_file(home, small_groups, rows.to_batches, {"ingest_date": f"{DAY}"})
     return home, added.path
 
 
