@@ -40,7 +40,7 @@ def serve_a_model(home: Home) -> None:
     version, featurizer = next_version(home), str(current_featurizer(home))
     meta = PcaMeta(version, featurizer, 40, 4, 0.5, datetime(2026, 10, 3, tzinfo=UTC), None, None, "a test")
     publish_model(home, PcaModel(meta, fitted()))
-    finish_switch(home, begin_switch(home, version))
+    finish_switch(home, begin_switch(home, version), meta.featurizer)
 
 
 def kinds_of_fruit(
