@@ -196,6 +196,9 @@ class _Filling:
             raise JobFailed(
                 f"Making features of {share.ingest_date} failed on every try: {last_words(error)}."
             ) from error
+        return self._checked(messages)
+
+    def _checked(self, messages: list[TaskMessage]) -> list[TaskMessage]:
         if source := next((message.not_finite for message in messages if message.not_finite), None):
             raise InvalidWeights(
                 f"Featurizer {self.meta.id} ({self.meta.source}) gives a NaN or an infinity for {source}; nothing of "
