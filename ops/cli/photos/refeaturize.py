@@ -56,7 +56,8 @@ def refeaturize(
         notify(f"At work on {slots} of {quantity(cores, 'core')}; --share 1 takes them all.")
         options = RefeaturizeOptions(settings.limits, newest_first, share)
         for done in run_refeaturize(spark, home, options, notify, on_progress):
-            _tell(home, done)
+            if done.rows or done.lost:
+                _tell(home, done)
 
 
 def _todo(outlook: "Outlook") -> str:
