@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 WORK = "fruits refeaturize"
 # What one of the tasks at a time does in a transaction: 10 s from copies, a minute from photos of 12 megapixels.
 PHOTOS_A_SLOT = 1000
+# Of a cluster with dynamic allocation, whose queues bound what a job gets.
+TASKS_ASKED_FOR = 64
 # How long a batch that was planned without the network may take to be committed.
 PATIENCE_S = 120.0
 POLL_INTERVAL_S = 1.0
@@ -75,8 +77,12 @@ def featurizers_to_fill(home: Home) -> tuple[str, ...]:
 
 
 def slots_of(spark: SparkContext, share: float) -> int:
-    """How many tasks run at a time: that share of those that could, and one at least."""
-    return max(1, round(spark.defaultParallelism * share))
+    """How many tasks run at a time: that share of the cores, and one at least.
+
+    A cluster that hands out cores as tasks ask for them begins with a few; there it is a share of what is asked for.
+    """
+    asks = spark.getConf().get("spark.dynamicAllocation.enabled", "false") == "true"
+    return max(1, round((TASKS_ASKED_FOR if asks else spark.defaultParallelism) * share))
 
 
 def refeaturize(

@@ -52,8 +52,8 @@ def refeaturize(
     from batch.refeaturize.refeaturize import refeaturize as run_refeaturize
 
     with spark_job(settings, JOB) as spark, _progress() as on_progress:
-        slots, cores = slots_of(spark, share), spark.defaultParallelism
-        notify(f"At work on {slots} of {quantity(cores, 'core')}; --share 1 takes them all.")
+        tasks = quantity(slots_of(spark, share), "task")
+        notify(f"{tasks} at a time, on {quantity(spark.defaultParallelism, 'core')}.")
         options = RefeaturizeOptions(settings.limits, newest_first, share)
         for done in run_refeaturize(spark, home, options, notify, on_progress):
             if done.rows or done.lost:
