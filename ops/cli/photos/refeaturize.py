@@ -84,10 +84,14 @@ _WHERE = {
 
 def _tell(home: "Home", done: "Refeaturization") -> None:
     from batch.refeaturize.report import report_uri
+    from store.models.pca_models import versions_to_project
 
     places = ", ".join(f"{count:,} from {_FROM[place]}" for place, count in sorted(done.places.items()))
     made = f"{quantity(done.rows, 'photo')} of {quantity(done.days, 'day')} got features"
     echo(f"Featurizer {done.featurizer}: {made}{f' ({places})' if places else ''}.")
+    if done.rows:
+        is_known = versions_to_project(home, [done.featurizer])
+        echo(f"Next: fruits {'reproject' if is_known else 'refit --reproject'}")
     if done.lost:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.lost.items()))
         photos, report = quantity(sum(done.lost.values()), "photo"), report_uri(home, done.featurizer)
