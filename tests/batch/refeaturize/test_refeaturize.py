@@ -33,7 +33,9 @@ from store.tables.files import data_files
 from store.tables.handles import open_table, open_tables
 from store.tables.lacking import lacking
 from store.tables.schemas import COPY_ROWS, FEATURE_ROWS
-from tests.support.pictures import jpeg
+from tests.support.crashing_decoder.sitecustomize import SEGFAULT
+from tests.support.ingested import ingest
+from tests.support.pictures import encoded, jpeg, pixels
 from tests.support.stream_run import Run, drop, rows
 
 if TYPE_CHECKING:
@@ -329,3 +331,16 @@ def test_originals_on_s3_come_from_the_archive_and_the_landing(
     assert (done.rows, done.places, done.lost) == (3, {"archive": 2, "landing": 1}, {"missing": 1})
     assert _rows_of(settings, second).keys() == {"kiwi/1.jpg", "kiwi//2.jpg", "lime/3.jpg"}
     assert read_status(settings.places(), verify=True).broken == []
+
+
+def test_a_photo_that_crashes_the_decoder_costs_only_itself(
+    spark: SparkSession, local_settings: MakeSettings, untrained: CompiledNetwork
+) -> None:
+    settings = local_settings()
+    # Rows without decoding, as a decoder of another release may have made them.
+    drop(settings, _photos("kiwi", 1) | {"kiwi/crashes.jpg": encoded(pixels(seed=40), "JPEG", comment=SEGFAULT)})
+    ingest(settings)
+    second = _publish(settings, untrained, copy_px=300)
+    done = _refeaturize(spark, settings)[0]
+    assert (done.rows, done.lost) == (FEW, {"decoder_crashed": 1})
+    assert _rows_of(settings, second).keys() == _photos("kiwi", 1).keys()
