@@ -481,9 +481,9 @@ def test_a_stack_gets_a_cluster_and_loses_it_again_and_keeps_the_photos(aws: Aws
     s3, emr = aws.client("s3"), aws.emr_of_stacks()
     without, outputs = stack.foundation, stack.outputs
     assert without.keys() == {
-        *("DataBucket", "OpsBucket", "Home", "QueueUrl", "DeadLetterQueueUrl", "KeyArn", "GlueDatabase"),
-        *("AthenaWorkGroup", "UploaderRoleArn", "AnalystRoleArn", "OperatorRoleArn", "EraserRoleArn"),
-        *("ClusterRoleArn", "AlarmTopicArn", "Namespace"),
+        *("DataBucket", "OpsBucket", "Home", "Clean", "CleanAfter", "QueueUrl", "DeadLetterQueueUrl"),
+        *("KeyArn", "GlueDatabase", "AthenaWorkGroup", "UploaderRoleArn", "AnalystRoleArn", "OperatorRoleArn"),
+        *("EraserRoleArn", "ClusterRoleArn", "AlarmTopicArn", "Namespace"),
     }
     assert without["DataBucket"] == f"fruits-dev-123456789012-{REGION}"
     assert without["OpsBucket"] == f"fruits-dev-123456789012-{REGION}-ops"
