@@ -3,78 +3,85 @@
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow.compute as pc
+import numpy as np
+from numpy.typing import NDArray
 
+from store.errors import StorageUnavailable
 from store.home import Home
-from store.objects.faults import Fault, retry_storage
 from store.objects.landing import LandedObject
+from store.tables.files import data_files, read_file
 from store.tables.handles import open_table
 from store.tables.schemas import COPY_ROWS
 from streaming.discovery.processed_index import ProcessedEntry, identity, identity_of
 
-# Pages of a listing name photos of the same batches again and again, and each batch has files of its own.
-BELIEVED_FOR_S = 3600.0
+# Pages of a listing name photos of the same files again and again.
+BELIEVED_FOR_S = 600.0
 MOST_KNOWN = 500_000
-
-
-@dataclass(frozen=True)
-class _Batch:
-    identities: frozenset[bytes]
-    read_s: float
+_READ_AT_ONCE = 16
+_ANY_BATCH = (0, 2**62)
 
 
 class KnownCopies:
-    """What the table of copies holds of the batches that were asked for; it is believed for an hour.
+    """What the table of copies holds of the batches that were asked for; its list of files is believed for 10 minutes.
 
-    The files of a batch are found by the log's statistics, so no other file is opened. Not for several threads.
+    Only files of these batches are opened: the log tells which they are. Not for several threads.
     """
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._batches: OrderedDict[int, _Batch] = OrderedDict()
-        self._known = 0
+        self._paths: list[str] = []
+        self._batches = np.empty((0, 2), np.int64)
+        self._listed_s = float("-inf")
+        self._read: OrderedDict[str, frozenset[bytes]] = OrderedDict()
 
     def among(self, landed: Sequence[tuple[LandedObject, ProcessedEntry]]) -> list[LandedObject]:
-        """Those of the landing's objects whose batch holds their copy.
+        """Those of the landing's objects that have a copy in the files of their batches.
 
         A file that an erasure or a retention takes away meanwhile is looked for again in the table as it is then.
-        Raises StorageRefused, StorageUnavailable, also when a file of the table is lost.
+        Raises StorageRefused, StorageUnavailable, also when a file of the table is lost, and StateDamaged.
         """
-        oldest_s = time.monotonic() - BELIEVED_FOR_S
-        asked = {entry.batch for _, entry in landed}
-        known = {batch: self._batches[batch] for batch in asked if batch in self._batches}
-        copied = {batch: each.identities for batch, each in known.items() if each.read_s >= oldest_s}
-        copied |= self._read(asked - copied.keys())
-        landing = self._home.landing
-        return [each for each, entry in landed if identity(landing, each) in copied[entry.batch]]
+        if not landed:
+            return []
+        batches = {entry.batch for _, entry in landed}
+        if time.monotonic() - self._listed_s > BELIEVED_FOR_S:
+            self._list_files()
+        try:
+            copied = self._copied(batches)
+        except StorageUnavailable:
+            self._list_files()
+            copied = self._copied(batches)
+        return [each for each, _ in landed if identity(self._home.landing, each) in copied]
 
-    def _read(self, batches: Collection[int]) -> dict[int, frozenset[bytes]]:
-        if not batches:
-            return {}
-        read_s, again = time.monotonic(), (Fault.TRANSIENT, Fault.MISSING)
-        found = retry_storage(f"read {self._home.copies.uri}", lambda: _copies_of(self._home, batches), again)
-        for batch, identities in found.items():
-            self._forget(batch)
-            self._batches[batch] = _Batch(identities, read_s)
-            self._known += len(identities)
-        while self._known > MOST_KNOWN and len(self._batches) > 1:
-            self._forget(next(iter(self._batches)))
-        return found
+    def _list_files(self) -> None:
+        listed_s, files = time.monotonic(), data_files(open_table(self._home, COPY_ROWS))
+        self._paths = [file.path for file in files]
+        self._batches = np.array([file.batches or _ANY_BATCH for file in files], np.int64).reshape(-1, 2)
+        self._listed_s = listed_s
 
-    def _forget(self, batch: int) -> None:
-        if (old := self._batches.pop(batch, None)) is not None:
-            self._known -= len(old.identities)
+    def _copied(self, batches: Collection[int]) -> set[bytes]:
+        paths = [self._paths[place] for place in _places_of(self._batches, batches)]
+        new = [path for path in paths if path not in self._read]
+        with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="copies") as pool:
+            self._read.update(zip(new, pool.map(self._identities_in, new), strict=True))
+        for path in paths:
+            self._read.move_to_end(path)
+        copied = {one for path in paths for one in self._read[path]}
+        known = sum(map(len, self._read.values()))
+        while known > MOST_KNOWN:
+            known -= len(self._read.popitem(last=False)[1])
+        return copied
+
+    def _identities_in(self, path: str) -> frozenset[bytes]:
+        parts = read_file(self._home, COPY_ROWS, path, ["source", "etag"])
+        columns = ((rows["source"].to_pylist(), rows["etag"].to_pylist()) for rows in parts)
+        return frozenset(identity_of(*row) for sources, etags in columns for row in zip(sources, etags, strict=True))
 
 
-def _copies_of(home: Home, batches: Collection[int]) -> dict[int, frozenset[bytes]]:
-    found: dict[int, set[bytes]] = {batch: set() for batch in batches}
-    handle = open_table(home, COPY_ROWS)
-    if handle is not None:
-        of_these = pc.field("batch").isin(sorted(batches))
-        scanner = handle.to_pyarrow_dataset().scanner(["batch", "source", "etag"], filter=of_these)
-        for rows in scanner.to_batches():
-            for batch, source, etag in zip(*(rows[name].to_pylist() for name in rows.schema.names), strict=True):
-                found[batch].add(identity_of(source, etag))
-    return {batch: frozenset(identities) for batch, identities in found.items()}
+def _places_of(of_files: NDArray[np.int64], batches: Collection[int]) -> list[int]:
+    asked = np.sort(np.fromiter(batches, np.int64))
+    lowest, highest = of_files[:, 0], of_files[:, 1]
+    # A file has one of them if its lowest number and the one after its highest fall between different ones.
+    has_some = np.searchsorted(asked, lowest, "left") < np.searchsorted(asked, highest, "right")
+    return [int(place) for place in np.flatnonzero(has_some)]
