@@ -30,8 +30,8 @@ COPIES_BATCH_REQUESTS = 24 / 3
 CHECKPOINT_REQUESTS = 640 / 100
 COPIES_CHECKPOINT_REQUESTS = CHECKPOINT_REQUESTS / 3
 FILES_A_TASK = 2
-# Before originals are deleted that a listing shows, their batch's files of copies are read, each once.
-GETS_A_FILE_ASKED = 3
+# Each file of copies is read for compaction, and before originals are deleted that a listing shows.
+GETS_A_FILE_OF_COPIES = 3
 SHORTEST_TASK_S = 0.5
 # The queue's poll when nothing comes, and how many calls a second its receivers make when much does.
 IDLE_POLL_S = 20
@@ -255,9 +255,8 @@ def _machines(workload: Workload, cluster: Cluster, fleet: Fleet, prices: Prices
 def _storage(workload: Workload, prices: Prices) -> list[Item]:
     rows = workload.photos_per_day * DAYS_A_MONTH * workload.table_months
     tables_gib = rows * (FEATURE_ROW_BYTES + PROJECTION_ROW_BYTES * workload.projected_versions) / GIB
-    copy_files_per_day = tasks_a_month(workload) / DAYS_A_MONTH
     photos, name = (workload.photos_per_day, workload.bytes_a_photo), f"tables after {workload.table_months:g} months"
-    return list(storage_items(workload.keeping, *photos, copy_files_per_day, tables_gib, name, prices))
+    return list(storage_items(workload.keeping, *photos, tables_gib, name, prices))
 
 
 def _requests(workload: Workload, prices: Prices) -> list[Item]:
@@ -268,8 +267,8 @@ def _requests(workload: Workload, prices: Prices) -> list[Item]:
     requests_a_batch = BATCH_REQUESTS + CHECKPOINT_REQUESTS
     requests_a_batch += (COPIES_BATCH_REQUESTS + COPIES_CHECKPOINT_REQUESTS) * copies
     puts = photos * (1 + archives + workload.answers) + batches * requests_a_batch + tasks * (FILES_A_TASK + copies)
-    asked = copies and workload.keeping.original_days > 0
-    gets = photos + (tasks * GETS_A_FILE_ASKED if asked else 0.0)
+    reads = copies * (2 if workload.keeping.original_days else 1)
+    gets = photos + tasks * reads * GETS_A_FILE_OF_COPIES
     lists = listings_a_month(workload.keeping, workload.photos_per_day)
     # S3 sends each message alone; they are received and deleted together as far as they come faster than calls return.
     photos_a_second = workload.photos_per_day / SECONDS_A_DAY

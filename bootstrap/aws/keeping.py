@@ -15,6 +15,8 @@ StorageClass = Literal["Standard", "Standard-IA", "Glacier IR"]
 
 # Of a copy of 300 px: docs/benchmarks.md, photos of 12 MP.
 COPY_BYTES = 53_000
+# A file of them once they are compacted.
+COPY_FILE_BYTES = 128 * 2**20
 # For how long the stack keeps a photo that was cleared away from the landing, as an old version.
 CLEARED_DAYS = 1.0
 # With a queue the landing is listed so often, and what is due is cleared away then.
@@ -105,8 +107,13 @@ class Keeping:
 
     @property
     def copied_days(self) -> float:
-        """For how long it has a copy: the day until its file is deleted and the old version included."""
-        return self.copy_days + UNNAMED_DAYS + self.old_version_days if self.copy_days else 0.0
+        """For how long it has a copy in a compacted file, the day until that goes and the old version included."""
+        return self.copy_days + self.unnamed_days if self.copy_days else 0.0
+
+    @property
+    def unnamed_days(self) -> float:
+        """For how long it has a file that no table names any more, like those that a compaction replaced."""
+        return UNNAMED_DAYS + self.old_version_days
 
     @property
     def steady_after_days(self) -> float:
@@ -148,28 +155,28 @@ def storage_items(
     keeping: Keeping,
     photos_per_day: float,
     photo_bytes: float,
-    copy_files_per_day: float,
     tables_gib: float,
     tables_name: str,
     prices: Prices,
 ) -> Iterator[Item]:
     """A month's storage, with what classes charge for moving and for reading; the same lines whatever is kept.
 
-    `copy_files_per_day` are the files of the table of copies, which S3 sees as objects.
+    Of copies S3 sees the files of their table, of each day some large ones once they are compacted.
     """
     copies_bytes = photos_per_day * min(COPY_BYTES, photo_bytes) if keeping.copy_days else 0.0
-    files = copy_files_per_day if keeping.copy_days else 0.0
+    files = max(1.0, copies_bytes / COPY_FILE_BYTES) if copies_bytes else 0.0
     reads_archive = 0.0 if keeping.copy_days else keeping.reads_a_year
     copy_bytes = copies_bytes / files if files else 0.0
     archive, copies = keeping.archive_class, keeping.copy_class
     kept = (
         _Kept("originals where they landed", photos_per_day, photo_bytes, keeping.landed_days),
         _Kept("archived originals", photos_per_day, photo_bytes, keeping.archived_days, archive, reads_archive),
+        _Kept("copies before they were compacted", files, copy_bytes, keeping.unnamed_days),
         _Kept("copies", files, copy_bytes, keeping.copied_days, copies, keeping.reads_a_year),
     )
     standard = [(each.name, each.gib(each.standard_days)) for each in kept]
     yield from _in_standard((*standard, (tables_name, tables_gib)), prices)
-    for each in kept[1:]:
+    for each in (kept[1], kept[3]):
         yield from _in_class(each, prices)
 
 

@@ -1,10 +1,12 @@
 """Which originals have their copy: asked of the files of their batches alone, and believed for a while."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from batch.maintain.compaction import compact, groups_to_compact
 from bootstrap.weights.weights import CompiledNetwork
 from store.errors import StorageUnavailable
 from store.models.registry import publish_featurizer
@@ -50,6 +52,16 @@ def test_an_original_has_a_copy_if_its_own_batch_holds_it(two_batches: Settings)
     assert known.among([(first, ProcessedEntry(3, 0, 0, True))]) == []
     assert known.among([(first, entry), (second, other)]) == [first, second]
     assert known.among([]) == []
+
+
+def test_copies_of_several_batches_in_one_file_are_found(two_batches: Settings) -> None:
+    leftovers, home = _leftovers(two_batches), two_batches.places()
+    groups = groups_to_compact(home, datetime.now(UTC) + timedelta(days=2))
+    assert list(compact(home, groups, check=lambda: None))
+    assert [file.batches for file in data_files(open_table(home, COPY_ROWS))] == [(1, 2)]
+    known = KnownCopies(home)
+    assert known.among(leftovers[1:]) == [leftovers[1][0]]
+    assert known.among(leftovers) == [landed for landed, _ in leftovers]
 
 
 def test_only_files_of_the_batches_that_are_asked_for_are_opened(
