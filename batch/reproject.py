@@ -105,7 +105,7 @@ def reproject(
         finally:
             said.destroy()
         if before.next is not None:
-            finish_switch(home, before)
+            finish_switch(home, before, meta.featurizer)
     return Reprojection(meta.version, backfill.rows, backfill.days)
 
 

@@ -107,7 +107,7 @@ def serve_version(home: Home, network: bytes, labels: int) -> None:
     now = datetime.now(UTC)
     meta = PcaMeta(1, featurizer, sums.rows, 64, 0.5, now, None, None, "a benchmark", last_batch=0, labels=labels)
     publish_model(home, PcaModel(meta, pca, classifier))
-    finish_switch(home, begin_switch(home, 1))
+    finish_switch(home, begin_switch(home, 1), featurizer)
 
 
 @contextmanager

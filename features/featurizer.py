@@ -1,6 +1,7 @@
 """The network as executors run it: pixels in, features out, without TensorFlow; and how its pixels are made."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ Precision = Literal["float32", "int8"]
 # the smallest of 14 to 56 photos: 0.997 at 306 pixels, 0.995 at 283, 0.976 at the network's own 224. Of 40 others, for
 # networks of 96, 160 and 320 pixels: 0.999, 0.997 and 0.999, where 224 had 0.994.
 _DRAFT_PX = 300
+# The newest of a home, the served one, and that of the version that is served next.
+_MOST_CACHED = 3
 _COPY = re.compile(r"copy-(\d+)-q85")
 
 
@@ -99,6 +102,20 @@ class Featurizer:
             self._interpreter.invoke()
             features[row] = self._interpreter.get_tensor(self._output)[0]
         return features
+
+
+_cached: dict[str, Featurizer] = {}
+
+
+def cached_featurizer(id: str, network: Callable[[], bytes]) -> Featurizer:
+    """The featurizer of this id, which this process keeps with the last ones used. Raises as `Featurizer`."""
+    # Spark drops a worker's copy of a broadcast when a task without it comes between; ours stays.
+    featurizer = _cached.pop(id, None) or Featurizer(network())
+    # The last one used comes last.
+    _cached[id] = featurizer
+    for old in list(_cached)[:-_MOST_CACHED]:
+        del _cached[old]
+    return featurizer
 
 
 def _sizes(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> tuple[int, int]:

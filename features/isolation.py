@@ -33,12 +33,12 @@ def decode_or_die(body: bytes, limits: Limits, recipe: Recipe = DRAFT) -> Photo:
 class IsolatedDecoder:
     """Decodes each photo in a process of its own, forked from one that has imported the decoder and touched no photo.
 
-    All are decoded within the same limits, by the same recipe. For one thread at a time. The first photo waits some
+    All are decoded within the same limits. For one thread at a time. The first photo waits some
     0.3 s for that process, the others a few milliseconds.
     """
 
-    def __init__(self, limits: Limits, recipe: Recipe = DRAFT) -> None:
-        self._limits, self._recipe = limits, recipe
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._server: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "IsolatedDecoder":
@@ -51,15 +51,16 @@ class IsolatedDecoder:
             self._server = None
 
     def decode(self, body: bytes, limits: Limits, recipe: Recipe = DRAFT) -> Photo:
-        """Decode a photo within the limits and by the recipe that this was made for.
+        """Decode a photo within the limits that this was made for.
 
         Raises what `decode` raises, and Rejected with `decoder_crashed` when the process dies in the decoder or is
         stuck there. Raises DecoderUnavailable when no process can do its work, which says nothing of the photo.
         """
-        assert (limits, recipe) == (self._limits, self._recipe)
-        self._server = self._server or _start_server(limits, recipe)
+        assert limits == self._limits
+        self._server = self._server or _start_server(limits)
+        request = json.dumps(asdict(recipe)).encode() + b"\n" + body
         try:
-            code, answer = ask(self._server, body, START_S + limits.max_decode_s)
+            code, answer = ask(self._server, request, START_S + limits.max_decode_s)
         except (OSError, EOFError) as error:
             self.__exit__()
             raise DecoderUnavailable(f"A decoder process did not answer: {error or 'it ended'}; try again.") from error
@@ -70,8 +71,8 @@ class IsolatedDecoder:
         return _photo(answer, recipe)
 
 
-def _start_server(limits: Limits, recipe: Recipe) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits)), json.dumps(asdict(recipe))]
+def _start_server(limits: Limits) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "features.isolation", json.dumps(asdict(limits))]
     with interrupts_withheld():
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=python_environment())
 
@@ -127,9 +128,10 @@ def _photo(answer: bytes, recipe: Recipe) -> Photo:
     return Photo(pixels, **said, copy=content[size_bytes:] or None)
 
 
-def _answer(body: bytes, limits: Limits, recipe: Recipe) -> bytes:
+def _answer(request: bytes, limits: Limits) -> bytes:
+    recipe, _, body = request.partition(b"\n")
     try:
-        photo = decode_or_die(body, limits, recipe)
+        photo = decode_or_die(body, limits, Recipe(**json.loads(recipe)))
     except Rejected as rejected:
         return json.dumps({"reason": rejected.reason, "detail": rejected.detail}).encode()
     except MemoryError:
@@ -138,14 +140,14 @@ def _answer(body: bytes, limits: Limits, recipe: Recipe) -> bytes:
     return json.dumps(head).encode() + b"\n" + photo.pixels.tobytes() + (photo.copy or b"")
 
 
-def _serve(limits: Limits, recipe: Recipe, requests: IO[bytes], answers: IO[bytes]) -> None:
+def _serve(limits: Limits, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Fork a process for each photo that comes, and pass on its exit code and what it said."""
     while head := requests.read(HEAD.size):
-        body = read_exactly(requests, HEAD.unpack(head)[1])
+        request = read_exactly(requests, HEAD.unpack(head)[1])
         from_child, to_parent = os.pipe()
         child = os.fork()
         if child == 0:
-            _decode_and_exit(body, limits, recipe, to_parent)
+            _decode_and_exit(request, limits, to_parent)
         os.close(to_parent)
         with os.fdopen(from_child, "rb") as pipe:
             answer = pipe.read()
@@ -154,12 +156,12 @@ def _serve(limits: Limits, recipe: Recipe, requests: IO[bytes], answers: IO[byte
         answers.flush()
 
 
-def _decode_and_exit(body: bytes, limits: Limits, recipe: Recipe, to_parent: int) -> NoReturn:
+def _decode_and_exit(request: bytes, limits: Limits, to_parent: int) -> NoReturn:
     code = 1
     try:
         with os.fdopen(to_parent, "wb") as pipe:
             try:
-                pipe.write(_answer(body, limits, recipe))
+                pipe.write(_answer(request, limits))
                 code = 0
             except Exception as error:
                 pipe.write(f"{type(error).__name__}: {error}".encode())
@@ -176,4 +178,4 @@ if __name__ == "__main__":
     # Whatever a native library prints must not be taken for the answer.
     os.dup2(2, 1)
     with os.fdopen(answers, "wb") as out:
-        _serve(Limits(**json.loads(sys.argv[1])), Recipe(**json.loads(sys.argv[2])), sys.stdin.buffer, out)
+        _serve(Limits(**json.loads(sys.argv[1])), sys.stdin.buffer, out)

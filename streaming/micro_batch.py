@@ -34,7 +34,7 @@ from store.state.plans import (
 from store.state.retries import retried_rows
 from store.tables.commits import commit
 from store.tables.handles import OpenTables, tables_of_batches
-from store.tables.schemas import COPY_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.access_denied import AccessDeniedMonitor
 from streaming.batches_in_flight import BatchesInHand
 from streaming.executor.task import Task, TaskMessage, run_tasks
@@ -74,7 +74,7 @@ class BatchReport:
 
 
 class MicroBatches:
-    """Runs batches, also two at a time; keeps the network that was broadcast."""
+    """Runs batches, also two at a time; keeps the networks that were broadcast."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class MicroBatches:
         self._on_commit = on_commit
         self._on_stage = on_stage
         self._patience_s = patience_s
-        self._network: tuple[str, Broadcast[bytes]] | None = None
+        self._networks: dict[str, Broadcast[bytes]] = {}
         self._broadcasting = threading.Lock()
         self._access_denied = AccessDeniedMonitor(home)
         self.in_hand = BatchesInHand(spark)
@@ -164,11 +164,11 @@ class MicroBatches:
         self._check_not_committed(plan)
         # The plan's versions and those of now. A switch of versions waits for every plan that it can see; a plan made
         # from the older pointer after that is begun later, too, and finds the new version here.
-        pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizer)}))
+        pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizers)}))
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_named(plan.landing)
         retried = {row.key for row in plan.retried}
-        recipe = describe_featurizer(self._home, plan.featurizer).recipe
+        recipes = {id: describe_featurizer(self._home, id).recipe for id in plan.featurizers}
         tasks = [
             Task(
                 home=self._home,
@@ -178,11 +178,11 @@ class MicroBatches:
                 retried=frozenset(landed.key for landed in objects if landed.key in retried),
                 patience_s=self._patience_s,
                 erasures=erasures.progress,
-                recipe=recipe,
+                recipes=recipes,
             )
             for objects in split_into_tasks(plan.objects, self._spark.defaultParallelism)
         ]
-        messages = self._collect(plan.batch, tasks, self._broadcast_network(plan.featurizer)) if tasks else []
+        messages = self._collect(plan.batch, tasks, self._broadcast_networks(plan.featurizers)) if tasks else []
         if datetime.now(UTC) - began_at > ATTEMPT_LIMIT:
             raise BatchFailed(f"Batch {plan.batch} took over {ATTEMPT_LIMIT}; its files may be swept. Start again.")
         wall_s, slots = time.monotonic() - began_s, self._spark.defaultParallelism
@@ -195,6 +195,9 @@ class MicroBatches:
             table.name: tuple(added for message in messages for added in message.adds.get(table.name, ()))
             for table in self._of_batches
         }
+        features = sum(added.rows for added in adds[FEATURE_ROWS.name])
+        if features != counters.photos * len(plan.featurizers):
+            raise StateDamaged(f"Batch {plan.batch} has {counters.photos} photos but {features} feature rows.")
         projections = sum(added.rows for added in adds[PROJECTION_ROWS.name])
         if projections != counters.photos * len(pca_versions):
             raise StateDamaged(f"Batch {plan.batch} has {counters.photos} photos but {projections} projections.")
@@ -236,22 +239,23 @@ class MicroBatches:
                 f"The table {self._home.copies.uri} is gone, but batch {result.batch} has copies for it; restore it."
             )
 
-    def _collect(self, batch: int, tasks: list[Task], network: "Broadcast[bytes]") -> list[TaskMessage]:
+    def _collect(self, batch: int, tasks: list[Task], networks: "dict[str, Broadcast[bytes]]") -> list[TaskMessage]:
         self._spark.setJobDescription(f"batch {batch}")
         counter = self.in_hand.counter(batch)
-        work: Callable[[Any], Any] = lambda part: counter(run_tasks(part, network))  # noqa: E731 - Spark pickles it
+        work: Callable[[Any], Any] = lambda part: counter(run_tasks(part, networks))  # noqa: E731 - Spark pickles it
         try:
             return list(self._spark.parallelize(tasks, len(tasks)).mapPartitions(work).collect())
         except Py4JJavaError as error:
             raise _explained(batch, error) from error
 
-    def _broadcast_network(self, featurizer: str) -> "Broadcast[bytes]":
+    def _broadcast_networks(self, featurizers: tuple[str, ...]) -> "dict[str, Broadcast[bytes]]":
         with self._broadcasting:
-            if self._network is None or self._network[0] != featurizer:
-                if self._network is not None:
-                    self._network[1].unpersist()
-                self._network = featurizer, self._spark.broadcast(load_network(self._home, featurizer))
-            return self._network[1]
+            # Two batches run at a time; a network that neither of them needs comes back only after a switch.
+            for old in self._networks.keys() - {*featurizers}:
+                self._networks.pop(old).unpersist()
+            for id in {*featurizers} - self._networks.keys():
+                self._networks[id] = self._spark.broadcast(load_network(self._home, id))
+            return {id: self._networks[id] for id in featurizers}
 
 
 def _oldest_waited_s(plan: Plan) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from features.errors import InvalidSetting
 from store.errors import FeaturizerConflict, StateDamaged
 from store.home import Home
-from store.models.pca_models import current_models, versions_to_project
+from store.models.pca_models import current_models, featurizers_in_use, versions_to_project
 from store.models.registry import current_featurizer, describe_featurizer
 from store.objects.document import Document
 from store.objects.landing import LandedObject
@@ -149,7 +149,8 @@ class Planner:
             )
         now = datetime.now(UTC)
         current = current_models(self._home)
-        pca_versions = versions_to_project(self._home, featurizer, current)
+        featurizers = featurizers_in_use(self._home, featurizer, current)
+        pca_versions = versions_to_project(self._home, featurizers, current)
         plan = Plan(
             batch=self._last + 1,
             nonce=self._nonce,
@@ -163,6 +164,7 @@ class Planner:
             retried=self._retries.rows_of(objects),
             served=current.serving if current.serving in pca_versions else None,
             copies=self._copies,
+            others=featurizers[1:],
         )
         check_claim(self._home, plan.nonce)
         if self._is_closed:

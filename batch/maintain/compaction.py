@@ -38,7 +38,7 @@ _READ_AT_ONCE_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Group:
-    """Files of one partition that become one; `hour` is None when their day is finished."""
+    """Files of one partition, and of one featurizer, that become one; `hour` is None when their day is finished."""
 
     table: Table
     ingest_date: date
@@ -61,7 +61,7 @@ def groups_to_compact(home: Home, now: datetime) -> list[Group]:
     this_hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     groups: list[Group] = []
     for table in _COMPACTED:
-        by_period: dict[tuple[tuple[str, ...], date, datetime | None], list[DataFile]] = defaultdict(list)
+        by_period: dict[tuple[tuple[str | None, ...], date, datetime | None], list[DataFile]] = defaultdict(list)
         for file in data_files(open_table(home, table)):
             day = file.partition["ingest_date"]
             finished = day < this_hour.date() and day not in unfinished
@@ -69,7 +69,7 @@ def groups_to_compact(home: Home, now: datetime) -> list[Group]:
             whole = table is LABEL_ROWS or (file.batches is not None and file.batches[1] <= committed)
             if whole and file.size_bytes < BIG_ENOUGH_BYTES and (hour is None or hour < this_hour):
                 partition = tuple(str(file.partition[column]) for column in table.partitioned_by)
-                by_period[partition, day, hour].append(file)
+                by_period[(*partition, file.network), day, hour].append(file)
         for (_, day, hour), files in by_period.items():
             in_order = sorted(files, key=lambda file: (file.batches or (0, 0), file.path))
             of_target_size = groups_by_size(
@@ -97,7 +97,8 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
         if not has_files(handle, group.files):
             continue
         rows = partial(_rows, home, group.table, group.files)
-        added = write_large_file(home, group.table, rows, group.files[0].partition_folders)
+        first = group.files[0]
+        added = write_large_file(home, group.table, rows, first.partition_folders, first.network)
         expected = sum(file.rows for file in group.files)
         if added.rows != expected:
             raise StateDamaged(

@@ -68,7 +68,7 @@ def _refit(spark: SparkContext, home: Home, labels: int, full: bool) -> dict[str
     )
     ended_s = time.perf_counter()
     # What comes after it is what calibrates the next one.
-    finish_switch(home, begin_switch(home, done.meta.version))
+    finish_switch(home, begin_switch(home, done.meta.version), done.meta.featurizer)
     java: Any = spark._jvm
     return {
         "rows": done.rows_read,

@@ -16,6 +16,7 @@ from features.image import Limits
 from store.errors import FeaturizerConflict
 from store.home import Home
 from store.home_access import check_is_writable
+from store.models.pca_models import name_served_featurizer
 from store.models.registry import (
     FeaturizerMeta,
     current_featurizer,
@@ -51,6 +52,9 @@ def install_featurizer(
     connection = (home.root.s3_endpoint, home.root.s3_region)
     id = current_featurizer(home)
     current = None if id is None else describe_featurizer(home, id)
+    if current is not None:
+        # Before there is a newer one, which nobody serves yet.
+        name_served_featurizer(home)
     if precision is None:
         precision = "float32" if current is None else current.precision
     fingerprint = fingerprint_of(weights, *connection, precision)
@@ -92,6 +96,7 @@ def install_featurizer(
         compiled.kind,
         _copy_px(current, compiled.kind.input_px, with_copies, copy_px),
     )
+    name_served_featurizer(home)
     echo(f"Featurizer {meta.id}, from {meta.source}.")
     return meta
 

@@ -1,6 +1,6 @@
 """Queries over the tables of a home, on this machine: the local Athena."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -58,21 +58,25 @@ def connect_to(snapshot: "Snapshot") -> duckdb.DuckDBPyConnection:
         if missing:
             dataset = dataset.replace_schema(pa.schema([*dataset.schema, *missing]))
         connection.register(table.name, dataset)
-    # What Athena finds in the pointer, which is not there before the first refit.
-    rows = [] if snapshot.models == Current() else [{"serving": snapshot.models.serving}]
-    connection.register(_PCA_CURRENT, pa.Table.from_pylist(rows, schema=pa.schema([("serving", pa.int32())])))
+    # What Athena finds in the pointer.
+    served = {"serving": snapshot.models.serving, "featurizer": snapshot.models.featurizer}
+    schema = pa.schema([("serving", pa.int32()), ("featurizer", pa.string())])
+    connection.register(_PCA_CURRENT, pa.Table.from_pylist([served], schema=schema))
     for definition in definitions():
         if definition.is_view:
-            connection.execute(_view_in_duckdb(definition.statement, snapshot.models.serving))
+            connection.execute(_view_in_duckdb(definition.statement, served))
     return connection
 
 
-def _view_in_duckdb(view: str, serving: int | None) -> str:
-    # DuckDB hands a number down to the scan, which then skips files, but not what a subquery gives.
+def _view_in_duckdb(view: str, served: Mapping[str, object]) -> str:
+    # DuckDB hands a constant down to the scan, which then skips files, but not what a subquery gives.
     parsed = sqlglot.parse_one(view, read="athena")
     for lookup in list(parsed.find_all(exp.Subquery)):
         if [table.name for table in lookup.find_all(exp.Table)] == [_PCA_CURRENT]:
-            lookup.replace(exp.convert(serving))
+            value = served[lookup.this.selects[0].name]
+            around = lookup.parent
+            found = lookup if value is None or not isinstance(around, exp.Coalesce) else around
+            found.replace(exp.convert(value))
     return _with_duckdb_functions(parsed).sql(dialect="duckdb")
 
 

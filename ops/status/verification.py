@@ -65,6 +65,9 @@ def check_invariants(home: Home, last: int, committed: list[int], days: Iterable
     if copied_since != date.min and (copies := snapshot.tables.get(COPY_ROWS.name)) is not None:
         kept_copies = copies.to_pyarrow_dataset().filter(pc.field("ingest_date") >= copied_since)
         connection.register(COPY_ROWS.name, kept_copies)
+    connection.execute(
+        f"CREATE VIEW {_PHOTOS} AS SELECT DISTINCT batch, source, etag, image_id, ingest_date FROM {FEATURE_ROWS.name}"
+    )
     # A stream goes on meanwhile: what the tables hold beyond `last` may have taken rejects of earlier batches away.
     latest = committed_batch(snapshot.tables[REJECT_ROWS.name])
     later = (read_plan(home, batch) for batch in range(last + 1, latest + 1))
@@ -141,13 +144,16 @@ def count_rows(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
 
 def _held(table: Table, which: str) -> str:
     erased = f"SELECT coalesce(sum(t.rows), 0) FROM erased t WHERE t.name = '{table.name}' AND {which}"
-    return f"(SELECT count(*) FROM {table.name} t WHERE {which}) + ({erased})"
+    rows = _PHOTOS if table is FEATURE_ROWS else table.name
+    return f"(SELECT count(*) FROM {rows} t WHERE {which}) + ({erased})"
 
 
+# A photo has a row of each featurizer; what only counts photos goes by this view.
+_PHOTOS = "photo_rows"
 _OF_THE_BATCH = "t.batch = counted.batch"
 _OF_THE_DAY = "t.ingest_date = days.ingest_date AND t.batch > days.after AND t.batch <= days.through"
 _OUTCOMES = f"""
-    SELECT batch, source, etag FROM {FEATURE_ROWS.name} UNION ALL SELECT batch, source, etag FROM {REJECT_ROWS.name}
+    SELECT batch, source, etag FROM {_PHOTOS} UNION ALL SELECT batch, source, etag FROM {REJECT_ROWS.name}
 """
 # What was tried again has the row of its later batch only.
 _OWED = "SELECT * FROM planned ANTI JOIN retried USING (batch, source, etag)"
@@ -159,6 +165,10 @@ _CHECKS = (
     (
         f"SELECT batch, source, etag FROM ({_OUTCOMES}) GROUP BY ALL HAVING count(*) > 1",
         "{count} objects have more than one row for one arrival: doubled.",
+    ),
+    (
+        f"SELECT batch, source, etag, featurizer FROM {FEATURE_ROWS.name} GROUP BY ALL HAVING count(*) > 1",
+        "{count} photos have more than one row of one featurizer for one arrival: doubled.",
     ),
     (
         f"SELECT source, etag FROM {FEATURE_ROWS.name} GROUP BY source, etag "
@@ -202,8 +212,10 @@ _CHECKS = (
         "{count} photos have more than one projection in one PCA version: doubled.",
     ),
     (
-        f"SELECT * FROM (SELECT pca_version, batch, count(*) AS n FROM {PROJECTION_ROWS.name} GROUP BY ALL) p "
-        f"LEFT JOIN (SELECT batch, count(*) AS n FROM {FEATURE_ROWS.name} GROUP BY ALL) f USING (batch) "
+        "SELECT * FROM "
+        f"(SELECT pca_version, featurizer, batch, count(*) AS n FROM {PROJECTION_ROWS.name} GROUP BY ALL) p "
+        f"LEFT JOIN (SELECT featurizer, batch, count(*) AS n FROM {FEATURE_ROWS.name} GROUP BY ALL) f "
+        "USING (featurizer, batch) "
         "WHERE p.n IS DISTINCT FROM f.n",
         "{count} times a batch and a PCA version have other numbers of projections than of photos.",
     ),

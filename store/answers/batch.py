@@ -33,7 +33,9 @@ def answers_of_batch(home: Home, batch: int, plan: Plan | None, result: Result |
     erased gets no answer then. Replay gives equal answers while the rows stay. Raises StateDamaged, StorageRefused,
     StorageUnavailable.
     """
-    photos = _rows(home, batch, result, FEATURE_ROWS, _PHOTO_COLUMNS)
+    # A photo has a row of each featurizer.
+    by_version = {(row["source"], row["etag"]): row for row in _rows(home, batch, result, FEATURE_ROWS, _PHOTO_COLUMNS)}
+    photos = list(by_version.values())
     named = {
         (version, row["source"]): row
         for version in {row["answer_version"] for row in photos} - {None}

@@ -4,7 +4,7 @@ import io
 import math
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -15,6 +15,7 @@ from features.classifier import Classifier, pack_classifier, unpack_classifier
 from features.pca import Pca
 from store.errors import AnotherRefit, StateDamaged, UnknownModel
 from store.home import Home
+from store.models.registry import current_featurizer
 from store.objects.document import Document
 from store.objects.operations import keys_below, overwrite, read_if_exists, write_once
 from store.tables.files import data_files
@@ -75,11 +76,14 @@ class Current:
     """The version that `current_projections` shows, and the one that takes its place once every row has it.
 
     `nonce` identifies one switch among several to the same version: a batch between them may lack the version.
+    `featurizer` is the served network, whose rows the views show: the served version's, or the first one before any
+    version is; None before a home has one.
     """
 
     serving: int | None = None
     next: int | None = None
     nonce: str | None = None
+    featurizer: str | None = None
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -205,14 +209,35 @@ def drop_names_of(home: Home, model: PcaModel) -> None:
 
 
 def current_models(home: Home) -> Current:
-    """The pointer as it stands; empty before the first refit."""
-    return _POINTER.read(home.pca_models) or Current()
+    """The pointer as it stands; in a home of a former release, which named no network, with the one that it meant."""
+    return _with_featurizer(home, _POINTER.read(home.pca_models) or Current())
 
 
-def versions_to_project(home: Home, featurizer: str, current: Current | None = None) -> tuple[int, ...]:
-    """The versions that rows of a featurizer are projected with: the served and the next one, if they are its."""
+def featurizers_in_use(home: Home, newest: str, current: Current | None = None) -> tuple[str, ...]:
+    """The featurizers that new photos get rows of: the newest first, then those of what is served and comes next."""
+    current = current or current_models(home)
+    others = {current.featurizer, *(_featurizer_of(home, version) for version in current.versions)} - {newest, None}
+    return (newest, *sorted(filter(None, others)))
+
+
+def versions_to_project(home: Home, featurizers: Collection[str], current: Current | None = None) -> tuple[int, ...]:
+    """The versions that rows of these featurizers are projected with: the served and the next one, if of theirs."""
     versions = (current or current_models(home)).versions
-    return tuple(version for version in versions if _featurizer_of(home, version) == featurizer)
+    return tuple(version for version in versions if _featurizer_of(home, version) in featurizers)
+
+
+def name_served_featurizer(home: Home) -> None:
+    """Write into the pointer which network is served, for who reads it there, if it does not say so yet."""
+    stored = _POINTER.read(home.pca_models)
+    if stored is None or stored.featurizer is None:
+        _change(home, lambda current: current)
+
+
+def _with_featurizer(home: Home, current: Current) -> Current:
+    if current.featurizer is not None:
+        return current
+    served = current_featurizer(home) if current.serving is None else _featurizer_of(home, current.serving)
+    return replace(current, featurizer=served)
 
 
 @lru_cache(maxsize=64)
@@ -231,18 +256,21 @@ def begin_switch(home: Home, version: int, newer_only: bool = False) -> Current:
         if version == current.next or (newer_only and max(current.versions, default=0) > version):
             return current
         if version == current.serving:
-            return Current(serving=version)
-        return Current(current.serving, version, nonce)
+            return replace(current, next=None, nonce=None)
+        return replace(current, next=version, nonce=nonce)
 
     return _change(home, edit)
 
 
-def finish_switch(home: Home, begun: Current) -> Current:
-    """Serve the next version of a switch, now that all rows have it. Replay changes nothing. Raises AnotherRefit."""
+def finish_switch(home: Home, begun: Current, featurizer: str) -> Current:
+    """Serve the next version of a switch, and with it its network, now that all rows have it.
+
+    Replay changes nothing. Raises AnotherRefit.
+    """
 
     def edit(current: Current) -> Current:
         check_no_other_switch(begun, current)
-        return Current(serving=begun.next)
+        return Current(serving=begun.next, featurizer=featurizer)
 
     return _change(home, edit)
 
@@ -250,7 +278,8 @@ def finish_switch(home: Home, begun: Current) -> Current:
 def check_no_other_switch(begun: Current, current: Current) -> None:
     """Raises AnotherRefit unless the switch `begun` is still under way, or is finished."""
     version = begun.versions[-1]
-    if current in (begun, Current(serving=version)):
+    is_finished = (current.serving, current.next) == (version, None)
+    if is_finished or (current.serving, current.next, current.nonce) == (begun.serving, begun.next, begun.nonce):
         return
     if current.next is None:
         raise AnotherRefit(f"Version {version} is not on its way any more: version {current.serving} is served.")
@@ -261,7 +290,7 @@ def check_no_other_switch(begun: Current, current: Current) -> None:
 
 
 def _change(home: Home, edit: Callable[[Current], Current]) -> Current:
-    return _POINTER.change(home.pca_models, lambda current: edit(current or Current()))
+    return _POINTER.change(home.pca_models, lambda current: edit(_with_featurizer(home, current or Current())))
 
 
 def _pack(model: PcaModel) -> bytes:

@@ -34,8 +34,9 @@ class Retried:
 class Plan:
     """What batch `batch` is: the objects, and everything their outcome depends on.
 
+    `featurizer` is the home's newest; each photo has a row of it, and one of each of the `others` in use.
     `served` is the version whose names are the answers to the app, one of `pca_versions`. With `copies` each photo has
-    its copy in the table of that name; its size is the featurizer's.
+    its copy in the table of that name; its size is the newest featurizer's.
 
     Objects that were rejected before have the size, the etag and the time of arrival they had then; `retried` names
     their reject rows, which the batch's commit deletes. One object can have several.
@@ -53,6 +54,12 @@ class Plan:
     retried: tuple[Retried, ...] = ()
     served: int | None = None
     copies: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def featurizers(self) -> tuple[str, ...]:
+        """All that make rows of this batch's photos."""
+        return (self.featurizer, *self.others)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ from store.objects.operations import overwrite, read_if_exists
 from store.state.plans import AddedFile
 from store.tables.schemas import COPY_ROWS, READ_ROWS, Table, table_location
 
+# How the name of a file begins, unless all its rows are of one featurizer: then it begins with that one.
+_ANY_NETWORK = "part"
+
 # pyarrow raises OSError for damage, too.
 _DAMAGE = ("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed")
 
@@ -49,6 +52,12 @@ class DataFile:
     partition: Mapping[str, Any]
     batches: tuple[int, int] | None
     committed_at: datetime
+
+    @property
+    def network(self) -> str | None:
+        """The featurizer of all rows of a file of features, by its name; None where only its rows tell."""
+        name = self.path.rpartition("/")[2].partition("-")[0]
+        return None if name == _ANY_NETWORK else name
 
     @property
     def partition_folders(self) -> dict[str, str]:
@@ -196,32 +205,41 @@ def _file_system(location: StorageLocation) -> pyarrow.fs.FileSystem:
 
 
 def write_file(
-    home: Home, table: Table, rows: Mapping[str, Sequence[Any] | pa.Array], partition: Mapping[str, str]
+    home: Home,
+    table: Table,
+    rows: Mapping[str, Sequence[Any] | pa.Array],
+    partition: Mapping[str, str],
+    network: str | None = None,
 ) -> AddedFile:
     """Write rows as one parquet file under a name never used before; nobody sees them until a commit adds the file.
 
     `rows` maps every column of the file (all but the partitions) to values of equal length; later columns may be
-    missing. Raises StorageRefused, StorageUnavailable; a file left by a failed attempt is never referenced.
+    missing. `network` is the featurizer of all of them, which the file's
+    name will tell. Raises StorageRefused, StorageUnavailable; a file left by a failed attempt is never referenced.
     """
     count = len(next(iter(rows.values())))
     nulls = {name: pa.nulls(count, table.schema.field(name).type) for name in table.missing_in(rows)}
     content = pa.table({**rows, **nulls}, schema=table.file_schema)
     buffer = io.BytesIO()
     pq.write_table(content, buffer, **_options(table))
-    path, location = _new_path(table, partition), table_location(home, table)
+    path, location = _new_path(table, partition, network), table_location(home, table)
     what = f"write {location.uri_of(path)}"
     retry_storage(what, lambda: obstore.put(location.store, path, buffer.getvalue()), again=UNKNOWN_OUTCOME)
     return AddedFile(path, buffer.tell(), content.num_rows, dict(partition), _statistics(table, content))
 
 
 def write_large_file(
-    home: Home, table: Table, parts: Callable[[], Iterable[pa.RecordBatch]], partition: Mapping[str, str]
+    home: Home,
+    table: Table,
+    parts: Callable[[], Iterable[pa.RecordBatch]],
+    partition: Mapping[str, str],
+    network: str | None = None,
 ) -> AddedFile:
     """The same for more rows than memory should hold: record batches of the file's columns, through a local file.
 
     Memory holds one row group. `parts` is called again if the local disk was full. Raises as `parts` and `write_file`.
     """
-    path, location = _new_path(table, partition), table_location(home, table)
+    path, location = _new_path(table, partition, network), table_location(home, table)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.parquet")
         numbers = retry_storage(f"write {file}", lambda: _write_locally(file, table, parts()))
@@ -239,7 +257,7 @@ def rewrite_file(
         for rows in read_file(home, table, file.path, table.file_schema.names):
             yield rows.filter(keep(rows))
 
-    return write_large_file(home, table, kept, file.partition_folders)
+    return write_large_file(home, table, kept, file.partition_folders, file.network)
 
 
 def _write_locally(file: Path, table: Table, parts: Iterable[pa.RecordBatch]) -> pa.Table:
@@ -270,9 +288,9 @@ def _row_groups(parts: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.
         yield pa.Table.from_batches(buffered)
 
 
-def _new_path(table: Table, partition: Mapping[str, str]) -> str:
+def _new_path(table: Table, partition: Mapping[str, str], network: str | None) -> str:
     folders = "/".join(f"{column}={partition[column]}" for column in table.partitioned_by)
-    return f"{folders}/part-{uuid.uuid4()}.zstd.parquet"
+    return f"{folders}/{network or _ANY_NETWORK}-{uuid.uuid4()}.zstd.parquet"
 
 
 def _statistics(table: Table, content: pa.Table) -> str:

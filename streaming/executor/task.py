@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import Broadcast, TaskContext
 
-from features.featurizer import DRAFT, Featurizer, Recipe
+from features.featurizer import Featurizer, Recipe, cached_featurizer
 from features.image import Limits, Photo
 from features.isolation import IsolatedDecoder, decode_or_die
 from features.rejects import Reason, Rejected
@@ -27,7 +27,7 @@ from store.objects.location import StorageLocation, printable
 from store.state.plans import AddedFile, BatchCounters, Plan
 from store.tables.copies import CopySpool
 from store.tables.files import vectors_column, write_file, write_large_file
-from store.tables.projections import answer_columns, project_rows, write_projections
+from store.tables.projections import Projected, answer_columns, project_rows, write_projections
 from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.executor.fetching import Fetched, ReadLocations, fetch_all
 
@@ -40,8 +40,8 @@ class Task:
     """A share of a batch; `plan` has its objects only, and the versions to project them with.
 
     `retried` are keys that were rejected before. What storage does not hand out is tried again for `patience_s`.
-    With other `erasures` than before, versions may have lost their classifiers. Pixels are made by `recipe`, and its
-    copies are written if the plan says so.
+    With other `erasures` than before, versions may have lost their classifiers. Pixels for each of the plan's
+    featurizers are made by its recipe; copies by the newest one's are written if the plan says so.
     """
 
     home: Home
@@ -51,7 +51,7 @@ class Task:
     retried: frozenset[str] = frozenset()
     patience_s: float = RETRY_DEADLINE_S
     erasures: tuple[int, int] = (0, 0)
-    recipe: Recipe = DRAFT
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TaskMessage:
 @dataclass
 class _Outcome:
     rows: list[dict[str, Any]] = field(default_factory=list)
-    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    vectors: defaultdict[str, list[NDArray[np.float32]]] = field(default_factory=lambda: defaultdict(list))
     rejects: list[dict[str, Any]] = field(default_factory=list)
     rejected_keys: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ class _Outcome:
 
 
 @carry_errors
-def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[TaskMessage]:
+def run_tasks(tasks: Iterable[Task], networks: "Mapping[str, Broadcast[bytes]]") -> Iterator[TaskMessage]:
     """Run tasks one after the other in this worker.
 
     Replay writes new files under new names; only those in a message that reached the driver are ever committed.
@@ -95,21 +95,25 @@ def run_tasks(tasks: Iterable[Task], network: "Broadcast[bytes]") -> Iterator[Ta
     context = TaskContext.get()
     tried_before = context is not None and context.attemptNumber() > 0
     for task in tasks:
-        featurizer = _cached_featurizer(task.plan.featurizer, network)
+        featurizers = {id: cached_featurizer(id, partial(_network, networks, id)) for id in task.plan.featurizers}
         if tried_before:
-            with IsolatedDecoder(task.limits, task.recipe) as isolated:
-                yield _run(task, featurizer, isolated.decode, may_end_worker=False)
+            with IsolatedDecoder(task.limits) as isolated:
+                yield _run(task, featurizers, isolated.decode, may_end_worker=False)
         else:
-            yield _run(task, featurizer, decode_or_die, may_end_worker=True)
+            yield _run(task, featurizers, decode_or_die, may_end_worker=True)
     freeze_worker_modules()
 
 
-def _run(task: Task, featurizer: Featurizer, decode: Decode, may_end_worker: bool) -> TaskMessage:
+def _network(networks: "Mapping[str, Broadcast[bytes]]", id: str) -> bytes:
+    return networks[id].value
+
+
+def _run(task: Task, featurizers: Mapping[str, Featurizer], decode: Decode, may_end_worker: bool) -> TaskMessage:
     outcome = _Outcome()
     with outcome.copies:
         for fetched in _fetched(task, outcome, may_end_worker):
             try:
-                _featurize(fetched, task, featurizer, decode, outcome)
+                _featurize(fetched, task, featurizers, decode, outcome)
             except Rejected as rejected:
                 _reject(fetched, task, rejected, outcome)
         adds = outcome.timed("write", lambda: _written(task, outcome))
@@ -128,17 +132,6 @@ def _run(task: Task, featurizer: Featurizer, decode: Decode, may_end_worker: boo
     return TaskMessage(adds, tuple(outcome.rejected_keys), counters, refusal)
 
 
-_featurizers: dict[str, Featurizer] = {}
-
-
-def _cached_featurizer(featurizer: str, network: "Broadcast[bytes]") -> Featurizer:
-    # Spark drops a worker's copy of a broadcast when a task without it comes between; ours stays.
-    if featurizer not in _featurizers:
-        _featurizers.clear()
-        _featurizers[featurizer] = Featurizer(network.value)
-    return _featurizers[featurizer]
-
-
 def _fetched(task: Task, outcome: _Outcome, may_end_worker: bool) -> Iterator[Fetched]:
     most_bytes = task.limits.max_image_bytes
     for landed in task.plan.objects:
@@ -152,12 +145,17 @@ def _fetched(task: Task, outcome: _Outcome, may_end_worker: bool) -> Iterator[Fe
         yield fetched
 
 
-def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Decode, outcome: _Outcome) -> None:
+def _featurize(
+    fetched: Fetched, task: Task, featurizers: Mapping[str, Featurizer], decode: Decode, outcome: _Outcome
+) -> None:
     body = fetched.body
     if isinstance(body, Rejected):
         raise body
-    photo = outcome.timed("decode", lambda: decode(body, task.limits, task.recipe))
-    outcome.vectors.append(outcome.timed("infer", lambda: featurizer.features(photo.pixels[None])))
+    photos = outcome.timed("decode", lambda: _decoded(body, task, decode))
+    for id, featurizer in featurizers.items():
+        pixels = photos[task.recipes[id]].pixels[None]
+        outcome.vectors[id].append(outcome.timed("infer", partial(featurizer.features, pixels)))
+    photo = photos[task.recipes[task.plan.featurizer]]
     key = fetched.landed.key
     outcome.rows.append(
         {
@@ -168,13 +166,24 @@ def _featurize(fetched: Fetched, task: Task, featurizer: Featurizer, decode: Dec
             "format": photo.format,
             "width": photo.width_px,
             "height": photo.height_px,
-            "featurizer": task.plan.featurizer,
         }
     )
     if task.plan.copies:
         # A featurizer that makes no copies is refused by the planner.
         assert photo.copy is not None
         outcome.timed("write", partial(outcome.copies.add, outcome.rows[-1], photo.copy))
+
+
+def _decoded(body: bytes, task: Task, decode: Decode) -> dict[Recipe, Photo]:
+    """The photo as each of the plan's featurizers takes it."""
+    newest = task.recipes[task.plan.featurizer]
+    photos = {newest: decode(body, task.limits, newest)}
+    copy = photos[newest].copy
+    for recipe in {*task.recipes.values()} - {newest}:
+        # A copy gives the pixels that its photo would give.
+        has_copy = copy is not None and recipe.copy_px == newest.copy_px
+        photos[recipe] = decode(copy if copy is not None and has_copy else body, task.limits, recipe)
+    return photos
 
 
 def _reject(fetched: Fetched, task: Task, rejected: Rejected, outcome: _Outcome) -> None:
@@ -202,15 +211,23 @@ def _written(task: Task, outcome: _Outcome) -> dict[str, tuple[AddedFile, ...]]:
     ingested_at = datetime.now(UTC)
     adds: dict[str, tuple[AddedFile, ...]] = {}
     if outcome.rows:
-        vectors = np.concatenate(outcome.vectors)
         rows = _columns(outcome.rows) | {"ingested_at": [ingested_at] * len(outcome.rows)}
         models = [cached_model(task.home, version, task.erasures) for version in task.plan.pca_versions]
-        projected = [project_rows(model, vectors) for model in models]
-        answers = [answer_columns(one) for one in projected if one.meta.version == task.plan.served]
-        features = rows | {"features": vectors_column(vectors)} | (answers[0] if answers else {})
-        adds[FEATURE_ROWS.name] = (write_file(task.home, FEATURE_ROWS, features, partition),)
+        of_each: list[tuple[str, dict[str, Any], NDArray[np.float32], list[Projected]]] = []
+        for id in task.plan.featurizers:
+            vectors = np.concatenate(outcome.vectors[id])
+            projected = [project_rows(model, vectors) for model in models if model.meta.featurizer == id]
+            of_each.append((id, rows | {"featurizer": [id] * len(outcome.rows)}, vectors, projected))
+        served = (one for *_, projected in of_each for one in projected if one.meta.version == task.plan.served)
+        answers = next(map(answer_columns, served), {})
+        adds[FEATURE_ROWS.name] = tuple(
+            write_file(task.home, FEATURE_ROWS, kept | {"features": vectors_column(vectors)} | answers, partition, id)
+            for id, kept, vectors, _ in of_each
+        )
         adds[PROJECTION_ROWS.name] = tuple(
-            write_projections(task.home, rows, one, task.plan.ingest_date) for one in projected
+            write_projections(task.home, kept, one, task.plan.ingest_date)
+            for _, kept, _, projected in of_each
+            for one in projected
         )
         if task.plan.copies:
             adds[COPY_ROWS.name] = (write_large_file(task.home, COPY_ROWS, outcome.copies.parts, partition),)

@@ -119,7 +119,7 @@ def test_transparency_lies_on_white_and_long_strips_fit() -> None:
 def test_a_decoder_in_a_process_of_its_own_hands_it_over() -> None:
     body = encoded(pixels(seed=6, width_px=700, height_px=500), "JPEG")
     recipe = Recipe(copy_px=300)
-    with IsolatedDecoder(LIMITS, recipe) as isolated:
+    with IsolatedDecoder(LIMITS) as isolated:
         found, here = isolated.decode(body, LIMITS, recipe), decode(body, LIMITS, recipe)
     assert found.copy == here.copy is not None
     assert np.array_equal(found.pixels, here.pixels)

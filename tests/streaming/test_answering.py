@@ -64,7 +64,7 @@ def _serve_names(home: Home) -> None:
     at = datetime(2026, 10, 3, tzinfo=UTC)
     meta = PcaMeta(1, str(current_featurizer(home)), 40, 4, 0.5, at, None, None, "a test", last_batch=0, labels=2)
     publish_model(home, PcaModel(meta, fit(moments_of([feature_vectors(40, 1)], 1280), 4, None), classifier))
-    finish_switch(home, begin_switch(home, 1))
+    finish_switch(home, begin_switch(home, 1), meta.featurizer)
 
 
 def _bodies(home: Home) -> dict[str, bytes]:

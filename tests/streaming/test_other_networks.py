@@ -75,16 +75,22 @@ def test_a_home_that_switches_has_each_photo_once_and_mixes_nothing(
 
     lengths = rows(settings, "SELECT featurizer, len(features) AS n, count(*) AS rows FROM features GROUP BY ALL")
     assert sorted((row["featurizer"], row["n"], row["rows"]) for row in lengths) == sorted(
-        [(first, 1280, len(before)), (second, LENGTH, len(after))]
+        [(first, 1280, len(before | after)), (second, LENGTH, len(after))]
     )
     network = Featurizer(other.network)
     for key in list(after)[:2]:
-        [row] = rows(settings, f"SELECT features FROM features WHERE ends_with(source, '{key}')")
+        [row] = rows(
+            settings, f"SELECT features FROM features WHERE ends_with(source, '{key}') AND featurizer = '{second}'"
+        )
         expected = network.features(decode(after[key], settings.limits, Recipe(PX)).pixels[None])[0]
         np.testing.assert_allclose(row["features"], expected, rtol=1e-4, atol=1e-5)
     assert read_status(home, verify=True).broken == []
-    # What is served goes on until another version is made.
-    assert rows(settings, "SELECT count(*) AS n FROM current_projections") == [{"n": len(before)}]
+    # What is served goes on, with each photo once, until another version is made.
+    for view in ("photos", "current_projections"):
+        shown = rows(
+            settings, f"SELECT count(*) AS n, count(DISTINCT source) AS photos, any_value(featurizer) AS f FROM {view}"
+        )
+        assert shown == [{"n": len(before | after), "photos": len(before | after), "f": first}]
 
     assert _serve(spark, settings) == 2
     assert current_models(home).versions == (2,)

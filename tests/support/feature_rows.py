@@ -40,7 +40,7 @@ def serve_a_model(home: Home) -> None:
     version, featurizer = next_version(home), str(current_featurizer(home))
     meta = PcaMeta(version, featurizer, 40, 4, 0.5, datetime(2026, 10, 3, tzinfo=UTC), None, None, "a test")
     publish_model(home, PcaModel(meta, fitted()))
-    finish_switch(home, begin_switch(home, version))
+    finish_switch(home, begin_switch(home, version), meta.featurizer)
 
 
 def kinds_of_fruit(
@@ -60,12 +60,16 @@ def commit_features(
     batch: int,
     day: date,
     vectors: NDArray[np.float32],
-    featurizer: str = "abc",
+    featurizer: str | None = None,
     files: int = 1,
     columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
-    """Commit a batch to all tables, its rows spread over some files; `columns` replace those that are made."""
+    """Commit a batch to all tables, its rows spread over some files; `columns` replace those that are made.
+
+    The rows are of the home's newest featurizer, if none is named.
+    """
     create_tables(home)
+    featurizer = featurizer or current_featurizer(home) or "abc"
     describe(home, featurizer, vectors.shape[1])
     parts = np.array_split(np.arange(len(vectors)), files)
     adds = [

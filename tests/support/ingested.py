@@ -82,7 +82,9 @@ def ingest(settings: Settings) -> None:
     for table in tables_of_batches(home):
         commit(home, table, batch, NONCE, adds.get(table.name, ()))
     for landed in objects:
-        archive_or_delete(home.landing, home.archive, landed, settings.clean)
+        archive_or_delete(
+            home.landing, home.archive, landed, "delete" if settings.clean == "reduce" else settings.clean
+        )
 
 
 def answer_all(home: Home) -> None:

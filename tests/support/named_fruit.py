@@ -34,7 +34,7 @@ def serve_names(home: Home, network: CompiledNetwork, *, calibrated: bool = Fals
     else:
         model = PcaModel(replace(meta, no_names="No photo has a label."), pca)
     publish_model(home, model)
-    finish_switch(home, begin_switch(home, version))
+    finish_switch(home, begin_switch(home, version), model.meta.featurizer)
     return model
 
 

@@ -47,7 +47,7 @@ def publish(
     )
     model = PcaModel(meta, fitted(), classifier)
     publish_model(home, model)
-    finish_switch(home, begin_switch(home, version))
+    finish_switch(home, begin_switch(home, version), model.meta.featurizer)
     return model
 
 

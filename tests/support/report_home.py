@@ -82,7 +82,7 @@ def serve(home: Home, batch: int, pcas: Sequence[Pca]) -> None:
             write_file(home, PROJECTION_ROWS, columns, {"pca_version": f"{len(pcas)}", "ingest_date": day.isoformat()})
         )
     commit(home, PROJECTION_ROWS, batch, "a test", added)
-    finish_switch(home, begin_switch(home, len(pcas)))
+    finish_switch(home, begin_switch(home, len(pcas)), "abc")
 
 
 def finish(home: Home, batch: int, at: datetime, counters: BatchCounters) -> None:

@@ -28,7 +28,6 @@ from store.errors import HomeInUse, StateDamaged
 from store.home import Home
 from store.models.pca_models import (
     NAMES_ERASED,
-    Current,
     PcaMeta,
     PcaModel,
     begin_switch,
@@ -94,7 +93,7 @@ def _publish(home: Home, labels: tuple[str, ...] | None, last_batch: int, copies
     publish_model(home, PcaModel(meta, fitted(), classifier))
     if copies:
         write_copies(home, meta, b"a plot")
-    finish_switch(home, begin_switch(home, version))
+    finish_switch(home, begin_switch(home, version), describe_model(home, version).featurizer)
     return version
 
 
@@ -243,7 +242,7 @@ def test_a_refit_that_an_erasure_overtakes_leaves_no_names(
         with pytest.raises(HomeInUse, match="An erasure began meanwhile"):
             refit(spark.sparkContext, home, RefitOptions(2, None, 2, 2), False, False, lambda _, __: None)
     assert _named(home) == {1: 0}
-    assert current_models(home) == Current()
+    assert current_models(home).versions == ()
     _erase(home)
     assert list(keys_below(home.pca_models.child("moments"))) == []
 
@@ -271,10 +270,10 @@ def test_the_command_fits_the_served_version_anew_or_says_how(
     words = " ".join(without.output.split())
     assert "Version 1, which is served, names no fruit any more: it was fitted on what was erased." in words
     assert "fruits refit --reproject" in words
-    assert current_models(home) == Current(1)
+    assert current_models(home).versions == (1,)
     anew = CliRunner().invoke(app, [*arguments, BEN, "--refit"])
     assert anew.exit_code == 0, anew.output
-    assert (current_models(home), _named(home)[2]) == (Current(2), 0)
+    assert (current_models(home).versions, _named(home)[2]) == ((2,), 0)
     # Two people are too few for a label to be an answer.
     assert "The version names no fruit: 0 of 4 labels has 2 photos, by 3 different people" in " ".join(
         anew.output.split()

@@ -63,7 +63,7 @@ def _serve(
     now = datetime.now(UTC)
     meta = PcaMeta(*(version, OURS, 40, 4, 0.5, now, None, None, "a test", last_batch, labels), held_back=held_back)
     publish_model(home, PcaModel(meta, fitted(), classifier))
-    finish_switch(home, begin_switch(home, version))
+    finish_switch(home, begin_switch(home, version), OURS)
 
 
 def _classifier(naming: Naming) -> Classifier:
@@ -185,7 +185,7 @@ def test_the_best_that_was_served_is_the_rival_and_what_was_held_back_or_is_dama
     comparison = _names(spark, home).comparison
     assert comparison is not None and comparison.rival == 1
     begin_switch(home, 2)
-    finish_switch(home, begin_switch(home, 2))
+    finish_switch(home, begin_switch(home, 2), OURS)
     (home.pca_models.directory / "v000001/model.npz").write_bytes(b"damaged")
     # Somebody serves by hand what was held back.
     comparison = _names(spark, home).comparison

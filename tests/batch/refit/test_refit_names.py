@@ -25,7 +25,6 @@ from ops.cli.main import app
 from store.errors import VersionHeldBack
 from store.home import Home
 from store.models.pca_models import (
-    Current,
     begin_switch,
     current_models,
     describe_model,
@@ -68,7 +67,7 @@ def _refit(spark: SparkSession, home: Home, **how: Any) -> Refit:
 
 
 def _serve(home: Home, version: int) -> None:
-    finish_switch(home, begin_switch(home, version))
+    finish_switch(home, begin_switch(home, version), describe_model(home, version).featurizer)
 
 
 def _classifier(home: Home, version: int) -> Classifier:
@@ -193,7 +192,7 @@ def test_a_version_that_names_worse_is_published_and_not_the_next_one_without_fo
     )
     assert "fruits models use 2" in sentence
     assert describe_model(home, 2).held_back and load_model(home, 2).classifier is not None
-    assert current_models(home) == Current(1)
+    assert current_models(home).versions == (1,)
     forced = CliRunner().invoke(app, [*arguments, "--force"])
     assert forced.exit_code == 0, forced.output
     assert (current_models(home).serving, current_models(home).next) == (1, 3)

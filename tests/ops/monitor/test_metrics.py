@@ -107,7 +107,7 @@ def test_without_the_setting_nothing_is_in_between(local_settings: MakeSettings)
 
 def test_a_minute_is_added_up(local_settings: MakeSettings, cloudwatch: "CloudWatchClient", namespace: str) -> None:
     settings = local_settings(metrics=namespace)
-    finish_switch(settings.places(), begin_switch(settings.places(), 7))
+    finish_switch(settings.places(), begin_switch(settings.places(), 7), "abc")
     inner = Run()
     waiting = Backlog(12, 3456, datetime.now(UTC) - timedelta(seconds=90))
     with with_metrics(settings, inner.watcher, print) as watcher:

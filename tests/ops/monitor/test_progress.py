@@ -127,7 +127,7 @@ def test_the_panel_shows_idle_the_landing_the_served_version_and_how_far_a_batch
         assert "340 of 1,200 files, 4 s" in _last_frame(shown)
         assert "photos/s –" in _last_frame(shown)
         in_hand.clear()
-        finish_switch(home, begin_switch(home, 7))
+        finish_switch(home, begin_switch(home, 7), "abc")
         begin_switch(home, 8)
         _until(lambda: "PCA v7, next v8" in _last_frame(shown))
         _until(lambda: "photos/s idle" in _last_frame(shown))
@@ -148,7 +148,7 @@ def test_the_last_picture_shows_the_version_that_is_served_at_the_end(home: Home
     panel = LivePanel(Console(file=shown, force_terminal=True, width=80), "fruits stream", home)
     with panel:
         _until(lambda: "PCA none" in _last_frame(shown))
-        finish_switch(home, begin_switch(home, 3))
+        finish_switch(home, begin_switch(home, 3), "abc")
     assert "PCA v3" in _last_frame(shown)
 
 
@@ -162,7 +162,7 @@ def test_a_served_version_that_cannot_be_read_is_said_once_and_stops_nothing(
         _until(lambda: "PCA unknown" in _last_frame(shown))
         time.sleep(0.5)
         panel.watcher.on_batch(REPORT)
-        finish_switch(_repaired(home), begin_switch(home, 3))
+        finish_switch(_repaired(home), begin_switch(home, 3), "abc")
         _until(lambda: "PCA v3" in _last_frame(shown))
     assert _screen(shown).count("The served PCA version cannot be read") == 1
 

@@ -134,7 +134,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         rejects = [(_reject_rows([each for each in REJECTS if each[0] == day], batch), {})]
         for table, files in ((FEATURE_ROWS, features), (PROJECTION_ROWS, projections), (REJECT_ROWS, rejects)):
             _commit(home, table, batch, day, files)
-    finish_switch(home, begin_switch(home, SERVED))
+    finish_switch(home, begin_switch(home, SERVED), "abc")
     return home
 
 

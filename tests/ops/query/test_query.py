@@ -152,19 +152,19 @@ def test_current_projections_follow_the_served_version(projected: Home) -> None:
         )
         return run_query(connection, "SELECT serving FROM pca_current")["serving"].to_pylist(), rows.to_pylist()
 
-    assert seen() == ([], [])
+    assert seen() == ([None], [])
     first = begin_switch(projected, 1)
     assert seen() == ([None], [])
-    finish_switch(projected, first)
+    finish_switch(projected, first, "abc")
     assert seen() == ([1], [{"pca_version": 1, "last": 1.0, "n": 12}])
     second = begin_switch(projected, 2)
     assert seen() == ([1], [{"pca_version": 1, "last": 1.0, "n": 12}])
-    finish_switch(projected, second)
+    finish_switch(projected, second, "abc")
     assert seen() == ([2], [{"pca_version": 2, "last": 2.0, "n": 12}])
 
 
 def test_current_projections_read_no_file_of_another_version_or_day(projected: Home) -> None:
-    finish_switch(projected, begin_switch(projected, 2))
+    finish_switch(projected, begin_switch(projected, 2), "abc")
     wanted = "pca_version=2/ingest_date=2026-10-06"
     store = projected.projections.store
     paths = [entry["path"] for page in obstore.list(store) for entry in page if entry["path"].endswith(".parquet")]
@@ -206,7 +206,7 @@ def test_every_object_with_an_outcome_is_an_arrival(own_home: Home) -> None:
 
 
 def test_views_hold_plain_times_in_utc(projected: Home) -> None:
-    finish_switch(projected, begin_switch(projected, 1))
+    finish_switch(projected, begin_switch(projected, 1), "abc")
     connection = connect(projected)
     for zone in ("UTC", "Asia/Kolkata"):
         connection.execute(f"SET TimeZone = '{zone}'")

@@ -56,7 +56,7 @@ def home(tmp_path: Path) -> Home:
     create_tables(home)
     _add(home, 1, LONG_AGO, [99])
     _add(home, 2, DAY, [*BARE, 5, *IN_FOLDERS])
-    finish_switch(home, begin_switch(home, 1))
+    finish_switch(home, begin_switch(home, 1), "abc")
     return home
 
 
@@ -134,7 +134,7 @@ def test_a_photo_with_a_copy_in_a_folder_has_a_label(home: Home) -> None:
 
 
 def test_a_version_that_names_nothing_gives_photos_all_the_same(home: Home) -> None:
-    finish_switch(home, begin_switch(home, 2))
+    finish_switch(home, begin_switch(home, 2), "abc")
     _add(home, 3, DAY, [*BARE], version=2)
     found = _answer(home, "to_label", limit="10")
     assert len({row["image_id"] for row in found}) == 10

@@ -289,10 +289,7 @@ def test_doubled_rows_are_found(drained: Settings) -> None:
     added = write_file(home, FEATURE_ROWS, again, {"ingest_date": str(rows["ingest_date"][0])})
     commit(home, FEATURE_ROWS, 2, "a wrong hand", [added])
     broken = read_status(drained.places(), verify=True).broken
-    assert broken == [
-        "3 objects have more than one row for one arrival: doubled.",
-        "1 batches hold other numbers of rows than their results counted.",
-    ]
+    assert broken == ["3 photos have more than one row of one featurizer for one arrival: doubled."]
 
 
 def test_a_version_with_feature_rows_of_two_batches_is_found(drained: Settings) -> None:
@@ -327,7 +324,7 @@ def _publish(home: Home, version: int) -> None:
     featurizer = DeltaTable(home.features.uri).to_pyarrow_table()["featurizer"][0].as_py()
     meta = PcaMeta(version, featurizer, 3, 2, 1.0, datetime.now(UTC), None, None, "a test")
     publish_model(home, PcaModel(meta, pca))
-    finish_switch(home, begin_switch(home, version))
+    finish_switch(home, begin_switch(home, version), "abc")
 
 
 def _project(home: Home, version: int, source: str | None = None, value: float = 0.0) -> None:
@@ -383,6 +380,6 @@ def test_projections_that_are_no_numbers_are_found(served: Home) -> None:
 
 def test_a_switch_under_way_says_how_many_batches_lack_the_next_version(served: Home) -> None:
     _publish(served, 2)
-    finish_switch(served, begin_switch(served, 1))
+    finish_switch(served, begin_switch(served, 1), "abc")
     begin_switch(served, 2)
     assert read_status(served, verify=False).pca == Switch(1, 2, 1)

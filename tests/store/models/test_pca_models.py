@@ -23,6 +23,7 @@ from store.models.pca_models import (
     check_no_other_switch,
     current_models,
     describe_model,
+    featurizers_in_use,
     finish_switch,
     load_model,
     next_version,
@@ -124,21 +125,22 @@ def test_an_unknown_model_is_refused_with_those_there_are(home: Home, pca: Pca) 
 
 
 def test_a_switch_goes_from_next_to_served(home: Home, pca: Pca) -> None:
-    assert current_models(home) == Current()
+    assert current_models(home).versions == ()
     first = begin_switch(home, 1)
     assert (first.serving, first.next) == (None, 1)
-    assert finish_switch(home, first) == finish_switch(home, first) == Current(1)
+    assert finish_switch(home, first, "abc") == finish_switch(home, first, "abc")
+    assert current_models(home).versions == (1,)
     second = begin_switch(home, 2)
     assert begin_switch(home, 2) == second
     assert current_models(home).versions == (1, 2)
-    assert begin_switch(home, 1) == Current(1)
+    assert begin_switch(home, 1).versions == (1,)
 
 
 def test_a_version_that_was_overtaken_is_not_served(home: Home) -> None:
     first = begin_switch(home, 1)
     second = begin_switch(home, 2)
     with pytest.raises(AnotherRefit, match="The switch to version 1 gave way to a later one, to version 2"):
-        finish_switch(home, first)
+        finish_switch(home, first, "abc")
     assert current_models(home) == second
 
 
@@ -146,24 +148,24 @@ def test_a_switch_that_was_given_up_and_begun_again_is_not_finished_by_the_first
     begin_switch(home, 1)
     paused = begin_switch(home, 2)
     # In between, rows arrived that have version 3 only.
-    finish_switch(home, begin_switch(home, 3))
+    finish_switch(home, begin_switch(home, 3), "abc")
     again = begin_switch(home, 2)
     with pytest.raises(AnotherRefit, match="gave way to a later one"):
-        finish_switch(home, paused)
+        finish_switch(home, paused, "abc")
     assert current_models(home) == again
-    assert finish_switch(home, again) == Current(2)
+    assert finish_switch(home, again, "abc").versions == (2,)
 
 
 def test_a_switch_that_was_called_off_says_what_is_served(home: Home) -> None:
-    finish_switch(home, begin_switch(home, 1))
+    finish_switch(home, begin_switch(home, 1), "abc")
     called_off = begin_switch(home, 2)
     begin_switch(home, 1)
     with pytest.raises(AnotherRefit, match=r"Version 2 is not on its way any more: version 1 is served\."):
-        finish_switch(home, called_off)
+        finish_switch(home, called_off, "abc")
 
 
 def test_a_switch_that_begins_while_the_served_version_is_completed_says_so(home: Home) -> None:
-    completing = finish_switch(home, begin_switch(home, 1))
+    completing = finish_switch(home, begin_switch(home, 1), "abc")
     check_no_other_switch(completing, current_models(home))
     with pytest.raises(AnotherRefit, match="The switch to version 1 gave way to a later one, to version 2"):
         check_no_other_switch(completing, begin_switch(home, 2))
@@ -172,24 +174,26 @@ def test_a_switch_that_begins_while_the_served_version_is_completed_says_so(home
 def test_a_slow_refit_does_not_undo_the_switch_to_a_newer_version(home: Home) -> None:
     newer = begin_switch(home, 9, newer_only=True)
     assert begin_switch(home, 8, newer_only=True) == newer
-    finish_switch(home, newer)
-    assert begin_switch(home, 8, newer_only=True) == Current(9)
+    finish_switch(home, newer, "abc")
+    assert begin_switch(home, 8, newer_only=True).versions == (9,)
     assert begin_switch(home, 10, newer_only=True).next == 10
 
 
 def test_a_number_is_never_given_twice(home: Home, pca: Pca) -> None:
     publish_model(home, _model(pca, 1))
-    finish_switch(home, begin_switch(home, 4))
+    finish_switch(home, begin_switch(home, 4), "abc")
     assert next_version(home) == 5
 
 
 def test_rows_are_projected_with_the_versions_of_their_featurizer_only(home: Home, pca: Pca) -> None:
     publish_model(home, _model(pca, 1, featurizer="abc"))
     publish_model(home, _model(pca, 2, featurizer="xyz"))
-    finish_switch(home, begin_switch(home, 1))
+    finish_switch(home, begin_switch(home, 1), "abc")
     begin_switch(home, 2)
-    assert versions_to_project(home, "abc") == (1,)
-    assert versions_to_project(home, "xyz") == (2,)
+    assert versions_to_project(home, ["abc"]) == (1,)
+    assert versions_to_project(home, ["xyz"]) == (2,)
+    assert versions_to_project(home, ["xyz", "abc"]) == (1, 2)
+    assert featurizers_in_use(home, "xyz") == ("xyz", "abc")
 
 
 def test_the_pointer_is_one_line_of_json_in_a_folder_of_its_own(home: Home) -> None:
@@ -197,9 +201,10 @@ def test_the_pointer_is_one_line_of_json_in_a_folder_of_its_own(home: Home) -> N
     assert list(keys_below(home.pca_models)) == ["current/CURRENT.json"]
     line = read(home.pca_models, "current/CURRENT.json")
     assert b"\n" not in line
-    assert json.loads(line) == {"serving": None, "next": 7, "nonce": begun.nonce}
-    finish_switch(home, begun)
-    assert json.loads(read(home.pca_models, "current/CURRENT.json")) == {"serving": 7, "next": None, "nonce": None}
+    assert json.loads(line) == {"serving": None, "next": 7, "nonce": begun.nonce, "featurizer": None}
+    finish_switch(home, begun, "abc")
+    served = {"serving": 7, "next": None, "nonce": None, "featurizer": "abc"}
+    assert json.loads(read(home.pca_models, "current/CURRENT.json")) == served
 
 
 def test_a_damaged_pointer_is_refused(local_settings: MakeSettings) -> None:
@@ -217,7 +222,7 @@ def test_no_change_of_the_pointer_is_lost_when_many_change_it_at_once(home: Home
         start.wait()
         begun = begin_switch(home, version)
         try:
-            return finish_switch(home, begun)
+            return finish_switch(home, begun, "abc")
         except AnotherRefit as error:
             return error
 
