@@ -16,8 +16,8 @@ from store.settings import Settings
 from store.state.plans import Plan, Result
 from store.tables.schemas import COPY_ROWS
 from streaming.clearing import Clearing
-from streaming.discovery.processed_index import ProcessedEntry, identity
-from streaming.discovery.snapshot import have_copies
+from streaming.discovery.known_copies import KnownCopies
+from streaming.discovery.processed_index import ProcessedEntry
 
 CLEARED_AT_ONCE = 16
 # A listing leaves the photos of this run's batches to the cleaner's own thread for so long.
@@ -57,6 +57,7 @@ class Cleaner:
         self._settle_s = settings.settle.total_seconds()
         self._answered_through = answered_through
         self._clearing = Clearing(home, _how_to_clear(settings.clean), settings.storage_patience)
+        self._copies = KnownCopies(home)
         self._due: list[tuple[float, int, _DuePhotos]] = []
         self._numbers = itertools.count()
         self._due_objects = 0
@@ -84,10 +85,8 @@ class Cleaner:
     def clear_leftovers(self, shown: Iterable[tuple[LandedObject, ProcessedEntry]]) -> None:
         """Clear away what a listing shows and the thread does not have. Raises StorageRefused, StorageUnavailable."""
         now_s, landing = datetime.now(UTC).timestamp(), self._home.landing
-        leftovers = [landed for landed, entry in shown if self._is_leftover(entry, now_s)]
-        if self._how == "reduce" and leftovers:
-            copied = have_copies(self._home, leftovers)
-            leftovers = [landed for landed in leftovers if identity(landing, landed) in copied]
+        due = [(landed, entry) for landed, entry in shown if self._is_leftover(entry, now_s)]
+        leftovers = self._copies.among(due) if self._how == "reduce" else [landed for landed, _ in due]
         if leftovers:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
                 young = self._young(pool, landing, leftovers)

@@ -29,7 +29,7 @@ from store.state.heartbeat import FinishedBatch, Heartbeat, is_alive, read_heart
 from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_tables
-from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
 from streaming.discovery.snapshot import load_processed_index
@@ -223,8 +223,7 @@ def read_status(
             files=len(files[name]),
             bytes=sum(file.size_bytes for file in files[name]),
             last_batch=last_batch,
-            # Copies are never compacted.
-            small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in files[name] if name != COPY_ROWS.name),
+            small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in files[name]),
         )
         for name, (_, last_batch) in states.items()
     ]

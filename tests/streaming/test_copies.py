@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -248,3 +248,15 @@ def test_reduce_after_a_kill_deletes_originals_by_the_table_of_copies_alone(
         handle.delete("batch = 1")
     drain(again.model_copy(update={"clean": "reduce"}))
     assert _in_landing(again) == sorted(DROPPED.keys() - PHOTOS.keys() if copies_kept else DROPPED)
+
+
+@pytest.mark.parametrize(("days_ago", "are_due"), [(6.99, False), (7.01, True)])
+def test_originals_go_so_long_after_their_commit_and_a_listing_finds_what_is_due(
+    again: Settings, drain: Drain, days_ago: float, are_due: bool
+) -> None:
+    result = Path(again.home, "state/batches/000000000001.result.json")
+    stored = json.loads(result.read_text())
+    stored["finished_at"] = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
+    result.write_text(json.dumps(stored))
+    drain(load_settings(**again.model_dump(exclude_unset=True) | {"clean": "reduce", "clean_after": "7d"}))
+    assert _in_landing(again) == sorted(DROPPED.keys() - PHOTOS.keys() if are_due else DROPPED)
