@@ -44,6 +44,7 @@ SHOWN_BY = {
     "streaming/class_archive.py": "Makefile",
     "streaming/discovery/listing.py": "tests/streaming/discovery/test_discovery.py",
     "streaming/discovery/retries.py": "tests/streaming/discovery/test_retry.py",
+    "streaming/executor/copying.py": "tests/streaming/cleaning/test_leftovers.py",
     "streaming/executor/probing.py": "tests/streaming/executor/test_fetching.py",
     "streaming/executor/task.py": "tests/streaming/test_stream.py",
     "streaming/pipeline.py": "tests/streaming/test_exactly_once.py",

@@ -5,7 +5,7 @@ import itertools
 import json
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -114,6 +114,19 @@ def read_file(
             done += 1
     except FileNotFoundError as error:
         raise StorageUnavailable(f"Cannot read {location.uri_of(path)}: {error}.") from error
+
+
+def rows_of_sources(
+    handle: DeltaTable, columns: Sequence[str], which: pc.Expression, sources: Collection[str]
+) -> Iterator[pa.RecordBatch]:
+    """Some columns, `source` among them, of the rows of some sources, of files in which there may be `which` rows.
+
+    `which` goes by numbers, times and days: what Delta has rewritten holds views of strings, which filters do not take.
+    One try; what storage fails of is raised as the library raises it.
+    """
+    named = pa.array(sorted(sources), pa.string())
+    for rows in handle.to_pyarrow_dataset().scanner(list(columns), filter=which).to_batches():
+        yield rows.filter(pc.is_in(rows["source"].cast(pa.string()), value_set=named))
 
 
 def read_small_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> list[pa.RecordBatch] | None:
