@@ -8,14 +8,15 @@ from datetime import date, datetime, timedelta
 from types import TracebackType
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from store.home import Home
 from store.objects.faults import Fault, retry_storage
-from store.tables.files import rows_of_sources
-from store.tables.handles import open_tables
+from store.tables.files import data_files, read_file, rows_of_sources
+from store.tables.handles import open_table, open_tables
 from store.tables.schemas import COPY_ROWS, FEATURE_ROWS
 
 # Of commits that are no batch's: copies of photos that have had their feature rows for long.
@@ -23,6 +24,7 @@ COPYING = "fruits-copies"
 
 # A row and a listing can name different times of one upload.
 _AROUND = timedelta(days=1)
+_IDENTIFYING = ("batch", "source", "etag")
 _OF_A_PHOTO = [name for name in COPY_ROWS.file_schema.names if name != "jpeg"]
 
 
@@ -87,10 +89,36 @@ def copied_among(copies: DeltaTable | None, rows: Collection[PhotoRow]) -> froze
         return frozenset()
     days, batches = ({getattr(row, name) for row in rows} for name in ("ingest_date", "batch"))
     which = pc.field("ingest_date").isin(sorted(days)) & pc.field("batch").isin(sorted(batches))
-    columns = ["batch", "source", "etag"]
-    parts = rows_of_sources(copies, columns, which, {row.source for row in rows})
-    there = {identity for part in parts for identity in zip(*(part[name].to_pylist() for name in columns), strict=True)}
+    parts = rows_of_sources(copies, _IDENTIFYING, which, {row.source for row in rows})
+    there = {
+        identity for part in parts for identity in zip(*(part[name].to_pylist() for name in _IDENTIFYING), strict=True)
+    }
     return frozenset(row for row in rows if row.identity in there)
+
+
+def read_copies(home: Home, rows: Collection[PhotoRow]) -> Iterator[tuple[PhotoRow, bytes]]:
+    """The copies of those rows that have one, some at a time, in the order of the table's files.
+
+    Of files with such batches narrow columns are read, and then the row groups that hold one of these copies.
+    Raises StateDamaged when a file cannot be read, StorageRefused, StorageUnavailable, also when one is gone.
+    """
+    wanted = {row.identity: row for row in rows}
+    batches = sorted({row.batch for row in rows})
+    days = {row.ingest_date for row in rows}
+    for file in data_files(open_table(home, COPY_ROWS)) if wanted else ():
+        lowest, highest = file.batches or (min(batches), max(batches))
+        if file.partition["ingest_date"] not in days or not any(lowest <= batch <= highest for batch in batches):
+            continue
+        identities = [
+            identity
+            for part in read_file(home, COPY_ROWS, file.path, _IDENTIFYING)
+            for identity in zip(*(part[name].to_pylist() for name in _IDENTIFYING), strict=True)
+        ]
+        found = [place for place, identity in enumerate(identities) if identity in wanted]
+        if found:
+            parts = read_file(home, COPY_ROWS, file.path, ["jpeg"], np.array(found, np.int64))
+            copies = (copy for part in parts for copy in part["jpeg"].to_pylist())
+            yield from zip((wanted[identities[place]] for place in found), copies, strict=True)
 
 
 @dataclass(frozen=True)
