@@ -13,7 +13,7 @@ from PIL import Image
 from features.image import Limits
 from features.isolation import IsolatedDecoder
 from features.rejects import Rejected
-from ops.query.query import connect
+from ops.query.query import connect, run_query
 from store.home import Home
 from store.objects.landing import LandedObject, archived_name, fetch, stat_object
 from store.objects.location import StorageLocation
@@ -44,12 +44,9 @@ def thumbnails(home: Home, photos: Sequence[ShownPhoto], limits: Limits) -> dict
     Of a file only bytes with the hash in the table are shown, so never what took a photo's place. Each is decoded in a
     process of its own. Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
-    columns = list(PhotoRow.__dataclass_fields__)
-    found = connect(home).execute(
-        f"SELECT {', '.join(columns)} FROM features WHERE source IN (SELECT unnest(?))",
-        [[photo.source for photo in photos]],
-    )
-    rows = [PhotoRow(**row) for row in found.to_arrow_table().to_pylist()]
+    sql = f"SELECT {', '.join(PhotoRow.__dataclass_fields__)} FROM features WHERE source IN (SELECT unnest(?))"
+    found = run_query(connect(home), sql, [[photo.source for photo in photos]])
+    rows = [PhotoRow(**row) for row in found.to_pylist()]
     # By source, the version that was ingested: the archive's names carry it.
     etags = {row.source: row.etag for row in rows}
     of_photos = {(photo.source, photo.image_id) for photo in photos}

@@ -32,7 +32,10 @@ from store.state.plans import AddedFile
 from store.tables.schemas import COPY_ROWS, READ_ROWS, Table, table_location
 
 # pyarrow raises OSError for damage, too.
-_DAMAGE = ("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed")
+_DAMAGE = (
+    *("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed"),
+    "CRC checksum verification failed",
+)
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ def _rows_in(
     # What Delta has rewritten holds views of strings, which compute functions do not take.
     schema = pa.schema([table.schema.field(column) for column in columns])
     try:
-        with pq.ParquetFile(file) as parquet:
+        # Files of tables whose pages have no checksums are read as they are.
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             missing = set(table.missing_in(parquet.schema_arrow.names))
             in_file = [column for column in columns if column not in missing]
             for rows in _batches_of(parquet, in_file, places, min(READ_ROWS, table.row_group_rows)):
@@ -267,8 +271,11 @@ def _write_locally(file: Path, table: Table, parts: Iterable[pa.RecordBatch]) ->
 
 def _options(table: Table) -> dict[str, Any]:
     options = {"compression": table.compression, "use_dictionary": table.repeating_columns, "store_schema": False}
-    # Readers of pictures go by the day; the smallest and the largest of a group's pictures would be a copy of both.
-    return options | ({"write_statistics": table.statistics_columns} if table is COPY_ROWS else {})
+    if table is COPY_ROWS:
+        # Readers of pictures go by the day; the smallest and the largest of a group's pictures would be a copy of both.
+        # A damaged picture can look like another one, and nothing is left to compare it with.
+        options |= {"write_statistics": table.statistics_columns, "write_page_checksum": True}
+    return options
 
 
 def _row_groups(parts: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.Table]:

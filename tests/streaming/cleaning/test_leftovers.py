@@ -1,8 +1,10 @@
 """`keep` becomes `reduce`: what was taken in before gets its copy first, once, and only then its original goes."""
 
 import hashlib
+import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +16,11 @@ from pyspark.sql import SparkSession
 from batch.erase.erase import ErasureRequest, erase
 from bootstrap.weights.weights import CompiledNetwork
 from ops.status.status import read_status
-from store.errors import FeaturizerConflict
+from store.errors import AnotherStreamRunning, FeaturizerConflict, StorageUnavailable
 from store.models.registry import current_featurizer, publish_featurizer
 from store.objects.landing import list_landed
 from store.settings import Settings, load_settings
+from store.state.claim import hold_claim
 from store.state.erasures import begin_erasure, finish_erasure
 from store.state.expired import raise_first_copied_day
 from store.state.heartbeat import read_heartbeat
@@ -219,6 +222,68 @@ def test_an_erasure_beside_it_leaves_no_copy(before: Settings, drain: Drain, mon
     assert _in_landing(before) == ["kiwi/notes.jpg"]
     assert _copies(before) == sorted(PHOTOS.keys() - {"kiwi/small.jpg"})
     assert _broken(before) == []
+
+
+def test_a_version_that_is_replaced_meanwhile_is_left_and_the_new_one_is_taken_in(
+    before: Settings, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = leftovers.LeftoverCopies._collect
+
+    def replaced_meanwhile(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        drop(before, {"kiwi/small.jpg": jpeg(seed=31)})
+        return real(*arguments)
+
+    monkeypatch.setattr(leftovers.LeftoverCopies, "_collect", replaced_meanwhile)
+    drain(before)
+    assert (_in_landing(before), _stuck(before)) == (["kiwi/notes.jpg", "kiwi/small.jpg"], {})
+    drain(before)
+    assert (_in_landing(before), _copies(before)) == (["kiwi/notes.jpg"], sorted(PHOTOS))
+    assert len(rows(before, "SELECT * FROM features")) == len(PHOTOS) + 1
+    assert _broken(before) == []
+
+
+def test_a_full_disk_stops_it_before_any_original_goes(
+    before: Settings, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = leftovers.append_once
+
+    def full(*arguments: Any) -> bool:
+        raise StorageUnavailable("Cannot append to copies: no space is left on this disk")
+
+    monkeypatch.setattr(leftovers, "append_once", full)
+    with pytest.raises(StorageUnavailable, match="no space is left"):
+        drain(before)
+    assert (_in_landing(before), _copies(before)) == (sorted(KEPT), [])
+    monkeypatch.setattr(leftovers, "append_once", real)
+    drain(before)
+    assert (_in_landing(before), _copies(before)) == (["kiwi/notes.jpg"], sorted(PHOTOS))
+
+
+def test_a_home_whose_stream_still_runs_is_left_alone(before: Settings, drain: Drain) -> None:
+    with (
+        hold_claim(before.places(), threading.Event(), print, False, lambda: None),
+        pytest.raises(AnotherStreamRunning),
+    ):
+        drain(before)
+    assert _in_landing(before) == sorted(KEPT)
+
+
+def test_a_stream_that_lost_its_home_commits_no_copy(
+    before: Settings, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = leftovers.LeftoverCopies._collect
+
+    def taken_over(*arguments: Any) -> Any:
+        made = real(*arguments)
+        claim = before.places().state.directory / "stream.json"
+        claim.write_text(json.dumps(json.loads(claim.read_text()) | {"nonce": "another's"}))
+        return made
+
+    monkeypatch.setattr(leftovers.LeftoverCopies, "_collect", taken_over)
+    with pytest.raises(AnotherStreamRunning):
+        drain(before)
+    assert (_in_landing(before), rows(before, "SELECT * FROM copies")) == (sorted(KEPT), [])
 
 
 def test_a_network_that_makes_no_copies_is_refused(kept: Settings, drain: Drain, tmp_path: Path) -> None:
