@@ -20,7 +20,7 @@ from store.objects.operations import delete_all, download, keys_below, overwrite
 from store.state.erasures import erased_rows
 from store.state.expired import first_kept_day
 from store.state.plans import Plan, Result, delete_old_batches, planned_batches, read_plan, read_result
-from store.tables.files import data_files
+from store.tables.files import data_files, rows_of_sources
 from store.tables.handles import TableHandles, open_table, open_tables
 from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS, TABLES
 from streaming.discovery.processed_index import Outcome, ProcessedEntry, ProcessedIndex, identity, identity_of
@@ -118,11 +118,12 @@ def in_tables(home: Home, landed: Sequence[LandedObject]) -> set[bytes]:
     # A listing and a message name different times of one upload, the longest apart when it came in many parts.
     times, day = [one.arrived_at for one in landed], timedelta(days=1)
     between = (pc.field("arrived_at") >= min(times) - day) & (pc.field("arrived_at") <= max(times) + day)
-    named = pc.field("source").isin([home.landing.source_of(one.key) for one in landed])
+    sources = {home.landing.source_of(one.key) for one in landed}
     found: set[bytes] = set()
     for table in (FEATURE_ROWS, REJECT_ROWS):
-        for rows in _rows(open_table(home, table), ["source", "etag"], between & named):
-            found.update(identity_of(*row) for row in zip(*rows, strict=True))
+        handle = open_table(home, table)
+        for rows in rows_of_sources(handle, ["source", "etag"], between, sources) if handle else ():
+            found.update(map(identity_of, rows["source"].to_pylist(), rows["etag"].to_pylist()))
     return found
 
 

@@ -285,7 +285,7 @@ def test_everything_at_rest_is_encrypted_with_the_key(aws: Aws, stack: Stack) ->
         ("Cluster", "put_object", "Data", "landing/kiwi/1.jpg", False),
         ("Cluster", "put_object", "Data", "models/featurizer/1/network.tflite", False),
         ("Cluster", "put_object", "Ops", "artifacts/1/install.sh", False),
-        ("Cluster", "delete_object", "Data", "archive/kiwi/1.jpg", False),
+        ("Cluster", "delete_object", "Data", "archive/kiwi/1.jpg", True),
         ("Cluster", "delete_object", "Data", "models/featurizer/1/network.tflite", False),
         ("Cluster", "delete_object", "Data", "models/pca/v000007/model.npz", False),
         ("Uploader", "put_object", "Data", "landing/kiwi/1.jpg", True),
