@@ -14,6 +14,7 @@ MOST_MODULES = 18
 # Modules that no test is named after and none imports: what shows that they work.
 SHOWN_BY = {
     "batch/erase/objects.py": "tests/batch/erase/test_erase.py",
+    "batch/refeaturize/pictures.py": "tests/batch/refeaturize/test_refeaturize.py",
     "batch/refit/summing_job.py": "tests/batch/refit/test_sums.py",
     "bootstrap/aws/destroy.py": "tests/bootstrap/aws/test_deploy.py",
     "bootstrap/aws/logs.py": "tests/bootstrap/aws/test_deploy.py",
@@ -37,6 +38,7 @@ SHOWN_BY = {
     "ops/identify/featurized_files.py": "tests/ops/identify/test_identify.py",
     "ops/query/cell_values.py": "tests/ops/query/test_rows.py",
     "ops/report/page.py": "tests/ops/report/test_report.py",
+    "store/objects/originals.py": "tests/batch/refeaturize/test_refeaturize.py",
     "store/objects/page_cache.py": "tests/store/objects/test_landing_files.py",
     # `make java` makes one before the tests, which start Spark with it.
     "streaming/class_archive.py": "Makefile",

@@ -20,47 +20,61 @@ RENEWED_EVERY_S = 5.0
 # The clocks of two machines may differ by this much.
 CLOCK_SKEW = timedelta(seconds=2)
 LOOK_S = 1.0
+# How long another waits for work that gives way, which holds the lease for some seconds to a few minutes at a time.
+GIVES_WAY_WITHIN_S = 1800.0
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Who works on the tables, and until when if nothing renews it."""
+    """Who works on the tables, and until when if nothing renews it.
+
+    Work that `gives_way` takes the lease many times, each time for a little while, and lets others in between: `wanted`
+    says that one of them waits.
+    """
 
     work: str
     holder: str
     nonce: str
     since: datetime
     until: datetime
+    gives_way: bool = False
+    wanted: bool = False
 
 
 _LEASE = Document(Lease, LEASE_KEY, remedy="delete it")
 
 
 @contextmanager
-def hold_lease(home: Home, work: str, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def hold_lease(
+    home: Home, work: str, say: Callable[[str], None], gives_way: bool = False
+) -> Iterator[Callable[[], None]]:
     """Hold the home's lease while entered; yields a check that raises HomeInUse once the lease was lost.
 
     A lease that a killed process left is waited for, 22 seconds at most, and `say` is told so. Work under a lease
     must be safe without it, too, because a process can be paused right after a check: the lease only keeps two from
-    the same work at once. Raises HomeInUse when another process that lives holds it, StorageUnavailable.
+    the same work at once. Work that `gives_way` waits for all other work while that lives, and other work waits for it.
+    Raises HomeInUse when another process that lives holds it and neither gives way, StorageUnavailable.
     """
-    renewal = _Renewal(home, _acquire(home, work, say))
+    renewal = _Renewal(home, _acquire(home, work, say, gives_way))
     with renewal:
         yield renewal.check
+    if gives_way:
+        renewal.let_others_in()
 
 
-def _acquire(home: Home, work: str, say: Callable[[str], None]) -> Lease:
+def _acquire(home: Home, work: str, say: Callable[[str], None], gives_way: bool) -> Lease:
     # By this process's own clock: a holder that renews nothing for so long is dead, whatever its clock says.
     signs = SignsOfLife((LASTS + CLOCK_SKEW).total_seconds())
     now = datetime.now(UTC)
-    ours = Lease(work, str(this_process()), uuid.uuid4().hex, now, now)
+    ours = Lease(work, str(this_process()), uuid.uuid4().hex, now, now, gives_way)
     is_wait_reported = False
+    began_s = time.monotonic()
 
     def ours_if_free(stored: Lease | None) -> Lease:
         now = datetime.now(UTC)
         if stored is None or stored == signs.dead or stored.nonce == ours.nonce or stored.until + CLOCK_SKEW <= now:
             return replace(ours, since=now, until=now + LASTS)
-        return stored
+        return replace(stored, wanted=True) if stored.gives_way and not gives_way else stored
 
     while True:
         stored = _LEASE.change(home.state, ours_if_free)
@@ -69,12 +83,17 @@ def _acquire(home: Home, work: str, say: Callable[[str], None]) -> Lease:
         if not is_wait_reported:
             is_wait_reported = True
             say(f"Waiting for a lease of {stored.work} ({stored.holder}) to be renewed or to end …")
-        if signs.is_changed(stored):
+        is_alive = signs.is_changed(stored)
+        if is_alive and (stored.gives_way == gives_way or time.monotonic() - began_s > _patience_s(stored)):
             raise HomeInUse(
                 f"{stored.work} is at work on {home.root.uri} since {stored.since:%H:%M:%S} UTC "
                 f"({stored.holder}); run this again when it has finished."
             )
         time.sleep(LOOK_S)
+
+
+def _patience_s(stored: Lease) -> float:
+    return GIVES_WAY_WITHIN_S if stored.gives_way else float("inf")
 
 
 class _Renewal:
@@ -97,6 +116,15 @@ class _Renewal:
         # The work is done: a lease that cannot be given back ends by itself.
         with suppress(StorageUnavailable):
             self._change_end(lambda: datetime.fromtimestamp(0, UTC))
+
+    def let_others_in(self) -> None:
+        """After the end: wait until whoever wants the lease has it. Who was killed meanwhile is waited for shortly."""
+        until_s = time.monotonic() + 5 * LOOK_S
+        while time.monotonic() < until_s:
+            stored = _LEASE.read(self._home.state)
+            if stored is None or stored.nonce != self._lease.nonce or not stored.wanted:
+                return
+            time.sleep(LOOK_S / 5)
 
     def check(self) -> None:
         if self._failure is not None:
@@ -122,6 +150,6 @@ class _Renewal:
         def edit(stored: Lease | None) -> Lease:
             if stored is not None and stored.nonce != self._lease.nonce:
                 return stored
-            return replace(self._lease, until=until())
+            return replace(stored or self._lease, until=until())
 
         return _LEASE.change(self._home.state, edit)

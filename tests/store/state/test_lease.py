@@ -111,3 +111,29 @@ def test_a_damaged_lease_is_refused_with_what_to_do(home: Home) -> None:
     overwrite(home.state, LEASE_KEY, b"?")
     with pytest.raises(StateDamaged, match=r"lease\.json cannot be read; delete it"), hold_lease(home, "a test", print):
         pass
+
+
+def test_work_that_gives_way_lets_the_others_in_between(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.05)
+    order: list[str] = []
+    at_work = threading.Event()
+
+    def many_times() -> None:
+        for _ in range(6):
+            with hold_lease(home, "fruits refeaturize", lambda _: None, gives_way=True):
+                order.append("little")
+                at_work.set()
+                time.sleep(0.3)
+
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(many_times)
+        assert at_work.wait(60)
+        with hold_lease(home, "fruits maintain", lambda _: None):
+            order.append("other")
+            before = len(order)
+            # Longer than the one that gives way would look before it gives up.
+            time.sleep(0.6)
+            assert len(order) == before
+        going.result(60)
+    assert order.count("little") == 6
+    assert 1 <= order.index("other") <= 2

@@ -1,0 +1,92 @@
+"""Which batches have photos without features of a network."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from functools import lru_cache, partial
+
+from store.home import Home
+from store.models.registry import described_featurizers
+from store.state.refeaturized import BatchOfDay, lost_photos
+from store.tables.files import DataFile, data_files, read_file
+from store.tables.handles import TableHandles
+from store.tables.schemas import FEATURE_ROWS
+
+# Who adds features outside the stream. Each of its commits to `features` has a number, so that what was decided by an
+# older look at the table is refused.
+REFEATURIZING = "fruits-refeaturize"
+_READS_AT_ONCE = 16
+
+# How many rows of each network each batch has.
+NetworkRows = Mapping[BatchOfDay, Mapping[str, int]]
+
+
+def lacking(home: Home, tables: TableHandles, featurizer: str, with_lost: bool = False) -> dict[BatchOfDay, int]:
+    """How many photos of which batches have a row of another featurizer and none of this one, the earliest day first.
+
+    Batches count up to the last that all tables have. What `refeaturize` looked for in vain is left out, unless it is
+    asked for `with_lost`. Nothing is read in a home that has had one network only, and of a day that has all rows in
+    files whose names tell their network. Raises StateDamaged, StorageRefused, StorageUnavailable.
+    """
+    # A batch is in `features` for a moment before it is in the other tables.
+    last = tables.committed_to_all
+    files = [file for file in data_files(tables[FEATURE_ROWS]) if file.batches is None or file.batches[0] <= last]
+    if all(file.network == featurizer for file in files) or len(described_featurizers(home)) == 1:
+        return {}
+    of_days: dict[date, list[DataFile]] = defaultdict(list)
+    for file in files:
+        of_days[file.partition["ingest_date"]].append(file)
+    lost: dict[BatchOfDay, int] = {}
+    unsure: list[DataFile] = []
+    for day, of_day in sorted(of_days.items()):
+        lacks = _lacking_at_least(of_day, featurizer)
+        if lacks == 0:
+            continue
+        noted = {} if with_lost else lost_photos(home, featurizer, day)
+        if lacks is None or lacks > sum(noted.values()):
+            lost |= {(day, batch): photos for batch, photos in noted.items()}
+            unsure += of_day
+    counted = {
+        batch: max(rows.values()) - rows.get(featurizer, 0) - lost.get(batch, 0)
+        for batch, rows in sorted(rows_of_networks(home, unsure).items())
+        if batch[1] <= last
+    }
+    return {batch: photos for batch, photos in counted.items() if photos > 0}
+
+
+def rows_of_networks(home: Home, files: Sequence[DataFile]) -> NetworkRows:
+    """How many rows of which featurizers the files have, by day and batch. Raises as `read_file`.
+
+    What a file's name and its statistics do not tell is read once by a process.
+    """
+    rows: dict[BatchOfDay, Counter[str]] = defaultdict(Counter)
+    with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="batches") as pool:
+        for file, counts in zip(files, pool.map(partial(rows_in_file, home), files), strict=True):
+            for (batch, featurizer), count in counts.items():
+                rows[file.partition["ingest_date"], batch][featurizer] += count
+    return rows
+
+
+def rows_in_file(home: Home, file: DataFile) -> Mapping[tuple[int, str], int]:
+    """How many rows of which batch and featurizer a file has. Raises as `read_file`."""
+    if file.network is not None and file.batches is not None and file.batches[0] == file.batches[1]:
+        return {(file.batches[0], file.network): file.rows}
+    return _counted(home, file.path)
+
+
+@lru_cache(maxsize=10_000)
+def _counted(home: Home, path: str) -> Mapping[tuple[int, str], int]:
+    counts: Counter[tuple[int, str]] = Counter()
+    for part in read_file(home, FEATURE_ROWS, path, ["batch", "featurizer"]):
+        counts.update(zip(part["batch"].to_pylist(), part["featurizer"].to_pylist(), strict=True))
+    return counts
+
+
+def _lacking_at_least(files: Iterable[DataFile], featurizer: str) -> int | None:
+    """How many rows of the one other network of a day have none of this one; None if numbers of rows do not tell."""
+    rows: Counter[str | None] = Counter()
+    for file in files:
+        rows[file.network] += file.rows
+    own = rows.pop(featurizer, 0)
+    return None if None in rows or len(rows) > 1 else max(0, sum(rows.values()) - own)
