@@ -54,7 +54,8 @@ lint: $(TESTS_READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/cfn-lint --regions eu-central-1 eu-west-1 eu-west-3 eu-north-1 eu-south-1 eu-south-2 -- bootstrap/aws/stack.yaml
+	@mkdir -p build && $(BIN)/python -m bootstrap.aws.template > build/template.json
+	@$(BIN)/cfn-lint --regions eu-central-1 eu-west-1 eu-west-3 eu-north-1 eu-south-1 eu-south-2 -- build/template.json
 	@$(BIN)/python -m pytest -q tests/test_imports.py tests/test_rooms.py
 
 benchmark: $(BENCHMARKS_READY) java

@@ -44,7 +44,7 @@ TRANSITIONS_A_RUN = 5
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines of a stage, and what it has beside them whatever the load, as in bootstrap/aws/stack.yaml.
+    """The machines of a stage, and what it has beside them whatever the load, as in bootstrap/aws/templates.
 
     One primary and one core node always run, On-Demand; the driver takes `driver_vcpus` of the core node. Task nodes
     come and go with the load. `disk_gib` is of a node with its root volume. Each interface endpoint is in one zone.

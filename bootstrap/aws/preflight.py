@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.prices import Architecture
-from bootstrap.aws.template import FILE
+from bootstrap.aws.template import read_template
 from features.errors import FruitsError
 from store.aws import aws_call
 from store.errors import CloudUnavailable
@@ -60,7 +60,7 @@ def check_ready(findings: list[Finding]) -> None:
 
 def instance_types(architecture: Architecture) -> list[str]:
     """The instance types in the template."""
-    types = set(re.findall(r"\b[a-z]\d[a-z]*\.\d*xlarge\b", FILE.read_text()))
+    types = set(re.findall(r"\b[a-z]\d[a-z]*\.\d*xlarge\b", read_template().text))
     return sorted(kind for kind in types if ("g" in kind.partition(".")[0][2:]) == (architecture == "arm64"))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from bootstrap.aws.cloud import Cloud
 from store.aws import aws_call
 
-FILE = Path(__file__).with_name("stack.yaml")
+# One template in files that one can read; each has some of its sections.
+FILES = sorted(Path(__file__).parent.glob("templates/*.yaml"))
 # Resources and outputs of this condition exist only while the nodes have something to install.
 COMPUTE = "HasArtifacts"
 
@@ -39,7 +40,7 @@ class Template:
 
 
 def read_template() -> Template:
-    """This version's template."""
+    """This version's template, put together from its files. Raises ValueError if two of them name one thing."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -59,7 +60,17 @@ def read_template() -> Template:
         return {f"Fn::{suffix}": value.split(".", 1) if suffix == "GetAtt" and isinstance(value, str) else value}
 
     Loader.add_multi_constructor("!", function)
-    return Template(yaml.load(FILE.read_text(), Loader))
+    sections: dict[str, Any] = {}
+    for file in FILES:
+        for name, section in yaml.load(file.read_text(), Loader).items():
+            if not isinstance(section, dict):
+                sections[name] = section
+                continue
+            known = sections.setdefault(name, {})
+            if twice := known.keys() & section.keys():
+                raise ValueError(f"{file.name} says again what {', '.join(sorted(twice))} is.")
+            known |= section
+    return Template(sections)
 
 
 def upload_template(cloud: Cloud, template: Template) -> str:
@@ -73,3 +84,8 @@ def upload_template(cloud: Cloud, template: Template) -> str:
         if not cloud.s3.list_objects_v2(Bucket=cloud.ops_bucket, Prefix=key)["KeyCount"]:
             cloud.s3.put_object(Bucket=cloud.ops_bucket, Key=key, Body=body)
     return f"https://{cloud.ops_bucket}.s3.{cloud.region}.amazonaws.com/{key}"
+
+
+if __name__ == "__main__":
+    # For cfn-lint.
+    print(read_template().text)

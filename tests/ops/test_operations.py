@@ -109,8 +109,9 @@ _Template.add_multi_constructor("!", lambda loader, _, node: node.value if isins
 
 
 def _resources() -> list[Any]:
-    template = yaml.load((ROOT / "bootstrap" / "aws" / "stack.yaml").read_text(), Loader=_Template)
-    return list(template["Resources"].values())
+    files = sorted((ROOT / "bootstrap" / "aws" / "templates").glob("*.yaml"))
+    templates = (yaml.load(file.read_text(), Loader=_Template) for file in files)
+    return [resource for template in templates for resource in template["Resources"].values()]
 
 
 def _stack_name(resource: Any) -> str:
