@@ -31,14 +31,13 @@ def refit(
     ] = False,
 ) -> None:
     """Fit the PCA and the names of fruit on all photos, and make them the next version; a running stream follows."""
-    from batch.refit.refit import NothingToFit
     from features.pca import TooFewRows
 
     if dry_run and then_reproject:
         raise InvalidSetting("A dry run publishes nothing to reproject with; leave out --dry-run or --reproject.")
     try:
         fit(flags.open_to_change(), dry_run=dry_run, full=full, force=force, then_reproject=then_reproject)
-    except (NothingToFit, TooFewRows) as reason:
+    except TooFewRows as reason:
         if not if_enough:
             raise
         echo(f"Nothing was fitted. {reason}")
