@@ -92,18 +92,12 @@ def use(
     then_reproject: ThenReproject = False,
 ) -> None:
     """Make a version the next one: new photos get it at once, `fruits reproject` completes and serves it."""
-    from store.errors import UnknownModel
     from store.models.pca_models import begin_switch, current_models, describe_model
-    from store.models.registry import current_featurizer
+    from store.tables.photo_counts import photos_of_network
 
     settings = flags.open_to_change()
     home = settings.places()
-    meta, featurizer = describe_model(home, version), current_featurizer(home)
-    if meta.featurizer != featurizer:
-        raise UnknownModel(
-            f"Version {version} is for featurizer {meta.featurizer}, but {home.root.uri} uses {featurizer}; "
-            "choose another version, or refit."
-        )
+    meta = describe_model(home, version)
     replaced = current_models(home).next
     after = begin_switch(home, version)
     if replaced not in (None, version):
@@ -112,6 +106,11 @@ def use(
         echo(f"Version {version} is served; no other is on its way.")
         return
     echo_next(version)
+    if meta.featurizer != after.featurizer:
+        network = photos_of_network(home, meta.featurizer)
+        echo(f"It is of another network than what is served; {network}.")
+        if network.lacking:
+            echo("Run `fruits refeaturize` before `fruits reproject`; new photos get rows of both.")
     if then_reproject:
         with spark_job(settings, JOB) as spark:
             project_rows(spark, home)

@@ -44,7 +44,7 @@ def thumbnails(home: Home, photos: Sequence[ShownPhoto], limits: Limits) -> dict
     of its own. Raises StorageRefused, StorageUnavailable.
     """
     found = connect(home).execute(
-        "SELECT source, etag FROM features WHERE source IN (SELECT unnest(?))", [[photo.source for photo in photos]]
+        "SELECT source, etag FROM photos WHERE source IN (SELECT unnest(?))", [[photo.source for photo in photos]]
     )
     # By source, the version that was ingested: the archive's names carry it.
     etags = dict(found.fetchall())

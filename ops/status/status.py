@@ -29,6 +29,7 @@ from store.state.heartbeat import FinishedBatch, Heartbeat, is_alive, read_heart
 from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_tables
+from store.tables.photo_counts import count_photos
 from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
@@ -238,7 +239,7 @@ def read_status(
             pace = Pace(running_vitals.photos / max(window_s, 1.0), window_s)
     today = looked_at.date()
     # Without a served version nothing was ever answered, and no file needs to be read.
-    answers = count_answers(home, files[FEATURE_ROWS.name] if current.serving else (), today)
+    answers = count_answers(home, files[FEATURE_ROWS.name] if current.serving else (), current.featurizer, today)
     return Status(
         home=home.root.uri,
         looked_at=looked_at,
@@ -248,7 +249,7 @@ def read_status(
         backlog=backlog,
         backlog_as_of=waiting.told_at if waiting else looked_at,
         pace=pace,
-        today=_today(files, states[REJECT_ROWS.name][0], today),
+        today=_today({name: handle for name, (handle, _) in states.items()}, today),
         queue=read_queue_status(url, home.landing.s3_region, messages) if url else None,
         featurizer=featurizer,
         weights=describe_featurizer(home, featurizer).source if featurizer else None,
@@ -294,11 +295,9 @@ def _answers_behind(home: Home, committed: int) -> int | None:
     return None if through is None else max(0, committed - through)
 
 
-def _today(files: Mapping[str, list[DataFile]], reject_table: DeltaTable | None, today: date) -> Today:
-    photos, rejects = (
-        sum(file.rows for file in files[table.name] if file.partition["ingest_date"] == today)
-        for table in (FEATURE_ROWS, REJECT_ROWS)
-    )
+def _today(tables: Mapping[str, DeltaTable | None], today: date) -> Today:
+    photos, reject_table = count_photos(tables[FEATURE_ROWS.name], today.__eq__), tables[REJECT_ROWS.name]
+    rejects = sum(file.rows for file in data_files(reject_table) if file.partition["ingest_date"] == today)
     reasons = Counter[str]()
     if reject_table is not None and rejects:
         scanner = reject_table.to_pyarrow_dataset().scanner(["reason"], filter=pc.field("ingest_date") == today)
@@ -315,7 +314,9 @@ def _model_status(home: Home, version: int, feature_files: Iterable[DataFile]) -
         components=meta.components,
         explained=meta.explained,
         rows=meta.rows,
-        rows_since=sum(file.rows for file in feature_files if file.committed_at > meta.fitted_at),
+        rows_since=sum(
+            file.rows for file in feature_files if file.committed_at > meta.fitted_at and file.may_hold(meta.featurizer)
+        ),
         parent=meta.parent,
         drift_rad=meta.drift_rad,
         labels=meta.labels,
