@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import duckdb
 import pyarrow as pa
@@ -12,9 +12,9 @@ import pyarrow as pa
 from features.errors import InvalidSetting
 from features.rejects import Reason
 from ops.query.query import connect
-from store.errors import StorageRefused
 from store.home import Home
-from store.objects.landing import LandedObject, archived_name, stat_object
+from store.objects.landing import LandedObject
+from store.objects.originals import VersionLocation, find_original
 from store.state.erasures import check_no_erasure_unfinished
 from store.state.plans import read_plans
 from store.state.retries import Retry, list_requests, read_request, retried_rows
@@ -35,7 +35,6 @@ WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.MISSING: "upload it again; if it was put back with its old time, retry",
     Reason.UNREADABLE: "let the stream read it (permission, key, class, disk), then retry; a bad name: rename it",
 }
-Place = Literal["landing", "archive", "replaced", "gone", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,6 @@ class Summary:
     reasons: tuple[ReasonCount, ...]
     settled: int
     requested: int
-
-
-@dataclass(frozen=True)
-class VersionLocation:
-    """Where a rejected version is now; `detail`: its successor's etag, its URI in the archive, or why it is unknown."""
-
-    place: Place
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,21 +136,7 @@ def rejects_of(home: Home, source: str) -> list[Reject]:
 
 def find_version(home: Home, reject: Reject) -> VersionLocation:
     """Where the version that was rejected is now. Raises StorageUnavailable."""
-    known = home.landing_of(reject.source)
-    if known is None:
-        return VersionLocation("unknown", f"it does not lie below {home.landing.uri}; name its landing with --landing")
-    landing, key = known
-    landed = LandedObject(key, reject.bytes, reject.etag, reject.arrived_at)
-    archived = archived_name(landed)
-    try:
-        found = stat_object(landing, key)
-        if found is not None and found.etag == landed.etag:
-            return VersionLocation("landing")
-        if stat_object(home.archive, archived) is not None:
-            return VersionLocation("archive", home.archive.uri_of(archived))
-    except StorageRefused as refused:
-        return VersionLocation("unknown", str(refused).rstrip("."))
-    return VersionLocation("gone") if found is None else VersionLocation("replaced", found.etag)
+    return find_original(home, reject.source, reject.etag, reject.bytes, reject.arrived_at)
 
 
 def select_retries(home: Home, chosen: RejectFilter) -> RetrySelection:

@@ -22,8 +22,9 @@ if __name__ == '__main__':
     sys.exit(main())
 """
 COMMANDS = """
-    stream stop weights demo refit identify similar query status report reproject cost maintain erase deploy destroy
-    submit logs rejects rejects-list rejects-show rejects-retry models models-list models-show models-use models-prune
+    stream stop weights demo refit identify similar query status report reproject refeaturize cost maintain erase deploy
+    destroy submit logs rejects rejects-list rejects-show rejects-retry models models-list models-show models-use
+    models-prune
 """
 HEAVY = {
     *("pyarrow", "deltalake", "numpy", "pydantic_settings", "boto3", "botocore", "duckdb", "obstore", "PIL", "pyspark"),

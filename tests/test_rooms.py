@@ -15,6 +15,7 @@ MOST_MODULES = 18
 SHOWN_BY = {
     "batch/equal_photos.py": "tests/batch/test_reproject_names.py",
     "batch/erase/objects.py": "tests/batch/erase/test_erase.py",
+    "batch/refeaturize/pictures.py": "tests/batch/refeaturize/test_refeaturize.py",
     "batch/refit/summing_job.py": "tests/batch/refit/test_sums.py",
     "bootstrap/aws/destroy.py": "tests/bootstrap/aws/test_deploy.py",
     "bootstrap/aws/logs.py": "tests/bootstrap/aws/test_deploy.py",
@@ -38,6 +39,7 @@ SHOWN_BY = {
     "ops/identify/featurized_files.py": "tests/ops/identify/test_identify.py",
     "ops/query/cell_values.py": "tests/ops/query/test_rows.py",
     "ops/report/page.py": "tests/ops/report/test_report.py",
+    "store/objects/originals.py": "tests/batch/refeaturize/test_refeaturize.py",
     "store/objects/page_cache.py": "tests/store/objects/test_landing_files.py",
     "store/objects/s3.py": "tests/streaming/test_odd_keys.py",
     "store/state/expired.py": "tests/batch/maintain/test_maintain.py",

@@ -94,7 +94,8 @@ for package in ("tensorflow", "pyspark"):
 spark = sorted(map(str, pathlib.Path(sys.argv[1], "python", "lib").glob("*.zip")))
 if spark:
     sys.path[:0] = spark
-    for module in ("streaming.executor.task", "streaming.service", "batch.refit.refit", "batch.reproject"):
+    for module in ("streaming.executor.task", "streaming.service", "batch.refit.refit", "batch.reproject",
+        "batch.refeaturize.refeaturize"):
         importlib.import_module(module)
 ' "${SPARK_HOME:-/usr/lib/spark}"
 }

@@ -11,7 +11,7 @@ from store.aws import aws_call, try_aws_call
 if TYPE_CHECKING:
     from types_boto3_emr.type_defs import StepStatusTypeDef
 
-Job = Literal["stream", "refit", "reproject", "maintain"]
+Job = Literal["stream", "refit", "reproject", "refeaturize", "maintain"]
 
 # Spark-submit reads this file on the primary node; every other node has the same environment at the same path.
 MAIN = "/opt/fruits/lib/python3.11/site-packages/ops/__main__.py"

@@ -27,7 +27,7 @@ from ops.cli import (
 from ops.cli.aws import cost, deploy, destroy, logs, submit
 from ops.cli.command import examples
 from ops.cli.console import DEBUGGING, messages
-from ops.cli.photos import identify, label, similar
+from ops.cli.photos import identify, label, refeaturize, similar
 from ops.cli.process.interrupts import raise_if_ending
 from ops.cli.process.process_end import run_and_end
 from ops.wording import escape_controls
@@ -121,6 +121,10 @@ app.add_typer(
 )
 _add(report.report, "fruits report --open", "fruits report --thumbnails --since 2026-10-01")
 _add(reproject.reproject, "fruits reproject")
+_add(
+    refeaturize.refeaturize,
+    *("fruits refeaturize --dry-run", "fruits refeaturize --share 1", "fruits refeaturize --oldest-first"),
+)
 _add(cost.cost, "fruits cost --photos-per-day 100000 --archive-days 30")
 _add(maintain.maintain, "fruits maintain --dry-run", "fruits maintain --keep-archive 90d")
 _add(erase.erase, "fruits erase --source kiwi/IMG_1.jpg --dry-run", "fruits erase --subject - --yes --refit")

@@ -17,8 +17,9 @@ from ops.wording import escape_controls
 from store.errors import RejectsStillWait
 
 if TYPE_CHECKING:
-    from ops.rejects import Reject, RejectFilter, VersionLocation
+    from ops.rejects import Reject, RejectFilter
     from store.home import Home
+    from store.objects.originals import VersionLocation
     from store.state.heartbeat import Heartbeat
 
 app = typer.Typer(help="Show what was rejected, and have it tried once more.", invoke_without_command=True)

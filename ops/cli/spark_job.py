@@ -30,11 +30,11 @@ def as_yarn_expects(settings: "Settings", name: str) -> AbstractContextManager[o
 
 
 @contextmanager
-def progress_bar(title: str, amount: "ProgressColumn") -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, *amounts: "ProgressColumn") -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error, if that is a terminal; the function that it gives takes what is done and the total."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), *amounts, TimeElapsedColumn()
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
         bar = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)

@@ -73,7 +73,10 @@ def _view_in_duckdb(view: str, served: Mapping[str, object]) -> str:
     parsed = sqlglot.parse_one(view, read="athena")
     for lookup in list(parsed.find_all(exp.Subquery)):
         if [table.name for table in lookup.find_all(exp.Table)] == [_PCA_CURRENT]:
-            lookup.replace(exp.convert(served[lookup.this.selects[0].name]))
+            value = served[lookup.this.selects[0].name]
+            around = lookup.parent
+            found = lookup if value is None or not isinstance(around, exp.Coalesce) else around
+            found.replace(exp.convert(value))
     return _with_duckdb_functions(parsed).sql(dialect="duckdb")
 
 

@@ -140,6 +140,14 @@ def fetch(landing: StorageLocation, landed: LandedObject, archive: StorageLocati
     )
 
 
+def fetch_archived(archive: StorageLocation, landed: LandedObject) -> bytes:
+    """The bytes of the version in the archive. Raises as `fetch`."""
+    # The name tells the version; S3 may give a copy another etag.
+    archived = replace(landed, key=archived_name(landed))
+    read = partial(_fetch, archive, archived, check_etag=False)
+    return retry_storage(f"read {archive.uri_of(archived.key)}", read, photo=landed.key)
+
+
 def fetch_once(landing: StorageLocation, landed: LandedObject, archive: StorageLocation | None = None) -> bytes:
     """The same with one try: a fault that may pass, or that concerns all objects, is raised as the library raised it.
 

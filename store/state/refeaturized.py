@@ -1,60 +1,68 @@
-"""How many photos of which batches cannot get features of a network, because their pixels cannot be had any more."""
+"""How many photos of which batches got no features of a network, because their pixels cannot be had any more."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
 from store.home import Home
 from store.objects.document import Document
+from store.objects.operations import delete_all, keys_below
 
 # A day of ingestion and a batch: the rows of both are committed together.
 BatchOfDay = tuple[date, int]
 
 
 @dataclass(frozen=True)
-class _Lost:
-    ingest_date: date
-    batch: int
-    photos: int
+class _Day:
+    """Numbers only, by batch and by reason: which photos these are is what the tables tell."""
+
+    lost: Mapping[int, Mapping[str, int]]
 
 
-@dataclass(frozen=True)
-class _Refeaturized:
-    """Numbers only: which photos these are is what the tables tell."""
-
-    lost: tuple[_Lost, ...] = ()
+_DAY = Document(_Day, "refeaturized/{}/{}.json", remedy="delete it", indent=None)
 
 
-_REFEATURIZED = Document(_Refeaturized, "refeaturized/{}.json", remedy="delete it", indent=None)
-
-
-def lost_photos(home: Home, featurizer: str) -> dict[BatchOfDay, int]:
-    """How many photos of a batch were looked for in vain when they were to get features of this network.
+def lost_photos(home: Home, featurizer: str, day: date) -> dict[int, int]:
+    """How many photos of each batch of a day were looked for in vain, to give them features of this network.
 
     Raises StateDamaged, StorageUnavailable.
     """
-    stored = _REFEATURIZED.read(home.state, featurizer) or _Refeaturized()
-    return _by_batch(stored.lost)
+    stored = _DAY.read(home.state, featurizer, day)
+    return {} if stored is None else {batch: sum(reasons.values()) for batch, reasons in stored.lost.items()}
 
 
-def note_lost_photos(
-    home: Home, featurizer: str, tried: Mapping[BatchOfDay, int], kept: Collection[BatchOfDay] | None = None
-) -> None:
-    """Write down how many photos of the batches that were `tried` were in vain: 0 takes a batch off the list.
+def note_lost_photos(home: Home, featurizer: str, day: date, tried: Mapping[int, Mapping[str, int]]) -> None:
+    """Write down how many photos of the batches that were `tried` were in vain, and why; of none, that it was none.
 
-    With `kept`, batches that are not among them go. Replay changes nothing. Raises as `lost_photos`.
+    To be called before the others' features are committed: whoever is killed in between tries the batch again.
+    Replay changes nothing. Raises as `lost_photos`.
     """
 
-    def edit(stored: _Refeaturized | None) -> _Refeaturized:
-        known = {**_by_batch((stored or _Refeaturized()).lost), **tried}
-        left = ((batch, photos) for batch, photos in sorted(known.items()) if photos)
-        return _Refeaturized(
-            tuple(_Lost(*batch, photos) for batch, photos in left if kept is None or batch in kept or batch in tried)
-        )
+    def edit(stored: _Day | None) -> _Day:
+        known = {**(stored.lost if stored else {}), **tried}
+        return _Day({batch: reasons for batch, reasons in sorted(known.items()) if reasons})
 
-    if any(tried.values()) or lost_photos(home, featurizer):
-        _REFEATURIZED.change(home.state, edit, featurizer)
+    if any(tried.values()) or lost_photos(home, featurizer, day):
+        _DAY.change(home.state, edit, featurizer, day)
 
 
-def _by_batch(lost: Iterable[_Lost]) -> dict[BatchOfDay, int]:
-    return {(one.ingest_date, one.batch): one.photos for one in lost}
+def lost_reasons(home: Home, featurizer: str) -> dict[date, dict[str, int]]:
+    """The same of all days, by reason: the earliest day first. Raises as `lost_photos`."""
+    found: dict[date, dict[str, int]] = {}
+    for day in _days(home, featurizer):
+        stored = _DAY.read(home.state, featurizer, day)
+        for reasons in stored.lost.values() if stored else ():
+            of_day = found.setdefault(day, {})
+            for reason, photos in reasons.items():
+                of_day[reason] = of_day.get(reason, 0) + photos
+    return found
+
+
+def forget_lost_photos(home: Home, featurizer: str, before: date) -> None:
+    """Delete what is noted of days before one whose rows are kept. Replay deletes what is left."""
+    delete_all(home.state, [_DAY.key(featurizer, day) for day in _days(home, featurizer) if day < before])
+
+
+def _days(home: Home, featurizer: str) -> list[date]:
+    below = home.state.child(f"refeaturized/{featurizer}")
+    return sorted(date.fromisoformat(key.removesuffix(".json")) for key in keys_below(below) if key.endswith(".json"))

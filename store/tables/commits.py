@@ -73,18 +73,21 @@ def append_once(
     adds: Sequence[AddedFile],
     metadata: Mapping[str, str],
     is_there: Callable[[DeltaTable], bool],
+    also: Sequence[str] = (),
 ) -> bool:
     """Append files in one transaction unless the table has their rows already; returns whether it was appended now.
 
     If the answer to the write was lost, it counts as not appended. Raises StorageRefused, and StorageUnavailable at the
-    deadline. Protocol: as `commit`; the application's number makes one of two appends at once try again.
+    deadline. Protocol: as `commit`; the application's number makes one of two appends at once try again. So does a
+    commit by one of the applications in `also`, whose decisions an append could contradict.
     """
 
     def append_unless_there() -> bool:
         handle = load_table(home, table) or create_table(home, table)
         if is_there(handle):
             return False
-        _write(home, table, handle, _additions(adds), [_next_transaction(handle, application)], metadata)
+        transactions = [_next_transaction(handle, one) for one in (application, *also)]
+        _write(home, table, handle, _additions(adds), transactions, metadata)
         return True
 
     return retry_storage(f"append to {table_location(home, table).uri}", append_unless_there, again=UNKNOWN_OUTCOME)

@@ -34,18 +34,25 @@ def lacking(home: Home, tables: TableHandles, featurizer: str, with_lost: bool =
     files = [file for file in data_files(tables[FEATURE_ROWS]) if file.batches is None or file.batches[0] <= last]
     if all(file.network == featurizer for file in files) or len(described_featurizers(home)) == 1:
         return {}
-    lost = {} if with_lost else lost_photos(home, featurizer)
     of_days: dict[date, list[DataFile]] = defaultdict(list)
     for file in files:
         of_days[file.partition["ingest_date"]].append(file)
-    unsure = {day: some for day, some in sorted(of_days.items()) if not _is_complete(some, featurizer, lost, day)}
-    counted = rows_of_networks(home, [file for some in unsure.values() for file in some])
-    lacks = {
+    lost: dict[BatchOfDay, int] = {}
+    unsure: list[DataFile] = []
+    for day, of_day in sorted(of_days.items()):
+        lacks = _lacking_at_least(of_day, featurizer)
+        if lacks == 0:
+            continue
+        noted = {} if with_lost else lost_photos(home, featurizer, day)
+        if lacks is None or lacks > sum(noted.values()):
+            lost |= {(day, batch): photos for batch, photos in noted.items()}
+            unsure += of_day
+    counted = {
         batch: max(rows.values()) - rows.get(featurizer, 0) - lost.get(batch, 0)
-        for batch, rows in sorted(counted.items())
+        for batch, rows in sorted(rows_of_networks(home, unsure).items())
         if batch[1] <= last
     }
-    return {batch: photos for batch, photos in lacks.items() if photos > 0}
+    return {batch: photos for batch, photos in counted.items() if photos > 0}
 
 
 def rows_of_networks(home: Home, files: Sequence[DataFile]) -> NetworkRows:
@@ -76,12 +83,10 @@ def _counted(home: Home, path: str) -> Mapping[tuple[int, str], int]:
     return counts
 
 
-def _is_complete(files: Iterable[DataFile], featurizer: str, lost: Mapping[BatchOfDay, int], day: date) -> bool:
-    """Whether numbers of rows alone show that a day lacks nothing: of one other network it has no more."""
+def _lacking_at_least(files: Iterable[DataFile], featurizer: str) -> int | None:
+    """How many rows of the one other network of a day have none of this one; None if numbers of rows do not tell."""
     rows: Counter[str | None] = Counter()
     for file in files:
         rows[file.network] += file.rows
     own = rows.pop(featurizer, 0)
-    if None in rows or len(rows) > 1:
-        return False
-    return sum(rows.values()) <= own + sum(photos for batch, photos in lost.items() if batch[0] == day)
+    return None if None in rows or len(rows) > 1 else max(0, sum(rows.values()) - own)

@@ -60,12 +60,16 @@ def commit_features(
     batch: int,
     day: date,
     vectors: NDArray[np.float32],
-    featurizer: str = "abc",
+    featurizer: str | None = None,
     files: int = 1,
     columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
-    """Commit a batch to all tables, its rows spread over some files; `columns` replace those that are made."""
+    """Commit a batch to all tables, its rows spread over some files; `columns` replace those that are made.
+
+    The rows are of the home's newest featurizer, if none is named.
+    """
     create_tables(home)
+    featurizer = featurizer or current_featurizer(home) or "abc"
     describe(home, featurizer, vectors.shape[1])
     parts = np.array_split(np.arange(len(vectors)), files)
     adds = [

@@ -23,4 +23,5 @@ SELECT
     CASE WHEN said.image_id IS NOT NULL THEN said.origin WHEN photo.label IS NOT NULL THEN 'folder' END AS label_origin
 FROM features AS photo
 LEFT JOIN said_labels AS said ON photo.image_id = said.image_id
-WHERE photo.featurizer = (SELECT featurizer FROM pca_current)
+-- A pointer of a former release names no network, and its home had one.
+WHERE photo.featurizer = coalesce((SELECT featurizer FROM pca_current), photo.featurizer)

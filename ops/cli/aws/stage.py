@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from store.settings import Settings
 
 STAGE = ("stage", "region")
-JobName = Literal["stream", "refit", "reproject", "maintain"]
+JobName = Literal["stream", "refit", "reproject", "refeaturize", "maintain"]
 
 
 def connect_to_stage(settings: "Settings") -> "Cloud":

@@ -188,7 +188,17 @@ def test_a_demo_on_s3_is_refused_before_it_makes_anything(
     assert _keys(s3, bucket) == 0
 
 
-NOT_INGESTED = ["reproject", "maintain", "models prune", "stop", "query arrivals", "report", "rejects", "rejects list"]
+NOT_INGESTED = [
+    "reproject",
+    "refeaturize",
+    "maintain",
+    "models prune",
+    "stop",
+    "query arrivals",
+    "report",
+    "rejects",
+    "rejects list",
+]
 NOT_INGESTED += ["rejects retry --reason missing", "models", "erase --source kiwi/a.jpg --yes"]
 
 

@@ -195,6 +195,7 @@ COMMANDS = [
     ("status",),
     ("refit",),
     ("reproject",),
+    ("refeaturize",),
     ("models",),
     ("models", "list"),
     ("models", "show", "1"),

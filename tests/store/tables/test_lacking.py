@@ -7,7 +7,7 @@ import pytest
 
 from store.home import Home
 from store.settings import Settings
-from store.state.refeaturized import lost_photos, note_lost_photos
+from store.state.refeaturized import forget_lost_photos, lost_photos, lost_reasons, note_lost_photos
 from store.tables import lacking as module
 from store.tables.commits import append_once
 from store.tables.files import vectors_column, write_file
@@ -52,18 +52,21 @@ def test_a_batch_lacks_a_network_until_each_of_its_photos_has_a_row(home: Home) 
 def test_what_was_looked_for_in_vain_is_left_out_unless_it_is_asked_for(home: Home) -> None:
     commit_features(home, 1, DAY, feature_vectors(4, 1))
     _add(home, 1, DAY, [0, 1, 2], "def")
-    note_lost_photos(home, "def", {(DAY, 1): 1, (NEXT, 7): 2})
+    note_lost_photos(home, "def", DAY, {1: {"missing": 1}, 7: {"missing": 1, "corrupt": 1}})
     assert _lacks(home, "def") == {}
     assert lacking(home, open_tables(home), "def", with_lost=True) == {(DAY, 1): 1}
-    note_lost_photos(home, "def", {(DAY, 1): 0}, kept=[])
-    assert lost_photos(home, "def") == {}
+    assert lost_reasons(home, "def") == {DAY: {"missing": 2, "corrupt": 1}}
+    note_lost_photos(home, "def", DAY, {1: {}})
+    assert lost_photos(home, "def", DAY) == {7: 2}
+    forget_lost_photos(home, "def", before=NEXT)
+    assert lost_photos(home, "def", DAY) == {}
     assert _lacks(home, "def") == {(DAY, 1): 1}
 
 
 def test_a_batch_that_was_noted_and_not_written_still_lacks_the_rest(home: Home) -> None:
     commit_features(home, 1, DAY, feature_vectors(4, 1))
     describe(home, "def")
-    note_lost_photos(home, "def", {(DAY, 1): 1})
+    note_lost_photos(home, "def", DAY, {1: {"missing": 1}})
     assert _lacks(home, "def") == {(DAY, 1): 3}
 
 

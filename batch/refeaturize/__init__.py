@@ -1,0 +1,1 @@
+"""Giving photos features of another network, from their copies or originals."""
