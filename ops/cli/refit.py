@@ -67,7 +67,7 @@ def fit(
     network = network_to_fit(home, featurizer)
     if network.newer is not None:
         echo(
-            f"{str(network.newer).capitalize()}; run `fruits refeaturize`, and the next refit takes it. "
+            f"{network.newer}; run `fruits refeaturize`, and the next refit takes it. "
             f"This one fits {network.featurizer}."
         )
     components = components_to_keep(home, network.featurizer, settings.components, settings.variance)

@@ -19,7 +19,7 @@ from ops.status.queue_status import QueueStatus, read_queue_status
 from ops.status.verification import check_invariants, count_rows
 from store.answers.progress import answered_through
 from store.home import Home
-from store.models.pca_models import current_models, describe_model
+from store.models.pca_models import Current, current_models, describe_model, featurizers_in_use
 from store.models.registry import current_featurizer, describe_featurizer
 from store.objects.faults import retry_storage
 from store.objects.landing import LandedObject, list_pages
@@ -29,7 +29,8 @@ from store.state.heartbeat import FinishedBatch, Heartbeat, is_alive, read_heart
 from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_tables
-from store.tables.photo_counts import count_photos
+from store.tables.lacking import lacking
+from store.tables.photo_counts import PhotosOfNetwork, count_photos, photos_of_network
 from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
@@ -139,7 +140,8 @@ class Status:
     listed it. `uncleared` photos have their rows, and the stream could not delete or archive them. `accuracy` counts
     the answers to photos with a label since `answers_since`; `unknown` those photos of today that the served version
     names and finds stranger than `unknown_above`. `answers_behind` committed batches have no answers for the app yet;
-    None where none are written.
+    None where none are written. `featurizer` is the newest one, and the views show rows of the `served_featurizer`.
+    `networks` are those in use if there are several, or if photos lack a row of the only one.
     """
 
     home: str
@@ -167,6 +169,8 @@ class Status:
     unknown: Share = NONE
     unknown_above: float = SettingFields.unknown_novelty
     answers_behind: int | None = None
+    served_featurizer: str | None = None
+    networks: list[PhotosOfNetwork] = field(default_factory=list)
 
 
 def read_status(
@@ -266,7 +270,18 @@ def read_status(
         unknown=count_unknown(home, files[PROJECTION_ROWS.name], current.serving, today, unknown_above),
         unknown_above=unknown_above,
         answers_behind=_answers_behind(home, committed),
+        served_featurizer=current.featurizer,
+        networks=_networks(home, featurizer, current),
     )
+
+
+def _networks(home: Home, newest: str | None, current: Current) -> list[PhotosOfNetwork]:
+    if newest is None:
+        return []
+    in_use = featurizers_in_use(home, newest, current)
+    if len(in_use) == 1 and not lacking(home, open_tables(home), newest):
+        return []
+    return [photos_of_network(home, id) for id in in_use]
 
 
 def _stream(heartbeat: Heartbeat | None, now: datetime) -> StreamStatus | None:

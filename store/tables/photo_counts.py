@@ -30,25 +30,26 @@ class PhotosOfNetwork:
     lacking: int
 
     def __str__(self) -> str:
-        return f"featurizer {self.featurizer} has rows of {self.with_rows:,} of {self.photos:,} photos"
+        return f"Featurizer {self.featurizer} has rows of {self.with_rows:,} of {self.photos:,} photos"
 
 
 def photos_of_network(home: Home, featurizer: str) -> PhotosOfNetwork:
     """What rows a network has. Raises StateDamaged, StorageRefused, StorageUnavailable."""
     tables = open_tables(home)
-    photos = count_photos(tables[FEATURE_ROWS], lambda _: True)
     with_lost = sum(lacking(home, tables, featurizer, with_lost=True).values())
+    rows = count_photos(tables[FEATURE_ROWS], lambda _: True)
     return PhotosOfNetwork(
-        featurizer, photos, max(photos - with_lost, 0), sum(lacking(home, tables, featurizer).values())
+        featurizer, rows, max(rows - with_lost, 0), sum(lacking(home, tables, featurizer).values()) if with_lost else 0
     )
 
 
 def check_has_all_photos(home: Home, featurizer: str, version: int) -> None:
     """Raises NetworkIncomplete if a version cannot be served yet, because photos lack a row of its network."""
     if lacking(home, open_tables(home), featurizer):
+        network = photos_of_network(home, featurizer)
         raise NetworkIncomplete(
-            f"Version {version} is not served yet: {photos_of_network(home, featurizer)}. Run `fruits refeaturize`, "
-            "then `fruits reproject` again."
+            f"Version {version} cannot be served yet: its featurizer {featurizer} has rows of {network.with_rows:,} of "
+            f"{network.photos:,} photos; run `fruits refeaturize`, then `fruits reproject` again."
         )
 
 
