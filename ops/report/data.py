@@ -17,7 +17,6 @@ from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, Row, photo_map, que
 from ops.status.answers import recent_answers
 from store.home import Home
 from store.models.pca_models import PcaModel, cached_model, current_models, versions
-from store.models.registry import current_featurizer
 from store.state.plans import planned_batches, read_result
 
 _MOST_BINS = 90
@@ -89,7 +88,7 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         made_at=datetime.now(UTC),
         since=since,
         left_out=query_rows(connection, _LEFT_OUT.format(since=since))[0] if since else None,
-        featurizer=current_featurizer(home),
+        featurizer=current_models(home).featurizer,
         serving=serving,
         totals=totals,
         accuracy=asdict(recent_answers(home).accuracy),
