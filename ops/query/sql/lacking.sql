@@ -3,16 +3,10 @@
 -- since: date = 365 days ago: the first day to look at
 -- k: integer = 100: how many photos to show
 -- none: Every photo since that day has a row of that network.
-WITH asked AS (SELECT ? AS featurizer),
-
-network AS (
-    SELECT CASE WHEN asked.featurizer = 'served' THEN pca_current.featurizer ELSE asked.featurizer END AS featurizer
-    FROM asked CROSS JOIN pca_current
-),
-
-made AS (
+WITH made AS (
     SELECT photo.ingest_date, photo.batch, photo.source, photo.etag
-    FROM features AS photo INNER JOIN network ON photo.featurizer = network.featurizer
+    FROM features AS photo CROSS JOIN pca_current
+    WHERE photo.featurizer = coalesce(nullif(?, 'served'), pca_current.featurizer)
 ),
 
 lacking AS (
