@@ -348,6 +348,27 @@ def test_a_version_whose_network_photos_lack_is_not_served(spark: SparkSession, 
     assert read_status(projected, verify=True).broken == []
 
 
+def test_a_plan_without_the_network_is_waited_for_and_its_photos_get_their_rows(
+    spark: SparkSession, projected: Home
+) -> None:
+    first = _featurizer(projected)
+    make_newest(projected, "other", 1280)
+    add_rows(projected, "other", 1280)
+    meta = PcaMeta(2, "other", 120, 4, 0.9, datetime.now(UTC), None, None, "a test")
+    publish_model(projected, PcaModel(meta, _pca()))
+    # Of a stream of a former release, or of one that looked before there was another network.
+    _plan(projected, 5, first, (1,))
+    begin_switch(projected, 2)
+    with pytest.raises(HomeInUse, match="Batch 5 was planned before version 2 and is not committed yet"):
+        _reproject(spark, projected, patience_s=0)
+    commit_features(projected, 5, DAYS[1], feature_vectors(9, 5), first)
+    with pytest.raises(NetworkIncomplete, match="rows of 120 of 129 photos"):
+        _reproject(spark, projected)
+    assert add_rows(projected, "other", 1280) == 9
+    assert _reproject(spark, projected) == Reprojection(2, 9, 1)
+    assert _rows(projected, "SELECT count(*) AS n FROM current_projections") == [{"n": 129}]
+
+
 def test_rows_that_came_later_than_the_rest_of_their_batch_are_projected(spark: SparkSession, projected: Home) -> None:
     make_newest(projected, "other", 1280)
     add_rows(projected, "other", 1280, without=["/1-0.jpg", "/2-3.jpg"])

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from batch.maintain.compaction import compact, groups_to_compact
+from batch.maintain.maintain import maintain
 from batch.maintain.networks_out_of_use import PrunedFeatures, prune_features
+from batch.maintain.retention import Retention
 from ops.query.query import connect, run_query
 from ops.status.status import read_status
 from store.errors import HomeInUse
@@ -98,3 +100,11 @@ def test_files_are_compacted_network_by_network(home: Home) -> None:
     assert _rows(home) == before
     of_day = [file for file in data_files(open_table(home, FEATURE_ROWS)) if file.partition["ingest_date"] == DAY]
     assert sorted((str(file.network), file.rows) for file in of_day) == [("aaa", 7), ("old", 1), ("old", 6)]
+
+
+def test_maintenance_treats_the_rows_of_all_networks_alike(home: Home) -> None:
+    keep = Retention(rows=datetime.now(UTC).date() - NEXT)
+    maintain(home, keep, print, lambda _: None)
+    assert _rows(home) == {"aaa": 3, "old": 3}
+    assert _photos(home) == 3
+    assert read_status(home, verify=True).broken == []
