@@ -191,15 +191,16 @@ class _Backfill:
         last = tables.committed_to_all
         self.projected, self.projected_files = self._look_at_projections(tables[PROJECTION_ROWS])
         files = [file for file in data_files(tables[FEATURE_ROWS]) if file.may_hold(self.meta.featurizer)]
+        of_files = [(file, self._rows_by_batch(FEATURE_ROWS, file)) for file in files]
         rows: Counter[_BatchOfDay] = Counter()
-        for file in files:
-            rows.update(self._rows_by_batch(FEATURE_ROWS, file))
+        for _, of_file in of_files:
+            rows.update(of_file)
         lacks = {
             batch for batch, count in rows.items() if batch[1] <= last and count > self.projected.get(batch, 0)
         } - self.of_other_featurizers
         lacking: dict[date, list[_LackingFile]] = defaultdict(list)
-        for file in files:
-            if batches := frozenset(batch for _, batch in lacks & self._rows_by_batch(FEATURE_ROWS, file).keys()):
+        for file, of_file in of_files:
+            if batches := frozenset(batch for _, batch in lacks & of_file.keys()):
                 lacking[file.partition["ingest_date"]].append((file, batches))
         return dict(sorted(lacking.items(), reverse=True))
 

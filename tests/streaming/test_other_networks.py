@@ -23,6 +23,7 @@ from store.models.registry import current_featurizer, describe_featurizer
 from store.settings import Settings
 from tests.support.command_run import run_fruits
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT
+from tests.support.feature_rows import serve_a_model
 from tests.support.pictures import encoded, jpeg, pixels
 from tests.support.stream_run import Run, drop, rows, with_featurizer
 
@@ -160,6 +161,23 @@ def test_a_home_that_switches_has_each_photo_once_and_mixes_nothing(
         assert _asked(settings, "query", query) is not None
     assert _asked(settings, "query", "nearest", "--image", str(near[0]["image_id"]))
     assert run_fruits("report", "--home", settings.home).returncode == 0
+
+
+def test_a_batch_planned_before_a_network_was_served_gets_rows_of_it(
+    drain: Drain, local_settings: MakeSettings, other: CompiledNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = local_settings()
+    first = str(current_featurizer(settings.places()))
+    serve_a_model(settings.places())
+    second = str(current_featurizer(with_featurizer(settings, other).places()))
+    _land(settings, "kiwi", 1)
+    # The planner looks at the pointer, sleeps while a switch runs to its end, and then plans.
+    monkeypatch.setattr("streaming.planner.featurizers_in_use", lambda _, newest, __: (newest,))
+    drain(settings)
+    found = rows(settings, "SELECT featurizer, count(*) AS n FROM features GROUP BY ALL")
+    assert {row["featurizer"]: row["n"] for row in found} == {first: PHOTOS, second: PHOTOS}
+    assert rows(settings, "SELECT count(*) AS n FROM photos") == [{"n": PHOTOS}]
+    assert read_status(settings.places(), verify=True).broken == []
 
 
 def test_rows_of_another_length_than_the_network_gives_are_found(
