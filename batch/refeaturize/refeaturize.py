@@ -12,7 +12,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.refeaturize.report import write_report
-from batch.refeaturize.selection import Share, copy_files, photos_without, shares_of
+from batch.refeaturize.selection import Share, files_of, photos_without, shares_of
 from batch.refeaturize.task import Task, TaskMessage, run_tasks
 from features.errors import InvalidWeights
 from features.image import Limits
@@ -27,10 +27,10 @@ from store.state.lease import hold_lease
 from store.state.plans import AddedFile
 from store.state.refeaturized import BatchOfDay, forget_lost_photos, note_lost_photos
 from store.tables.commits import MAINTENANCE, append_once
-from store.tables.files import DataFile, data_files
-from store.tables.handles import open_table, open_tables, unsettled_plans
+from store.tables.files import DataFile
+from store.tables.handles import OpenTables, open_tables, unsettled_plans
 from store.tables.lacking import REFEATURIZING, lacking, rows_of_networks
-from store.tables.schemas import FEATURE_ROWS
+from store.tables.schemas import COPY_ROWS, FEATURE_ROWS
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 WORK = "fruits refeaturize"
 # What one of the tasks at a time does in a transaction: 10 s from copies, a minute from photos of 12 megapixels.
 PHOTOS_A_SLOT = 1000
+# Of a cluster with dynamic allocation, whose queues bound what a job gets.
+TASKS_ASKED_FOR = 64
 # How long a batch that was planned without the network may take to be committed.
 PATIENCE_S = 120.0
 POLL_INTERVAL_S = 1.0
@@ -75,8 +77,12 @@ def featurizers_to_fill(home: Home) -> tuple[str, ...]:
 
 
 def slots_of(spark: SparkContext, share: float) -> int:
-    """How many tasks run at a time: that share of those that could, and one at least."""
-    return max(1, round(spark.defaultParallelism * share))
+    """How many tasks run at a time: that share of the cores, and one at least.
+
+    A cluster that hands out cores as tasks ask for them begins with a few; there it is a share of what is asked for.
+    """
+    asks = spark.getConf().get("spark.dynamicAllocation.enabled", "false") == "true"
+    return max(1, round((TASKS_ASKED_FOR if asks else spark.defaultParallelism) * share))
 
 
 def refeaturize(
@@ -115,6 +121,11 @@ class _Filling:
     days: set[date] = field(default_factory=set)
     places: Counter[str] = field(default_factory=Counter)
     network: "Broadcast[bytes] | None" = None
+    # The log of copies, of which nobody makes fewer files, is long.
+    tables: OpenTables = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tables = OpenTables(self.home)
 
     def run(self) -> Refeaturization:
         """Repeat until no committed batch lacks the featurizer: others are committed while this one works."""
@@ -157,13 +168,13 @@ class _Filling:
     def _complete(self, share: Share, check: Callable[[], None]) -> None:
         """Make and commit what is still lacking of a share; others may have worked on the tables since it was cut."""
         erasures_begun = read_erasures(self.home).begun
-        files = self._files_of(share, open_table(self.home, FEATURE_ROWS))
+        files = files_of(share, self.tables.look(FEATURE_ROWS)[0])
         seen = self._own_rows(share, files)
         rows = photos_without(self.home, self.meta.id, share.batches, files)
         if not rows.num_rows:
             note_lost_photos(self.home, self.meta.id, share.ingest_date, {batch: {} for batch in share.batches})
             return
-        copies = tuple(file.path for file in copy_files(self.home, share.ingest_date, share.batches))
+        copies = tuple(file.path for file in files_of(share, self.tables.look(COPY_ROWS)[0]))
         slots = slots_of(self.spark, self.options.share)
         size = -(-rows.num_rows // slots)
         recipe, limits = self.meta.recipe, self.options.limits
@@ -214,20 +225,10 @@ class _Filling:
             check_no_erasure_started(self.home, erasures_begun)
             if share.ingest_date < first_kept_day(self.home):
                 return True
-            return self._own_rows(share, self._files_of(share, handle)) != seen
+            return self._own_rows(share, files_of(share, handle)) != seen
 
         metadata = {"fruits.featurizer": self.meta.id}
         return append_once(self.home, FEATURE_ROWS, REFEATURIZING, adds, metadata, is_done_or_gone, also=(MAINTENANCE,))
-
-    def _files_of(self, share: Share, handle: DeltaTable | None) -> list[DataFile]:
-        """The files of the day that may have rows of the share's batches."""
-        lowest, highest = min(share.batches), max(share.batches)
-        return [
-            file
-            for file in data_files(handle)
-            if file.partition["ingest_date"] == share.ingest_date
-            and (file.batches is None or (file.batches[0] <= highest and lowest <= file.batches[1]))
-        ]
 
     def _own_rows(self, share: Share, files: Sequence[DataFile]) -> dict[int, int]:
         """How many rows of the featurizer each batch of the share has."""

@@ -8,14 +8,14 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 
 from batch.days import groups_by_size
 from store.home import Home
 from store.state.refeaturized import BatchOfDay
 from store.tables.files import DataFile, data_files, read_file
-from store.tables.handles import open_table
 from store.tables.lacking import rows_in_file
-from store.tables.schemas import COPY_ROWS, FEATURE_ROWS
+from store.tables.schemas import FEATURE_ROWS
 
 _KEPT = [name for name in FEATURE_ROWS.file_schema.names if name != "features"]
 _KEY = ("batch", "source", "etag")
@@ -70,13 +70,13 @@ def photos_without(home: Home, featurizer: str, batches: Collection[int], files:
     return rows.take(pc.sort_indices(rows["batch"])) if rows.num_rows else rows
 
 
-def copy_files(home: Home, day: date, batches: Collection[int]) -> list[DataFile]:
-    """The files with copies of a day's batches; none in a home without copies. Raises as `open_table`."""
+def files_of(share: Share, handle: DeltaTable | None) -> list[DataFile]:
+    """The files of a table with rows of the share's day that may be of its batches; none without the table."""
+    lowest, highest = min(share.batches), max(share.batches)
     return [
         file
-        for file in data_files(open_table(home, COPY_ROWS))
-        if file.partition["ingest_date"] == day
-        and (file.batches is None or any(file.batches[0] <= batch <= file.batches[1] for batch in batches))
+        for file in data_files(handle, share.ingest_date)
+        if file.batches is None or (file.batches[0] <= highest and lowest <= file.batches[1])
     ]
 
 

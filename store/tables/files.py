@@ -73,12 +73,15 @@ class DataFile:
 Replacement = tuple[DataFile, AddedFile | None]
 
 
-def data_files(handle: DeltaTable | None) -> list[DataFile]:
-    """The files of a table as the handle knows it, by path; partition values have their column's type."""
+def data_files(handle: DeltaTable | None, ingest_date: date | None = None) -> list[DataFile]:
+    """The files of a table as the handle knows it, by path, all or one day's; partition values have their type."""
     if handle is None:
         return []
-    files = pa.table(handle.get_add_actions(flatten=True)).sort_by("path").to_pylist()
     prefix = "partition."
+    found = pa.table(handle.get_add_actions(flatten=True))
+    if ingest_date is not None:
+        found = found.filter(pc.equal(found[f"{prefix}ingest_date"], ingest_date))
+    files = found.sort_by("path").to_pylist()
     return [
         DataFile(
             path=file["path"],

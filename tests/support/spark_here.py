@@ -9,6 +9,9 @@ class SparkHere:
 
     defaultParallelism = 2  # noqa: N815 - Spark's name
 
+    def getConf(self) -> dict[str, str]:  # noqa: N802 - Spark's name
+        return {}
+
     def broadcast(self, value: Any) -> "_Broadcast":
         return _Broadcast(value)
 

@@ -52,8 +52,8 @@ def refeaturize(
     from batch.refeaturize.refeaturize import refeaturize as run_refeaturize
 
     with spark_job(settings, JOB) as spark, _progress() as on_progress:
-        slots, cores = slots_of(spark, share), spark.defaultParallelism
-        notify(f"At work on {slots} of {quantity(cores, 'core')}; --share 1 takes them all.")
+        tasks = quantity(slots_of(spark, share), "task")
+        notify(f"{tasks} at a time, on {quantity(spark.defaultParallelism, 'core')}.")
         options = RefeaturizeOptions(settings.limits, newest_first, share)
         for done in run_refeaturize(spark, home, options, notify, on_progress):
             if done.rows or done.lost:
@@ -84,10 +84,14 @@ _WHERE = {
 
 def _tell(home: "Home", done: "Refeaturization") -> None:
     from batch.refeaturize.report import report_uri
+    from store.models.pca_models import versions_to_project
 
     places = ", ".join(f"{count:,} from {_FROM[place]}" for place, count in sorted(done.places.items()))
     made = f"{quantity(done.rows, 'photo')} of {quantity(done.days, 'day')} got features"
     echo(f"Featurizer {done.featurizer}: {made}{f' ({places})' if places else ''}.")
+    if done.rows:
+        is_known = versions_to_project(home, [done.featurizer])
+        echo(f"Next: fruits {'reproject' if is_known else 'refit --reproject'}")
     if done.lost:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.lost.items()))
         photos, report = quantity(sum(done.lost.values()), "photo"), report_uri(home, done.featurizer)

@@ -79,9 +79,10 @@ def test_photos_of_a_home_that_switches_to_a_network_of_another_kind(
     report = f"{home.reports.uri}/refeaturize/{second}.json"
     assert done.stdout.splitlines() == [
         f"Featurizer {second}: 2 photos of 1 day got features (2 from the archive).",
+        "Next: fruits refit --reproject",
         f"2 photos cannot be had (2 missing); {report} counts them by day. The next run looks for them again.",
     ]
-    assert "At work on 1 of 2 cores" in done.stderr
+    assert "1 task at a time, on 2 cores." in done.stderr
     written = json.loads(home.reports.directory.joinpath(f"refeaturize/{second}.json").read_text())
     assert list(written["lost"].values()) == [{"missing": 2}]
     network = Featurizer(other.network)

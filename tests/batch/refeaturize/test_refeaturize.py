@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -33,8 +33,13 @@ from store.tables.files import data_files
 from store.tables.handles import open_table, open_tables
 from store.tables.lacking import lacking
 from store.tables.schemas import COPY_ROWS, FEATURE_ROWS
-from tests.support.pictures import jpeg
+from tests.support.crashing_decoder.sitecustomize import SEGFAULT
+from tests.support.ingested import ingest
+from tests.support.pictures import encoded, jpeg, pixels
 from tests.support.stream_run import Run, drop, rows
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 Drain = Callable[[Settings], Run]
 MakeSettings = Callable[..., Settings]
@@ -302,3 +307,40 @@ def test_days_whose_rows_are_no_longer_kept_stay_away(
     monkeypatch.setattr(module._Filling, "_commit", late)
     assert _refeaturize(spark, settings)[0].rows == 0
     assert rows(settings, "SELECT * FROM features") == []
+
+
+def test_originals_on_s3_come_from_the_archive_and_the_landing(
+    spark: SparkSession,
+    drain: Drain,
+    s3_settings: MakeSettings,
+    s3: "S3Client",
+    bucket: str,
+    untrained: CompiledNetwork,
+) -> None:
+    settings = s3_settings(clean="archive")
+    kept = settings.model_copy(update={"clean": "keep"})
+    # A key that obstore cannot address is read by boto3.
+    for chosen, keys in ((settings, ("kiwi/1.jpg", "kiwi//2.jpg")), (kept, ("lime/3.jpg", "lime/4.jpg"))):
+        for key in keys:
+            body = jpeg(seed=len(key), width_px=320, height_px=240)
+            s3.put_object(Bucket=bucket, Key=f"home/landing/{key}", Body=body)
+        drain(chosen)
+    second = _publish(settings, untrained, copy_px=300)
+    s3.delete_object(Bucket=bucket, Key="home/landing/lime/4.jpg")
+    done = _refeaturize(spark, settings)[0]
+    assert (done.rows, done.places, done.lost) == (3, {"archive": 2, "landing": 1}, {"missing": 1})
+    assert _rows_of(settings, second).keys() == {"kiwi/1.jpg", "kiwi//2.jpg", "lime/3.jpg"}
+    assert read_status(settings.places(), verify=True).broken == []
+
+
+def test_a_photo_that_crashes_the_decoder_costs_only_itself(
+    spark: SparkSession, local_settings: MakeSettings, untrained: CompiledNetwork
+) -> None:
+    settings = local_settings()
+    # Rows without decoding, as a decoder of another release may have made them.
+    drop(settings, _photos("kiwi", 1) | {"kiwi/crashes.jpg": encoded(pixels(seed=40), "JPEG", comment=SEGFAULT)})
+    ingest(settings)
+    second = _publish(settings, untrained, copy_px=300)
+    done = _refeaturize(spark, settings)[0]
+    assert (done.rows, done.lost) == (FEW, {"decoder_crashed": 1})
+    assert _rows_of(settings, second).keys() == _photos("kiwi", 1).keys()
