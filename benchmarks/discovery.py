@@ -37,7 +37,7 @@ from store.tables.commits import commit
 from store.tables.files import write_file
 from store.tables.handles import OpenTables, create_tables
 from store.tables.schemas import REJECT_ROWS, TABLES
-from streaming.cleaning import Cleaner
+from streaming.cleaning.cleaner import Cleaner
 from streaming.discovery.queue import Queue
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
 from streaming.planner import Planner

@@ -62,14 +62,17 @@ class SteadyState:
         return self.photos / self.seconds
 
 
-def steady_state(settings: Settings, network: bytes, count: int, *flags: str) -> SteadyState:
+def steady_state(
+    settings: Settings, network: bytes, count: int, *flags: str, copy_px: int | None = None
+) -> SteadyState:
     """Let the service work off `count` waiting photos, and measure from its second batch's end to its last one's.
 
-    The home must be new. What happens between batches counts: planning, listing, commits, Spark's own work.
+    The home must be new. With `copy_px` features are made from copies. What happens between batches counts: planning,
+    listing, commits, Spark's own work.
     Raises ServiceEnded with the service's last words.
     """
     batches, done, most_mb, cpu_s = [], 0, 0.0, list[float]()
-    with running_stream(settings, network, *flags) as process:
+    with running_stream(settings, network, *flags, copy_px=copy_px) as process:
         for batch in reports(process):
             batches.append(batch)
             cpu_s.append(_cpu_seconds(process.pid))
@@ -111,9 +114,11 @@ def serve_version(home: Home, network: bytes, labels: int) -> None:
 
 
 @contextmanager
-def running_stream(settings: Settings, network: bytes, *flags: str) -> Iterator[subprocess.Popen[str]]:
+def running_stream(
+    settings: Settings, network: bytes, *flags: str, copy_px: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """`fruits stream` on a home that gets this featurizer; told to stop at the end, as by Ctrl-C."""
-    publish_featurizer(settings.places(), network, "benchmark", "benchmark")
+    publish_featurizer(settings.places(), network, "benchmark", "benchmark", copy_px=copy_px)
     command = [sys.executable, "-m", "ops", "stream", "--home", settings.home, "--master", settings.master]
     for name in ("landing", "s3_endpoint", "s3_region"):
         if (value := getattr(settings, name)) is not None:

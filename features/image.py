@@ -179,11 +179,18 @@ def _photo(
     told = source.colours or colours_of(image, source.body)
     copy_px = recipe.copy_px
     copy: bytes | None = None
+    if (
+        header is not None
+        and min(width_px, height_px) < 2 * (copy_px or 0)
+        and orientation not in _UPRIGHT
+        and not told
+    ):
+        copy = jpeg.stripped(source.body)
     if copy_px is None:
         # What follows the resizing commutes with it but for rounding, and costs least on the small picture.
         seen = _shown(_of_side(recipe.input_px, picture), told, orientation)
-    elif header is not None and min(width_px, height_px) < 2 * copy_px and jpeg.is_bare(source.body):
-        copy, seen = source.body, in_srgb(_of_side(recipe.input_px, picture), ())
+    elif copy is not None:
+        seen = in_srgb(_of_side(recipe.input_px, picture), ())
     else:
         # By a whole factor, as a JPEG's draft is: rows are read once, and never blurred by less than a pixel.
         factor = min(picture.size) // copy_px

@@ -29,6 +29,8 @@ _JFIF = 0xE0
 _PLAIN_JFIF = re.compile(rb"JFIF\0\x01.{6}\0\0", re.DOTALL)
 # Tables of quantization and of Huffman codes, and the restart interval.
 _OF_THE_PICTURE = {0xDB, 0xC4, 0xDD, *_FRAMES}
+# Segments of applications, and comments. That of JFIF, and Adobe's (APP14), say how a picture's colours are stored.
+_BESIDE_THE_PICTURE = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 # How blocks of metadata begin, wherever a program left them.
 _METADATA = re.compile(rb"Exif|http://|ICC_PROFILE|Photoshop|MPF\0|<x:xmpmeta|<\?xpacket")
 _COMPONENTS = (1, 3, 4)
@@ -113,22 +115,32 @@ def read_header(body: bytes) -> Header | None:
 
 def is_bare(body: bytes) -> bool:
     """Whether a JPEG holds a picture and nothing beside it: no metadata, comment, profile, thumbnail or stray byte."""
-    at = 2
+    return stripped(body) == body
+
+
+def stripped(body: bytes) -> bytes | None:
+    """A JPEG without what stands beside its picture, of which every decoder makes the same pixels as before.
+
+    What is taken out: metadata, comments, profiles, thumbnails, and whatever follows the picture. None where one of
+    these says how the picture is to be decoded, or where other bytes stand between its parts or metadata within them.
+    """
+    kept, at = [body[:2]], 2
     while body[at : at + 1] == b"\xff":
         marker = body[at + 1] if at + 1 < len(body) else 0
         if marker == _EOI:
-            return at + 2 == len(body) and _METADATA.search(body) is None
+            bare = b"".join([*kept, _END])
+            return bare if _METADATA.search(bare) is None else None
         start, end = at + 4, at + 2 + int.from_bytes(body[at + 2 : at + 4], "big")
         if marker == _SOS:
             data_end = _MARKER.search(body, end)
-            at = data_end.start() if data_end else len(body)
-        elif start <= end and (
-            marker in _OF_THE_PICTURE or (marker == _JFIF and _PLAIN_JFIF.fullmatch(body, start, end))
-        ):
-            at = end
-        else:
-            return False
-    return False
+            end = data_end.start() if data_end else len(body)
+        is_plain = marker == _JFIF and _PLAIN_JFIF.fullmatch(body, start, end)
+        if start <= end and (marker in (_SOS, *_OF_THE_PICTURE) or is_plain):
+            kept.append(body[at:end])
+        elif start > end or marker not in _BESIDE_THE_PICTURE:
+            return None
+        at = end
+    return None
 
 
 def written(image: Image.Image) -> bytes:

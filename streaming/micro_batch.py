@@ -74,7 +74,10 @@ class BatchReport:
 
 
 class MicroBatches:
-    """Runs batches, also two at a time; keeps the networks that were broadcast."""
+    """Runs batches, also two at a time; keeps the networks that were broadcast.
+
+    `before_last_commit` is called when all tables but `rejects` have a batch; a replay may call it again.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class MicroBatches:
         on_commit: Callable[[Plan, Result], None],
         on_stage: Callable[[int, str, float], None] = lambda batch, stage, seconds: None,
         patience_s: float = RETRY_DEADLINE_S,
+        before_last_commit: Callable[[Plan, Result], None] = lambda plan, result: None,
     ) -> None:
         self._spark = spark
         self._home = home
@@ -96,6 +100,7 @@ class MicroBatches:
         self._on_commit = on_commit
         self._on_stage = on_stage
         self._patience_s = patience_s
+        self._before_last_commit = before_last_commit
         self._networks: dict[str, Broadcast[bytes]] = {}
         self._broadcasting = threading.Lock()
         self._access_denied = AccessDeniedMonitor(home)
@@ -131,6 +136,8 @@ class MicroBatches:
             self._check_no_copies_dropped(result)
             for table in self._of_batches:
                 gone = retried_rows(self._home, plan) if table is REJECT_ROWS else frozenset()
+                if table is REJECT_ROWS:
+                    self._before_last_commit(plan, result)
                 commit(self._home, table, batch, self._nonce, result.adds.get(table.name, ()), self._tables, gone)
             commit_s = time.perf_counter() - commit_began_s
             self._on_stage(batch, "commit", commit_s)

@@ -19,7 +19,7 @@ from store.state.erasures import erasure_filter
 from store.state.heartbeat import check_claim
 from store.state.plans import Plan, Result, write_plan
 from store.tables.handles import open_tables, unsettled_batches
-from streaming.cleaning import Cleaner
+from streaming.cleaning.cleaner import Cleaner
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.discovery import Discovery, UnsettledFiles
 from streaming.discovery.queue import QueueStats
@@ -36,7 +36,8 @@ class PlannerReport:
     """What the planner knows after a look.
 
     `passed_over` counts, by kind, what the last listing left out on purpose; `uncleared` photos have their rows and
-    could not be cleared away. Every photo that had settled in the landing before `caught_up_to` is planned, and
+    could not be cleared away; `to_copy` wait for their copy before that, and of those in `uncopied`, counted by reason,
+    none can be made. Every photo that had settled in the landing before `caught_up_to` is planned, and
     committed by the time a listener gets the report; None while some wait. A drain that has caught up reports the
     `unsettled` files that it leaves to the next start.
     """
@@ -47,6 +48,8 @@ class PlannerReport:
     passed_over: dict[str, int] = field(default_factory=dict)
     unsettled: UnsettledFiles | None = None
     uncleared: int = 0
+    to_copy: int = 0
+    uncopied: dict[str, int] = field(default_factory=dict)
     made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -125,6 +128,8 @@ class Planner:
             discovery.passed_over,
             discovery.unsettled if caught_up_to is not None else None,
             self._cleaner.uncleared,
+            self._cleaner.to_copy,
+            self._cleaner.uncopied,
         )
 
     def committed(self, plan: Plan, result: Result) -> None:

@@ -24,7 +24,9 @@ from store.state.plans import Plan, Result
 from store.tables.handles import create_copies, create_tables
 from streaming.answering import Answering
 from streaming.batches_in_flight import BatchInHand
-from streaming.cleaning import Cleaner
+from streaming.cleaning.cleaner import Cleaner
+from streaming.cleaning.leftovers import LeftoverCopies
+from streaming.cleaning.retried import delete_archived_originals
 from streaming.conditions import check_conditions
 from streaming.micro_batch import BatchReport, MicroBatches
 from streaming.pipeline import Pipeline
@@ -122,7 +124,15 @@ class _Stream:
         self._scratch = scratch
         self._heart = heart
         self._plan_file = scratch / "newest-plan"
-        self._cleaner = Cleaner(home, settings, lambda: self._answering.through)
+        self._leftovers = LeftoverCopies(
+            session.sparkContext,
+            home,
+            settings,
+            heart.nonce,
+            lambda: self._has_new_photos,
+            lambda landing, objects: self._cleaner.copied(landing, objects),
+        )
+        self._cleaner = Cleaner(home, settings, lambda: self._answering.through, self._leftovers)
         self._answering = Answering(home, settings.answers, heart.nonce, self._cleaner.committed)
         self._planner = PlannerThread(
             partial(Planner, home, settings, drain, heart.nonce, self._cleaner, scratch),
@@ -137,6 +147,7 @@ class _Stream:
             self._on_commit,
             listener.on_stage,
             settings.storage_patience.total_seconds(),
+            partial(delete_archived_originals, home) if settings.clean == "reduce" else lambda plan, result: None,
         )
         listener.on_start(self._batches.in_hand.now)
         self._pipeline = Pipeline(self._batches, self._on_report)
@@ -164,6 +175,7 @@ class _Stream:
         except (Py4JJavaError, PySparkException) as error:
             raise SparkUnavailable(f"Spark cannot start the stream: {last_words(error)}.") from error
         self._cleaner.start()
+        self._leftovers.start()
         self._answering.start()
         self._planner.start()
         try:
@@ -174,7 +186,7 @@ class _Stream:
                     report = report if self._pipeline.idle else replace(report, caught_up_to=None)
                     self._stats.on_planner_report(report)
                     self._listener.on_planner_report(report)
-                    if self._drain and report.caught_up_to is not None:
+                    if self._drain and report.caught_up_to is not None and not self._leftovers.waiting:
                         break
         finally:
             self._pipeline.hurry()
@@ -186,6 +198,7 @@ class _Stream:
                     time.sleep(_BEGIN_POLL_S)
             finally:
                 self._pipeline.close()
+                self._leftovers.close()
                 self._answering.close()
                 self._cleaner.close()
             failure = query.exception()
@@ -208,8 +221,13 @@ class _Stream:
 
     @property
     def _failure(self) -> BaseException | None:
-        parts = (self._pipeline, self._planner, self._answering, self._cleaner, self._heart)
+        parts = (self._pipeline, self._planner, self._answering, self._leftovers, self._cleaner, self._heart)
         return next((part.failure for part in parts if part.failure is not None), None)
+
+    @property
+    def _has_new_photos(self) -> bool:
+        report = self._planner.report
+        return report is None or bool(report.backlog.files) or bool(self._batches.in_hand.now())
 
     def _on_commit(self, plan: Plan, result: Result) -> None:
         self._committed = plan.batch
@@ -218,7 +236,7 @@ class _Stream:
 
     def _vitals(self) -> Vitals:
         # The cleaner goes on after the planner's last report.
-        return replace(self._stats.vitals(), uncleared=self._cleaner.uncleared)
+        return replace(self._stats.vitals(), uncleared=self._cleaner.uncleared, uncopied=self._cleaner.uncopied)
 
     def _on_report(self, report: BatchReport) -> None:
         self._stats.on_batch(report)

@@ -41,12 +41,11 @@ SHOWN_BY = {
     "ops/report/page.py": "tests/ops/report/test_report.py",
     "store/objects/originals.py": "tests/batch/refeaturize/test_refeaturize.py",
     "store/objects/page_cache.py": "tests/store/objects/test_landing_files.py",
-    "store/objects/s3.py": "tests/streaming/test_odd_keys.py",
-    "store/state/expired.py": "tests/batch/maintain/test_maintain.py",
     # `make java` makes one before the tests, which start Spark with it.
     "streaming/class_archive.py": "Makefile",
     "streaming/discovery/listing.py": "tests/streaming/discovery/test_discovery.py",
     "streaming/discovery/retries.py": "tests/streaming/discovery/test_retry.py",
+    "streaming/executor/copying.py": "tests/streaming/cleaning/test_leftovers.py",
     "streaming/executor/probing.py": "tests/streaming/executor/test_fetching.py",
     "streaming/executor/task.py": "tests/streaming/test_stream.py",
     "streaming/pipeline.py": "tests/streaming/test_exactly_once.py",

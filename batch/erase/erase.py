@@ -37,10 +37,11 @@ from store.state.lease import hold_lease
 from store.state.plans import Plan, delete_from_plan, delete_from_result, read_plans
 from store.state.retries import delete_from_requests
 from store.tables.commits import append_once
+from store.tables.copies import COPYING
 from store.tables.handles import open_table, open_tables, tables_of_batches, unsettled_batches
 from store.tables.labels import LABELLING
 from store.tables.projections import SWITCHING
-from store.tables.schemas import LABEL_ROWS, PROJECTION_ROWS
+from store.tables.schemas import COPY_ROWS, LABEL_ROWS, PROJECTION_ROWS
 
 # A living stream that takes longer for a batch counts as stuck.
 PATIENCE_S = 300.0
@@ -100,6 +101,9 @@ def erase(
         if open_table(home, LABEL_ROWS) is not None:
             # The same for labels of images that were looked up before.
             append_once(home, LABEL_ROWS, LABELLING, (), {}, lambda _: False)
+        if open_table(home, COPY_ROWS) is not None:
+            # And for copies that a stream makes of photos that it took in before.
+            append_once(home, COPY_ROWS, COPYING, (), {}, lambda _: False)
         _wait_for_batches(home, set(unsettled_batches(home)), say, check)
         _wait_for_answers(home, say, check)
         selection = _selection(home, request, erasure)

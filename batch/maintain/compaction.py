@@ -23,7 +23,7 @@ from store.objects.faults import retry_storage
 from store.tables.commits import MAINTENANCE, replace_files
 from store.tables.files import DataFile, data_files, has_files, read_file, write_large_file
 from store.tables.handles import open_table, open_tables
-from store.tables.schemas import ALL_TABLES, FEATURE_ROWS, LABEL_ROWS, Table
+from store.tables.schemas import ALL_TABLES, COPY_ROWS, FEATURE_ROWS, LABEL_ROWS, Table
 
 TARGET_BYTES = 128 * 2**20
 # A row is rewritten when its hour and when its day is finished, and no more once it is in a file of this size.
@@ -31,6 +31,8 @@ BIG_ENOUGH_BYTES = TARGET_BYTES // 2
 # What a file costs beside its rows.
 FILE_OVERHEAD_BYTES = 4096
 
+# Copies, too: a stream at work writes ten thousands of files a day, and a log must be read whole.
+_COMPACTED = (*ALL_TABLES, COPY_ROWS)
 _READ_AT_ONCE = 8
 _READ_AT_ONCE_BYTES = 32 * 2**20
 
@@ -59,7 +61,7 @@ def groups_to_compact(home: Home, now: datetime) -> list[Group]:
     unfinished = {day.date for day in list_days(home) if not day.finished}
     this_hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     groups: list[Group] = []
-    for table in ALL_TABLES:
+    for table in _COMPACTED:
         by_period: dict[tuple[tuple[str | None, ...], date, datetime | None], list[DataFile]] = defaultdict(list)
         for file in data_files(open_table(home, table)):
             day = file.partition["ingest_date"]
@@ -87,7 +89,7 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
     `check` raises when this should stop. Memory holds some row groups. Raises HomeInUse, StateDamaged,
     StorageUnavailable.
     """
-    tables = {table.name: open_table(home, table) for table in ALL_TABLES}
+    tables = {table.name: open_table(home, table) for table in _COMPACTED}
     for group in groups:
         check()
         handle = tables[group.table.name]

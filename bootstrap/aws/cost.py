@@ -5,13 +5,12 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from bootstrap.aws.keeping import DAYS_A_MONTH, GIB, Item, Keeping, listings_a_month, storage_items
 from bootstrap.aws.prices import Architecture, Prices
 from features.errors import InvalidSetting
 
 HOURS_A_MONTH = 730
-DAYS_A_MONTH = HOURS_A_MONTH / 24
 SECONDS_A_DAY = 86_400
-GIB = 2**30
 
 USUAL_MEGAPIXELS = 12.2
 MEASURED_ON = "2026-11-22"
@@ -20,11 +19,19 @@ MEASURED_ON = "2026-11-22"
 FEATURE_ROW_BYTES = 3_200
 PROJECTION_ROW_BYTES = 300
 
+# A picture of 300 px that is written and read back, whatever the photo's size: docs/benchmarks.md, Copies.
+COPY_SECONDS = 0.002
+
 # The protocol, docs/architecture.md: a batch on open tables, its share of the checkpoints at each hundredth, the files
-# of a task; each photo is put, fetched and copied once.
+# of a task; each photo is put and fetched once. The table of copies is a fourth
+# log beside three, and one more file.
 BATCH_REQUESTS = 27
+COPIES_BATCH_REQUESTS = 24 / 3
 CHECKPOINT_REQUESTS = 640 / 100
+COPIES_CHECKPOINT_REQUESTS = CHECKPOINT_REQUESTS / 3
 FILES_A_TASK = 2
+# Each file of copies is read for compaction, and before originals are deleted that a listing shows.
+GETS_A_FILE_OF_COPIES = 3
 SHORTEST_TASK_S = 0.5
 # The queue's poll when nothing comes, and how many calls a second its receivers make when much does.
 IDLE_POLL_S = 20
@@ -59,18 +66,13 @@ CLUSTERS: Mapping[Architecture, Cluster] = {
 }
 
 
-# For how long the stack keeps a photo that was cleared away from the landing.
-CLEARED_DAYS = 1.0
-
-
 @dataclass(frozen=True)
 class Workload:
     """What the service has to do, and how.
 
     `photo_bytes` None means the bytes of the measured photos of that size. `peak_factor` is the busiest hour relative
     to the mean. `utilisation` is the share of a task node's time that photos use; it spends the rest on starting and
-    scaling. `archive_days` and `old_version_days` are how long S3 keeps an archived photo, and a deleted version.
-    With `answers` each photo is answered by one object more; its few hundred bytes do not count.
+    scaling. With `answers` each photo is answered by one object more; its few hundred bytes do not count.
     `projected_versions` is how many PCA versions of each row are kept; `fruits models prune` deletes older ones.
     """
 
@@ -83,8 +85,7 @@ class Workload:
     spot_share: float = 1.0
     utilisation: float = 0.7
     trigger_s: float = 2.0
-    archive_days: float = 90
-    old_version_days: float = 30
+    keeping: Keeping = field(default_factory=Keeping)
     table_months: float = 12
     projected_versions: float = 2
     scans_per_projection: float = 3
@@ -97,7 +98,6 @@ class Workload:
         _refuse_unless(self.photo_bytes is None or self.photo_bytes > 0, "A photo must have more than 0 bytes.")
         _refuse_unless(1 <= self.peak_factor <= 12, "The peak factor must be between 1 and 12.")
         _refuse_unless(0 <= self.spot_share <= 1, "The Spot share must be between 0 and 1.")
-        _refuse_unless(self.archive_days >= 0, "The archive days must be 0 or more.")
         _refuse_unless(self.trigger_s > 0, "The trigger must be more than 0 s.")
 
     @property
@@ -118,24 +118,6 @@ class Fleet:
     steady_hours: float
     task_hours: float
     core_hours: float
-
-
-@dataclass(frozen=True)
-class Item:
-    """One line of a month's bill; `stays` when `fruits destroy` leaves it.
-
-    `price` is of one unit, the mean where units have several prices.
-    """
-
-    name: str
-    quantity: float
-    unit: str
-    price: float
-    stays: bool = field(default=False, kw_only=True)
-
-    @property
-    def dollars(self) -> float:
-        return self.quantity * self.price
 
 
 @dataclass(frozen=True)
@@ -211,16 +193,16 @@ def megapixels_of(photo_bytes: float) -> float:
     return _interpolate(photo_bytes, _PHOTO_BYTES, _MEGAPIXELS)
 
 
-def photo_days(workload: Workload) -> float:
-    """How many days S3 keeps a photo's bytes, all copies added up: an old version in the landing, and the archive's."""
-    archived = workload.archive_days + workload.old_version_days if workload.archive_days else 0.0
-    return CLEARED_DAYS + archived
-
-
 def batches_a_month(workload: Workload) -> float:
     """Micro-batches: one at each trigger at which a photo waits, if photos come independently of each other."""
     busy_share = 1 - math.exp(-workload.photos_per_day / SECONDS_A_DAY * workload.trigger_s)
     return DAYS_A_MONTH * SECONDS_A_DAY / workload.trigger_s * busy_share
+
+
+def tasks_a_month(workload: Workload) -> float:
+    """Tasks of the micro-batches: one each, or as many as half seconds of work."""
+    work_s = workload.photos_per_day * DAYS_A_MONTH * core_seconds(workload.megapixels)
+    return max(batches_a_month(workload), work_s / SHORTEST_TASK_S)
 
 
 def hourly_load(peak_factor: float) -> list[float]:
@@ -239,7 +221,7 @@ def hourly_load(peak_factor: float) -> list[float]:
 
 def _fleet(workload: Workload, cluster: Cluster, prices: Prices) -> Fleet:
     steady, task = prices.instance_type(cluster.steady), prices.instance_type(cluster.task)
-    seconds_a_photo = core_seconds(workload.megapixels)
+    seconds_a_photo = core_seconds(workload.megapixels) + (COPY_SECONDS if workload.keeping.copy_days else 0.0)
     mean_cores = workload.photos_per_day * seconds_a_photo / SECONDS_A_DAY
     at_the_core_node = (steady.vcpus - cluster.driver_vcpus) * steady.relative_speed
     one_task_node = task.vcpus * task.relative_speed
@@ -271,38 +253,34 @@ def _machines(workload: Workload, cluster: Cluster, fleet: Fleet, prices: Prices
 
 
 def _storage(workload: Workload, prices: Prices) -> list[Item]:
-    photos_gib = workload.photos_per_day * photo_days(workload) * workload.bytes_a_photo / GIB
     rows = workload.photos_per_day * DAYS_A_MONTH * workload.table_months
     tables_gib = rows * (FEATURE_ROW_BYTES + PROJECTION_ROW_BYTES * workload.projected_versions) / GIB
-    # The tiers count the bucket's bytes together, the tables' after the photos'.
-    photos, tables = _tiered_price(0, photos_gib, prices), _tiered_price(photos_gib, tables_gib, prices)
-    return [
-        Item("S3: photos, archived and old versions", photos_gib, "GiB-month", photos, stays=True),
-        Item(f"S3: tables after {workload.table_months:g} months", tables_gib, "GiB-month", tables, stays=True),
-    ]
+    photos, name = (workload.photos_per_day, workload.bytes_a_photo), f"tables after {workload.table_months:g} months"
+    return list(storage_items(workload.keeping, *photos, tables_gib, name, prices))
 
 
 def _requests(workload: Workload, prices: Prices) -> list[Item]:
     photos = workload.photos_per_day * DAYS_A_MONTH
-    batches = batches_a_month(workload)
+    batches, tasks = batches_a_month(workload), tasks_a_month(workload)
+    archives, copies = workload.keeping.archive_days > 0, workload.keeping.copy_days > 0
     # Whether a log is read or written, the request is counted at the dearer price.
-    tasks = max(batches, photos * core_seconds(workload.megapixels) / SHORTEST_TASK_S)
-    copies = 1 if workload.archive_days else 0
-    puts = (
-        photos * (1 + copies + workload.answers)
-        + batches * (BATCH_REQUESTS + CHECKPOINT_REQUESTS)
-        + tasks * FILES_A_TASK
-    )
+    requests_a_batch = BATCH_REQUESTS + CHECKPOINT_REQUESTS
+    requests_a_batch += (COPIES_BATCH_REQUESTS + COPIES_CHECKPOINT_REQUESTS) * copies
+    puts = photos * (1 + archives + workload.answers) + batches * requests_a_batch + tasks * (FILES_A_TASK + copies)
+    reads = copies * (2 if workload.keeping.original_days else 1)
+    gets = photos + tasks * reads * GETS_A_FILE_OF_COPIES
+    lists = listings_a_month(workload.keeping, workload.photos_per_day)
     # S3 sends each message alone; they are received and deleted together as far as they come faster than calls return.
     photos_a_second = workload.photos_per_day / SECONDS_A_DAY
     calls = min(1.0, max(1 / MESSAGES_A_CALL, QUEUE_CALLS_A_SECOND / photos_a_second)) if photos_a_second else 1.0
     polls = DAYS_A_MONTH * SECONDS_A_DAY * (1 / IDLE_POLL_S + 1 / DEPTH_POLL_S)
     queue = photos * (1 + 2 * calls) + polls
-    keys = (puts + photos) * workload.bucket_key_share
+    keys = (puts + gets) * workload.bucket_key_share
     scanned_tb = photos * PROJECTION_ROW_BYTES * workload.scans_per_projection / 1e12
     return [
-        Item("S3: PUT, COPY, LIST", puts / 1e3, "thousand", prices.of("s3_put_thousand")),
-        Item("S3: GET", photos / 1e3, "thousand", prices.of("s3_get_thousand")),
+        Item("S3: PUT, COPY", puts / 1e3, "thousand", prices.of("s3_put_thousand")),
+        Item("S3: LIST of the landing", lists / 1e3, "thousand", prices.of("s3_put_thousand")),
+        Item("S3: GET", gets / 1e3, "thousand", prices.of("s3_get_thousand")),
         Item("SQS", queue / 1e6, "million", prices.of("sqs_million")),
         Item("KMS: the key", 1, "month", prices.of("kms_key_month"), stays=True),
         Item("KMS: requests", keys / 1e4, "ten thousand", prices.of("kms_ten_thousand")),
@@ -323,20 +301,6 @@ def _load_independent(workload: Workload, cluster: Cluster, prices: Prices) -> l
         Item("CloudWatch: puts", HOURS_A_MONTH * 60 / 1e3, "thousand", prices.of("metric_put_thousand")),
         Item("Scheduler and Step Functions", cluster.runs_a_month, "run", run),
     ]
-
-
-def _tiered_price(below_gib: float, gib: float, prices: Prices) -> float:
-    """The mean price of one GiB on S3, on top of `below_gib`."""
-    tiers = {
-        50 * 1024: "s3_gb_month",
-        500 * 1024: "s3_gb_month_over_50_tib",
-        math.inf: "s3_gb_month_over_500_tib",
-    }
-    dollars, begin, end = 0.0, below_gib, below_gib + gib
-    for top, service in tiers.items():
-        dollars += max(0.0, min(end, top) - begin) * prices.of(service)
-        begin = max(begin, min(end, top))
-    return dollars / gib if gib else 0.0
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:

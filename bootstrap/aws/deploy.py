@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ from bootstrap.aws.athena import create_tables_and_views
 from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.destroy import bucket_exists, cluster_is_up
 from bootstrap.aws.handover import replace_stream
+from bootstrap.aws.options import keeps_copies, remembered_parameters, stream_options
 from bootstrap.aws.preflight import Finding, check_ready, preflight_findings
 from bootstrap.aws.prices import Architecture
 from bootstrap.aws.stack import (
@@ -25,7 +25,7 @@ from bootstrap.aws.stack import (
     find_stack,
     preview_changes,
 )
-from bootstrap.aws.steps import job_step, job_steps
+from bootstrap.aws.steps import job_step
 from bootstrap.aws.wheelhouse import INSTALL_SCRIPT, Wheelhouse, build_wheelhouse
 from bootstrap.weights.featurizer import install_featurizer
 from features.errors import InvalidSetting
@@ -40,15 +40,6 @@ from store.tables.handles import create_tables
 DEFAULT_ARCHITECTURE: Architecture = "arm64"
 # AWS makes these roles when a person first clicks through the console, which nobody may have done in a new account.
 _SERVICE_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
-# An hour of photos stays in the landing, for people to look at.
-_DEFAULT_STREAM_OPTIONS = {"clean": "archive", "clean_after": "1h"}
-_STREAM_OPTIONS = (
-    *("trigger", "max_files", "max_bytes", "layout", "key_pattern", "backfill", "only_new", "clean", "clean_after"),
-    *("copies", "copy_px", "answers"),
-    *("max_image_bytes", "max_pixels", "max_decode_time", "storage_patience"),
-)
-# A stream takes one of them.
-_WAYS_TO_READ_KEYS = {"layout", "key_pattern"}
 
 
 @dataclass(frozen=True)
@@ -90,8 +81,8 @@ def deploy(
             echo(f"Note: {finding.what}: {finding.says}")
     if stack is None:
         _check_no_orphans(cloud)
-    options = _stream_options(cloud, settings, stack)
-    parameters = _parameters(cloud, settings, architecture)
+    options = stream_options(cloud, settings, stack)
+    parameters = _parameters(cloud, settings, architecture, stack, options)
     with TemporaryDirectory(prefix="fruits-deploy-") as folder:
         echo(f"Packing what the {architecture} nodes run …")
         wheelhouse = build_wheelhouse(architecture, Path(folder), echo)
@@ -104,7 +95,7 @@ def deploy(
         _upload(cloud, settings, wheelhouse, echo)
     home = stage_home(cloud, settings)
     export_credentials()
-    with_copies = not {_flag("copies"), "reduce"}.isdisjoint(options)
+    with_copies = keeps_copies(options)
     install_featurizer(home, settings.weights, None, False, settings.limits, echo, with_copies, settings.copy_px)
     create_tables(home)
     if "ClusterId" in stack.outputs and not cluster_is_up(cloud, stack.outputs["ClusterId"]):
@@ -130,48 +121,16 @@ def dry_run(cloud: Cloud, settings: Settings, echo: Callable[[str], None]) -> Dr
     findings = preflight_findings(cloud, architecture, _max_capacity_units(settings, stack))
     with TemporaryDirectory(prefix="fruits-deploy-") as folder:
         wheelhouse = build_wheelhouse(architecture, Path(folder), echo)
-    parameters = _parameters(cloud, settings, architecture) | {"Artifacts": wheelhouse.sha256}
+    options = stream_options(cloud, settings, stack)
+    parameters = _parameters(cloud, settings, architecture, stack, options) | {"Artifacts": wheelhouse.sha256}
     changes = None if stack is None else preview_changes(cloud, parameters)
-    return DryRun(findings, wheelhouse, changes, _stream_options(cloud, settings, stack))
+    return DryRun(findings, wheelhouse, changes, options)
 
 
 def stage_home(cloud: Cloud, settings: Settings) -> Home:
     """The stage's home: the whole data bucket."""
     root = StorageLocation.at(f"s3://{cloud.data_bucket}", settings.s3_endpoint, cloud.region)
     return Home(root, root.child("landing"), root.child("archive"))
-
-
-def _stream_options(cloud: Cloud, settings: Settings, stack: Stack | None) -> tuple[str, ...]:
-    # What file, environment or flags set, else what the stage's last stream has.
-    given = settings.model_dump(include=set(_STREAM_OPTIONS) & settings.model_fields_set, exclude_none=True)
-    last = _last_options(cloud, stack)
-    if given.keys() & _WAYS_TO_READ_KEYS:
-        last = {name: value for name, value in last.items() if name not in _WAYS_TO_READ_KEYS}
-    options: list[str] = []
-    for name, value in sorted((_DEFAULT_STREAM_OPTIONS | last | given).items()):
-        if isinstance(value, bool):
-            options += [_flag(name)] if value else []
-        elif isinstance(value, timedelta):
-            options += [_flag(name), f"{value.total_seconds() * 1000:.0f}ms"]
-        else:
-            options += [_flag(name), str(value)]
-    return tuple(options)
-
-
-def _last_options(cloud: Cloud, stack: Stack | None) -> dict[str, object]:
-    cluster = stack.outputs.get("ClusterId") if stack else None
-    if cluster is None or not (streams := job_steps(cloud, cluster, "stream")):
-        return {}
-    arguments = streams[0].step.arguments
-    return {
-        name: True if Settings.model_fields[name].annotation is bool else arguments[arguments.index(_flag(name)) + 1]
-        for name in _STREAM_OPTIONS
-        if _flag(name) in arguments
-    }
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _check_endpoint(settings: Settings) -> None:
@@ -203,7 +162,9 @@ def _max_capacity_units(settings: Settings, stack: Stack | None) -> int:
     return settings.max_capacity_units or int(stack.parameters.get("MaxCapacityUnits", "16") if stack else "16")
 
 
-def _parameters(cloud: Cloud, settings: Settings, architecture: Architecture) -> dict[str, str]:
+def _parameters(
+    cloud: Cloud, settings: Settings, architecture: Architecture, stack: Stack | None, options: tuple[str, ...]
+) -> dict[str, str]:
     # What is not set keeps the value that the stack has.
     optional: Mapping[str, object] = {
         "AlarmEmail": settings.alarm_email,
@@ -211,7 +172,8 @@ def _parameters(cloud: Cloud, settings: Settings, architecture: Architecture) ->
         "MaxCapacityUnits": settings.max_capacity_units,
     }
     given = {name: str(value) for name, value in optional.items() if value is not None}
-    return given | {"Stage": cloud.stage, "Architecture": architecture}
+    remembered = remembered_parameters(settings, stack, options)
+    return given | remembered | {"Stage": cloud.stage, "Architecture": architecture}
 
 
 def _upload(cloud: Cloud, settings: Settings, wheelhouse: Wheelhouse, echo: Callable[[str], None]) -> None:

@@ -136,6 +136,10 @@ class LivePanel:
         lines = [Text(f"backlog  {waiting}", style="dim" if backlog.oldest_arrived_at is None else "")]
         if uncleared:
             lines.append(Text(f"{quantity(uncleared, 'photo')} could not be cleared away", style="yellow"))
+        if self._news.to_copy:
+            lines.append(Text(f"{quantity(self._news.to_copy, 'older photo')} to copy and delete", style="dim"))
+        if uncopied := sum(self._news.uncopied.values()):
+            lines.append(Text(f"{quantity(uncopied, 'older photo')} cannot be copied, and stay", style="yellow"))
         return lines
 
     def _stages(self) -> list[Text]:

@@ -1,4 +1,4 @@
-"""Small pictures of photos that still stand, with nothing of the files but their pixels."""
+"""Small pictures of photos that still stand or have a copy, with nothing of the files but their pixels."""
 
 import base64
 import hashlib
@@ -13,10 +13,11 @@ from PIL import Image
 from features.image import Limits
 from features.isolation import IsolatedDecoder
 from features.rejects import Rejected
-from ops.query.query import connect
+from ops.query.query import connect, run_query
 from store.home import Home
 from store.objects.landing import LandedObject, archived_name, fetch, stat_object
 from store.objects.location import StorageLocation
+from store.tables.copies import PhotoRow, read_copies
 
 # On the map; some 4 kB each in the page.
 MOST_THUMBNAILS = 500
@@ -38,19 +39,26 @@ class ShownPhoto(Protocol):
 
 
 def thumbnails(home: Home, photos: Sequence[ShownPhoto], limits: Limits) -> dict[str, str]:
-    """JPEGs of 112 pixels a side as data URIs, by image id, of those photos that stand in the landing or the archive.
+    """JPEGs of 112 pixels a side as data URIs, by image id, of photos with a copy, or in the landing or the archive.
 
-    Only bytes with the hash in the table are shown, so never what took a photo's place. Each is decoded in a process
-    of its own. Raises StorageRefused, StorageUnavailable.
+    Of a file only bytes with the hash in the table are shown, so never what took a photo's place. Each is decoded in a
+    process of its own. Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
-    found = connect(home).execute(
-        "SELECT source, etag FROM photos WHERE source IN (SELECT unnest(?))", [[photo.source for photo in photos]]
-    )
+    sql = f"SELECT DISTINCT {', '.join(PhotoRow.__dataclass_fields__)} FROM features WHERE source IN (SELECT unnest(?))"
+    found = run_query(connect(home), sql, [[photo.source for photo in photos]])
+    rows = [PhotoRow(**row) for row in found.to_pylist()]
     # By source, the version that was ingested: the archive's names carry it.
-    etags = dict(found.fetchall())
+    etags = {row.source: row.etag for row in rows}
+    of_photos = {(photo.source, photo.image_id) for photo in photos}
+    copies = read_copies(home, [row for row in rows if (row.source, row.image_id) in of_photos])
     shown: dict[str, str] = {}
+
+    def bodies() -> Iterator[tuple[str, bytes]]:
+        yield from ((row.image_id, copy) for row, copy in copies)
+        yield from _bodies(home, [photo for photo in photos if photo.image_id not in shown], etags)
+
     with IsolatedDecoder(limits) as decoder:
-        for image_id, body in _bodies(home, photos, etags):
+        for image_id, body in bodies():
             try:
                 pixels = decoder.decode(body, limits).pixels
             except Rejected:

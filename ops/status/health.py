@@ -143,6 +143,13 @@ def _advice(status: Status, min_rows: int) -> Iterator[tuple[str, str]]:
             f"{quantity(status.uncleared, 'photo')} could not be cleared away; see that the stream may copy and delete "
             "in the landing: it tries again every hour.",
         )
+    if status.uncopied:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(status.uncopied.items()))
+        yield (
+            "uncopied",
+            f"{quantity(sum(status.uncopied.values()), 'photo')} of earlier batches cannot be copied ({reasons}), so "
+            "the originals stay in the landing; move away what you want to keep of them.",
+        )
     if queue is not None and queue.unknown:
         yield (
             "unknown_messages",

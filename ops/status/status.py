@@ -31,7 +31,7 @@ from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_tables
 from store.tables.lacking import lacking
 from store.tables.photo_counts import PhotosOfNetwork, count_photos, photos_of_network
-from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
 from streaming.discovery.snapshot import load_processed_index
@@ -137,11 +137,12 @@ class Status:
 
     `backlog` is what has no rows yet, planned or not: as the stream said at `backlog_as_of`, or as a listing found it.
     `passed_over` counts by kind what the landing's listing skips on purpose; there are examples only if this call
-    listed it. `uncleared` photos have their rows, and the stream could not delete or archive them. `accuracy` counts
-    the answers to photos with a label since `answers_since`; `unknown` those photos of today that the served version
-    names and finds stranger than `unknown_above`. `answers_behind` committed batches have no answers for the app yet;
-    None where none are written. `featurizer` is the newest one, and the views show rows of the `served_featurizer`.
-    `networks` are those in use if there are several, or if photos lack a row of the only one.
+    listed it. `uncleared` photos have their rows, and the stream could not delete or archive them; of those in
+    `uncopied`, counted by reason, it could make no copy. `accuracy` counts the answers to photos with a label since
+    `answers_since`; `unknown` those photos of today that the served version names and finds stranger than
+    `unknown_above`. `answers_behind` committed batches have no answers for the app yet; None where none are written.
+    `featurizer` is the newest one, and the views show rows of the `served_featurizer`. `networks` are those in use if
+    there are several, or if photos lack a row of the only one.
     """
 
     home: str
@@ -164,6 +165,7 @@ class Status:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     passed_over_examples: Mapping[str, str] = field(default_factory=dict)
     uncleared: int = 0
+    uncopied: Mapping[str, int] = field(default_factory=dict)
     answers_since: date | None = None
     accuracy: Share = NONE
     unknown: Share = NONE
@@ -228,8 +230,7 @@ def read_status(
             files=len(files[name]),
             bytes=sum(file.size_bytes for file in files[name]),
             last_batch=last_batch,
-            # Copies are never compacted.
-            small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in files[name] if name != COPY_ROWS.name),
+            small_files=sum(file.size_bytes < BIG_ENOUGH_BYTES for file in files[name]),
         )
         for name, (_, last_batch) in states.items()
     ]
@@ -265,6 +266,7 @@ def read_status(
         passed_over=dict(passed_over.counts),
         passed_over_examples=dict(passed_over.examples),
         uncleared=vitals.uncleared if vitals else 0,
+        uncopied=dict(vitals.uncopied) if vitals else {},
         answers_since=answers.since,
         accuracy=answers.accuracy,
         unknown=count_unknown(home, files[PROJECTION_ROWS.name], current.serving, today, unknown_above),

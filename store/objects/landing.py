@@ -224,6 +224,27 @@ def archive_or_delete_once(
         raise
 
 
+def delete_archived(archive: StorageLocation, landed: LandedObject) -> bool:
+    """Delete an object's copy from the archive; returns whether there was one. Replay finds nothing left to do.
+
+    Raises StorageRefused, StorageUnavailable.
+    """
+    name = archived_name(landed)
+    if stat_object(archive, name) is None:
+        # Where the bucket keeps versions, a delete would leave a mark of it.
+        return False
+
+    def delete() -> None:
+        if archive.is_local:
+            _path(archive, name).unlink(missing_ok=True)
+        else:
+            bucket, key = bucket_and_key(archive, name)
+            s3_client(archive).delete_object(Bucket=bucket, Key=key)
+
+    retry_storage(f"delete {archive.uri_of(name)}", delete, photo=landed.key)
+    return True
+
+
 def archived_name(landed: LandedObject) -> str:
     """The key below the archive: the etag goes before the ending, so that two versions never collide."""
     path, dot, ending = landed.key.rpartition(".")

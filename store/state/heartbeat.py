@@ -71,7 +71,8 @@ class Vitals:
     """What a stream knows of itself: numbers, times and places; no key, no label, no person.
 
     `photos` and `rejects` are those that were committed in the last `window_s` seconds; `passed_over` counts, by kind,
-    what the last listing left out on purpose; `uncleared` have their rows and could not be cleared away.
+    what the last listing left out on purpose; `uncleared` have their rows and could not be cleared away;
+    `uncopied` counts, by reason, photos that have their rows and stay, because no copy can be made of them.
     """
 
     settings: StreamSettings
@@ -83,6 +84,7 @@ class Vitals:
     last_batch: FinishedBatch | None = None
     passed_over: dict[str, int] = field(default_factory=dict)
     uncleared: int = 0
+    uncopied: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

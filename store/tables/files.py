@@ -5,7 +5,7 @@ import itertools
 import json
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -35,7 +35,10 @@ from store.tables.schemas import COPY_ROWS, READ_ROWS, Table, table_location
 _ANY_NETWORK = "part"
 
 # pyarrow raises OSError for damage, too.
-_DAMAGE = ("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed")
+_DAMAGE = (
+    *("Couldn't deserialize thrift", "Unexpected end of stream", "Invalid flatbuffers", "decompression failed"),
+    "CRC checksum verification failed",
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,19 @@ def read_file(
         raise StorageUnavailable(f"Cannot read {location.uri_of(path)}: {error}.") from error
 
 
+def rows_of_sources(
+    handle: DeltaTable, columns: Sequence[str], which: pc.Expression, sources: Collection[str]
+) -> Iterator[pa.RecordBatch]:
+    """Some columns, `source` among them, of the rows of some sources, of files in which there may be `which` rows.
+
+    `which` goes by numbers, times and days: what Delta has rewritten holds views of strings, which filters do not take.
+    One try; what storage fails of is raised as the library raises it.
+    """
+    named = pa.array(sorted(sources), pa.string())
+    for rows in handle.to_pyarrow_dataset().scanner(list(columns), filter=which).to_batches():
+        yield rows.filter(pc.is_in(rows["source"].cast(pa.string()), value_set=named))
+
+
 def read_small_file(home: Home, table: Table, path: str, columns: Sequence[str]) -> list[pa.RecordBatch] | None:
     """The same with one request for the whole file, as a task wrote it; None when the file is gone.
 
@@ -174,7 +190,8 @@ def _rows_in(
     # What Delta has rewritten holds views of strings, which compute functions do not take.
     schema = pa.schema([table.schema.field(column) for column in columns])
     try:
-        with pq.ParquetFile(file) as parquet:
+        # Files of tables whose pages have no checksums are read as they are.
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             missing = set(table.missing_in(parquet.schema_arrow.names))
             in_file = [column for column in columns if column not in missing]
             for rows in _batches_of(parquet, in_file, places, min(READ_ROWS, table.row_group_rows)):
@@ -279,8 +296,11 @@ def _write_locally(file: Path, table: Table, parts: Iterable[pa.RecordBatch]) ->
 
 def _options(table: Table) -> dict[str, Any]:
     options = {"compression": table.compression, "use_dictionary": table.repeating_columns, "store_schema": False}
-    # Readers of pictures go by the day; the smallest and the largest of a group's pictures would be a copy of both.
-    return options | ({"write_statistics": table.statistics_columns} if table is COPY_ROWS else {})
+    if table is COPY_ROWS:
+        # Readers of pictures go by the day; the smallest and the largest of a group's pictures would be a copy of both.
+        # A damaged picture can look like another one, and nothing is left to compare it with.
+        options |= {"write_statistics": table.statistics_columns, "write_page_checksum": True}
+    return options
 
 
 def _row_groups(parts: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.Table]:

@@ -99,7 +99,7 @@ class Listing:
         self._settling.end_look()
         self._arrivals.remove_gone(self._number)
         if began_s - self._forgot_s > FORGET_EVERY_S:
-            self._index.forget(began_at - REMEMBERED_FOR)
+            self._index.forget(began_at - REMEMBERED_FOR, began_at)
             self._forgot_s = began_s
         self.left_out = dict(left_out.counts)
         self.complete_began_at = began_at

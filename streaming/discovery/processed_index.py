@@ -183,16 +183,19 @@ class ProcessedIndex:
             ((at_s, key, at_s - _SHOWN_ROUNDED_S) for key in identities),
         )
 
-    def forget(self, before: datetime) -> None:
+    def forget(self, before: datetime, listed_at: datetime) -> None:
         """Forget what is committed and was neither committed nor shown by a listing since `before`.
 
-        Beyond five million objects that no listing shows the oldest go sooner.
+        Beyond five million objects that the complete listing that began at `listed_at` does not show, the oldest go
+        sooner.
         """
         before_s = int(before.timestamp())
+        # What a listing shows again within an hour is not written down again.
+        there_s = int(listed_at.timestamp()) - _SHOWN_ROUNDED_S
         with self._transaction():
             gone = "featurized IS NOT NULL AND shown_s < ? AND at_s < ?"
             self._forget(gone, before_s, before_s)
-            unshown = "featurized IS NOT NULL AND shown_s < at_s"
+            unshown = f"featurized IS NOT NULL AND shown_s < max(at_s, {there_s})"
             remembered = self._number(f"SELECT count(*) FROM seen WHERE {unshown}")
             if remembered > MOST_REMEMBERED:
                 # A tenth more than needed, so that this is not done each time.

@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -15,16 +15,15 @@ from deltalake import DeltaTable
 
 from store.answers.progress import answered_through
 from store.home import Home
-from store.objects.faults import Fault, retry_storage
 from store.objects.landing import LandedObject
 from store.objects.operations import delete_all, download, keys_below, overwrite
 from store.state.erasures import erased_rows
 from store.state.expired import first_kept_day
 from store.state.plans import Plan, Result, delete_old_batches, planned_batches, read_plan, read_result
-from store.tables.files import data_files
+from store.tables.files import data_files, rows_of_sources
 from store.tables.handles import TableHandles, open_table, open_tables
 from store.tables.photo_counts import count_photos, has_photos
-from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, REJECT_ROWS, TABLES, Table
+from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS, TABLES
 from streaming.discovery.processed_index import Outcome, ProcessedEntry, ProcessedIndex, identity, identity_of
 from streaming.threads import in_thread
 
@@ -117,28 +116,15 @@ def write_snapshot(home: Home, index: ProcessedIndex) -> None:
 
 def in_tables(home: Home, landed: Sequence[LandedObject]) -> set[bytes]:
     """The identities of those objects that the tables hold; only files from around their arrival are read."""
-    return _named_in(home, landed, (FEATURE_ROWS, REJECT_ROWS))
-
-
-def have_copies(home: Home, landed: Sequence[LandedObject]) -> set[bytes]:
-    """The identities of those objects that the table of copies holds, as `in_tables`.
-
-    A file that an erasure or a retention takes away meanwhile is looked for again in the table as it is then. Raises
-    StorageRefused, StorageUnavailable, also when a file of the table is lost.
-    """
-    again = (Fault.TRANSIENT, Fault.MISSING)
-    return retry_storage(f"read {home.copies.uri}", lambda: _named_in(home, landed, (COPY_ROWS,)), again)
-
-
-def _named_in(home: Home, landed: Sequence[LandedObject], tables: Iterable[Table]) -> set[bytes]:
     # A listing and a message name different times of one upload, the longest apart when it came in many parts.
     times, day = [one.arrived_at for one in landed], timedelta(days=1)
     between = (pc.field("arrived_at") >= min(times) - day) & (pc.field("arrived_at") <= max(times) + day)
-    named = pc.field("source").isin([home.landing.source_of(one.key) for one in landed])
+    sources = {home.landing.source_of(one.key) for one in landed}
     found: set[bytes] = set()
-    for table in tables:
-        for rows in _rows(open_table(home, table), ["source", "etag"], between & named):
-            found.update(identity_of(*row) for row in zip(*rows, strict=True))
+    for table in (FEATURE_ROWS, REJECT_ROWS):
+        handle = open_table(home, table)
+        for rows in rows_of_sources(handle, ["source", "etag"], between, sources) if handle else ():
+            found.update(map(identity_of, rows["source"].to_pylist(), rows["etag"].to_pylist()))
     return found
 
 

@@ -100,10 +100,34 @@ def test_a_jpeg_that_is_a_copy_already_stays_byte_for_byte(mode: str, progressiv
     ],
     ids=["exif", "comment", "profile", "bytes behind", "bytes between", "bytes in a scan", "two pictures", "too large"],
 )
-def test_any_other_is_written_anew(body: bytes) -> None:
+def test_of_any_other_only_the_picture_is_kept(body: bytes) -> None:
     _, copy, _ = _copy(body)
     assert copy != body
+    assert jpeg.is_bare(copy)
     assert [secret for secret in SECRETS if secret in copy] == []
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_small_upright_jpeg_only_loses_what_stands_beside_its_picture(progressive: bool) -> None:
+    plain = encoded(pixels(seed=4), "JPEG", quality=93, progressive=progressive)
+    told = {"exif": _exif(), "xmp": XMP, "comment": b"A comment", "quality": 93, "progressive": progressive}
+    body = encoded(pixels(seed=4), "JPEG", **told) + b"secret"
+    photo, copy, _ = _copy(body)
+    assert copy == plain
+    assert np.array_equal(photo.pixels, decode(body, LIMITS).pixels)
+    with Image.open(io.BytesIO(body)) as before, Image.open(io.BytesIO(copy)) as after:
+        assert before.tobytes() == after.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGB"])
+def test_what_says_how_colours_are_stored_is_not_taken_out(mode: str) -> None:
+    buffer = io.BytesIO()
+    options = {"keep_rgb": True, "subsampling": 0} if mode == "RGB" else {}
+    Image.fromarray(pixels(seed=4)).convert(mode).save(buffer, "JPEG", quality=93, comment=b"A comment", **options)
+    photo, copy, shown = _copy(buffer.getvalue())
+    assert jpeg.is_bare(copy)
+    assert shown.mode == "RGB"
+    assert np.abs(photo.pixels.astype(int) - decode(buffer.getvalue(), LIMITS).pixels.astype(int)).mean() < 3
 
 
 def test_transparency_lies_on_white_and_long_strips_fit() -> None:

@@ -13,7 +13,7 @@ from store.home import Home
 from store.objects.landing import Cleaning, list_landed
 from store.objects.operations import keys_below
 from store.settings import Settings, load_settings
-from streaming.clearing import Clearing
+from streaming.cleaning.clearing import Clearing
 from streaming.conditions import check_conditions
 from tests.conftest import REGION
 from tests.support.fault_proxy import Rule, s3_error, set_rules

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from store.errors import FeaturizerConflict, StateDamaged
 from store.models.registry import current_featurizer, describe_featurizer, publish_featurizer
 from store.objects.landing import list_landed
 from store.settings import Settings, load_settings
-from store.state.plans import Plan, write_plan
 from store.tables.handles import open_table, open_tables
 from store.tables.schemas import COMMIT_ORDER, COPY_ROWS, TABLES
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT
@@ -210,35 +209,9 @@ def _in_landing(settings: Settings) -> list[str]:
     return sorted(landed.key for landed in list_landed(settings.places().landing))
 
 
-def test_reduce_leaves_what_has_no_copy_and_deletes_what_has_one(
-    local_settings: MakeSettings, untrained: CompiledNetwork, drain: Drain
-) -> None:
-    settings = local_settings()
-    # Ingested before there were copies; nothing but the photo itself shows it.
-    drop(settings, {"kiwi/old.jpg": jpeg(seed=10)})
-    drain(settings)
-    reducing = _with_copies(settings, untrained).model_copy(update={"copies": False, "clean": "reduce"})
-    # Planned by a stream that kept none, and not begun.
-    drop(settings, {"kiwi/planned.jpg": jpeg(seed=11)})
-    home, now, pattern = settings.places(), datetime.now(UTC), settings.key_pattern_in_force
-    objects = tuple(landed for landed in list_landed(home.landing) if landed.key == "kiwi/planned.jpg")
-    featurizer = str(current_featurizer(home))
-    write_plan(home, Plan(2, "killed", now, now.date(), home.landing.source, pattern, featurizer, objects))
-    drop(settings, {"kiwi/new.jpg": jpeg(seed=12), "kiwi/notes.jpg": text_file()})
-    drain(reducing)
-    assert _in_landing(settings) == ["kiwi/notes.jpg", "kiwi/old.jpg", "kiwi/planned.jpg"]
-    copies = [Path(row["source"]).name for row in rows(settings, "SELECT source FROM copies")]
-    assert copies == ["new.jpg"]
-    assert len(rows(settings, "SELECT * FROM features")) == 3
-    # A listing knows of none either that lacks its copy.
-    drain(reducing)
-    assert _in_landing(settings) == ["kiwi/notes.jpg", "kiwi/old.jpg", "kiwi/planned.jpg"]
-    assert read_status(settings.places(), verify=True).broken == []
-
-
 @pytest.mark.parametrize("copies_kept", [True, False], ids=["as it was", "copies lost"])
-def test_reduce_after_a_kill_deletes_originals_by_the_table_of_copies_alone(
-    again: Settings, drain: Drain, copies_kept: bool
+def test_reduce_after_a_kill_deletes_originals_once_the_table_has_their_copies(
+    finished: Settings, again: Settings, drain: Drain, copies_kept: bool
 ) -> None:
     # Kept until now, as by a stream that was killed before it could clear anything away.
     assert _in_landing(again) == sorted(DROPPED)
@@ -247,4 +220,18 @@ def test_reduce_after_a_kill_deletes_originals_by_the_table_of_copies_alone(
         assert handle is not None
         handle.delete("batch = 1")
     drain(again.model_copy(update={"clean": "reduce"}))
-    assert _in_landing(again) == sorted(DROPPED.keys() - PHOTOS.keys() if copies_kept else DROPPED)
+    assert _in_landing(again) == sorted(DROPPED.keys() - PHOTOS.keys())
+    assert _outcomes(again) == _outcomes(finished)
+    assert read_status(again.places(), verify=True).broken == []
+
+
+@pytest.mark.parametrize(("days_ago", "are_due"), [(6.99, False), (7.01, True)])
+def test_originals_go_so_long_after_their_commit_and_a_listing_finds_what_is_due(
+    again: Settings, drain: Drain, days_ago: float, are_due: bool
+) -> None:
+    result = Path(again.home, "state/batches/000000000001.result.json")
+    stored = json.loads(result.read_text())
+    stored["finished_at"] = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
+    result.write_text(json.dumps(stored))
+    drain(load_settings(**again.model_dump(exclude_unset=True) | {"clean": "reduce", "clean_after": "7d"}))
+    assert _in_landing(again) == sorted(DROPPED.keys() - PHOTOS.keys() if are_due else DROPPED)

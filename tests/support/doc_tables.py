@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import ByteSize
 
 from bootstrap.aws.cost import Estimate, Item, Workload, estimate, idle
+from bootstrap.aws.keeping import DAYS_A_MONTH, Keeping, StorageClass
 from bootstrap.aws.prices import Architecture, Prices, load_prices
 from ops.cli.aws.cost import money
 from store.answers.answer import WHAT_TO_DO
@@ -18,6 +19,22 @@ from store.settings import Settings
 ROOT = Path(__file__).parents[2]
 VOLUMES = (10_000, 1_000_000, 100_000_000)
 FAMILIES: dict[Architecture, str] = {"arm64": "Graviton", "x86_64": "x86"}
+# What stays without originals and copies.
+ROWS_ONLY = Keeping(original_days=0, archive_days=0, copy_days=0)
+_FOR_EVER_DAYS = 36 * DAYS_A_MONTH
+ORIGINALS = {
+    "deleted at once": ROWS_ONLY,
+    **{f"{days} day{'s' if days > 1 else ''} where they landed": Keeping(days, 0) for days in (1, 7, 30, 90)},
+    "archived 90 days": Keeping(0, 90),
+    "archived for ever, after 36 months": Keeping(0, _FOR_EVER_DAYS),
+}
+COPY_DAYS = {
+    "no copies": 0.0,
+    "copies 1 month": 30.0,
+    "3 months": 91.0,
+    "13 months": 395.0,
+    "36 months": 1095.0,
+}
 _UNITS_S = ((3600, "h"), (60, "m"), (1, "s"))
 
 
@@ -79,6 +96,14 @@ def cost_tables(prices: Prices) -> str:
             "",
             *_by_choice(Workload(1_000_000), prices),
             "",
+            "Originals and copies kept for other periods, dollars a month at a million photos a day, Graviton:",
+            "",
+            *_by_period(Workload(1_000_000), prices),
+            "",
+            "Other storage classes, to which a rule moves objects as soon as it may; all of them are read once a year:",
+            "",
+            *_by_class(Workload(1_000_000), prices),
+            "",
             "Regions, dollars a month for EC2 and EMR at 100 million photos a day:",
             "",
             *_by_region(prices),
@@ -113,24 +138,52 @@ def _by_family(idle_stages: Sequence[Estimate]) -> list[str]:
 
 
 def _by_choice(usual: Workload, prices: Prices) -> list[str]:
+    kept = usual.keeping
+    archived = Keeping(original_days=0, archive_days=90, copy_days=0)
     choices = {
         "as above": usual,
-        "archive 30 days": replace(usual, archive_days=30),
-        "`--clean delete`": replace(usual, archive_days=0),
-        "`--clean delete`, old versions 1 day": replace(usual, archive_days=0, old_version_days=1),
+        "`--clean archive`, 90 days": replace(usual, keeping=archived),
+        "`--clean delete`": replace(usual, keeping=ROWS_ONLY),
         "trigger 10 s": replace(usual, trigger_s=10),
+        "old versions 1 day": replace(usual, keeping=replace(kept, old_version_days=1)),
         "`--answers`": replace(usual, answers=True),
         "photos of 350 px": replace(usual, megapixels=0.1225),
     }
     found = {name: estimate(workload, prices) for name, workload in choices.items()}
-    kept = {
-        name: sum(item.dollars for item in one.items if item.name.startswith("S3: photos"))
-        for name, one in found.items()
-    }
     return _markdown(
-        ["choice", "photos in S3", "everything else", "total"],
-        [[name, money(kept[name]), money(one.dollars - kept[name]), money(one.dollars)] for name, one in found.items()],
+        ["choice", "photos and copies in S3", "everything else", "total"],
+        [[name, money(_kept(one)), money(one.dollars - _kept(one)), money(one.dollars)] for name, one in found.items()],
     )
+
+
+def _by_period(usual: Workload, prices: Prices) -> list[str]:
+    def total(keeping: Keeping) -> str:
+        return money(estimate(replace(usual, keeping=keeping), prices).dollars)
+
+    rows = [
+        [name, *(total(replace(keeping, copy_days=days)) for days in COPY_DAYS.values())]
+        for name, keeping in ORIGINALS.items()
+    ]
+    return _markdown(["originals", *COPY_DAYS], rows)
+
+
+def _by_class(usual: Workload, prices: Prices) -> list[str]:
+    rows = []
+    for storage_class in get_args(StorageClass):
+        copied = replace(usual.keeping, copy_class=storage_class)
+        archives = [
+            replace(ROWS_ONLY, archive_days=days, archive_class=storage_class) for days in (30, 90, _FOR_EVER_DAYS)
+        ]
+        found = (estimate(replace(usual, keeping=keeping), prices) for keeping in (copied, *archives))
+        rows.append([storage_class, *(money(one.dollars) for one in found)])
+    heads = ("copies, 13 months", "archived originals, 30 days", "90 days", "for ever, after 36 months")
+    return _markdown(["class", *heads], rows)
+
+
+def _kept(found: Estimate) -> float:
+    """Dollars for the bytes of originals and copies."""
+    kinds = ("S3: originals", "S3: archived", "S3: copies")
+    return sum(item.dollars for item in found.items if item.name.startswith(kinds))
 
 
 def _by_region(prices: Prices) -> list[str]:

@@ -47,10 +47,11 @@ def deploy(
 
 def _show_deployed(cloud: "Cloud", done: "Deployment") -> None:
     outputs = done.stack.outputs
-    home = outputs["Home"]
+    home, copy_days = outputs["Home"], done.stack.parameters.get("CopyDays", "0")
+    kept = "" if copy_days == "0" else f" Copies of photos are kept for {copy_days} days."
     console.print(
         f"""
-[bold]{cloud.stack_name}[/] stands in {cloud.region}. The stream: {done.stream}, with {" ".join(done.options)}.
+[bold]{cloud.stack_name}[/] stands in {cloud.region}. The stream: {done.stream}, with {" ".join(done.options)}.{kept}
 
 Drop photos     aws s3 cp kiwi.jpg {home}/landing/kiwi/
 Query           fruits query --home {home} "SELECT label, count(*) FROM photos GROUP BY label"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction
 from pyspark.sql import SparkSession
@@ -42,7 +43,7 @@ from store.tables import commits, handles, unreferenced
 from store.tables.commits import commit, delete_rows, replace_files
 from store.tables.files import DataFile, data_files, read_file, write_large_file
 from store.tables.handles import OpenTables, committed_batch, create_tables, open_table, tables_of_batches
-from store.tables.schemas import FEATURE_ROWS, TABLES, Table
+from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, TABLES, Table
 from store.tables.unreferenced import shorten_log
 from tests.conftest import REGION
 from tests.support.command_run import run_fruits
@@ -481,16 +482,22 @@ def test_photos_whose_rows_expired_are_not_taken_for_new(local_settings: MakeSet
     assert read_status(home, verify=True).broken == []
 
 
-def test_old_copies_go_alone_or_with_their_rows_and_are_not_compacted(
-    local_settings: MakeSettings, drain: Drain
-) -> None:
+def test_old_copies_are_compacted_and_go_alone_or_with_their_rows(local_settings: MakeSettings, drain: Drain) -> None:
     settings = local_settings()
     home = settings.places()
     for numbers in (range(2), range(2, 4)):
         _land(home, numbers)
         ingest(settings.model_copy(update={"copies": True}))
     in_a_while = datetime.now(UTC) + timedelta(days=40)
-    assert "copies" not in {group.table.name for group in groups_to_compact(home, in_a_while)}
+    [group] = [group for group in groups_to_compact(home, in_a_while) if group.table is COPY_ROWS]
+    before = rows(settings, "SELECT * FROM copies ORDER BY source")
+    [(_, size_bytes)] = compact(home, [group], check=lambda: None)
+    assert rows(settings, "SELECT * FROM copies ORDER BY source") == before
+    [file] = data_files(open_table(home, COPY_ROWS))
+    assert (file.rows, file.batches, file.size_bytes) == (4, (1, 2), size_bytes)
+    # The smallest and the largest picture would be a copy of both.
+    metadata = pq.read_metadata(home.copies.directory / file.path)
+    assert metadata.row_group(0).column(metadata.schema.names.index("jpeg")).statistics is None
     pieces = _maintain(home, Retention(copies=timedelta(days=15)))
     assert [piece.expired.count for piece in pieces if isinstance(piece, Expiry) and piece.place == "copies"] == [0]
     assert "copies" in {piece.table for piece in pieces if isinstance(piece, OrphanRemoval)}

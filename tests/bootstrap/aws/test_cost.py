@@ -21,9 +21,10 @@ from bootstrap.aws.cost import (
     hourly_load,
     idle,
     megapixels_of,
-    photo_days,
+    tasks_a_month,
     usual_bytes,
 )
+from bootstrap.aws.keeping import COPY_BYTES, Keeping
 from bootstrap.aws.prices import Architecture, Prices, load_prices
 from features.errors import InvalidSetting
 from ops.cli.aws.cost import money
@@ -32,6 +33,8 @@ from tests.support.doc_tables import cost_tables, with_table
 
 ROOT = Path(__file__).parents[3]
 PRICES = load_prices()
+ARCHIVED = Keeping(original_days=0, archive_days=90, copy_days=0)
+ROWS_ONLY = Keeping(original_days=0, archive_days=0, copy_days=0)
 
 
 def dollars(found: Estimate, begin: str) -> float:
@@ -82,12 +85,14 @@ def test_a_small_stage_is_its_two_machines_and_what_it_stores() -> None:
     assert found.fleet.task_nodes_at_peak == 0
     assert dollars(found, "EC2") == pytest.approx(2 * 730 * 0.18)
     assert dollars(found, "EMR") == pytest.approx(2 * 730 * 0.18 / 4)
-    # 10,000 photos of 3.8 MB a day, 121 days of them, all in the first tier.
-    assert dollars(found, "S3: photos") == pytest.approx(10_000 * 121 * 3.8e6 / 2**30 * 0.024)
+    # 10,000 photos of 3.8 MB a day: 7 days, 3 hours until a listing, a day as an old version; all in the first tier.
+    assert dollars(found, "S3: originals") == pytest.approx(10_000 * 8.125 * 3.8e6 / 2**30 * 0.024)
+    # Their copies 395 days; compaction and retention leave a file each for a day, and for 30 as an old version.
+    assert dollars(found, "S3: copies") == pytest.approx(10_000 * 457 * 53_000 / 2**30 * 0.024)
 
 
 def test_a_large_stage_has_the_core_hours_its_photos_take() -> None:
-    found = estimate(Workload(100e6, peak_factor=1, utilisation=1), PRICES)
+    found = estimate(Workload(100e6, peak_factor=1, utilisation=1, keeping=ROWS_ONLY), PRICES)
     needed = 100e6 / 18.95 / 86_400
     assert found.fleet.core_hours == pytest.approx(needed * 730)
     # The core node gives 3 of its 4 vCPUs; each task node has 8.
@@ -98,18 +103,75 @@ def test_a_large_stage_has_the_core_hours_its_photos_take() -> None:
 
 
 def test_storage_is_charged_by_tier() -> None:
-    one_tib_a_day = Workload(2**40 / 1e6, photo_bytes=1e6, archive_days=499, old_version_days=100)
-    tiers = 50 * 1024 * 0.024 + 450 * 1024 * 0.023 + 100 * 1024 * 0.022
-    assert dollars(estimate(one_tib_a_day, PRICES), "S3: photos") == pytest.approx(tiers)
+    keeping = Keeping(original_days=0, archive_days=499, copy_days=0, old_version_days=100)
+    one_tib_a_day = Workload(2**40 / 1e6, photo_bytes=1e6, keeping=keeping)
+    found = estimate(one_tib_a_day, PRICES)
+    # A day of them lies in the landing as old versions.
+    assert dollars(found, "S3: originals") == pytest.approx(1024 * 0.024)
+    tiers = 49 * 1024 * 0.024 + 450 * 1024 * 0.023 + 100 * 1024 * 0.022
+    assert dollars(found, "S3: archived") == pytest.approx(tiers)
 
 
-def test_deleted_photos_are_kept_as_old_versions_only() -> None:
-    assert photo_days(Workload(1)) == 1 + 90 + 30
-    assert photo_days(Workload(1, archive_days=0)) == 1
-    archived, deleted = (estimate(Workload(1e6, archive_days=days), PRICES) for days in (90, 0))
-    copies = 1e6 * 730 / 24
+def test_what_is_archived_is_copied_and_kept_as_an_old_version() -> None:
+    assert (ARCHIVED.landed_days, ARCHIVED.archived_days, ARCHIVED.copied_days) == (1, 120, 0)
+    assert (ROWS_ONLY.landed_days, ROWS_ONLY.archived_days, ROWS_ONLY.copied_days) == (1, 0, 0)
+    archived, deleted = (estimate(Workload(1e6, keeping=kept), PRICES) for kept in (ARCHIVED, ROWS_ONLY))
+    copied = 1e6 * 730 / 24
     saved = dollars(archived, "S3: PUT") - dollars(deleted, "S3: PUT")
-    assert saved == pytest.approx(copies / 1e3 * 0.0053)
+    assert saved == pytest.approx(copied / 1e3 * 0.0053)
+
+
+def test_a_week_of_originals_and_a_year_of_copies_cost_a_quarter_of_the_archive_at_most() -> None:
+    archived, reduced = estimate(Workload(1e6, keeping=ARCHIVED), PRICES), estimate(Workload(1e6), PRICES)
+    assert reduced.dollars <= archived.dollars / 4
+    originals_gib, copies_gib = (1e6 * days * size / 2**30 for days, size in ((8.125, 3.8e6), (457, 53_000)))
+    assert dollars(reduced, "S3: originals") == pytest.approx(originals_gib * 0.024)
+    # Together they have 51,312 GiB: 112 of them are in the second tier.
+    second_gib = originals_gib + copies_gib - 50 * 1024
+    assert dollars(reduced, "S3: copies") == pytest.approx((copies_gib - second_gib) * 0.024 + second_gib * 0.023)
+    # The landing has 7.125 million objects, which is as many thousands of requests, four times a day.
+    assert dollars(reduced, "S3: LIST") == pytest.approx(7_125 * 4 * 730 / 24 / 1e3 * 0.0053)
+    # A file more for each task, and a fourth log: a third of the 24 requests of three, and of 640 each hundredth time.
+    tasks, batches = tasks_a_month(reduced.workload), batches_a_month(reduced.workload)
+    more = (tasks + batches * (8 + 6.4 / 3) - 1e6 * 730 / 24) / 1e3 * 0.0053
+    assert dollars(reduced, "S3: PUT") - dollars(archived, "S3: PUT") == pytest.approx(more)
+    assert reduced.workload.keeping.steady_after_days == 426
+    told = (ROOT / "docs/cost-and-gdpr.md").read_text()
+    for item in ("", "S3: originals", "S3: copies"):
+        assert f"${money(dollars(reduced, item))}" in told
+
+
+def test_copies_are_as_large_as_the_benchmark_measured() -> None:
+    table = (ROOT / "docs/benchmarks.md").read_text()
+    row = re.search(r"^\| 12 MP, drawn \| [\d.]+ \| [^|]+ \| (?P<kb>\d+), 1/\d+ \|", table, re.MULTILINE)
+    assert row is not None
+    assert int(row["kb"]) * 1000 == COPY_BYTES
+
+
+def test_a_cheaper_class_is_charged_for_moving_for_its_least_time_and_for_reading() -> None:
+    day = 1e4 * 3.8e6 / 2**30
+    moved = 1e4 * 730 / 24 / 1e3
+    rare = replace(ARCHIVED, archive_days=20, old_version_days=20, archive_class="Standard-IA")
+    found = estimate(Workload(1e4, keeping=rare), PRICES)
+    # 30 days in Standard first; then 10 days are charged as 30. All that is there is read once a year.
+    assert dollars(found, "S3: archived originals in") == pytest.approx(30 * day * 0.0131)
+    assert dollars(found, "S3: archived originals, moved") == pytest.approx(moved * 0.01)
+    assert dollars(found, "S3: archived originals, read") == pytest.approx(10 * day / 12 * 0.01)
+    assert dollars(found, "S3: archived") == pytest.approx(
+        30 * day * 0.024 + 30 * day * 0.0131 + moved * 0.01 + 10 * day / 12 * 0.01
+    )
+    cold = replace(ARCHIVED, archive_days=20, old_version_days=10, archive_class="Glacier IR")
+    found = estimate(Workload(1e4, keeping=cold), PRICES)
+    assert dollars(found, "S3: archived") == pytest.approx(90 * day * 0.005 + moved * 0.02 + 30 * day / 12 * 0.03)
+
+
+def test_objects_too_small_or_too_young_for_a_class_stay_in_standard() -> None:
+    small = Workload(1e4, photo_bytes=100_000, keeping=replace(ARCHIVED, archive_class="Glacier IR"))
+    young = Workload(1e4, keeping=replace(ARCHIVED, archive_days=5, old_version_days=20, archive_class="Standard-IA"))
+    few = Workload(1, keeping=Keeping(copy_class="Glacier IR"))
+    for workload in (small, young, few):
+        standard = replace(workload.keeping, archive_class="Standard", copy_class="Standard")
+        assert estimate(workload, PRICES).dollars == estimate(replace(workload, keeping=standard), PRICES).dollars
 
 
 def test_batches_are_as_many_as_photos_when_few_come_and_as_triggers_when_many_do() -> None:
@@ -189,6 +251,12 @@ def test_a_file_that_is_no_price_list_is_refused(tmp_path: Path, content: str | 
         load_prices(file)
 
 
+@pytest.mark.parametrize("days", ["original_days", "archive_days", "copy_days", "old_version_days"])
+def test_nothing_is_kept_for_less_than_no_time(days: str) -> None:
+    with pytest.raises(InvalidSetting, match="0 days or more"):
+        Keeping(**{days: -1})
+
+
 def test_what_a_price_list_lacks_is_named() -> None:
     without = replace(PRICES, services={name: one for name, one in PRICES.services.items() if name != "athena_tb"})
     with pytest.raises(InvalidSetting, match=r"\[services.athena_tb\]"):
@@ -207,7 +275,6 @@ def test_what_a_price_list_lacks_is_named() -> None:
         {"photo_bytes": 0},
         {"peak_factor": 0.5},
         {"spot_share": 1.5},
-        {"archive_days": -1},
         {"trigger_s": 0},
     ],
 )

@@ -143,7 +143,7 @@ def reading(stage: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting
     session.cache_clear()
 
 
-def test_what_the_uploader_puts_becomes_rows_and_goes_to_the_archive(stage: Account, reading: Settings) -> None:
+def test_what_the_uploader_puts_becomes_rows_and_copies(stage: Account, reading: Settings) -> None:
     key = _upload(stage, photo(1))
     text = _upload(stage, text_file())
 
@@ -151,6 +151,8 @@ def test_what_the_uploader_puts_becomes_rows_and_goes_to_the_archive(stage: Acco
 
     assert _outcomes(reading)[key] == "photo"
     assert _outcomes(reading)[text] == "not_an_image"
+    copied = run_query(connect(reading.places()), "SELECT source FROM copies").to_pylist()
+    assert [row["source"] for row in copied] == [key]
     assert read_status(reading.places(), verify=True).broken == []
 
 
@@ -177,7 +179,7 @@ def test_deploying_again_changes_nothing(stage: Account) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "runs already" in done.stdout
-    assert "--answers --clean archive" in " ".join(done.stdout.split())
+    assert "--answers --clean reduce --clean-after 7d" in " ".join(done.stdout.split())
     assert "--layout first-folder" in done.stdout
     assert "--trigger 300ms" in done.stdout
     assert [step["Id"] for step in stage.steps()] == [step["Id"] for step in before]
@@ -319,6 +321,8 @@ def test_a_stage_is_taken_down_brought_back_and_at_last_deleted_by_name(stage: A
 
     again = stage.fruits("deploy")
     assert again.returncode == 0, again.stderr
+    # Its last stream is gone; the stack remembers the rule.
+    assert "--clean reduce --clean-after 7d" in " ".join(again.stdout.split())
     _wait_for(lambda: unseen in _outcomes(reading), stage)
 
     unconfirmed = stage.fruits("destroy", "--delete-data")

@@ -285,7 +285,7 @@ def test_everything_at_rest_is_encrypted_with_the_key(aws: Aws, stack: Stack) ->
         ("Cluster", "put_object", "Data", "landing/kiwi/1.jpg", False),
         ("Cluster", "put_object", "Data", "models/featurizer/1/network.tflite", False),
         ("Cluster", "put_object", "Ops", "artifacts/1/install.sh", False),
-        ("Cluster", "delete_object", "Data", "archive/kiwi/1.jpg", False),
+        ("Cluster", "delete_object", "Data", "archive/kiwi/1.jpg", True),
         ("Cluster", "delete_object", "Data", "models/featurizer/1/network.tflite", False),
         ("Cluster", "delete_object", "Data", "models/pca/v000007/model.npz", False),
         ("Uploader", "put_object", "Data", "landing/kiwi/1.jpg", True),
@@ -374,17 +374,36 @@ def test_what_a_schedule_sends_is_a_job_emr_takes(aws: Aws, stack: Stack, job: s
     outputs = stack.outputs
     target = _template()["Resources"][f"{job}Schedule"]["Properties"]["Target"]
     assert target["Arn"]["Fn::Sub"].endswith(":scheduler:::aws-sdk:emr:addJobFlowSteps")
-    text = target["Input"]["Fn::Sub"]
+    substituted = target["Input"]["Fn::Sub"]
+    text, keep_copies = (substituted, "") if job == "Refit" else (substituted[0], _keep_copies(substituted[1], "395"))
     request = json.loads(
-        text.replace("${Cluster}", outputs["ClusterId"]).replace("${DataBucket}", outputs["DataBucket"])
+        text.replace("${Cluster}", outputs["ClusterId"])
+        .replace("${DataBucket}", outputs["DataBucket"])
+        .replace("${KeepCopies}", keep_copies)
     )
 
     (step_id,) = aws.emr_of_stacks().add_job_flow_steps(**request)["StepIds"]
 
     step = aws.emr_of_stacks().describe_step(ClusterId=outputs["ClusterId"], StepId=step_id)["Step"]
     assert step["Name"] == f"fruits-{job.lower()}"
-    by_hand: tuple[Job, list[str]] = {"Refit": ("refit", ["--reproject"]), "Maintain": ("maintain", [])}[job]
+    options = {"Refit": ["--reproject"], "Maintain": ["--keep-copies", "395d"]}[job]
+    by_hand: tuple[Job, list[str]] = ("refit" if job == "Refit" else "maintain", options)
     assert tuple(step["Config"]["Args"]) == job_step(*by_hand, outputs["Home"]).arguments
+
+
+def test_copies_are_kept_for_ever_unless_a_stage_says_how_long() -> None:
+    template = _template()
+    assert template["Parameters"]["CopyDays"]["Default"] == 0
+    assert template["Conditions"]["ExpiresCopies"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "CopyDays"}, 0]}]}
+    text, words = template["Resources"]["MaintainSchedule"]["Properties"]["Target"]["Input"]["Fn::Sub"]
+    condition, _, otherwise = words["KeepCopies"]["Fn::If"]
+    assert (condition, otherwise) == ("ExpiresCopies", "")
+    arguments = json.loads(text.replace("${KeepCopies}", otherwise))["Steps"][0]["HadoopJarStep"]["Args"]
+    assert tuple(arguments) == job_step("maintain", [], "s3://${DataBucket}").arguments
+
+
+def _keep_copies(words: dict[str, Any], days: str) -> str:
+    return str(words["KeepCopies"]["Fn::If"][1]["Fn::Sub"]).replace("${CopyDays}", days)
 
 
 def test_a_stream_that_failed_is_submitted_again_with_the_same_arguments(aws: Aws, stack: Stack) -> None:
@@ -462,9 +481,9 @@ def test_a_stack_gets_a_cluster_and_loses_it_again_and_keeps_the_photos(aws: Aws
     s3, emr = aws.client("s3"), aws.emr_of_stacks()
     without, outputs = stack.foundation, stack.outputs
     assert without.keys() == {
-        *("DataBucket", "OpsBucket", "Home", "QueueUrl", "DeadLetterQueueUrl", "KeyArn", "GlueDatabase"),
-        *("AthenaWorkGroup", "UploaderRoleArn", "AnalystRoleArn", "OperatorRoleArn", "EraserRoleArn"),
-        *("ClusterRoleArn", "AlarmTopicArn", "Namespace"),
+        *("DataBucket", "OpsBucket", "Home", "Clean", "CleanAfter", "QueueUrl", "DeadLetterQueueUrl"),
+        *("KeyArn", "GlueDatabase", "AthenaWorkGroup", "UploaderRoleArn", "AnalystRoleArn", "OperatorRoleArn"),
+        *("EraserRoleArn", "ClusterRoleArn", "AlarmTopicArn", "Namespace"),
     }
     assert without["DataBucket"] == f"fruits-dev-123456789012-{REGION}"
     assert without["OpsBucket"] == f"fruits-dev-123456789012-{REGION}-ops"

@@ -13,13 +13,14 @@ import pytest
 from pyspark.sql import SparkSession
 
 from bootstrap.weights.weights import CompiledNetwork
+from store.models.registry import publish_featurizer
 from store.objects.location import to_nfc
 from store.settings import Settings, load_settings
 from tests.conftest import REGION
 from tests.support.command_run import Ended, run_fruits
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT, STUCK
 from tests.support.named_fruit import LABELS, serve_names
-from tests.support.pictures import encoded, jpeg, pixels, text_file, truncated_jpeg
+from tests.support.pictures import encoded, grainy, jpeg, pixels, text_file, truncated_jpeg
 from tests.support.stream_run import drop, rows, run_here, with_featurizer
 
 PHOTOS = {
@@ -79,6 +80,30 @@ def test_files_get_the_numbers_that_the_stream_gave_the_same_bytes(drained: Sett
             [top["confidence"] for top in row["top3"]], rel=1e-5
         )
         assert (one["calibrated"], one["version"], one["reason"]) == (False, 1, None)
+
+
+def test_a_copy_and_its_photo_get_the_same_numbers(
+    local_settings: Callable[..., Settings],
+    untrained: CompiledNetwork,
+    drain: Callable[[Settings], Any],
+    tmp_path: Path,
+) -> None:
+    settings = local_settings(copies=True)
+    publish_featurizer(settings.places(), untrained.network, untrained.source, untrained.fingerprint, copy_px=300)
+    serve_names(settings.places(), untrained)
+    body = encoded(grainy(1, 1600, 1200), "JPEG", quality=92)
+    drop(settings, {"kiwi/a.jpg": body})
+    drain(settings)
+    [copy] = rows(settings, "SELECT jpeg FROM copies")
+    assert len(copy["jpeg"]) < len(body) / 5
+    of_photo, of_copy = _objects(
+        _identify(settings, "--format", "json", *_written(tmp_path, {"photo.jpg": body, "copy.jpg": copy["jpeg"]}))
+    )
+    [row] = rows(settings, "SELECT * FROM current_projections")
+    assert (of_photo["image_id"] == row["image_id"], of_copy["image_id"] == row["image_id"]) == (True, False)
+    for said in (of_photo, of_copy):
+        assert said["predicted"] == row["predicted"]
+        assert [said[name] for name in SAID[1:]] == pytest.approx([row[name] for name in SAID[1:]], rel=1e-5)
 
 
 def test_the_nearest_known_photos_are_those_of_the_query(drained: Settings, tmp_path: Path) -> None:

@@ -69,7 +69,10 @@ def test_the_panel_tells_how_many_photos_could_not_be_cleared_away(home: Home) -
     assert "cleared away" not in shown.getvalue()
     with panel:
         panel.watcher.on_planner_report(PlannerReport(Backlog(), uncleared=2))
+        panel.watcher.on_planner_report(PlannerReport(Backlog(), uncleared=2, to_copy=3, uncopied={"corrupt": 1}))
     assert "2 photos could not be cleared away" in shown.getvalue()
+    assert "3 older photos to copy and delete" in shown.getvalue()
+    assert "1 older photo cannot be copied" in shown.getvalue()
 
 
 def test_the_pace_does_not_sink_while_nothing_comes() -> None:

@@ -28,7 +28,11 @@ from store.objects.landing import LandedObject, archived_name
 from store.settings import load_settings
 from store.state.erasures import begin_erasure, finish_erasure
 from store.state.plans import BatchCounters
-from store.tables.handles import create_tables
+from store.tables.commits import append_once
+from store.tables.copies import COPYING
+from store.tables.files import write_file
+from store.tables.handles import create_copies, create_tables
+from store.tables.schemas import COPY_ROWS
 from tests.support.feature_rows import commit_features, feature_vectors, fitted
 from tests.support.pictures import encoded, pixels
 from tests.support.report_home import LIMITS, MONDAY, add_day, finish, opened, serve
@@ -311,6 +315,8 @@ def test_thumbnails_are_of_the_photos_themselves_and_carry_nothing_else(browser:
     archived = home.archive.directory / archived_name(LandedObject(keys[2], 0, "e", MONDAY))
     archived.parent.mkdir(parents=True)
     archived.write_bytes(bodies[2])
+    # The last two have a copy, of whom nothing else is left.
+    _commit_copies(home, {keys[3]: bodies[1], keys[4]: bodies[4]})
     serve(home, 2, [fitted()])
 
     written = write_report(home, LIMITS, None, True, None, MONDAY)
@@ -321,14 +327,23 @@ def test_thumbnails_are_of_the_photos_themselves_and_carry_nothing_else(browser:
             for photo in told["pca_map"]["photos"]
             if "picture" in photo
         }
-        # The second's place was taken by another photo, the others are gone.
-        assert set(pictures) == {keys[0], keys[2]}
-        assert page.locator("#map image").count() == 2
+        # The second's place was taken by another photo.
+        assert set(pictures) == {keys[0], *keys[2:]}
+        assert page.locator("#map image").count() == 4
         assert "small pictures of them" in str(page.locator("footer").text_content())
     for picture in pictures.values():
         with Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))) as small:
             assert (small.format, max(small.size), dict(small.getexif())) == ("JPEG", 112, {})
     assert b"serial number" not in Path(written.uri.removeprefix("file://")).read_bytes()
+
+
+def _commit_copies(home: Home, jpegs: dict[str, bytes]) -> None:
+    rows = DeltaTable(str(home.features.directory)).to_pyarrow_table().to_pylist()
+    copied = [row | {"jpeg": jpeg} for key, jpeg in jpegs.items() for row in rows if row["source"].endswith(f"/{key}")]
+    create_copies(home)
+    columns = {name: [row[name] for row in copied] for name in COPY_ROWS.file_schema.names}
+    added = write_file(home, COPY_ROWS, columns, {"ingest_date": str(copied[0]["ingest_date"])})
+    append_once(home, COPY_ROWS, COPYING, [added], {}, lambda _: False)
 
 
 def _rename_images(home: Home, bodies: Sequence[bytes]) -> None:

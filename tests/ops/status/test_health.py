@@ -153,6 +153,11 @@ NEXT = replace(MODEL, version=4, fitted_at=NOW - timedelta(minutes=61))
             "8 days old",
         ),
         (replace(SOUND, uncleared=2), "uncleared", "2 photos could not be cleared away; see that the stream may copy"),
+        (
+            replace(SOUND, uncopied={"corrupt": 1, "too_old": 2}),
+            "uncopied",
+            "3 photos of earlier batches cannot be copied (1 corrupt, 2 too_old), so the originals stay",
+        ),
         (replace(SOUND, compactable_files=6001), "small_files", "`fruits maintain`"),
     ],
 )

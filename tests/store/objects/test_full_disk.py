@@ -20,6 +20,7 @@ from store.objects.operations import change, download, overwrite, read, write_on
 from store.objects.waits import Recovery, Wait, report_waits_to
 from store.settings import load_settings
 from store.tables.commits import commit
+from store.tables.copies import CopySpool
 from store.tables.files import write_file, write_large_file
 from store.tables.handles import committed_batch, create_tables, open_table
 from store.tables.schemas import REJECT_ROWS
@@ -137,6 +138,22 @@ def test_a_full_disk_for_temporary_files_is_waited_for(
     assert _files(disk) == ["filling"]
     filling.unlink()
     assert write() == parts.num_rows
+
+
+def test_a_copy_that_a_full_disk_cut_is_written_again_whole(
+    disk: Path, told: list[Wait | Recovery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    row = {"image_id": "a", "source": "s/a", "etag": "e", "arrived_at": datetime.now(UTC), "batch": 1}
+    with CopySpool() as spool:
+        spool.add(row, BODY[:1000])
+        filling = _fill(disk, 100_000)
+        with pytest.raises(StorageUnavailable, match=r"^Cannot write a copy to the local disk: no space is left"):
+            spool.add(row, BODY)
+        filling.unlink()
+        spool.add(row, BODY)
+        assert [copy for part in spool.parts() for copy in part["jpeg"].to_pylist()] == [BODY[:1000], BODY]
+    assert _files(disk) == []
 
 
 def test_a_photo_that_is_archived_on_a_full_disk_stays_whole_where_it_is(

@@ -60,7 +60,7 @@ def test_what_was_neither_committed_nor_shown_for_14_days_is_forgotten_and_nothi
         _commit(seen, batch, identities, at=NOW if identities is young else long_ago)
     _plan(seen, 4, in_hand, long_ago)
     seen.shown(shown, NOW - timedelta(days=1))
-    seen.forget(before=NOW - timedelta(days=14))
+    seen.forget(NOW - timedelta(days=14), listed_at=NOW)
     assert set(seen.entries(old + shown + young + in_hand)) == {*shown, *young, *in_hand}
     # Whoever asks for anything as old has to look further.
     assert seen.info.complete_since_s > long_ago.timestamp()
@@ -71,7 +71,7 @@ def test_one_listing_that_does_not_show_it_makes_nothing_forgotten(seen: Process
     _commit(seen, 1, photos, at=NOW - timedelta(days=400))
     seen.shown(photos, NOW - timedelta(hours=1))
     seen.shown([], NOW)
-    seen.forget(before=NOW - timedelta(days=14))
+    seen.forget(NOW - timedelta(days=14), listed_at=NOW)
     assert set(seen.entries(photos)) == set(photos)
     assert seen.info.complete_since_s == 0
 
@@ -82,10 +82,26 @@ def test_beyond_the_limit_the_oldest_go_and_that_is_known(
     monkeypatch.setattr("streaming.discovery.processed_index.MOST_REMEMBERED", 100)
     for batch in range(20):
         _commit(seen, batch + 1, _identities(10, f"{batch}-"), at=NOW + timedelta(seconds=batch))
-    seen.forget(before=NOW - timedelta(days=14))
+    seen.forget(NOW - timedelta(days=14), listed_at=NOW)
     kept = [batch for batch in range(20) if seen.entries(_identities(10, f"{batch}-"))]
     assert kept == list(range(11, 20))
     assert seen.info.complete_since_s > (NOW + timedelta(seconds=10)).timestamp()
+
+
+def test_what_was_cleared_away_days_after_its_commit_counts_to_the_limit_and_what_lies_there_does_not(
+    seen: ProcessedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming.discovery.processed_index.MOST_REMEMBERED", 100)
+    for batch in range(20):
+        _commit(seen, batch + 1, _identities(10, f"{batch}-"), at=NOW + timedelta(seconds=batch))
+    for day in range(1, 8):
+        listed_at = NOW + timedelta(days=day)
+        # After four days the first 15 batches are cleared away; each listing shows the others.
+        for batch in range(0 if day < 4 else 15, 20):
+            seen.shown(_identities(10, f"{batch}-"), listed_at)
+        seen.forget(listed_at - timedelta(days=14), listed_at)
+        kept = [batch for batch in range(20) if seen.entries(_identities(10, f"{batch}-"))]
+        assert kept == list(range(0 if day < 4 else 6, 20))
 
 
 def test_a_rejected_version_that_is_uploaded_again_is_planned_and_remembered_anew(seen: ProcessedIndex) -> None:

@@ -36,7 +36,7 @@ from store.tables.files import data_files, write_file
 from store.tables.handles import create_tables, open_table
 from store.tables.reject_rows import RejectRow, existing_rejects
 from store.tables.schemas import REJECT_ROWS
-from streaming.cleaning import Cleaner
+from streaming.cleaning.cleaner import Cleaner
 from streaming.discovery.processed_index import Day, Outcome, ProcessedIndex
 from streaming.discovery.snapshot import load_processed_index, write_snapshot
 from streaming.planner import Planner

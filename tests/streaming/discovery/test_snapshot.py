@@ -122,7 +122,7 @@ def test_a_snapshot_made_for_another_landing_leaves_nothing_of_this_one_out(
     _run(on_disk, 1)
     elsewhere = local_settings(landing=str(tmp_path / "elsewhere")).places()
     seen = load_processed_index(elsewhere, tmp_path / "first.sqlite")
-    seen.forget(NOW + timedelta(days=1))
+    seen.forget(NOW + timedelta(days=1), NOW)
     write_snapshot(elsewhere, seen)
     _delete_states(on_disk, [1])
     [known] = _known(on_disk, tmp_path / "second.sqlite", 1)

@@ -15,9 +15,10 @@ from store.objects.location import StorageLocation
 from store.settings import Settings
 from store.state.plans import Plan, Result
 from store.tables.schemas import COPY_ROWS
-from streaming.clearing import Clearing
-from streaming.discovery.processed_index import ProcessedEntry, identity
-from streaming.discovery.snapshot import have_copies
+from streaming.cleaning.clearing import Clearing
+from streaming.cleaning.leftovers import LeftoverCopies
+from streaming.discovery.known_copies import KnownCopies
+from streaming.discovery.processed_index import ProcessedEntry
 
 CLEARED_AT_ONCE = 16
 # A listing leaves the photos of this run's batches to the cleaner's own thread for so long.
@@ -42,21 +43,28 @@ class _DuePhotos:
 class Cleaner:
     """Archives or deletes photos `clean_after` their commit; `delete` keeps rejected ones: they exist nowhere else.
 
-    `reduce` deletes a photo only if the table of copies, or the batch that was committed just now, has its copy.
+    `reduce` deletes a photo only if the table of copies, or the batch that was committed just now, has its copy;
+    `leftovers` makes the copies that a listing finds missing. Without it such photos stay.
     A file on disk that changed within `settle` stays: its writer may not be done with it. The photos of this run's
     batches are cleared in a thread of their own. No record is kept: a listing finds what a killed process left. A photo
     of a batch after `answered_through()` stays until its answer is written.
     """
 
     def __init__(
-        self, home: Home, settings: Settings, answered_through: Callable[[], float] = lambda: float("inf")
+        self,
+        home: Home,
+        settings: Settings,
+        answered_through: Callable[[], float] = lambda: float("inf"),
+        leftovers: LeftoverCopies | None = None,
     ) -> None:
         self._home = home
         self._how = settings.clean
         self._after_s = settings.clean_after.total_seconds()
         self._settle_s = settings.settle.total_seconds()
         self._answered_through = answered_through
+        self._leftovers = leftovers
         self._clearing = Clearing(home, _how_to_clear(settings.clean), settings.storage_patience)
+        self._copies = KnownCopies(home)
         self._due: list[tuple[float, int, _DuePhotos]] = []
         self._numbers = itertools.count()
         self._due_objects = 0
@@ -73,7 +81,7 @@ class Cleaner:
 
     def committed(self, plan: Plan, result: Result) -> None:
         """A batch is committed and answered: its photos will be cleared away."""
-        if self._how == "keep" or (self._how == "reduce" and not _has_copies(result)):
+        if self._how == "keep" or (self._how == "reduce" and not has_copies(result)):
             return
         self._first_batch = min(self._first_batch, plan.batch)
         rejected = set(result.rejected_keys)
@@ -84,18 +92,31 @@ class Cleaner:
     def clear_leftovers(self, shown: Iterable[tuple[LandedObject, ProcessedEntry]]) -> None:
         """Clear away what a listing shows and the thread does not have. Raises StorageRefused, StorageUnavailable."""
         now_s, landing = datetime.now(UTC).timestamp(), self._home.landing
-        leftovers = [landed for landed, entry in shown if self._is_leftover(entry, now_s)]
-        if self._how == "reduce" and leftovers:
-            copied = have_copies(self._home, leftovers)
-            leftovers = [landed for landed in leftovers if identity(landing, landed) in copied]
+        due = [(landed, entry) for landed, entry in shown if self._is_leftover(entry, now_s)]
+        leftovers = self._with_copies(due) if self._how == "reduce" else [landed for landed, _ in due]
         if leftovers:
             with ThreadPoolExecutor(CLEARED_AT_ONCE, thread_name_prefix="clear") as pool:
                 young = self._young(pool, landing, leftovers)
                 self._clearing.clear(pool, landing, [landed for landed in leftovers if landed not in young])
 
+    def copied(self, landing: StorageLocation, objects: Sequence[LandedObject]) -> None:
+        """The copies of photos that a listing showed are committed: these will be cleared away."""
+        if objects:
+            self._put(0.0, _DuePhotos(landing, tuple(objects), time.monotonic() + self._settle_s))
+
     @property
     def uncleared(self) -> int:
         return self._clearing.uncleared
+
+    @property
+    def to_copy(self) -> int:
+        """How many photos of earlier batches wait for their copy, before they are cleared away."""
+        return self._leftovers.waiting if self._leftovers is not None else 0
+
+    @property
+    def uncopied(self) -> dict[str, int]:
+        """How many photos stay because no copy can be made of them, by reason."""
+        return self._leftovers.stuck if self._leftovers is not None else {}
 
     def close(self) -> None:
         """Clear away what is due already, trying again what fails, and end; a later start does the rest."""
@@ -153,6 +174,17 @@ class Cleaner:
         extra_s = LEFT_TO_THREAD_S if entry.batch >= self._first_batch else 0.0
         return entry.at_s + self._after_s + extra_s <= now_s
 
+    def _with_copies(self, due: Sequence[tuple[LandedObject, ProcessedEntry]]) -> list[LandedObject]:
+        """Those that have their copy; the others get it first."""
+        if self._leftovers is None:
+            return self._copies.among(due)
+        unknown = set(self._leftovers.unknown(landed for landed, _ in due))
+        due = [(landed, entry) for landed, entry in due if landed in unknown]
+        copied = self._copies.among(due)
+        lacking = unknown.difference(copied)
+        self._leftovers.add(landed for landed, _ in due if landed in lacking)
+        return copied
+
     def _young(
         self, pool: ThreadPoolExecutor, landing: StorageLocation, objects: Sequence[LandedObject]
     ) -> frozenset[LandedObject]:
@@ -170,7 +202,8 @@ def _how_to_clear(clean: str) -> Cleaning:
     return ways[clean]
 
 
-def _has_copies(result: Result) -> bool:
+def has_copies(result: Result) -> bool:
+    """Whether each photo of a batch has its copy."""
     # A batch that was planned before copies were asked for has none.
     copies = sum(added.rows for added in result.adds.get(COPY_ROWS.name, ()))
     return 0 < copies == result.counters.photos

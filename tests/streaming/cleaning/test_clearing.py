@@ -17,7 +17,7 @@ from store.home import Home
 from store.objects.landing import Cleaning, LandedObject, list_landed
 from store.settings import Settings, load_settings
 from store.state.heartbeat import read_heartbeat
-from streaming.clearing import Clearing
+from streaming.cleaning.clearing import Clearing
 from tests.conftest import REGION
 from tests.support.fault_proxy import Rule, s3_error, set_rules
 from tests.support.pictures import jpeg
@@ -99,7 +99,7 @@ def test_one_object_that_s3_does_not_clear_away_is_left_for_an_hour(
     set_rules(proxy)
     run.clear()
     assert _keys(on_s3) == ["kiwi/0.jpg"]
-    monkeypatch.setattr("streaming.clearing.SKIPPED_FOR", timedelta(0))
+    monkeypatch.setattr("streaming.cleaning.clearing.SKIPPED_FOR", timedelta(0))
     run.clear()
     assert (_keys(on_s3), run.clearing.uncleared) == ([], 0)
 

@@ -1,0 +1,1 @@
+"""Photos that have their rows: archived, deleted, or given their copy first."""
