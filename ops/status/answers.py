@@ -64,11 +64,11 @@ def recent_answers(home: Home) -> Answers:
 def count_answers(home: Home, feature_files: Iterable[DataFile], served: str | None, today: date) -> Answers:
     """The answers of the last 28 days (UTC), from those days' files; each row of a photo repeats its answer.
 
-    So only rows of the `served` network count. Raises StateDamaged, StorageUnavailable.
+    So only rows of the `served` network count, all where none is named. Raises StateDamaged, StorageUnavailable.
     """
     since = today - ANSWERS_COUNT_FOR + timedelta(days=1)
     of_days = [file for file in feature_files if file.partition["ingest_date"] >= since]
-    files = [file for file in of_days if served is not None and file.may_hold(served)]
+    files = [file for file in of_days if served is None or file.may_hold(served)]
     said = said_labels(home) if files else NOTHING_SAID
     said_on, answers, correct = _last_said(said), Counter[int](), Counter[int]()
 
@@ -111,7 +111,7 @@ def _answers_in(home: Home, path: str, served: str | None, said: SaidLabels) -> 
     answers, correct = Counter[int](), Counter[int]()
     columns = ["image_id", "label", "answer", "answer_version", "featurizer"]
     for of_all in read_file(home, FEATURE_ROWS, path, columns):
-        rows = of_all.filter(pc.equal(of_all["featurizer"], served))
+        rows = of_all if served is None else of_all.filter(pc.equal(of_all["featurizer"], served))
         # The accents of older rows may not be composed.
         label, answer = said.labels_of(rows), pc.utf8_normalize(rows["answer"], "NFC")
         is_random = pc.fill_null(pc.equal(said.origins_of(rows), RANDOM), False)
