@@ -211,10 +211,11 @@ class _Stream:
     def _start_query(self) -> StreamingQuery:
         self._session.dataSource.register(LandingSource)
         rows = self._session.readStream.format(SOURCE_NAME).option("plan_file", str(self._plan_file)).load()
-        # The source answers when there is a plan: the planner keeps to the trigger.
+        # The source answers when there is a plan: the planner keeps to the trigger. The checkpoint is a file of the
+        # driver, its only reader: a path without its scheme would be one of HDFS on a cluster, and stay there.
         return (
             rows.writeStream.foreachBatch(self._on_batch)
-            .option("checkpointLocation", f"{self._scratch}/checkpoint")
+            .option("checkpointLocation", (self._scratch / "checkpoint").as_uri())
             .trigger(processingTime="0 seconds")
             .start()
         )

@@ -63,7 +63,8 @@ def open_session(master: str, scratch: Path, name: str = "fruits", java_options:
         .config("spark.sql.streaming.minBatchesToRetain", "2")
     )
     if master.startswith("yarn"):
-        return _started(builder)
+        # Where the log goes is the cluster's business; that of months holds warnings only.
+        return _started(builder.config("spark.log.level", "WARN"))
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_QUIET)
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable

@@ -46,16 +46,17 @@ TRANSITIONS_A_RUN = 5
 class Cluster:
     """The machines of a stage, and what it has beside them whatever the load, as in bootstrap/aws/templates.
 
-    One primary and one core node always run, On-Demand; the driver takes `driver_vcpus` of the core node. Task nodes
-    come and go with the load. `disk_gib` is of a node with its root volume. Each interface endpoint is in one zone.
+    One primary and one core node always run, On-Demand; drivers are on the core node. Executors are on task nodes,
+    which come and go with the load, down to one of `least_task_vcpus`: a stream always asks for an executor. `disk_gib`
+    is of a node with its root volume. `interface_endpoints` counts one in two zones twice.
     """
 
     steady: str
     task: str
-    driver_vcpus: int = 1
+    least_task_vcpus: int = 4
     disk_gib: int = 62
-    interface_endpoints: int = 3
-    alarm_metrics: int = 12
+    interface_endpoints: int = 5
+    alarm_metrics: int = 14
     metrics: int = 28
     runs_a_month: float = 2 * DAYS_A_MONTH
 
@@ -108,14 +109,16 @@ class Workload:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Machines over a month: `task_nodes_at_peak` at once, `task_hours` of them in all, `core_hours` of real work.
+    """Machines over a month: `task_nodes_at_peak` at once, `task_node_hours` of them in all, `core_hours` of real work.
 
+    `task_hours` counts the least task node by its share of the usual one, whose price it has by the processor.
     `capacity_units` are the vCPUs at the peak without the primary node's, as the stack's MaxCapacityUnits counts them.
     """
 
     task_nodes_at_peak: int
     capacity_units: int
     steady_hours: float
+    task_node_hours: float
     task_hours: float
     core_hours: float
 
@@ -223,14 +226,15 @@ def _fleet(workload: Workload, cluster: Cluster, prices: Prices) -> Fleet:
     steady, task = prices.instance_type(cluster.steady), prices.instance_type(cluster.task)
     seconds_a_photo = core_seconds(workload.megapixels) + (COPY_SECONDS if workload.keeping.copy_days else 0.0)
     mean_cores = workload.photos_per_day * seconds_a_photo / SECONDS_A_DAY
-    at_the_core_node = (steady.vcpus - cluster.driver_vcpus) * steady.relative_speed
     one_task_node = task.vcpus * task.relative_speed
+    least = cluster.least_task_vcpus / task.vcpus
     needed = [mean_cores * load / workload.utilisation for load in hourly_load(workload.peak_factor)]
-    nodes = [math.ceil(max(0.0, cores - at_the_core_node) / one_task_node) for cores in needed]
+    nodes = [least if cores <= least * one_task_node else math.ceil(cores / one_task_node) for cores in needed]
     return Fleet(
-        task_nodes_at_peak=max(nodes),
-        capacity_units=steady.vcpus + max(nodes) * task.vcpus,
+        task_nodes_at_peak=math.ceil(max(nodes)),
+        capacity_units=steady.vcpus + math.ceil(max(nodes) * task.vcpus),
         steady_hours=2 * HOURS_A_MONTH,
+        task_node_hours=sum(map(math.ceil, nodes)) * DAYS_A_MONTH,
         task_hours=sum(nodes) * DAYS_A_MONTH,
         core_hours=mean_cores * HOURS_A_MONTH,
     )
@@ -242,13 +246,13 @@ def _machines(workload: Workload, cluster: Cluster, fleet: Fleet, prices: Prices
     spot_hours = fleet.task_hours * workload.spot_share
     emr = fleet.steady_hours * prices.emr(workload.region, cluster.steady)
     emr += fleet.task_hours * prices.emr(workload.region, cluster.task)
-    all_hours = fleet.steady_hours + fleet.task_hours
+    all_hours, node_hours = fleet.steady_hours + fleet.task_hours, fleet.steady_hours + fleet.task_node_hours
     return [
         Item(f"EC2: primary and core node, {cluster.steady}", fleet.steady_hours, "hour", steady.on_demand),
         Item(f"EC2: task nodes on Spot, {cluster.task}", spot_hours, "hour", task.spot),
         Item(f"EC2: task nodes On-Demand, {cluster.task}", fleet.task_hours - spot_hours, "hour", task.on_demand),
         Item("EMR on all of them", all_hours, "hour", emr / all_hours),
-        Item("EBS gp3", cluster.disk_gib * all_hours / HOURS_A_MONTH, "GiB-month", prices.of("ebs_gb_month")),
+        Item("EBS gp3", cluster.disk_gib * node_hours / HOURS_A_MONTH, "GiB-month", prices.of("ebs_gb_month")),
     ]
 
 

@@ -83,14 +83,16 @@ def deploy(
         _check_no_orphans(cloud)
     options = stream_options(cloud, settings, stack)
     parameters = _parameters(cloud, settings, architecture, stack, options)
+    if stack is None:
+        # Before packing, which takes a while: the key's policy names one of them, and a new role is not known at once.
+        for service in _SERVICE_ROLES:
+            request = partial(cloud.iam.create_service_linked_role, AWSServiceName=service)
+            try_aws_call(f"make the service-linked role of {service}", request, "taken")
     with TemporaryDirectory(prefix="fruits-deploy-") as folder:
         echo(f"Packing what the {architecture} nodes run …")
         wheelhouse = build_wheelhouse(architecture, Path(folder), echo)
         if stack is None:
             echo(f"Creating {cloud.stack_name} in {cloud.region}: buckets, key, queue, roles …")
-            for service in _SERVICE_ROLES:
-                request = partial(cloud.iam.create_service_linked_role, AWSServiceName=service)
-                try_aws_call(f"make the service-linked role of {service}", request, "taken")
             stack = change_stack(cloud, parameters, on_event)
         _upload(cloud, settings, wheelhouse, echo)
     home = stage_home(cloud, settings)

@@ -10,8 +10,9 @@ from bootstrap.aws.steps import SubmittedStep
 from store.objects.location import StorageLocation
 from store.objects.operations import keys_below, read
 
-# Attempts of a driver are numbered, and the first container of each is the driver's.
-_DRIVER = re.compile(r"container_\w+_000001/(stdout|stderr)(\.gz)?$")
+# Attempts of a driver are numbered, and the first container of each is the driver's. Java's log turns over: spark.log.2
+# is older than spark.log (streaming/yarn-log4j2.properties).
+_DRIVER = re.compile(r"container_\w+_000001/(stdout|stderr|spark\.log)(\.\d+)?(\.gz)?$")
 _APPLICATION = re.compile(r"application_\d+_\d+")
 
 

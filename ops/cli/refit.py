@@ -29,18 +29,28 @@ def refit(
         str | None, typer.Option("--featurizer", metavar="ID", help="Fit on the rows of this featurizer.")
     ] = None,
     then_reproject: ThenReproject = False,
+    if_enough: Annotated[
+        bool, typer.Option("--if-enough", help="With fewer rows than --min-rows say so, and end without an error.")
+    ] = False,
 ) -> None:
     """Fit the PCA and the names of fruit on all photos, and make them the next version; a running stream follows."""
+    from features.pca import TooFewRows
+
     if dry_run and then_reproject:
         raise InvalidSetting("A dry run publishes nothing to reproject with; leave out --dry-run or --reproject.")
-    fit(
-        flags.open_to_change(),
-        dry_run=dry_run,
-        full=full,
-        force=force,
-        featurizer=featurizer,
-        then_reproject=then_reproject,
-    )
+    try:
+        fit(
+            flags.open_to_change(),
+            dry_run=dry_run,
+            full=full,
+            force=force,
+            featurizer=featurizer,
+            then_reproject=then_reproject,
+        )
+    except TooFewRows as reason:
+        if not if_enough:
+            raise
+        echo(f"Nothing was fitted. {reason}")
 
 
 def fit(

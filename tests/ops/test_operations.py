@@ -65,8 +65,8 @@ class Sentence:
     beginning: str
 
 
-def test_every_alarm_and_budget_has_an_entry() -> None:
-    names = [_stack_name(resource) for resource in _resources() if resource["Type"] in _NAME_OF]
+def test_every_alarm_and_budget_and_every_rule_that_sends_a_message_has_an_entry() -> None:
+    names = [_stack_name(resource) for resource in _resources() if resource["Type"] in _NAME_OF and _tells(resource)]
     assert names
     missing = [name for name in names if f"\n### {name}\n" not in RUNBOOK.read_text()]
     assert not missing, f"docs/operations.md has no heading ### for {', '.join(missing)}"
@@ -98,7 +98,7 @@ def test_every_command_it_names_exists() -> None:
     assert not wrong, "docs/operations.md names commands that do not exist:\n" + "\n".join(wrong)
 
 
-_NAME_OF = {"AWS::CloudWatch::Alarm": "AlarmName", "AWS::Budgets::Budget": "BudgetName"}
+_NAME_OF = {"AWS::CloudWatch::Alarm": "AlarmName", "AWS::Budgets::Budget": "BudgetName", "AWS::Events::Rule": "Name"}
 
 
 class _Template(yaml.SafeLoader):
@@ -112,6 +112,12 @@ def _resources() -> list[Any]:
     files = sorted((ROOT / "bootstrap" / "aws" / "templates").glob("*.yaml"))
     templates = (yaml.load(file.read_text(), Loader=_Template) for file in files)
     return [resource for template in templates for resource in template["Resources"].values()]
+
+
+def _tells(resource: Any) -> bool:
+    """Whether somebody gets a message of it: a rule may also lead elsewhere."""
+    targets = resource["Properties"].get("Targets")
+    return targets is None or any(target["Arn"] == "AlarmTopic" for target in targets)
 
 
 def _stack_name(resource: Any) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bootstrap.aws.cost import (
+    CLUSTERS,
     MEASURED,
     Estimate,
     MeasuredPace,
@@ -26,6 +27,7 @@ from bootstrap.aws.cost import (
 )
 from bootstrap.aws.keeping import COPY_BYTES, Keeping
 from bootstrap.aws.prices import Architecture, Prices, load_prices
+from bootstrap.aws.template import read_template
 from features.errors import InvalidSetting
 from ops.cli.aws.cost import money
 from ops.cli.main import app
@@ -80,11 +82,14 @@ def test_the_pace_is_the_benchmarks_by_core(photos: str, source: str, pace: Meas
     assert pace.photos_per_s_per_core == float(row["service"]) / 2
 
 
-def test_a_small_stage_is_its_two_machines_and_what_it_stores() -> None:
+def test_a_small_stage_is_its_three_machines_and_what_it_stores() -> None:
     found = estimate(Workload(10_000), PRICES)
-    assert found.fleet.task_nodes_at_peak == 0
-    assert dollars(found, "EC2") == pytest.approx(2 * 730 * 0.18)
-    assert dollars(found, "EMR") == pytest.approx(2 * 730 * 0.18 / 4)
+    # A stream always asks for an executor, which is on a task node: the smallest, half of the type that has the price.
+    assert found.fleet.task_nodes_at_peak == 1
+    assert found.fleet.capacity_units == 8
+    assert dollars(found, "EC2") == pytest.approx(730 * (2 * 0.18 + 0.0986 / 2))
+    assert dollars(found, "EMR") == pytest.approx(730 * (2 * 0.18 + 0.324 / 2) / 4)
+    assert dollars(found, "EBS") == pytest.approx(3 * 62 * 0.0928)
     # 10,000 photos of 3.8 MB a day: 7 days, 3 hours until a listing, a day as an old version; all in the first tier.
     assert dollars(found, "S3: originals") == pytest.approx(10_000 * 8.125 * 3.8e6 / 2**30 * 0.024)
     # Their copies 395 days; compaction and retention leave a file each for a day, and for 30 as an old version.
@@ -95,8 +100,8 @@ def test_a_large_stage_has_the_core_hours_its_photos_take() -> None:
     found = estimate(Workload(100e6, peak_factor=1, utilisation=1, keeping=ROWS_ONLY), PRICES)
     needed = 100e6 / 18.95 / 86_400
     assert found.fleet.core_hours == pytest.approx(needed * 730)
-    # The core node gives 3 of its 4 vCPUs; each task node has 8.
-    assert found.fleet.task_nodes_at_peak == math.ceil((needed - 3) / 8)
+    # Each task node has 8; the core node has drivers.
+    assert found.fleet.task_nodes_at_peak == math.ceil(needed / 8)
     assert found.fleet.capacity_units == 4 + 8 * found.fleet.task_nodes_at_peak
     assert found.fleet.task_hours == pytest.approx(found.fleet.task_nodes_at_peak * 730)
     assert dollars(found, "EC2: task nodes on Spot") == pytest.approx(found.fleet.task_hours * 0.0986)
@@ -188,6 +193,21 @@ def test_nothing_but_what_stands_there_is_charged_without_photos() -> None:
     assert [item.name for item in standing.items if item.stays and item.dollars] == ["KMS: the key"]
 
 
+def test_what_stands_there_is_what_the_template_makes() -> None:
+    resources = list(read_template().sections["Resources"].values())
+    endpoints = [each["Properties"] for each in resources if each["Type"] == "AWS::EC2::VPCEndpoint"]
+    zones = sum(len(each["SubnetIds"]) for each in endpoints if each["VpcEndpointType"] == "Interface")
+    alarms = [each["Properties"] for each in resources if each["Type"] == "AWS::CloudWatch::Alarm"]
+    metrics = sum(
+        sum("MetricStat" in metric for metric in alarm.get("Metrics", [{"MetricStat": 1}])) for alarm in alarms
+    )
+    for cluster in CLUSTERS.values():
+        assert (cluster.interface_endpoints, cluster.alarm_metrics) == (zones, metrics)
+    told = (ROOT / "docs/cost-and-gdpr.md").read_text()
+    assert f"{len(alarms)} alarms, which look at {metrics} metrics" in told
+    assert f"{sum(each['VpcEndpointType'] == 'Interface' for each in endpoints)} interface endpoints: " in told
+
+
 def test_spot_hours_that_are_not_had_are_paid_on_demand() -> None:
     spot, half = (estimate(Workload(100e6, spot_share=share), PRICES) for share in (1.0, 0.5))
     hours = spot.fleet.task_hours
@@ -231,8 +251,8 @@ def test_another_price_list_is_used(tmp_path: Path) -> None:
         text.replace('"m6g.xlarge" = { on_demand = 0.1800, spot', '"m6g.xlarge" = { on_demand = 1.0, emr = 0.5, spot')
     )
     found = estimate(Workload(10_000), load_prices(other))
-    assert dollars(found, "EC2") == pytest.approx(2 * 730)
-    assert dollars(found, "EMR") == pytest.approx(2 * 730 / 2)
+    assert dollars(found, "EC2: primary") == pytest.approx(2 * 730)
+    assert dollars(found, "EMR") == pytest.approx(730 * (2 / 2 + 0.324 / 2 / 4))
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,6 @@ def test_what_is_there_without_a_build_fits_into_one_request() -> None:
 
 def test_all_that_names_the_regions_names_the_same_six() -> None:
     template = _template()
-    assertion = template["Rules"]["InsideTheEuropeanUnion"]["Assertions"][0]["Assert"]
-    assert assertion["Fn::Contains"] == [EUROPE, {"Ref": "AWS::Region"}]
     assert template["Mappings"]["Europe"]["Regions"]["Codes"] == EUROPE
     assert list(template["Mappings"]["City"]) == EUROPE
 
@@ -117,6 +115,49 @@ def test_no_instance_can_be_reached_from_outside_or_reach_out() -> None:
     for rule in ingress:
         sources = rule.keys() & {"CidrIp", "CidrIpv6", "SourceSecurityGroupId", "SourcePrefixListId"}
         assert sources == {"SourceSecurityGroupId"} or rule["CidrIp"] == {"Fn::GetAtt": ["Vpc", "CidrBlock"]}
+
+
+def test_emr_may_use_what_its_managed_policy_asks_a_tag_for() -> None:
+    resources = _template()["Resources"]
+    tag = {"Key": "for-use-with-amazon-emr-managed-policies", "Value": "true"}
+    for name in ("Vpc", "SubnetA", "SubnetB", "NodeGroup", "EndpointGroup", "EmrEndpoint", "Cluster"):
+        assert tag in resources[name]["Properties"]["Tags"], name
+
+
+def test_the_endpoint_of_emr_stands_where_a_cluster_may_stand() -> None:
+    resources = _template()["Resources"]
+    subnets = resources["Cluster"]["Properties"]["Instances"]["Ec2SubnetIds"]
+    assert resources["EmrEndpoint"]["Properties"]["SubnetIds"] == subnets
+
+
+def test_a_node_can_use_the_key_of_its_disks_without_s3() -> None:
+    resources = _template()["Resources"]
+    encryption = resources["Security"]["Properties"]["SecurityConfiguration"]["EncryptionConfiguration"]
+    disks = encryption["AtRestEncryptionConfiguration"]["LocalDiskEncryptionConfiguration"]
+    key = {"Fn::GetAtt": ["Key", "Arn"]}
+    assert (disks["AwsKmsKey"], disks["EnableEbsEncryption"]) == (key, True)
+    (of_the_role,) = (
+        statement for name, statement in _permissions() if name == "NodeRole" and statement["Resource"] == key
+    )
+    assert "kms:ViaService" not in of_the_role["Condition"]["StringEquals"]
+    (of_the_endpoint,) = resources["KmsEndpoint"]["Properties"]["PolicyDocument"]["Statement"]
+    assert of_the_endpoint["Resource"] == key
+    assert of_the_endpoint["Action"] == of_the_role["Action"]
+    assert "KmsEndpoint" in resources["Cluster"]["DependsOn"]
+
+
+def test_spot_instances_with_encrypted_disks_may_start() -> None:
+    allowed = [
+        statement
+        for statement in _template()["Resources"]["Key"]["Properties"]["KeyPolicy"]["Statement"]
+        if str(statement["Principal"].get("AWS")).endswith("spot.amazonaws.com/AWSServiceRoleForEC2Spot'}")
+    ]
+    actions = {action for statement in allowed for action in _listed(statement["Action"])}
+    # What EC2's User Guide lists for the grant (service-linked-roles-spot-instance-requests).
+    operations = "CreateGrant Decrypt DescribeKey Encrypt GenerateDataKey GenerateDataKeyWithoutPlaintext"
+    assert actions == {f"kms:{operation}" for operation in (*operations.split(), "ReEncryptFrom", "ReEncryptTo")}
+    (grants,) = (statement for statement in allowed if statement["Action"] == "kms:CreateGrant")
+    assert grants["Condition"] == {"Bool": {"kms:GrantIsForAWSResource": "true"}}
 
 
 def test_deleting_the_stack_loses_no_photo() -> None:
@@ -386,7 +427,7 @@ def test_what_a_schedule_sends_is_a_job_emr_takes(aws: Aws, stack: Stack, job: s
 
     step = aws.emr_of_stacks().describe_step(ClusterId=outputs["ClusterId"], StepId=step_id)["Step"]
     assert step["Name"] == f"fruits-{job.lower()}"
-    options = {"Refit": ["--reproject"], "Maintain": ["--keep-copies", "395d"]}[job]
+    options = {"Refit": ["--reproject", "--if-enough"], "Maintain": ["--keep-copies", "395d"]}[job]
     by_hand: tuple[Job, list[str]] = ("refit" if job == "Refit" else "maintain", options)
     assert tuple(step["Config"]["Args"]) == job_step(*by_hand, outputs["Home"]).arguments
 
@@ -431,38 +472,87 @@ def test_a_stream_is_not_submitted_again_beside_another_one(aws: Aws, stack: Sta
     assert {step["Id"] for step in emr.list_steps(ClusterId=cluster_id)["Steps"]} == set(ids)
 
 
+STEP, CLUSTER = "EMR Step Status Change", "EMR Cluster State Change"
+
+
 @pytest.mark.parametrize(
-    ("state", "name", "other_cluster", "resubmitted"),
+    ("rule", "kind", "state", "name", "other_cluster", "seen"),
     [
-        ("FAILED", "fruits-stream", False, True),
-        ("COMPLETED", "fruits-stream", False, False),
-        ("CANCELLED", "fruits-stream", False, False),
-        ("FAILED", "fruits-refit", False, False),
-        ("FAILED", "fruits-stream", True, False),
+        ("stream-failed", STEP, "FAILED", "fruits-stream", False, True),
+        ("stream-failed", STEP, "COMPLETED", "fruits-stream", False, False),
+        ("stream-failed", STEP, "CANCELLED", "fruits-stream", False, False),
+        ("stream-failed", STEP, "FAILED", "fruits-refit", False, False),
+        ("stream-failed", STEP, "FAILED", "fruits-stream", True, False),
+        ("refit-failed", STEP, "FAILED", "fruits-refit", False, True),
+        ("refit-failed", STEP, "COMPLETED", "fruits-refit", False, False),
+        ("refit-failed", STEP, "FAILED", "fruits-maintain", False, False),
+        ("maintain-failed", STEP, "FAILED", "fruits-maintain", False, True),
+        ("cluster-lost", CLUSTER, "TERMINATED_WITH_ERRORS", "fruits-dev", False, True),
+        ("cluster-lost", CLUSTER, "TERMINATED_WITH_ERRORS", "fruits-dev", True, False),
+        ("cluster-lost", CLUSTER, "TERMINATED", "fruits-dev", False, False),
     ],
 )
-def test_only_a_stream_that_failed_is_submitted_again(
-    aws: Aws, stack: Stack, state: str, name: str, other_cluster: bool, resubmitted: bool
+def test_a_rule_sees_what_it_is_for_and_nothing_else(
+    aws: Aws, stack: Stack, rule: str, kind: str, state: str, name: str, other_cluster: bool, seen: bool
 ) -> None:
     events, logs = aws.client("events"), aws.client("logs")
-    # The rule's pattern on a bus of its own, leading to a log to look into: moto brings no event to a state machine.
+    # The rule's pattern on a bus of its own, leading to a log to look into: moto brings no event to its real target.
     bus = f"seen-{uuid.uuid4().hex}"
     events.create_event_bus(Name=bus)
     logs.create_log_group(logGroupName=bus)
     (group,) = logs.describe_log_groups(logGroupNamePrefix=bus)["logGroups"]
-    pattern = _rules(aws)["fruits-dev-stream-failed"]["EventPattern"]
+    pattern = _rules(aws)[f"fruits-dev-{rule}"]["EventPattern"]
     events.put_rule(Name="seen", EventBusName=bus, EventPattern=pattern)
     target = {"Id": "log", "Arn": group["arn"].removesuffix(":*")}
     events.put_targets(Rule="seen", EventBusName=bus, Targets=[target])
     cluster_id = "j-OTHER" if other_cluster else stack.outputs["ClusterId"]
-    detail = {"clusterId": cluster_id, "stepId": "s-1", "name": name, "state": state}
-    event = {"Source": "aws.emr", "DetailType": "EMR Step Status Change", "Detail": json.dumps(detail)}
+    detail = {"clusterId": cluster_id, "stepId": "s-1", "name": name, "state": state, "message": "Gone."}
+    event = {"Source": "aws.emr", "DetailType": kind, "Detail": json.dumps(detail)}
 
     answer = events.put_events(Entries=[event | {"EventBusName": bus}])
 
     assert answer["FailedEntryCount"] == 0
-    seen = [json.loads(entry["message"])["detail"] for entry in logs.filter_log_events(logGroupName=bus)["events"]]
-    assert seen == ([detail] if resubmitted else [])
+    found = [json.loads(entry["message"])["detail"] for entry in logs.filter_log_events(logGroupName=bus)["events"]]
+    assert found == ([detail] if seen else [])
+
+
+@pytest.mark.parametrize("rule", ["RefitFailed", "MaintainFailed", "ClusterLost"])
+def test_a_message_of_a_rule_says_what_to_do_and_reaches_the_topic(rule: str) -> None:
+    resources = _template()["Resources"]
+    (target,) = resources[rule]["Properties"]["Targets"]
+    assert target["Arn"] == {"Ref": "AlarmTopic"}
+    transformer = target["InputTransformer"]
+    text = transformer["InputTemplate"]["Fn::Sub"].replace("${Stage}", "dev").replace("${AWS::Region}", REGION)
+    # A template of EventBridge that is one JSON string, so that SNS sends its words and no JSON.
+    assert json.loads(text).startswith(
+        f"fruits-dev-{resources[rule]['Properties']['Name']['Fn::Sub'][16:]}, in {REGION}: "
+    )
+    assert set(re.findall(r"<(\w+)>", text)) == set(transformer["InputPathsMap"])
+    commands = [command.split() for command in re.findall(r"`fruits ([^`]+)`", text)]
+    assert commands
+    assert all("--stage" in command for command in commands)
+    topic = resources["AlarmTopicPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    (may,) = (each for each in topic if each["Principal"] == {"Service": "events.amazonaws.com"})
+    # EventBridge fulfils no condition of a topic's policy.
+    assert "Condition" not in may
+    key = resources["Key"]["Properties"]["KeyPolicy"]["Statement"]
+    (use,) = (each for each in key if each["Principal"] == {"Service": "events.amazonaws.com"})
+    name = resources["AlarmTopic"]["Properties"]["TopicName"]["Fn::Sub"]
+    assert use["Condition"]["StringEquals"]["kms:EncryptionContext:aws:sns:topicArn"]["Fn::Sub"].endswith(f":{name}")
+
+
+def test_what_a_rule_cannot_deliver_goes_to_a_queue_that_stays_without_a_cluster() -> None:
+    resources = _template()["Resources"]
+    queue, policy = resources["JobDeadLetterQueue"], resources["JobDeadLetterQueuePolicy"]
+    # Made anew within 60 seconds, its name would be refused.
+    assert "Condition" not in queue
+    (allowed,) = (each for each in policy["Properties"]["PolicyDocument"]["Statement"] if each["Effect"] == "Allow")
+    named = {arn["Fn::Sub"].rpartition(":rule/")[2] for arn in allowed["Condition"]["ArnEquals"]["aws:SourceArn"]}
+    rules = dict(_of_type("AWS::Events::Rule"))
+    assert named == {rule["Name"]["Fn::Sub"] for rule in rules.values()}
+    for rule in rules.values():
+        (target,) = rule["Targets"]
+        assert target["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["JobDeadLetterQueue", "Arn"]}
 
 
 @pytest.mark.parametrize("region", EUROPE)

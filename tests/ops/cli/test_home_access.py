@@ -219,6 +219,19 @@ def test_a_refit_in_which_nothing_was_ingested_is_no_failure(local_settings: Mak
     assert "yet" in said
 
 
+@pytest.mark.parametrize(("options", "returncode"), [(["--if-enough"], 0), ([], 1)])
+def test_a_refit_of_too_few_rows_is_a_failure_unless_it_was_to_wait_for_them(
+    options: list[str], returncode: int, local_settings: MakeSettings
+) -> None:
+    settings = local_settings()
+    commit_features(settings.places(), 1, date(2026, 11, 1), feature_vectors(3, seed=1))
+    command = [sys.executable, "-m", "ops", "refit", "--reproject", *options, "--home", settings.home]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    said = "There are 3 rows and 1,000 are asked for; wait, or lower --min-rows."
+    assert answer.returncode == returncode, answer.stderr
+    assert said in (answer.stderr if returncode else answer.stdout)
+
+
 @pytest.mark.parametrize("command", ["status", "status --verify"])
 def test_the_status_of_a_home_in_which_nothing_was_ingested_is_healthy(
     command: str, local_settings: MakeSettings
