@@ -131,12 +131,13 @@ def _answer_tasks(tasks: Iterable[_Task]) -> Iterator[list[str]]:
 def _answers_of(task: _Task) -> Iterator[tuple[StorageLocation, list[Answer]]]:
     """Of each object, in its landing: the answers to its versions, the one that came last at the end."""
     said = {(row["source"], row["batch"]): row for row in _rows(task, PROJECTION_ROWS, task.named, _NAMED_COLUMNS)}
-    versions: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    # Of a photo's rows, one of each network, one is enough.
+    versions: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in _rows(task, FEATURE_ROWS, task.photos, _PHOTO_COLUMNS):
-        versions[row["source"]].append(row)
-    for source, rows in versions.items():
+        versions[row["source"]][row["batch"]] = row
+    for source, of_batches in versions.items():
         found = task.home.landing_of(source)
-        rows.sort(key=lambda row: (row["arrived_at"], row["batch"]))
+        rows = sorted(of_batches.values(), key=lambda row: (row["arrived_at"], row["batch"]))
         if found is not None and (source, rows[-1]["batch"]) in said:
             landing, key = found
             named = [(row, said[source, row["batch"]]) for row in rows if (source, row["batch"]) in said]

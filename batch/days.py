@@ -48,9 +48,10 @@ class Day:
         return sum(file.size_bytes for file in self.files)
 
 
-def list_days(home: Home, tables: TableHandles | None = None) -> list[Day]:
+def list_days(home: Home, tables: TableHandles | None = None, featurizer: str | None = None) -> list[Day]:
     """The days that have feature rows, ascending, in these open tables; none before the table was created.
 
+    With `featurizer`, only the files that may hold rows of this one.
     A day is finished when it is past (UTC) and no plan that carries it waits to be committed to one of the tables.
     This is a guess that spares work: a batch may be planned or committed between two looks at storage.
     """
@@ -59,6 +60,8 @@ def list_days(home: Home, tables: TableHandles | None = None) -> list[Day]:
     today = datetime.now(UTC).date()
     files_of: dict[date, list[DataFile]] = defaultdict(list)
     for file in data_files(tables[FEATURE_ROWS]):
+        if featurizer is not None and not file.may_hold(featurizer):
+            continue
         files_of[file.partition["ingest_date"]].append(file)
     return [Day(day, tuple(files_of[day]), day < today and day not in growing) for day in sorted(files_of)]
 

@@ -1,8 +1,7 @@
 """Give every feature row its projection in the next PCA version, then serve that version."""
 
-import hashlib
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from batch.days import groups_by_size, select_rows, vectors_of
+from batch.equal_photos import counted_twice, keys_of_copies, keys_of_file
 from features.classifier import LeftOut
 from features.task_errors import carry_errors, last_words
 from features.worker_process import freeze_worker_modules
@@ -41,6 +41,7 @@ from store.tables.commits import append_once
 from store.tables.files import DataFile, data_files, read_file
 from store.tables.handles import TableHandles, create_tables, open_tables, unsettled_plans
 from store.tables.labels import NOTHING_SAID, SaidLabels, said_labels
+from store.tables.photo_counts import check_has_all_photos
 from store.tables.projections import KEPT_COLUMNS, SWITCHING, project_rows, write_projections
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, TABLES, Table
 
@@ -54,8 +55,9 @@ COPY_SHARES = 64
 PATIENCE_S = 120.0
 POLL_INTERVAL_S = 1.0
 
-# A file of feature rows, and the batches in it that lack the version.
+# A file of feature rows, and the batches in it of which rows lack the version.
 _LackingFile = tuple[DataFile, frozenset[int]]
+_BatchOfDay = tuple[date, int]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def reproject(
     deleted by hand. Each day is one transaction. `say` gets waits in words, `on_progress` rows done and rows in all.
     Killed at any point, a replay does the days that are left; run twice at once, the second one is refused. Photos may
     arrive meanwhile: the stream projects them with both versions. Raises HomeInUse, AnotherRefit when another version
-    became the next one, JobFailed, StorageUnavailable.
+    became the next one, NetworkIncomplete when the next one is of a network that photos have no row of, JobFailed,
+    StorageUnavailable.
     """
     if not current_models(home).versions:
         return None
@@ -91,6 +94,10 @@ def reproject(
         append_once(home, PROJECTION_ROWS, SWITCHING, (), {}, lambda _: False)
         before = current_models(home)
         meta = describe_model(home, before.versions[-1])
+        is_new_network = before.next is not None and before.featurizer != meta.featurizer
+        if is_new_network:
+            # Before hours of work: the same is found after it.
+            check_has_all_photos(home, meta.featurizer, meta.version)
 
         def check() -> None:
             check_lease()
@@ -100,10 +107,12 @@ def reproject(
         try:
             backfill = _Backfill(spark, home, meta, said, on_progress, check, read_erasures(home).progress)
             backfill.run()
-            _wait_for_plans(home, meta, say, patience_s, check_lease)
+            _wait_for_plans(home, meta, is_new_network, say, patience_s, check_lease)
             backfill.run()
         finally:
             said.destroy()
+        if is_new_network:
+            check_has_all_photos(home, meta.featurizer, meta.version)
         if before.next is not None:
             finish_switch(home, before, meta.featurizer)
     return Reprojection(meta.version, backfill.rows, backfill.days)
@@ -114,7 +123,7 @@ class _Task:
     """What one task reads and projects: files of one day, and in each the batches to take rows from.
 
     `said` had been said of photos before the fit; `copies` says how many rows of the fit have the same bytes and
-    label, where it is more than one.
+    label, where it is more than one. `projected` are files of projections that hold a part of these batches.
     """
 
     home: Home
@@ -122,13 +131,17 @@ class _Task:
     said: "Broadcast[SaidLabels]"
     ingest_date: date
     files: tuple[tuple[str, frozenset[int]], ...]
+    projected: tuple[str, ...]
     copies: Mapping[int, int]
     erasures: tuple[int, int]
 
 
 @dataclass
 class _Backfill:
-    """Projects what lacks a version; batches `of_other_featurizers` lack nothing, `erasures` had come so far."""
+    """Projects what lacks a version; batches `of_other_featurizers` lack nothing, `erasures` had come so far.
+
+    `projected` is how many rows of each batch had the version at the last look, and `projected_files` where they are.
+    """
 
     spark: SparkContext
     home: Home
@@ -140,7 +153,9 @@ class _Backfill:
     rows: int = 0
     days: int = 0
     copies: Mapping[int, int] = field(default_factory=dict)
-    of_other_featurizers: set[tuple[date, int]] = field(default_factory=set)
+    of_other_featurizers: set[_BatchOfDay] = field(default_factory=set)
+    projected: Mapping[_BatchOfDay, int] = field(default_factory=dict)
+    projected_files: Mapping[_BatchOfDay, Sequence[str]] = field(default_factory=dict)
     one_commit: Lock = field(default_factory=Lock)
 
     def run(self) -> None:
@@ -159,11 +174,12 @@ class _Backfill:
         last = self.meta.last_batch or 0
         if not self.meta.labels or all(min(b) > last for files in lacking.values() for _, b in files):
             return {}
-        paths = [file.path for file in data_files(_open_tables(self.home)[FEATURE_ROWS])]
+        files = data_files(_open_tables(self.home)[FEATURE_ROWS])
+        paths = [file.path for file in files if file.may_hold(self.meta.featurizer)]
         tasks = self.spark.parallelize(paths, min(len(paths), 8 * self.spark.defaultParallelism))
-        keys = tasks.flatMap(carry_errors(partial(_keys_of_file, self.home, self.meta, self.said, COPY_SHARES)))
+        keys = tasks.flatMap(carry_errors(partial(keys_of_file, self.home, self.meta, self.said, COPY_SHARES)))
         try:
-            counted = keys.groupByKey(min(COPY_SHARES, self.spark.defaultParallelism)).flatMap(_counted_twice)
+            counted = keys.groupByKey(min(COPY_SHARES, self.spark.defaultParallelism)).flatMap(counted_twice)
             return dict(counted.collect())
         except Py4JJavaError as error:
             raise JobFailed(f"Counting equal photos failed on every try: {last_words(error)}.") from error
@@ -173,24 +189,42 @@ class _Backfill:
         tables = _open_tables(self.home)
         # A batch is in `features` for a moment before its projections are: that one does not lack anything yet.
         last = tables.committed_to_all
-        projected = self._projected_batches(tables[PROJECTION_ROWS]) | self.of_other_featurizers
+        self.projected, self.projected_files = self._look_at_projections(tables[PROJECTION_ROWS])
+        files = [file for file in data_files(tables[FEATURE_ROWS]) if file.may_hold(self.meta.featurizer)]
+        of_files = [(file, self._rows_by_batch(FEATURE_ROWS, file)) for file in files]
+        rows: Counter[_BatchOfDay] = Counter()
+        for _, of_file in of_files:
+            rows.update(of_file)
+        lacks = {
+            batch for batch, count in rows.items() if batch[1] <= last and count > self.projected.get(batch, 0)
+        } - self.of_other_featurizers
         lacking: dict[date, list[_LackingFile]] = defaultdict(list)
-        for file in data_files(tables[FEATURE_ROWS]):
-            batches_of_day = self._batches(FEATURE_ROWS, file) - projected
-            batches = frozenset(batch for _, batch in batches_of_day if batch <= last)
-            if batches:
+        for file, of_file in of_files:
+            if batches := frozenset(batch for _, batch in lacks & of_file.keys()):
                 lacking[file.partition["ingest_date"]].append((file, batches))
         return dict(sorted(lacking.items(), reverse=True))
 
-    def _projected_batches(self, handle: DeltaTable | None) -> set[tuple[date, int]]:
-        files = [file for file in data_files(handle) if file.partition["pca_version"] == self.meta.version]
-        return {batch_of_day for file in files for batch_of_day in self._batches(PROJECTION_ROWS, file)}
+    def _look_at_projections(
+        self, handle: DeltaTable | None
+    ) -> tuple[dict[_BatchOfDay, int], dict[_BatchOfDay, list[str]]]:
+        """How many projections of the version each batch has, and in which files."""
+        rows: Counter[_BatchOfDay] = Counter()
+        files: dict[_BatchOfDay, list[str]] = defaultdict(list)
+        for file in data_files(handle):
+            if file.partition["pca_version"] == self.meta.version:
+                of_file = self._rows_by_batch(PROJECTION_ROWS, file)
+                rows.update(of_file)
+                for batch in of_file:
+                    files[batch].append(file.path)
+        return rows, files
 
-    def _batches(self, table: Table, file: DataFile) -> set[tuple[date, int]]:
-        """The day of a file with each batch that has rows in it."""
-        is_one = file.batches is not None and file.batches[0] == file.batches[1]
-        batches = file.batches if file.batches and is_one else _batches_in(self.home, table, file.path)
-        return {(file.partition["ingest_date"], batch) for batch in batches}
+    def _rows_by_batch(self, table: Table, file: DataFile) -> dict[_BatchOfDay, int]:
+        """How many rows that concern the version a file has of each batch of its day."""
+        if file.batches is not None and file.batches[0] == file.batches[1]:
+            # The rows of a batch in one file are of one network.
+            return {(file.partition["ingest_date"], file.batches[0]): file.rows}
+        counts = _rows_in(self.home, table, file.path, self.meta.featurizer if table is FEATURE_ROWS else None)
+        return {(file.partition["ingest_date"], batch): count for batch, count in counts.items()}
 
     def _project_day(self, day: date, files: Sequence[_LackingFile]) -> int:
         """Project and commit what a day lacks; says how many rows its files have."""
@@ -212,6 +246,7 @@ class _Backfill:
                 self.said,
                 day,
                 tuple((file.path, batches) for file, batches in group),
+                self._files_with_a_part(day, frozenset().union(*(batches for _, batches in group))),
                 self.copies,
                 self.erasures,
             )
@@ -222,11 +257,16 @@ class _Backfill:
         except Py4JJavaError as error:
             raise JobFailed(f"Projecting {day} failed on every try: {last_words(error)}.") from error
 
-    def _commit(self, adds: Sequence[AddedFile], batches: set[tuple[date, int]]) -> bool:
+    def _files_with_a_part(self, day: date, batches: frozenset[int]) -> tuple[str, ...]:
+        # Photos that were looked for in vain at first get their features later than the rest of their batch.
+        return tuple(sorted({path for batch in batches for path in self.projected_files.get((day, batch), ())}))
+
+    def _commit(self, adds: Sequence[AddedFile], batches: set[_BatchOfDay]) -> bool:
         def is_committed(handle: DeltaTable) -> bool:
             # An erasure commits to this table once it began: either this sees it, or the commit is refused.
             check_no_erasure_started(self.home, self.erasures[0])
-            return bool(batches & self._projected_batches(handle))
+            now, _ = self._look_at_projections(handle)
+            return any(now.get(batch, 0) != self.projected.get(batch, 0) for batch in batches)
 
         self.check()
         metadata = {"fruits.pca_version": str(self.meta.version)}
@@ -234,9 +274,13 @@ class _Backfill:
 
 
 @lru_cache(maxsize=10_000)
-def _batches_in(home: Home, table: Table, path: str) -> frozenset[int]:
-    parts = read_file(home, table, path, ["batch"])
-    return frozenset(batch for part in parts for batch in pc.unique(part["batch"]).to_pylist())
+def _rows_in(home: Home, table: Table, path: str, featurizer: str | None) -> Mapping[int, int]:
+    """How many rows of each batch a file has; of features, only those of a featurizer."""
+    rows: Counter[int] = Counter()
+    for part in read_file(home, table, path, ["batch", "featurizer"]):
+        own = part if featurizer is None else part.filter(pc.equal(part["featurizer"], featurizer))
+        rows.update(own["batch"].to_pylist())
+    return rows
 
 
 def _open_tables(home: Home) -> TableHandles:
@@ -248,14 +292,25 @@ def _open_tables(home: Home) -> TableHandles:
 
 
 def _wait_for_plans(
-    home: Home, meta: PcaMeta, say: Callable[[str], None], patience_s: float, check: Callable[[], None]
+    home: Home,
+    meta: PcaMeta,
+    is_new_network: bool,
+    say: Callable[[str], None],
+    patience_s: float,
+    check: Callable[[], None],
 ) -> None:
     """Return when every plan that lacks the version is committed: its running tasks may not know the version."""
     waited_for: list[int] = []
+    # What is planned from now on without the network, a stream of a former release plans.
+    before_network = {plan.batch for plan in unsettled_plans(home, _open_tables(home))} if is_new_network else set()
     while batches := [
         plan.batch
         for plan in unsettled_plans(home, _open_tables(home))
-        if plan.featurizer == meta.featurizer and meta.version not in plan.pca_versions
+        if (
+            meta.version not in plan.pca_versions
+            if meta.featurizer in plan.featurizers
+            else plan.batch in before_network
+        )
     ]:
         if batches != waited_for:
             # The wait begins again whenever the stream has committed a batch.
@@ -275,7 +330,8 @@ def _project_tasks(tasks: Iterable[_Task]) -> Iterator[tuple[AddedFile, frozense
     for task in tasks:
         model = cached_model(task.home, task.meta.version, task.erasures)
         length = len(model.pca.mean)
-        parts = [part for path, batches in task.files for part in _read_vectors(task, length, path, batches)]
+        done = _projected_sources(task)
+        parts = [part for path, batches in task.files for part in _read_vectors(task, length, path, batches, done)]
         if parts:
             rows = pa.Table.from_batches([kept for kept, _ in parts])
             columns: dict[str, Any] = {name: rows[name].combine_chunks() for name in KEPT_COLUMNS}
@@ -292,36 +348,6 @@ def _said_before_fit(home: Home, meta: PcaMeta) -> SaidLabels:
     return said_labels(home, meta.labels_until).without_rows() if meta.labels_until else NOTHING_SAID
 
 
-def _keys_of_file(
-    home: Home, meta: PcaMeta, said: "Broadcast[SaidLabels]", shares: int, path: str
-) -> list[tuple[int, NDArray[np.int64]]]:
-    """The keys of the labelled rows of a file that were in the fit, cut into shares by their values."""
-    keys: list[int] = []
-    for part in read_file(home, FEATURE_ROWS, path, ["image_id", "label", "batch", "featurizer"]):
-        labels = said.value.labels_of(part)
-        is_in_fit = pc.and_(
-            pc.and_(pc.less_equal(part["batch"], meta.last_batch), pc.equal(part["featurizer"], meta.featurizer)),
-            pc.is_valid(labels),
-        )
-        keys += _keys_of_copies(part["image_id"].filter(is_in_fit).to_pylist(), labels.filter(is_in_fit).to_pylist())
-    array = np.array(keys, np.int64)
-    return [(share, array[array % shares == share]) for share in range(shares)]
-
-
-def _counted_twice(share: tuple[int, Iterable[NDArray[np.int64]]]) -> list[tuple[int, int]]:
-    keys, counts = np.unique(np.concatenate(list(share[1])), return_counts=True)
-    return [(int(key), int(count)) for key, count in zip(keys, counts, strict=True) if count > 1]
-
-
-def _keys_of_copies(image_ids: Sequence[str], labels: Sequence[str | None]) -> list[int]:
-    # Eight bytes: of a billion photos some two would share a key, and be left out together.
-    texts = (
-        f"{label}\0{image_id}".encode("utf-8", "surrogatepass")
-        for image_id, label in zip(image_ids, labels, strict=True)
-    )
-    return [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1 for text in texts]
-
-
 def _left_out(model: PcaModel, rows: pa.Table, said: SaidLabels, copies: Mapping[int, int]) -> LeftOut | None:
     """Which rows were in the fit of the classifier, under a label that it names, and how many copies were."""
     meta, classifier = model.meta, model.classifier
@@ -331,18 +357,34 @@ def _left_out(model: PcaModel, rows: pa.Table, said: SaidLabels, copies: Mapping
     places = pc.index_in(labels, value_set=pa.array(classifier.labels, pa.string()))
     in_fit = pc.less_equal(rows["batch"].combine_chunks(), meta.last_batch)
     places = pc.fill_null(pc.if_else(in_fit, places, -1), -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    numbers = [copies.get(key, 1) for key in _keys_of_copies(rows["image_id"].to_pylist(), labels.to_pylist())]
+    numbers = [copies.get(key, 1) for key in keys_of_copies(rows["image_id"].to_pylist(), labels.to_pylist())]
     return LeftOut(places, np.array(numbers, np.int64))
 
 
+def _projected_sources(task: _Task) -> dict[int, set[str]]:
+    """The sources of the rows that have the version already, by batch."""
+    sources: dict[int, set[str]] = defaultdict(set)
+    for path in task.projected:
+        for part in read_file(task.home, PROJECTION_ROWS, path, ["batch", "source"]):
+            for batch, source in zip(part["batch"].to_pylist(), part["source"].to_pylist(), strict=True):
+                sources[batch].add(source)
+    return sources
+
+
 def _read_vectors(
-    task: _Task, length: int, path: str, batches: frozenset[int]
+    task: _Task, length: int, path: str, batches: frozenset[int], done: Mapping[int, set[str]]
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
     narrow = read_file(task.home, FEATURE_ROWS, path, ["batch", "featurizer"])
     if not any(_mask(part, task, batches).true_count for part in narrow):
         return
     for part in read_file(task.home, FEATURE_ROWS, path, [*KEPT_COLUMNS, "features"]):
         rows = select_rows(part, _mask(part, task, batches))
+        if done:
+            lacks = [
+                source not in done.get(batch, ())
+                for batch, source in zip(rows["batch"].to_pylist(), rows["source"].to_pylist(), strict=True)
+            ]
+            rows = select_rows(rows, pa.array(lacks, pa.bool_()))
         if rows.num_rows:
             vectors = vectors_of(task.home, length, task.ingest_date, path, rows)
             if not np.isfinite(vectors).all():

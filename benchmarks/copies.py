@@ -16,8 +16,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from benchmarks.identification import MIN_ROWS, Photos
+from bootstrap.weights.network import keras_quietly
 from bootstrap.weights.weights import compile_weights
 from features.classifier import name_rows, within_labels
 from features.featurizer import Featurizer, Recipe
@@ -59,7 +61,8 @@ def main() -> None:
             _costs("photos of VAL, written anew", [_with_adobes(body) for body in some], featurizer, home)
     if given.folders:
         train, val = given.folders
-        _names(train, val, featurizer)
+        whole = _by_keras(val, Path(given.weights)) if given.weights.endswith(".h5") else None
+        _names(train, val, featurizer, whole)
 
 
 def _costs(name: str, bodies: Sequence[bytes], featurizer: Featurizer, home: Home) -> None:
@@ -96,7 +99,7 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.process_time() - began_s
 
 
-def _names(train: Path, val: Path, featurizer: Featurizer) -> None:
+def _names(train: Path, val: Path, featurizer: Featurizer, whole: NDArray[np.float32] | None) -> None:
     vectors: dict[str, NDArray[np.float32]] = {}
     for way, copy_px in WAYS.items():
         fitted, named = (_photos(folder, featurizer, copy_px) for folder in (train, val))
@@ -104,10 +107,31 @@ def _names(train: Path, val: Path, featurizer: Featurizer) -> None:
         names = name_rows(classifier, named.vectors)
         accuracy = (np.array(classifier.labels)[names.places[:, 0]] == named.labels).mean()
         vectors[way] = named.vectors
-        base = vectors["without copies"]
-        lengths = np.linalg.norm(base, axis=1) * np.linalg.norm(named.vectors, axis=1)
-        cosines = (base * named.vectors).sum(axis=1) / lengths
-        print(f"{way}: accuracy {accuracy:.3f}, cosine with features of photos {cosines.mean():.4f}", flush=True)
+        line = f"{way}: accuracy {accuracy:.3f}, cosine with ours of photos"
+        line += f" {_cosines(vectors['without copies'], named.vectors).mean():.4f}"
+        if whole is not None:
+            cosines = _cosines(whole, named.vectors)
+            line += f", with Keras's of whole photos {cosines.mean():.4f} (least {cosines.min():.3f})"
+        print(line, flush=True)
+
+
+def _cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosines: NDArray[np.float32] = (ours * theirs).sum(axis=1) / lengths
+    return cosines
+
+
+def _by_keras(folder: Path, weights: Path) -> NDArray[np.float32]:
+    """What Keras's own MobileNetV2 sees in photos that were decoded whole and resized once."""
+    applications = keras_quietly().applications
+    model = applications.MobileNetV2(include_top=False, pooling="avg", weights=str(weights), input_shape=(224, 224, 3))
+    vectors: list[NDArray[np.float32]] = []
+    for path in sorted(path for path in folder.glob("*/*/*") if path.is_file()):
+        with Image.open(path) as photo:
+            seen = ImageOps.exif_transpose(photo).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+        scaled = applications.mobilenet_v2.preprocess_input(np.asarray(seen, np.float32)[None])
+        vectors.append(np.asarray(model(scaled, training=False), np.float32))
+    return np.concatenate(vectors)
 
 
 def _photos(folder: Path, featurizer: Featurizer, copy_px: int | None) -> Photos:

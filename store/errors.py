@@ -95,6 +95,10 @@ class UnknownModel(FruitsError):
     """No PCA model has this version, or it cannot be used as asked."""
 
 
+class NetworkIncomplete(FruitsError):
+    """Photos have no row yet of the network of a version, so the version is not served."""
+
+
 class AnotherRefit(FruitsError):
     """Another refit published first, or another version took the place of this one; nothing of this one is left."""
 

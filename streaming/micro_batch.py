@@ -16,7 +16,7 @@ from features.image import Limits
 from features.task_errors import carried_error, last_words
 from store.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable
 from store.home import Home
-from store.models.pca_models import versions_to_project
+from store.models.pca_models import current_models, featurizers_in_use, versions_to_project
 from store.models.registry import describe_featurizer, load_network
 from store.objects.faults import RETRY_DEADLINE_S
 from store.state.erasures import ErasureFilter, Erasures, read_erasures
@@ -169,9 +169,12 @@ class MicroBatches:
 
     def _run_tasks(self, plan: Plan, erasures: Erasures) -> Result:
         self._check_not_committed(plan)
-        # The plan's versions and those of now. A switch of versions waits for every plan that it can see; a plan made
-        # from the older pointer after that is begun later, too, and finds the new version here.
-        pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizers)}))
+        # The plan's networks and versions and those of now. A switch waits for every plan that it can see; a plan made
+        # from the older pointer after that is begun later, too, and finds the new ones here.
+        current = current_models(self._home)
+        in_use = (*plan.featurizers, *featurizers_in_use(self._home, plan.featurizer, current))
+        plan = replace(plan, others=tuple(dict.fromkeys(in_use))[1:])
+        pca_versions = tuple(sorted({*plan.pca_versions, *versions_to_project(self._home, plan.featurizers, current)}))
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_named(plan.landing)
         retried = {row.key for row in plan.retried}

@@ -13,6 +13,7 @@ MOST_MODULES = 18
 
 # Modules that no test is named after and none imports: what shows that they work.
 SHOWN_BY = {
+    "batch/equal_photos.py": "tests/batch/test_reproject_names.py",
     "batch/erase/objects.py": "tests/batch/erase/test_erase.py",
     "batch/refeaturize/pictures.py": "tests/batch/refeaturize/test_refeaturize.py",
     "batch/refit/summing_job.py": "tests/batch/refit/test_sums.py",

@@ -78,9 +78,7 @@ def erase_rows(home: Home, selection: Selection, table: Table, check: Callable[[
     for _, scan in scans:
         erased.newer_versions |= scan.newer_versions
     if hits:
-        days: dict[date, Counter[int]] = defaultdict(Counter)
-        for file, scan in hits:
-            days[file.partition["ingest_date"]].update(scan.batches)
+        days = _gone_by_day(hits)
         # Before the rows go: a replay finds them again, and with them what they were fitted into.
         erased.classifiers += len(drop_names(home, _first_batches(scan for _, scan in hits)))
         if table is FEATURE_ROWS:
@@ -173,10 +171,12 @@ def note_objects(home: Home, selection: Selection) -> list[str]:
 class _Scan:
     """What one file holds of a selection: rows by batch, and versions of objects that came later.
 
+    `photos` (batch, source, etag) are those that its feature rows are of; None in other tables.
     `first_batches` are, by featurizer and label, the lowest batches of these rows.
     """
 
     batches: Counter[int] = field(default_factory=Counter)
+    photos: set[tuple[int, str, str]] | None = None
     newer_versions: set[tuple[str, str]] = field(default_factory=set)
     first_batches: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -194,12 +194,14 @@ def _scan_files(
 
 
 def _scan(home: Home, table: Table, selection: Selection, path: str) -> _Scan:
-    scan = _Scan()
+    scan = _Scan(photos=set() if table is FEATURE_ROWS else None)
     labels = [name for name in ("featurizer", "label") if name in table.file_schema.names]
     for rows in read_file(home, table, path, [*selection.columns_of(table), *labels]):
         covered = rows.filter(selection.row_mask(rows))
         selection.note_objects(covered)
         scan.batches.update(covered["batch"].to_pylist())
+        if scan.photos is not None:
+            scan.photos.update(zip(*(covered[name].to_pylist() for name in ("batch", "source", "etag")), strict=True))
         if labels:
             labelled = zip(*(covered[name].to_pylist() for name in (*labels, "batch")), strict=True)
             for featurizer, label, batch in labelled:
@@ -210,6 +212,17 @@ def _scan(home: Home, table: Table, selection: Selection, path: str) -> _Scan:
             newer = rows.filter(selection.newer_row_mask(rows))
             scan.newer_versions.update(zip(newer["source"].to_pylist(), newer["etag"].to_pylist(), strict=True))
     return scan
+
+
+def _gone_by_day(hits: Sequence[tuple[DataFile, _Scan]]) -> dict[date, Counter[int]]:
+    """How much of what the results of batches counted goes, by day; a photo with rows of several networks is one."""
+    days: dict[date, Counter[int]] = defaultdict(Counter)
+    photos: dict[date, set[tuple[int, str, str]]] = defaultdict(set)
+    for file, scan in hits:
+        day = file.partition["ingest_date"]
+        days[day].update(scan.batches if scan.photos is None else (batch for batch, *_ in scan.photos - photos[day]))
+        photos[day] |= scan.photos or set()
+    return days
 
 
 def _first_batches(scans: Iterable[_Scan]) -> dict[tuple[str, str], int]:

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch.days import groups_by_size, list_days
 from store.errors import StateDamaged
@@ -22,7 +23,7 @@ from store.objects.faults import retry_storage
 from store.tables.commits import MAINTENANCE, replace_files
 from store.tables.files import DataFile, data_files, has_files, read_file, write_large_file
 from store.tables.handles import open_table, open_tables
-from store.tables.schemas import ALL_TABLES, COPY_ROWS, LABEL_ROWS, Table
+from store.tables.schemas import ALL_TABLES, COPY_ROWS, FEATURE_ROWS, LABEL_ROWS, Table
 
 TARGET_BYTES = 128 * 2**20
 # A row is rewritten when its hour and when its day is finished, and no more once it is in a file of this size.
@@ -82,10 +83,11 @@ def groups_to_compact(home: Home, now: datetime) -> list[Group]:
 def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> Iterator[tuple[Group, int]]:
     """Replace each group's files by one; yields each group with the size of its file in bytes.
 
-    Each group is one transaction. The rows stay the same. The stream may append and queries may read meanwhile: the
-    replaced files stay for a day. Killed at any point, a replay does the groups that are left. A group is left out if
-    somebody has removed one of its files. `check` raises when this should stop. Memory holds some row groups.
-    Raises HomeInUse, StateDamaged, StorageUnavailable.
+    Files of former releases become one for each featurizer that has rows in them. Each group is one transaction. The
+    rows stay the same. The stream may append and queries may read meanwhile: the replaced files stay for a day. Killed
+    at any point, a replay does the groups that are left. A group is left out if somebody has removed one of its files.
+    `check` raises when this should stop. Memory holds some row groups. Raises HomeInUse, StateDamaged,
+    StorageUnavailable.
     """
     tables = {table.name: open_table(home, table) for table in _COMPACTED}
     for group in groups:
@@ -96,18 +98,39 @@ def compact(home: Home, groups: Iterable[Group], check: Callable[[], None]) -> I
         retry_storage(f"open the table {group.table.name}", handle.update_incremental)
         if not has_files(handle, group.files):
             continue
-        rows = partial(_rows, home, group.table, group.files)
-        first = group.files[0]
-        added = write_large_file(home, group.table, rows, first.partition_folders, first.network)
-        expected = sum(file.rows for file in group.files)
-        if added.rows != expected:
+        folders = group.files[0].partition_folders
+        adds = [
+            write_large_file(
+                home, group.table, partial(_rows_of, home, group.table, group.files, network), folders, network
+            )
+            for network in _networks_of(home, group)
+        ]
+        expected, found = (sum(file.rows for file in files) for files in (group.files, adds))
+        if found != expected:
             raise StateDamaged(
-                f"Files of {group.ingest_date} in {group.table.name} hold {added.rows} rows instead of {expected}; "
+                f"Files of {group.ingest_date} in {group.table.name} hold {found} rows instead of {expected}; "
                 "nothing was replaced. Restore them."
             )
         check()
-        replace_files(home, group.table, handle, group.files, added, MAINTENANCE)
-        yield group, added.size_bytes
+        replace_files(home, group.table, handle, group.files, adds, MAINTENANCE)
+        yield group, sum(added.size_bytes for added in adds)
+
+
+def _networks_of(home: Home, group: Group) -> list[str | None]:
+    """The featurizers of a group's rows; only None in a table other than that of the features."""
+    network = group.files[0].network
+    if group.table is not FEATURE_ROWS or network is not None:
+        return [network]
+    parts = (rows for file in group.files for rows in read_file(home, group.table, file.path, ["featurizer"]))
+    return sorted({featurizer for rows in parts for featurizer in pc.unique(rows["featurizer"]).to_pylist()})
+
+
+def _rows_of(home: Home, table: Table, files: Sequence[DataFile], network: str | None) -> Iterator[pa.RecordBatch]:
+    for rows in _rows(home, table, files):
+        if network is None or files[0].network == network:
+            yield rows
+        elif (own := rows.filter(pc.equal(rows["featurizer"], network))).num_rows:
+            yield own
 
 
 def _rows(home: Home, table: Table, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""Fit the PCA anew on every feature row of the home's featurizer, and publish it as the next version."""
+"""Fit the PCA anew on every feature row of one featurizer, and publish it as the next version."""
 
 import math
 import threading
@@ -33,10 +33,11 @@ from store.models.pca_models import (
     versions,
     write_copies,
 )
-from store.models.registry import current_featurizer, describe_featurizer
+from store.models.registry import current_featurizer, describe_featurizer, described_featurizers
 from store.state.erasures import check_no_erasure_started, check_no_erasure_unfinished
 from store.tables.handles import committed_batch, open_tables
 from store.tables.labels import said_labels
+from store.tables.photo_counts import PhotosOfNetwork, photos_of_network
 from store.tables.schemas import FEATURE_ROWS
 
 USUAL_COMPONENTS = 64
@@ -51,6 +52,7 @@ class RefitOptions:
     """How many components to keep: that many, or as few as explain a share of the variance; and from how many rows.
 
     A label is named if it has `min_label_rows`. With `force`, a version that names worse becomes the next one, too.
+    `featurizer` is whose rows to fit on, if not that of `network_to_fit`.
     """
 
     components: int | None
@@ -58,6 +60,15 @@ class RefitOptions:
     min_rows: int
     min_label_rows: int = 10
     force: bool = False
+    featurizer: str | None = None
+
+
+@dataclass(frozen=True)
+class NetworkToFit:
+    """The featurizer on whose rows a refit fits; `newer` is the home's newest, if photos still lack rows of that."""
+
+    featurizer: str
+    newer: PhotosOfNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -81,21 +92,34 @@ class Refit:
     rows_corrected: int = 0
 
 
-def featurizer_to_fit(home: Home) -> str:
-    """The home's featurizer, on whose rows a refit fits. Raises NothingToFit before the first stream."""
-    featurizer = current_featurizer(home)
-    if featurizer is None:
+def network_to_fit(home: Home, asked: str | None = None) -> NetworkToFit:
+    """The featurizer asked for, or the home's newest; the served network as long as photos lack rows of the newest.
+
+    Raises NothingToFit before the first stream, InvalidSetting for a featurizer that the home does not have,
+    StateDamaged, StorageUnavailable.
+    """
+    newest = current_featurizer(home)
+    if newest is None:
         raise NothingToFit(f"{home.root.uri} has no featurizer, so nothing to fit on yet; run `fruits stream`.")
-    return featurizer
+    if asked is not None:
+        known = [meta.id for meta in described_featurizers(home)]
+        if asked not in known:
+            raise InvalidSetting(f"{home.root.uri} has no featurizer {asked}; it has {', '.join(known)}.")
+        return NetworkToFit(asked)
+    served = current_models(home).featurizer or newest
+    if served == newest:
+        return NetworkToFit(newest)
+    newer = photos_of_network(home, newest)
+    return NetworkToFit(served, newer) if newer.lacking else NetworkToFit(newest)
 
 
-def components_to_keep(home: Home, components: int | None, variance: float | None) -> int | None:
-    """How many components to keep of the features of the home's network: those asked for, or the usual number.
+def components_to_keep(home: Home, featurizer: str, components: int | None, variance: float | None) -> int | None:
+    """How many components to keep of a featurizer's features: those asked for, or the usual number.
 
     None where a share of the variance is asked for. Raises InvalidSetting, before any row is read, for more than there
-    are features, and as `featurizer_to_fit`.
+    are features.
     """
-    length = describe_featurizer(home, featurizer_to_fit(home)).length
+    length = describe_featurizer(home, featurizer).length
     if components is not None and components > length:
         raise InvalidSetting(f"{components} components are impossible; choose from 1 to {length}.")
     return components or (None if variance else min(USUAL_COMPONENTS, length))
@@ -116,14 +140,14 @@ def refit(
     first, JobFailed, StorageUnavailable; nothing is published then, unless the message names the version that was.
     Raises HomeInUse when an erasure began meanwhile: a version that was published by then names nothing.
     """
-    featurizer = featurizer_to_fit(home)
+    featurizer = options.featurizer or network_to_fit(home).featurizer
     if not dry_run:
         # The import takes half a second, and Spark's tasks take longer.
         threading.Thread(target=import_module, args=("matplotlib.figure",), name="scree", daemon=True).start()
     version, parent = next_version(home), _parent(home, featurizer)
     erasures = check_no_erasure_unfinished(home)
     tables = open_tables(home)
-    days = list_days(home, tables)
+    days = list_days(home, tables, featurizer)
     # Once, after the tables were opened: what is said from now on is for the next refit.
     said = said_labels(home)
     summed = sum_days(spark, home, featurizer, days, full=full, keep=not dry_run, on_progress=on_progress, said=said)

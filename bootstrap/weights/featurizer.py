@@ -117,7 +117,7 @@ def _with_pixels(
         raise FeaturizerConflict(
             f"This home uses featurizer {current.id}, which makes features from {_in_words(current.recipe.copy_px)}; "
             f"from {told} they are another featurizer's, and the two cannot be compared. Add --new-featurizer to "
-            "switch, or leave --copies and --copy-px as they were."
+            "switch, or leave --copies, --copy-px and --clean reduce out."
         )
     check_is_writable(home.featurizers)
     meta = publish_featurizer(

@@ -10,6 +10,7 @@ from ops.cli.command import HOME, READING, Flags, examples, runs_alone, takes_se
 from ops.cli.console import console, echo, notify
 from ops.cli.reproject import JOB, project_rows
 from ops.cli.spark_job import spark_job
+from ops.wording import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,18 +93,12 @@ def use(
     then_reproject: ThenReproject = False,
 ) -> None:
     """Make a version the next one: new photos get it at once, `fruits reproject` completes and serves it."""
-    from store.errors import UnknownModel
     from store.models.pca_models import begin_switch, current_models, describe_model
-    from store.models.registry import current_featurizer
+    from store.tables.photo_counts import photos_of_network
 
     settings = flags.open_to_change()
     home = settings.places()
-    meta, featurizer = describe_model(home, version), current_featurizer(home)
-    if meta.featurizer != featurizer:
-        raise UnknownModel(
-            f"Version {version} is for featurizer {meta.featurizer}, but {home.root.uri} uses {featurizer}; "
-            "choose another version, or refit."
-        )
+    meta = describe_model(home, version)
     replaced = current_models(home).next
     after = begin_switch(home, version)
     if replaced not in (None, version):
@@ -112,24 +107,39 @@ def use(
         echo(f"Version {version} is served; no other is on its way.")
         return
     echo_next(version)
+    if meta.featurizer != after.featurizer:
+        network = photos_of_network(home, meta.featurizer)
+        echo(f"It is of another network than what is served. {network}.")
+        if network.lacking:
+            echo("Run `fruits refeaturize` before `fruits reproject`; new photos get rows of both.")
     if then_reproject:
         with spark_job(settings, JOB) as spark:
             project_rows(spark, home)
 
 
-@app.command(epilog=examples("fruits models prune --keep 2"))
+@app.command(epilog=examples("fruits models prune --keep 2", "fruits models prune --features"))
 @takes_settings(*HOME)
 def prune(
     flags: Flags,
     keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest versions keep projections.")] = 2,
+    features: Annotated[
+        bool, typer.Option("--features", help="Also drop the feature rows of networks that are not in use.")
+    ] = False,
 ) -> None:
     """Drop the projections of old versions; the served and the next one stay, and all models do."""
+    from batch.maintain.networks_out_of_use import prune_features
     from batch.maintain.prune import prune as run_prune
 
-    pruned = run_prune(flags.open_to_change().places(), keep, notify)
+    home = flags.open_to_change().places()
+    pruned = run_prune(home, keep, notify)
     if pruned.versions:
         echo(f"Dropped {pruned.rows:,} projections of version {', '.join(map(str, pruned.versions))}.")
-    else:
+    rows = prune_features(home, notify) if features else None
+    for featurizer, count in rows.dropped.items() if rows else ():
+        echo(f"Dropped {quantity(count, 'feature row')} of featurizer {featurizer}.")
+    for featurizer, count in rows.kept.items() if rows else ():
+        echo(f"{quantity(count, 'row')} of featurizer {featurizer} stay: their photos have no other.")
+    if not pruned.versions and not (rows and rows.dropped):
         echo("Nothing to drop.")
 
 

@@ -25,12 +25,22 @@ def refit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and show, but store nothing.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Read every row again, whatever is stored.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Make it the next version, even if it names worse.")] = False,
+    featurizer: Annotated[
+        str | None, typer.Option("--featurizer", metavar="ID", help="Fit on the rows of this featurizer.")
+    ] = None,
     then_reproject: ThenReproject = False,
 ) -> None:
     """Fit the PCA and the names of fruit on all photos, and make them the next version; a running stream follows."""
     if dry_run and then_reproject:
         raise InvalidSetting("A dry run publishes nothing to reproject with; leave out --dry-run or --reproject.")
-    fit(flags.open_to_change(), dry_run=dry_run, full=full, force=force, then_reproject=then_reproject)
+    fit(
+        flags.open_to_change(),
+        dry_run=dry_run,
+        full=full,
+        force=force,
+        featurizer=featurizer,
+        then_reproject=then_reproject,
+    )
 
 
 def fit(
@@ -39,6 +49,7 @@ def fit(
     dry_run: bool = False,
     full: bool = False,
     force: bool = False,
+    featurizer: str | None = None,
     then_reproject: bool = False,
 ) -> None:
     """Fit a new version in the settings' home, show the outcome and, if asked for, reproject all rows with it.
@@ -47,16 +58,24 @@ def fit(
     """
     from rich.progress import DownloadColumn
 
-    from batch.refit.refit import RefitOptions, components_to_keep
+    from batch.refit.refit import RefitOptions, components_to_keep, network_to_fit
     from batch.refit.refit import refit as run_refit
     from store.models.pca_models import scree_uri
 
     home = settings.places()
     # Before Spark starts, which takes seconds.
-    components = components_to_keep(home, settings.components, settings.variance)
+    network = network_to_fit(home, featurizer)
+    if network.newer is not None:
+        echo(
+            f"{network.newer}; run `fruits refeaturize`, and the next refit takes it. "
+            f"This one fits {network.featurizer}."
+        )
+    components = components_to_keep(home, network.featurizer, settings.components, settings.variance)
     with spark_job(settings, "fruits-refit") as spark:
         with progress_bar("Reading features", DownloadColumn()) as on_progress:
-            options = RefitOptions(components, settings.variance, settings.min_rows, settings.min_label_rows, force)
+            options = RefitOptions(
+                components, settings.variance, settings.min_rows, settings.min_label_rows, force, network.featurizer
+            )
             done = run_refit(spark, home, options, dry_run, full, on_progress)
         meta = done.meta
         table = Table(header_style="bold")

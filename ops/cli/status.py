@@ -23,6 +23,7 @@ from ops.wording import duration, escape_controls, quantity, size
 if TYPE_CHECKING:
     from ops.status.health import Health
     from ops.status.status import ModelStatus, Status
+    from store.tables.photo_counts import PhotosOfNetwork
 
 _TOP_REASONS = 3
 _ON_THE_CLOCK = ("plan", "work", "commit")
@@ -162,6 +163,8 @@ def _facts(found: "Status") -> Iterator[tuple[str, str]]:
     if found.passed_over:
         yield "passed over", _passed_over_sentence(found)
     yield "featurizer", f"{found.featurizer}, from {found.weights}" if found.featurizer else "none yet"
+    if found.networks:
+        yield "networks", "\n".join(_network_sentence(found, network) for network in found.networks)
     yield "answers", "\n".join(filter(None, (_answers_sentence(found), _answers_behind_sentence(found))))
     yield "unknown", _unknown_sentence(found)
     yield "PCA", "\n".join(_model_sentence(found, model, ago) for model in found.models) or "no version yet"
@@ -237,6 +240,14 @@ def _answers_behind_sentence(found: "Status") -> str:
     if behind is None:
         return ""
     return f"the app's lack those of {quantity(behind, 'batch', 'batches')}" if behind else "the app has all of them"
+
+
+def _network_sentence(found: "Status", network: "PhotosOfNetwork") -> str:
+    role = "is served; " if network.featurizer == found.served_featurizer else ""
+    if not role and network.featurizer == found.featurizer:
+        role = "is the newest; "
+    rows = f"{network.featurizer} {role}it has rows of {network.with_rows:,} of {network.photos:,} photos"
+    return f"{rows}; run `fruits refeaturize`" if network.lacking else rows
 
 
 def _unknown_sentence(found: "Status") -> str:

@@ -184,12 +184,12 @@ class Metrics:
             return
         self._counted_at_s = time.monotonic()
         try:
-            serving, today = current_models(self._home).serving, now.date()
-            if serving is None:
+            current, today = current_models(self._home), now.date()
+            if current.serving is None:
                 return
             files, projections = (data_files(self._tables.look(table)[0]) for table in (FEATURE_ROWS, PROJECTION_ROWS))
-            accuracy = count_answers(self._home, files, today).accuracy
-            unknown = count_unknown(self._home, projections, serving, today, self._unknown_above)
+            accuracy = count_answers(self._home, files, current.featurizer, today).accuracy
+            unknown = count_unknown(self._home, projections, current.serving, today, self._unknown_above)
         except FruitsError as error:
             self._warn(f"The accuracy of the answers is not reported to CloudWatch: {reason(error)}.")
             self._answers = {}

@@ -14,7 +14,7 @@ from bootstrap.aws.athena import definitions
 from features.errors import FruitsError
 from store.errors import StateDamaged
 from store.home import Home
-from store.models.pca_models import Current, current_models
+from store.models.pca_models import Current, stored_pointer
 from store.tables.handles import check_ingested, open_table, open_tables
 from store.tables.schemas import ALL_TABLES, COPY_ROWS, LABEL_ROWS
 
@@ -125,7 +125,7 @@ def take_snapshot(home: Home) -> Snapshot:
     """The tables and the served model of one moment. Raises NothingIngested before there are any, StateDamaged."""
     while True:
         # A switch ends, and old versions are pruned, between one look and the next.
-        models = current_models(home)
+        models = stored_pointer(home)
         tables: dict[str, DeltaTable] = {}
         for name, handle in open_tables(home).handles.items():
             if handle is None:
@@ -136,7 +136,7 @@ def take_snapshot(home: Home) -> Snapshot:
             tables[name] = handle
         if (labels := open_table(home, LABEL_ROWS)) is not None:
             tables[LABEL_ROWS.name] = labels
-        if current_models(home) == models:
+        if stored_pointer(home) == models:
             return Snapshot(tables, models)
 
 

@@ -17,7 +17,6 @@ from ops.report.photo_map import MOST_PHOTOS_ON_MAP, PcaMap, Row, photo_map, que
 from ops.status.answers import recent_answers
 from store.home import Home
 from store.models.pca_models import PcaModel, cached_model, current_models, versions
-from store.models.registry import current_featurizer
 from store.state.plans import planned_batches, read_result
 
 _MOST_BINS = 90
@@ -31,7 +30,7 @@ _MOST_VERSIONS = 8
 _SPECTRUM_POINTS = 90
 _SHIFT_COMPONENTS = 8
 # A clock that is behind the storage's would make a wait negative.
-_WAIT_S = "greatest(epoch(ingested_at) - epoch(coalesce(first_visible_at, arrived_at)), 0)"
+_WAIT_S = "greatest(epoch(ingested_at) - epoch(first_visible_at), 0)"
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
     """
     connection = connect(home)
     # Views, so that each query still skips the files of other days.
-    for name in ("features", "rejects", "current_projections"):
+    for name in ("ingested_photos", "rejects", "current_projections"):
         condition = f"ingest_date >= DATE '{since}'" if since else "true"
         connection.execute(f"CREATE VIEW seen_{name} AS SELECT * FROM {name} WHERE {condition}")
     serving = current_models(home).serving
@@ -89,7 +88,7 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
         made_at=datetime.now(UTC),
         since=since,
         left_out=query_rows(connection, _LEFT_OUT.format(since=since))[0] if since else None,
-        featurizer=current_featurizer(home),
+        featurizer=current_models(home).featurizer,
         serving=serving,
         totals=totals,
         accuracy=asdict(recent_answers(home).accuracy),
@@ -107,7 +106,7 @@ def collect(home: Home, since: date | None = None, most_photos: int = MOST_PHOTO
 
 _LEFT_OUT = """
     WITH gone AS (
-        SELECT ingest_date, batch, 1 AS photo FROM features WHERE ingest_date < DATE '{since}'
+        SELECT ingest_date, batch, 1 AS photo FROM ingested_photos WHERE ingest_date < DATE '{since}'
         UNION ALL SELECT ingest_date, batch, 0 FROM rejects WHERE ingest_date < DATE '{since}'
     )
     SELECT coalesce(sum(photo), 0)::BIGINT AS photos, count(*) - photos AS rejects, count(DISTINCT batch) AS batches,
@@ -118,10 +117,10 @@ _TOTALS = f"""
     SELECT photos, rejects, labels, photo_bytes, least(photo.first_at, reject.first_at) AS first_at,
            greatest(photo.last_at, reject.last_at) AS last_at, waits_s[1] AS median_s, waits_s[2] AS p95_s
     FROM (
-        SELECT count(*) AS photos, count(DISTINCT nfc_normalize(label)) AS labels,
+        SELECT count(*) AS photos, count(DISTINCT folder_label) AS labels,
                coalesce(sum(bytes), 0)::BIGINT AS photo_bytes, min(ingested_at) AS first_at,
                max(ingested_at) AS last_at, quantile_cont({_WAIT_S}, [0.5, 0.95]) AS waits_s
-        FROM seen_features
+        FROM seen_ingested_photos
     ) AS photo, (
         SELECT count(*) AS rejects, min(ingested_at) AS first_at, max(ingested_at) AS last_at FROM seen_rejects
     ) AS reject
@@ -130,7 +129,7 @@ _FLOW = f"""
     WITH photos AS (
         SELECT floor(epoch(ingested_at) / {{bin_s}}) * {{bin_s}} AS at_s, count(*) AS photos,
                quantile_cont({_WAIT_S}, [0.5, 0.95, 0.99]) AS waits_s
-        FROM seen_features GROUP BY ALL
+        FROM seen_ingested_photos GROUP BY ALL
     ), rejected AS (
         SELECT floor(epoch(ingested_at) / {{bin_s}}) * {{bin_s}} AS at_s, count(*) AS rejects
         FROM seen_rejects GROUP BY ALL

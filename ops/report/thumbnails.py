@@ -44,7 +44,7 @@ def thumbnails(home: Home, photos: Sequence[ShownPhoto], limits: Limits) -> dict
     Of a file only bytes with the hash in the table are shown, so never what took a photo's place. Each is decoded in a
     process of its own. Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
-    sql = f"SELECT {', '.join(PhotoRow.__dataclass_fields__)} FROM features WHERE source IN (SELECT unnest(?))"
+    sql = f"SELECT DISTINCT {', '.join(PhotoRow.__dataclass_fields__)} FROM features WHERE source IN (SELECT unnest(?))"
     found = run_query(connect(home), sql, [[photo.source for photo in photos]])
     rows = [PhotoRow(**row) for row in found.to_pylist()]
     # By source, the version that was ingested: the archive's names carry it.

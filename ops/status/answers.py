@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from ops.share import Share, share_of
 from store.home import Home
+from store.models.pca_models import current_models
 from store.tables.files import DataFile, data_files, read_file
 from store.tables.handles import open_table
 from store.tables.labels import NOTHING_SAID, RANDOM, SaidLabels, said_labels
@@ -29,7 +30,7 @@ _Counted = tuple[Mapping[int, int], Mapping[int, int]]
 _LastSaid = tuple[datetime, int]
 
 # By the last statement about the file's day, too: as long as it stays the last one, rows keep their labels and origins.
-_counted: dict[tuple[Home, str, _LastSaid | None], _Counted] = {}
+_counted: dict[tuple[Home, str, str | None, _LastSaid | None], _Counted] = {}
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,26 @@ class Answers:
 
 def recent_answers(home: Home) -> Answers:
     """The same as `count_answers` of today, for who has no tables open. Raises StateDamaged, StorageUnavailable."""
-    return count_answers(home, data_files(open_table(home, FEATURE_ROWS)), datetime.now(UTC).date())
+    files, served = data_files(open_table(home, FEATURE_ROWS)), current_models(home).featurizer
+    return count_answers(home, files, served, datetime.now(UTC).date())
 
 
-def count_answers(home: Home, feature_files: Iterable[DataFile], today: date) -> Answers:
-    """The answers of the last 28 days (UTC), from those days' files. Raises StateDamaged, StorageUnavailable."""
+def count_answers(home: Home, feature_files: Iterable[DataFile], served: str | None, today: date) -> Answers:
+    """The answers of the last 28 days (UTC), from those days' files; each row of a photo repeats its answer.
+
+    So only rows of the `served` network count, all where none is named. Raises StateDamaged, StorageUnavailable.
+    """
     since = today - ANSWERS_COUNT_FOR + timedelta(days=1)
-    files = [file for file in feature_files if file.partition["ingest_date"] >= since]
+    of_days = [file for file in feature_files if file.partition["ingest_date"] >= since]
+    files = [file for file in of_days if served is None or file.may_hold(served)]
     said = said_labels(home) if files else NOTHING_SAID
     said_on, answers, correct = _last_said(said), Counter[int](), Counter[int]()
 
     def count(file: DataFile) -> _Counted:
-        key = home, file.path, said_on.get(file.partition["ingest_date"])
+        key = home, file.path, served, said_on.get(file.partition["ingest_date"])
         counted = _counted.get(key)
         if counted is None:
-            counted = _counted[key] = _answers_in(home, file.path, said)
+            counted = _counted[key] = _answers_in(home, file.path, served, said)
         return counted
 
     with ThreadPoolExecutor(_READERS) as readers:
@@ -101,9 +107,11 @@ def _last_said(said: SaidLabels) -> dict[date, _LastSaid]:
     return {row["ingest_date"]: (row["said_at_max"], row["said_at_count"]) for row in of_days}
 
 
-def _answers_in(home: Home, path: str, said: SaidLabels) -> _Counted:
+def _answers_in(home: Home, path: str, served: str | None, said: SaidLabels) -> _Counted:
     answers, correct = Counter[int](), Counter[int]()
-    for rows in read_file(home, FEATURE_ROWS, path, ["image_id", "label", "answer", "answer_version"]):
+    columns = ["image_id", "label", "answer", "answer_version", "featurizer"]
+    for of_all in read_file(home, FEATURE_ROWS, path, columns):
+        rows = of_all if served is None else of_all.filter(pc.equal(of_all["featurizer"], served))
         # The accents of older rows may not be composed.
         label, answer = said.labels_of(rows), pc.utf8_normalize(rows["answer"], "NFC")
         is_random = pc.fill_null(pc.equal(said.origins_of(rows), RANDOM), False)

@@ -158,11 +158,20 @@ def _advice(status: Status, min_rows: int) -> Iterator[tuple[str, str]]:
         )
     if queue is not None and queue.refused:
         yield "queue_unseen", f"The queue cannot be seen: {queue.refused}"
+    yield from _advice_on_networks(status)
     yield from _advice_on_pca(status, min_rows)
     yield from _advice_on_names(status)
     if status.compactable_files > MANY_COMPACTABLE_FILES:
         files = f"{status.compactable_files:,} small files"
         yield "small_files", f"{files} could be few large ones; run `fruits maintain`, best every hour."
+
+
+def _advice_on_networks(status: Status) -> Iterator[tuple[str, str]]:
+    for network in status.networks:
+        if network.lacking:
+            then = "reproject" if network.featurizer == status.served_featurizer else "refit --reproject"
+            sentence = f"{network}; run `fruits refeaturize`, then `fruits {then}`."
+            yield "network_incomplete", sentence
 
 
 def _advice_on_pca(status: Status, min_rows: int) -> Iterator[tuple[str, str]]:
@@ -178,8 +187,9 @@ def _advice_on_pca(status: Status, min_rows: int) -> Iterator[tuple[str, str]]:
         return
     name, age = f"PCA version {newest.version}", status.looked_at - newest.fitted_at
     grew = newest.rows_since / max(newest.rows, 1)
-    if newest.featurizer != status.featurizer:
-        sentence = "is of another featurizer, so new photos get no projection from it; run `fruits refit --reproject`."
+    lack = {network.featurizer for network in status.networks if network.lacking}
+    if newest.featurizer != status.featurizer and status.featurizer not in lack:
+        sentence = "is of another featurizer than the newest; run `fruits refit --reproject`."
         yield "pca_of_another_featurizer", f"{name} {sentence}"
     elif coming is not None and age > SWITCH_TAKES:
         lacking = quantity(status.pca.lacking_batches, "batch", "batches")

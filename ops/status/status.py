@@ -19,7 +19,7 @@ from ops.status.queue_status import QueueStatus, read_queue_status
 from ops.status.verification import check_invariants, count_rows
 from store.answers.progress import answered_through
 from store.home import Home
-from store.models.pca_models import current_models, describe_model
+from store.models.pca_models import Current, current_models, describe_model, featurizers_in_use
 from store.models.registry import current_featurizer, describe_featurizer
 from store.objects.faults import retry_storage
 from store.objects.landing import LandedObject, list_pages
@@ -29,6 +29,8 @@ from store.state.heartbeat import FinishedBatch, Heartbeat, is_alive, read_heart
 from store.state.plans import planned_batches, read_plans, read_result
 from store.tables.files import DataFile, data_files
 from store.tables.handles import OpenTables, open_tables
+from store.tables.lacking import lacking
+from store.tables.photo_counts import PhotosOfNetwork, count_photos, photos_of_network
 from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
 from streaming.discovery.arrivals import Backlog
 from streaming.discovery.processed_index import ProcessedIndex, identity
@@ -139,6 +141,8 @@ class Status:
     `uncopied`, counted by reason, it could make no copy. `accuracy` counts the answers to photos with a label since
     `answers_since`; `unknown` those photos of today that the served version names and finds stranger than
     `unknown_above`. `answers_behind` committed batches have no answers for the app yet; None where none are written.
+    `featurizer` is the newest one, and the views show rows of the `served_featurizer`. `networks` are those in use if
+    there are several, or if photos lack a row of the only one.
     """
 
     home: str
@@ -167,6 +171,8 @@ class Status:
     unknown: Share = NONE
     unknown_above: float = SettingFields.unknown_novelty
     answers_behind: int | None = None
+    served_featurizer: str | None = None
+    networks: list[PhotosOfNetwork] = field(default_factory=list)
 
 
 def read_status(
@@ -238,7 +244,7 @@ def read_status(
             pace = Pace(running_vitals.photos / max(window_s, 1.0), window_s)
     today = looked_at.date()
     # Without a served version nothing was ever answered, and no file needs to be read.
-    answers = count_answers(home, files[FEATURE_ROWS.name] if current.serving else (), today)
+    answers = count_answers(home, files[FEATURE_ROWS.name] if current.serving else (), current.featurizer, today)
     return Status(
         home=home.root.uri,
         looked_at=looked_at,
@@ -248,7 +254,7 @@ def read_status(
         backlog=backlog,
         backlog_as_of=waiting.told_at if waiting else looked_at,
         pace=pace,
-        today=_today(files, states[REJECT_ROWS.name][0], today),
+        today=_today({name: handle for name, (handle, _) in states.items()}, today),
         queue=read_queue_status(url, home.landing.s3_region, messages) if url else None,
         featurizer=featurizer,
         weights=describe_featurizer(home, featurizer).source if featurizer else None,
@@ -266,7 +272,18 @@ def read_status(
         unknown=count_unknown(home, files[PROJECTION_ROWS.name], current.serving, today, unknown_above),
         unknown_above=unknown_above,
         answers_behind=_answers_behind(home, committed),
+        served_featurizer=current.featurizer,
+        networks=_networks(home, featurizer, current),
     )
+
+
+def _networks(home: Home, newest: str | None, current: Current) -> list[PhotosOfNetwork]:
+    if newest is None:
+        return []
+    in_use = featurizers_in_use(home, newest, current)
+    if len(in_use) == 1 and not lacking(home, open_tables(home), newest):
+        return []
+    return [photos_of_network(home, id) for id in in_use]
 
 
 def _stream(heartbeat: Heartbeat | None, now: datetime) -> StreamStatus | None:
@@ -295,11 +312,9 @@ def _answers_behind(home: Home, committed: int) -> int | None:
     return None if through is None else max(0, committed - through)
 
 
-def _today(files: Mapping[str, list[DataFile]], reject_table: DeltaTable | None, today: date) -> Today:
-    photos, rejects = (
-        sum(file.rows for file in files[table.name] if file.partition["ingest_date"] == today)
-        for table in (FEATURE_ROWS, REJECT_ROWS)
-    )
+def _today(tables: Mapping[str, DeltaTable | None], today: date) -> Today:
+    photos, reject_table = count_photos(tables[FEATURE_ROWS.name], today.__eq__), tables[REJECT_ROWS.name]
+    rejects = sum(file.rows for file in data_files(reject_table) if file.partition["ingest_date"] == today)
     reasons = Counter[str]()
     if reject_table is not None and rejects:
         scanner = reject_table.to_pyarrow_dataset().scanner(["reason"], filter=pc.field("ingest_date") == today)
@@ -316,7 +331,9 @@ def _model_status(home: Home, version: int, feature_files: Iterable[DataFile]) -
         components=meta.components,
         explained=meta.explained,
         rows=meta.rows,
-        rows_since=sum(file.rows for file in feature_files if file.committed_at > meta.fitted_at),
+        rows_since=sum(
+            file.rows for file in feature_files if file.committed_at > meta.fitted_at and file.may_hold(meta.featurizer)
+        ),
         parent=meta.parent,
         drift_rad=meta.drift_rad,
         labels=meta.labels,

@@ -210,7 +210,12 @@ def drop_names_of(home: Home, model: PcaModel) -> None:
 
 def current_models(home: Home) -> Current:
     """The pointer as it stands; in a home of a former release, which named no network, with the one that it meant."""
-    return _with_featurizer(home, _POINTER.read(home.pca_models) or Current())
+    return _with_featurizer(home, stored_pointer(home))
+
+
+def stored_pointer(home: Home) -> Current:
+    """The same as it is stored, for who may read nothing but the pointer and the tables."""
+    return _POINTER.read(home.pca_models) or Current()
 
 
 def featurizers_in_use(home: Home, newest: str, current: Current | None = None) -> tuple[str, ...]:

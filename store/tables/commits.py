@@ -119,9 +119,14 @@ def delete_rows(home: Home, table: Table, handle: DeltaTable, predicate: str, ap
 
 
 def replace_files(
-    home: Home, table: Table, handle: DeltaTable, removed: Sequence[DataFile], added: AddedFile, application: str
+    home: Home,
+    table: Table,
+    handle: DeltaTable,
+    removed: Sequence[DataFile],
+    adds: Sequence[AddedFile],
+    application: str,
 ) -> None:
-    """Replace several files of one partition by one file that holds the same rows, in one transaction.
+    """Replace several files of one partition by fewer that hold the same rows, in one transaction.
 
     The replaced files stay on disk. Raises HomeInUse when `application` has committed since the handle was updated, or
     another writer has removed one of the files; StorageRefused, StorageUnavailable. Replay with the same files is
@@ -130,8 +135,8 @@ def replace_files(
     """
     committed_at_ms = max(map(_committed_at_ms, removed))
     actions: list[AddAction | RemoveAction] = [
-        AddAction(added.path, added.size_bytes, added.partition, committed_at_ms, False, added.statistics),
-        *(RemoveAction(file.path, False, _now_ms(), file.size_bytes, dict(added.partition)) for file in removed),
+        *(AddAction(f.path, f.size_bytes, f.partition, committed_at_ms, False, f.statistics) for f in adds),
+        *(RemoveAction(file.path, False, _now_ms(), file.size_bytes, {**file.partition_folders}) for file in removed),
     ]
     with _conflicts_as_home_in_use(home, table, "replace files of", "replaced"):
         _write(home, table, handle, actions, [_next_transaction(handle, application)])

@@ -62,6 +62,10 @@ class DataFile:
         name = self.path.rpartition("/")[2].partition("-")[0]
         return None if name == _ANY_NETWORK else name
 
+    def may_hold(self, featurizer: str) -> bool:
+        """Whether a file of features has rows of a featurizer, as far as its name tells."""
+        return self.network in (None, featurizer)
+
     @property
     def partition_folders(self) -> dict[str, str]:
         """The partition's values as the names of its folders have them."""

@@ -22,6 +22,7 @@ from store.state.expired import first_kept_day
 from store.state.plans import Plan, Result, delete_old_batches, planned_batches, read_plan, read_result
 from store.tables.files import data_files, rows_of_sources
 from store.tables.handles import TableHandles, open_table, open_tables
+from store.tables.photo_counts import count_photos, has_photos
 from store.tables.schemas import FEATURE_ROWS, REJECT_ROWS, TABLES
 from streaming.discovery.processed_index import Outcome, ProcessedEntry, ProcessedIndex, identity, identity_of
 from streaming.threads import in_thread
@@ -55,7 +56,7 @@ def load_processed_index(home: Home, file: Path) -> ProcessedIndex:
         _take_rows(home, index, tables, pc.field("batch") >= 0)
         # Nobody knows any more what the batches up to here should have held.
         index.forget_days()
-        index.set_info(through=committed, days_since=tables.committed_to_any, rows_before_days=_row_count(tables))
+        index.set_info(through=committed, days_since=tables.committed_to_any, rows_before_days=_count_rows(tables))
     elif not _rows_are_all_there(home, index, tables):
         _take_rows(home, index, tables, pc.field("batch") >= 0)
     for batch in planned:
@@ -182,12 +183,16 @@ def _rows_are_all_there(home: Home, index: ProcessedIndex, tables: TableHandles)
     for table in (FEATURE_ROWS, REJECT_ROWS):
         days = erased.get(table.name, {})
         expected -= sum(sum(batches.values()) for day, batches in days.items() if day >= since)
-    return _row_count(tables, since) >= expected
+    return has_photos(tables[FEATURE_ROWS], lambda day: day >= since, expected - _count_rejects(tables, since))
 
 
-def _row_count(tables: TableHandles, since: date = date.min) -> int:
-    files = (file for table in (FEATURE_ROWS, REJECT_ROWS) for file in data_files(tables[table]))
-    return sum(file.rows for file in files if file.partition["ingest_date"] >= since)
+def _count_rows(tables: TableHandles) -> int:
+    """How many rows there would be with one network."""
+    return count_photos(tables[FEATURE_ROWS], lambda _: True) + _count_rejects(tables, date.min)
+
+
+def _count_rejects(tables: TableHandles, since: date) -> int:
+    return sum(file.rows for file in data_files(tables[REJECT_ROWS]) if file.partition["ingest_date"] >= since)
 
 
 def _rows(handle: DeltaTable | None, columns: list[str], which: pc.Expression) -> Iterator[tuple[list[Any], ...]]:

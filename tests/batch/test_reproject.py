@@ -22,23 +22,26 @@ from features.pca import Pca, fit, moments_of
 from ops.cli.main import app
 from ops.query.query import connect, run_query
 from ops.status.status import read_status
-from store.errors import AnotherRefit, HomeInUse, UnknownModel
+from store.errors import AnotherRefit, HomeInUse, NetworkIncomplete
 from store.home import Home
 from store.models.pca_models import (
     PcaMeta,
     PcaModel,
     begin_switch,
     current_models,
+    describe_model,
     next_version,
     publish_model,
 )
 from store.models.registry import publish_featurizer
 from store.settings import load_settings
 from store.state.plans import Plan, write_plan
+from store.state.refeaturized import note_lost_photos
 from store.tables.files import data_files
 from store.tables.handles import committed_batch, open_table
 from store.tables.schemas import PROJECTION_ROWS
 from tests.support.feature_rows import commit_features, feature_vectors
+from tests.support.networks import add_rows, make_newest
 
 DAYS = [date(2026, 10, 3), date(2026, 10, 4), date(2026, 10, 6)]
 
@@ -320,11 +323,65 @@ def _fruits(*arguments: str) -> str:
     return answer.stdout
 
 
-def test_a_model_of_another_featurizer_cannot_be_used(spark: SparkSession, home: Home) -> None:
-    _publish(home)
-    publish_featurizer(home, b"another network", "a test", "a test")
-    with pytest.raises(UnknownModel, match="Version 1 is for featurizer"):
-        _fruits("models", "use", "1", "--home", str(home.root.directory))
+def test_a_version_whose_network_photos_lack_is_not_served(spark: SparkSession, projected: Home) -> None:
+    make_newest(projected, "other", 1280)
+    add_rows(projected, "other", 1280, without=["/1-0.jpg"])
+    meta = PcaMeta(2, "other", 120, 4, 0.9, datetime.now(UTC), None, None, "a test")
+    publish_model(projected, PcaModel(meta, _pca()))
+    home = ("--home", str(projected.root.directory))
+
+    told = " ".join(_fruits("models", "use", "2", *home).split())
+    assert "rows of 119 of 120 photos. Run `fruits refeaturize` before `fruits reproject`" in told
+    with pytest.raises(NetworkIncomplete, match=r"Version 2 cannot be served yet: .* rows of 119 of 120 photos; run"):
+        _reproject(spark, projected)
+    assert current_models(projected).versions == (1, 2)
+
+    assert add_rows(projected, "other", 1280) == 1
+    assert _reproject(spark, projected) == Reprojection(2, 120, 3)
+    served = current_models(projected)
+    assert (served.versions, served.featurizer) == ((2,), "other")
+    # And back at once, as all rows of the former network are there.
+    told = " ".join(_fruits("models", "use", "1", *home).split())
+    assert "refeaturize" not in told
+    assert _reproject(spark, projected) == Reprojection(1, 0, 0)
+    assert current_models(projected).featurizer == describe_model(projected, 1).featurizer
+    assert read_status(projected, verify=True).broken == []
+
+
+def test_a_plan_without_the_network_is_waited_for_and_its_photos_get_their_rows(
+    spark: SparkSession, projected: Home
+) -> None:
+    first = _featurizer(projected)
+    make_newest(projected, "other", 1280)
+    add_rows(projected, "other", 1280)
+    meta = PcaMeta(2, "other", 120, 4, 0.9, datetime.now(UTC), None, None, "a test")
+    publish_model(projected, PcaModel(meta, _pca()))
+    # Of a stream of a former release, or of one that looked before there was another network.
+    _plan(projected, 5, first, (1,))
+    begin_switch(projected, 2)
+    with pytest.raises(HomeInUse, match="Batch 5 was planned before version 2 and is not committed yet"):
+        _reproject(spark, projected, patience_s=0)
+    commit_features(projected, 5, DAYS[1], feature_vectors(9, 5), first)
+    with pytest.raises(NetworkIncomplete, match="rows of 120 of 129 photos"):
+        _reproject(spark, projected)
+    assert add_rows(projected, "other", 1280) == 9
+    assert _reproject(spark, projected) == Reprojection(2, 9, 1)
+    assert _rows(projected, "SELECT count(*) AS n FROM current_projections") == [{"n": 129}]
+
+
+def test_rows_that_came_later_than_the_rest_of_their_batch_are_projected(spark: SparkSession, projected: Home) -> None:
+    make_newest(projected, "other", 1280)
+    add_rows(projected, "other", 1280, without=["/1-0.jpg", "/2-3.jpg"])
+    meta = PcaMeta(2, "other", 120, 4, 0.9, datetime.now(UTC), None, None, "a test")
+    publish_model(projected, PcaModel(meta, _pca()))
+    begin_switch(projected, 2)
+    # Their pixels could not be had when somebody looked.
+    note_lost_photos(projected, "other", DAYS[0], {1: {"gone": 1}, 2: {"gone": 1}})
+    assert _reproject(spark, projected) == Reprojection(2, 118, 3)
+    assert add_rows(projected, "other", 1280) == 2
+    assert _reproject(spark, projected) == Reprojection(2, 2, 1)
+    assert _reproject(spark, projected) == Reprojection(2, 0, 0)
+    assert read_status(projected, verify=True).broken == []
 
 
 def test_a_home_that_the_command_would_not_act_on_is_refused(home: Home) -> None:

@@ -2,7 +2,7 @@
 -- since: date = 30 days ago: the first day to count (ingest_date: the UTC day on which a file was planned)
 -- none: No file has come to an outcome since that day; `fruits status` tells whether any wait.
 WITH outcomes AS (
-    SELECT ingest_date, bytes, 0 AS reject FROM features
+    SELECT ingest_date, bytes, 0 AS reject FROM ingested_photos
     UNION ALL
     SELECT ingest_date, bytes, 1 AS reject FROM rejects
 )

@@ -3,7 +3,7 @@
 -- k: integer = 20: how many files to show
 -- none: No file with that in its URI has an outcome; `fruits status` tells whether any wait.
 WITH outcomes AS (
-    SELECT source, 'photo' AS outcome, image_id, arrived_at, ingested_at FROM photos
+    SELECT source, 'photo' AS outcome, image_id, arrived_at, ingested_at FROM ingested_photos
     UNION ALL
     SELECT
         source,

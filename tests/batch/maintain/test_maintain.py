@@ -224,9 +224,9 @@ def test_of_two_that_replace_the_same_files_one_is_refused(home: Home) -> None:
     assert second is not None
     some = [file for file in data_files(first) if _day(file) == DAYS[0]]
     added = _copy(home, some)
-    replace_files(home, FEATURE_ROWS, first, some, added, MAINTENANCE)
+    replace_files(home, FEATURE_ROWS, first, some, [added], MAINTENANCE)
     with pytest.raises(HomeInUse, match="was changed meanwhile; nothing was replaced"):
-        replace_files(home, FEATURE_ROWS, second, some, _copy(home, some), MAINTENANCE)
+        replace_files(home, FEATURE_ROWS, second, some, [_copy(home, some)], MAINTENANCE)
     assert sum(file.rows for file in _files(home)) == 48
 
 
@@ -245,7 +245,7 @@ def test_rows_deleted_meanwhile_do_not_come_back(on_disk: Home) -> None:
     some = [file for file in data_files(handle) if _day(file) == DAYS[0]]
     delete_rows(on_disk, FEATURE_ROWS, deleting, f"ingest_date = '{DAYS[0]}'", "somebody else")
     with pytest.raises(HomeInUse):
-        replace_files(on_disk, FEATURE_ROWS, handle, some, _copy(on_disk, some), MAINTENANCE)
+        replace_files(on_disk, FEATURE_ROWS, handle, some, [_copy(on_disk, some)], MAINTENANCE)
     assert {_day(file) for file in _files(on_disk)} == {DAYS[1]}
 
 

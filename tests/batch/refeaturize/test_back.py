@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from pyspark.sql import SparkSession
 
 from batch.refit.refit import RefitOptions, refit
@@ -32,6 +33,7 @@ def _shown(settings: Settings) -> list[dict[str, object]]:
     ]
 
 
+@pytest.mark.processes
 def test_to_another_network_and_back(
     spark: SparkSession,
     drain: Callable[[Settings], Run],

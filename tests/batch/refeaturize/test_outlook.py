@@ -34,6 +34,7 @@ def other() -> CompiledNetwork:
     return compile_weights(f"untrained:7:mobilenet_v3_small@{PX}", print)
 
 
+@pytest.mark.processes
 def test_photos_of_a_home_that_switches_to_a_network_of_another_kind(
     spark: SparkSession,
     drain: Callable[[Settings], Run],

@@ -189,6 +189,7 @@ def test_a_file_of_copies_that_is_no_file_any_more_costs_only_its_photos(
     assert len(_rows_of(settings, second)) == done.rows
 
 
+@pytest.mark.processes
 def test_two_versions_of_a_key_each_get_their_own_features(
     spark: SparkSession, drain: Drain, local_settings: MakeSettings, untrained: CompiledNetwork
 ) -> None:
@@ -309,6 +310,7 @@ def test_days_whose_rows_are_no_longer_kept_stay_away(
     assert rows(settings, "SELECT * FROM features") == []
 
 
+@pytest.mark.processes
 def test_originals_on_s3_come_from_the_archive_and_the_landing(
     spark: SparkSession,
     drain: Drain,

@@ -40,6 +40,7 @@ NAMES = [
     "said_labels",
     "photos",
     "current_projections",
+    "ingested_photos",
     "arrivals",
 ]
 # docs.aws.amazon.com/athena/latest/ug/delta-lake-tables-supported-data-types-columns.html, in Delta's words.

@@ -53,7 +53,7 @@ def served(home: Home, classifier: Classifier) -> PcaModel:
 
 
 def _answers(home: Home) -> Answers:
-    return count_answers(home, data_files(open_table(home, FEATURE_ROWS)), TODAY)
+    return count_answers(home, data_files(open_table(home, FEATURE_ROWS)), "abc", TODAY)
 
 
 def test_answers_count_against_labels_where_there_is_one(home: Home, served: PcaModel) -> None:

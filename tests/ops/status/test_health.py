@@ -13,6 +13,7 @@ from ops.status.health import assess_health
 from ops.status.queue_status import QueueStatus
 from ops.status.status import LastBatch, ModelStatus, Pace, Status, StreamStatus, Switch, TableStatus, Today
 from store.state.heartbeat import MOVED_WITHIN
+from store.tables.photo_counts import PhotosOfNetwork
 from streaming.discovery.arrivals import Backlog
 
 NOW = datetime(2026, 10, 3, 12, tzinfo=UTC)
@@ -134,6 +135,16 @@ NEXT = replace(MODEL, version=4, fitted_at=NOW - timedelta(minutes=61))
         (NEVER, "never_run", "check --home"),
         (replace(SOUND, models=[], pca=Switch(None, None, 0)), "pca_missing", "2,100 rows have no PCA yet"),
         (replace(SOUND, featurizer="new"), "pca_of_another_featurizer", "`fruits refit --reproject`"),
+        (
+            replace(SOUND, featurizer="new", networks=[PhotosOfNetwork("new", 420, 20, 400)]),
+            "network_incomplete",
+            "rows of 20 of 420 photos; run `fruits refeaturize`, then `fruits refit --reproject`",
+        ),
+        (
+            replace(SOUND, served_featurizer="abc", networks=[PhotosOfNetwork("abc", 420, 400, 20)]),
+            "network_incomplete",
+            "run `fruits refeaturize`, then `fruits reproject`",
+        ),
         (replace(SOUND, models=[MODEL, NEXT], pca=Switch(3, 4, 5)), "pca_lacking", "5 batches lack it"),
         (replace(SOUND, models=[replace(MODEL, rows_since=2000)]), "pca_old", "2,000 came since"),
         (

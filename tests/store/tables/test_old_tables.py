@@ -49,7 +49,7 @@ def home(home: Home) -> Home:
 
 def _commit(home: Home, batch: int, table: Table, tables: OpenTables | None = None) -> None:
     row = {column.name: pa.nulls(1, column.type) for column in table.file_schema}
-    row |= {"source": [f"{home.landing.source}/{batch}.jpg"], "batch": [batch]}
+    row |= {"source": [f"{home.landing.source}/{batch}.jpg"], "batch": [batch], "featurizer": ["abc"]}
     row |= {"arrived_at": [CAME - timedelta(days=2000)], "ingested_at": [CAME + timedelta(seconds=batch)]}
     if FIRST_VISIBLE in table.file_schema.names:
         row |= {FIRST_VISIBLE: [CAME]}
@@ -157,7 +157,7 @@ def _commit_both(home: Home, batch: int, release: Callable[[Table], Table], tabl
     for table, names in ((FEATURE_ROWS, ANSWER), (PROJECTION_ROWS, NAMES)):
         written = release(table)
         row = {column.name: pa.nulls(1, column.type) for column in written.file_schema}
-        row |= {"source": [f"{home.landing.source}/{batch}.jpg"], "batch": [batch]}
+        row |= {"source": [f"{home.landing.source}/{batch}.jpg"], "batch": [batch], "featurizer": ["abc"]}
         row |= {"arrived_at": [CAME], "ingested_at": [CAME]}
         row |= {name: [value] for name, value in names.items() if name in written.file_schema.names}
         partition = {"ingest_date": DAY.isoformat(), "pca_version": "7"}

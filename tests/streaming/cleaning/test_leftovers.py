@@ -117,6 +117,7 @@ def test_a_full_landing_is_copied_and_cleared_by_one_drain(before: Settings, dra
     assert len(_copies(before)) == len(PHOTOS) + 2
 
 
+@pytest.mark.processes
 def test_a_landing_in_a_bucket_is_copied_and_cleared(
     s3_settings: MakeSettings, untrained: CompiledNetwork, s3: "S3Client", drain: Drain
 ) -> None:
@@ -260,6 +261,7 @@ def test_a_full_disk_stops_it_before_any_original_goes(
     assert (_in_landing(before), _copies(before)) == (["kiwi/notes.jpg"], sorted(PHOTOS))
 
 
+@pytest.mark.processes
 def test_a_home_whose_stream_still_runs_is_left_alone(before: Settings, drain: Drain) -> None:
     with (
         hold_claim(before.places(), threading.Event(), print, False, lambda: None),
@@ -294,6 +296,7 @@ def test_a_network_that_makes_no_copies_is_refused(kept: Settings, drain: Drain,
     assert _in_landing(settings) == sorted(KEPT)
 
 
+@pytest.mark.processes
 def test_reduce_keep_and_reduce_again_copy_each_photo_once(before: Settings, drain: Drain) -> None:
     drain(before)
     keeping = before.model_copy(update={"clean": "keep"})

@@ -391,7 +391,7 @@ def _compact(home: Home) -> str:
     columns = handle.to_pyarrow_table().drop(["ingest_date"])
     content = {name: columns[name].to_pylist() for name in columns.column_names}
     added = write_file(home, REJECT_ROWS, content, {"ingest_date": NOW.date().isoformat()})
-    replace_files(home, REJECT_ROWS, handle, files, added, MAINTENANCE)
+    replace_files(home, REJECT_ROWS, handle, files, [added], MAINTENANCE)
     return added.path
 
 

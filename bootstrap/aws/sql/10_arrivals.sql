@@ -1,13 +1,13 @@
 CREATE OR REPLACE VIEW arrivals AS
 SELECT
     photo.source,
-    CASE WHEN said.image_id IS NULL THEN normalize(photo.label, NFC) ELSE said.label END AS label,
-    CAST(photo.arrived_at AT TIME ZONE 'UTC' AS timestamp) AS arrived_at,
+    CASE WHEN said.image_id IS NULL THEN photo.folder_label ELSE said.label END AS label,
+    photo.arrived_at,
     'photo' AS outcome,
     photo.batch,
-    CAST(photo.ingested_at AT TIME ZONE 'UTC' AS timestamp) AS ingested_at,
+    photo.ingested_at,
     photo.ingest_date
-FROM features AS photo
+FROM ingested_photos AS photo
 LEFT JOIN said_labels AS said ON photo.image_id = said.image_id
 UNION ALL
 SELECT
