@@ -52,7 +52,7 @@ def _plan(cloud: Cloud) -> Finding:
     if plan is not None and plan["accountPlanType"] == "FREE":
         says = (
             f"Account {cloud.account} is on AWS's free plan, which has no instances as large as a cluster needs. "
-            "Upgrade it: aws freetier upgrade-account-plan --account-plan-type PAID --region us-east-1"
+            "Upgrade it: `aws freetier upgrade-account-plan --account-plan-type PAID --region us-east-1`."
         )
         return Finding("plan", False, says, stops="everything")
     return Finding("plan", True, "paid, or from before there were plans")

@@ -77,7 +77,7 @@ def network_finding(cloud: Cloud, has_network: bool) -> Finding:
     if not has_network and allowed < used + 1:
         says = (
             f"The account may have {allowed} networks (VPCs) in {cloud.region}, and has {used}; a stage needs one. "
-            f"Delete one, or ask for {used + 1} at {_link(cloud, VPCS)}"
+            f"Delete one, or ask at {_link(cloud, VPCS)} for more."
         )
         return Finding("networks", False, says, stops="everything")
     return Finding("networks", True, f"{allowed} allowed, {used} there")

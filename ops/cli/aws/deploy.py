@@ -33,20 +33,24 @@ def deploy(
         stops = finding.is_fatal(found.new_cluster)
         mark = "[green]fine[/]" if finding.fine else "[red]stops[/]" if stops else "[yellow]look[/]"
         console.print(f"{mark}  {finding.what}: {finding.says}", highlight=False, soft_wrap=True)
+    if any(finding.is_fatal(found.new_cluster) for finding in found.findings):
+        echo("A deployment would be refused: see to what stops it, then run this again.")
+        raise typer.Exit(1)
     size = found.wheelhouse.bytes / 1e6
     echo(f"The nodes would get {found.wheelhouse.sha256[:12]}, {size:.0f} MB.")
     echo(f"The stream would run with {' '.join(found.options)}.")
-    if found.new_cluster:
-        echo("A cluster would be made, beside the one that runs if there is one, in 10 to 20 minutes.")
     if found.changes is None:
-        echo(f"{cloud.stack_name} would be created in {cloud.region}, in 20 to 30 minutes in all.")
-    elif not found.changes:
+        echo(f"{cloud.stack_name} would be created in {cloud.region}, in 20 to 30 minutes.")
+        return
+    if not found.changes:
         echo(f"{cloud.stack_name} would not change.")
-    else:
-        table = Table("", "resource", "kind", header_style="bold")
-        for change in found.changes:
-            table.add_row("Replace" if change.replaces else change.action, change.resource, change.kind)
-        console.print(table)
+        return
+    table = Table("", "resource", "kind", header_style="bold")
+    for change in found.changes:
+        table.add_row("Replace" if change.replaces else change.action, change.resource, change.kind)
+    console.print(table)
+    if found.new_cluster:
+        echo("A new cluster takes 10 to 20 minutes; photos that land meanwhile wait, or go through the old one.")
 
 
 def _show_deployed(cloud: "Cloud", done: "Deployment") -> None:
