@@ -17,7 +17,6 @@ SHOWN_BY = {
     "batch/erase/objects.py": "tests/batch/erase/test_erase.py",
     "batch/refeaturize/pictures.py": "tests/batch/refeaturize/test_refeaturize.py",
     "batch/refit/summing_job.py": "tests/batch/refit/test_sums.py",
-    "bootstrap/aws/alarm_mail.py": "tests/bootstrap/aws/test_deploy.py",
     "bootstrap/aws/destroy.py": "tests/bootstrap/aws/test_deploy.py",
     "bootstrap/aws/logs.py": "tests/bootstrap/aws/test_deploy.py",
     "bootstrap/aws/preflight/quotas.py": "tests/bootstrap/aws/test_preflight.py",

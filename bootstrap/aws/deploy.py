@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -13,7 +14,7 @@ from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.destroy import bucket_exists, cluster_is_up
 from bootstrap.aws.handover import replace_stream
 from bootstrap.aws.options import keeps_copies, remembered_parameters, stream_options
-from bootstrap.aws.preflight.checks import missing_service_roles, preflight_findings
+from bootstrap.aws.preflight.checks import preflight_findings
 from bootstrap.aws.preflight.findings import Finding, check_ready
 from bootstrap.aws.preflight.needs import SERVICE_ROLES
 from bootstrap.aws.prices import Architecture
@@ -31,7 +32,7 @@ from bootstrap.aws.steps import job_step
 from bootstrap.aws.wheelhouse import INSTALL_SCRIPT, Wheelhouse, build_wheelhouse
 from bootstrap.weights.featurizer import install_featurizer
 from features.errors import InvalidSetting
-from store.aws import aws_call, export_credentials
+from store.aws import export_credentials, try_aws_call
 from store.errors import CloudRefused
 from store.home import Home
 from store.objects.location import StorageLocation
@@ -97,8 +98,8 @@ def deploy(
         wheelhouse = build_wheelhouse(architecture, Path(folder), echo)
         replaces = stack is None or stack.parameters.get("Artifacts") != wheelhouse.sha256
         check_ready(findings, new_cluster=replaces or not stands)
-        _make_service_roles(cloud)
         if stack is None:
+            _make_service_roles(cloud)
             echo(f"Creating {cloud.stack_name} in {cloud.region}: buckets, key, queue, roles (3 to 5 minutes) …")
             stack = change_stack(cloud, parameters, on_event)
             if settings.alarm_email:
@@ -162,9 +163,9 @@ def _stands(cloud: Cloud, stack: Stack | None) -> bool:
 
 
 def _make_service_roles(cloud: Cloud) -> None:
-    for name in missing_service_roles(cloud):
-        with aws_call(f"make the service-linked role {name}"):
-            cloud.iam.create_service_linked_role(AWSServiceName=SERVICE_ROLES[name])
+    for name, service in SERVICE_ROLES.items():
+        request = partial(cloud.iam.create_service_linked_role, AWSServiceName=service)
+        try_aws_call(f"make the service-linked role {name}", request, "taken")
 
 
 def _check_no_orphans(cloud: Cloud) -> None:
