@@ -334,6 +334,8 @@ def test_a_stage_is_taken_down_brought_back_and_at_last_deleted_by_name(stage: A
     _account(stage, email_confirmed=False, quotas={"L-1216C47A": 5, "L-34B43A08": 5, "L-F678F1CE": 5})
     refused = stage.fruits("deploy")
     assert (refused.returncode, "Ask for 20 at" in refused.stderr) == (1, True)
+    shown = stage.fruits("deploy", "--dry-run")
+    assert (shown.returncode, "A deployment would be refused" in shown.stdout) == (1, True)
     _account(stage, quotas={"L-1216C47A": 32, "L-34B43A08": 32, "L-F678F1CE": 5})
     again = stage.fruits("deploy")
     assert again.returncode == 0, again.stderr
