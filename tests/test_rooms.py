@@ -19,7 +19,7 @@ SHOWN_BY = {
     "batch/refit/summing_job.py": "tests/batch/refit/test_sums.py",
     "bootstrap/aws/destroy.py": "tests/bootstrap/aws/test_deploy.py",
     "bootstrap/aws/logs.py": "tests/bootstrap/aws/test_deploy.py",
-    "bootstrap/aws/preflight.py": "tests/bootstrap/aws/test_deploy.py",
+    "bootstrap/aws/preflight/quotas.py": "tests/bootstrap/aws/test_preflight.py",
     "bootstrap/pip.py": "tests/bootstrap/aws/test_wheelhouse.py",
     "features/environment.py": "tests/streaming/test_local_machine.py",
     "features/worker_process.py": "tests/features/test_isolation.py",

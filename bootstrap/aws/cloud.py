@@ -14,6 +14,7 @@ from store.objects.region import EU_REGIONS, EU_REGIONS_IN_WORDS
 if TYPE_CHECKING:
     from types_boto3_athena import AthenaClient
     from types_boto3_cloudformation import CloudFormationClient
+    from types_boto3_cloudwatch import CloudWatchClient
     from types_boto3_ec2 import EC2Client
     from types_boto3_emr import EMRClient
     from types_boto3_glue import GlueClient
@@ -27,6 +28,11 @@ _STAGE = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 def _client(service: str) -> "Callable[[Cloud], Any]":
     return lambda cloud: make_client(service, cloud.region)
+
+
+def _free_tier(_: "Cloud") -> Any:
+    # It answers for the whole account, from this region alone (AWS CLI reference, `freetier`).
+    return make_client("freetier", "us-east-1", attempts=2)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ class Cloud:
     athena: ClassVar["cached_property[AthenaClient]"] = cached_property(_client("athena"))
     glue: ClassVar["cached_property[GlueClient]"] = cached_property(_client("glue"))
     quotas: ClassVar["cached_property[ServiceQuotasClient]"] = cached_property(_client("service-quotas"))
+    cloudwatch: ClassVar["cached_property[CloudWatchClient]"] = cached_property(_client("cloudwatch"))
+    # No types are published for these two.
+    sns: ClassVar["cached_property[Any]"] = cached_property(_client("sns"))
+    free_tier: ClassVar["cached_property[Any]"] = cached_property(_free_tier)
 
 
 def connect(stage: str, region: str) -> Cloud:

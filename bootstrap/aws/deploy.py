@@ -8,12 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from bootstrap.aws.alarm_mail import MailTest, try_alarm_mail
 from bootstrap.aws.athena import create_tables_and_views
 from bootstrap.aws.cloud import Cloud
 from bootstrap.aws.destroy import bucket_exists, cluster_is_up
 from bootstrap.aws.handover import replace_stream
 from bootstrap.aws.options import keeps_copies, remembered_parameters, stream_options
-from bootstrap.aws.preflight import Finding, check_ready, preflight_findings
+from bootstrap.aws.preflight.checks import preflight_findings
+from bootstrap.aws.preflight.findings import Finding, check_ready
+from bootstrap.aws.preflight.needs import SERVICE_ROLES
 from bootstrap.aws.prices import Architecture
 from bootstrap.aws.stack import (
     Change,
@@ -38,17 +41,20 @@ from store.settings import Settings
 from store.tables.handles import create_tables
 
 DEFAULT_ARCHITECTURE: Architecture = "arm64"
-# AWS makes these roles when a person first clicks through the console, which nobody may have done in a new account.
-_SERVICE_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
+_INTERRUPTED = "Ctrl-C loses nothing: the same command goes on."
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployed stage: its stack, what the stream's start took, and the stream's options."""
+    """A deployed stage: its stack, what the stream's start took, and the stream's options.
+
+    `mail` is what became of the test of the alarms' email, None when there was none to make.
+    """
 
     stack: Stack
     stream: Literal["runs already", "started", "handed over"]
     options: tuple[str, ...]
+    mail: MailTest | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class DryRun:
     wheelhouse: Wheelhouse
     changes: list[Change] | None
     options: tuple[str, ...]
+    new_cluster: bool
 
 
 def deploy(
@@ -72,38 +79,46 @@ def deploy(
     CloudUnavailable, WeightsUnavailable, FeaturizerConflict, StorageUnavailable.
     """
     _check_endpoint(settings)
-    stack = changeable_stack(cloud, on_event)
+    before = stack = changeable_stack(cloud, on_event)
     architecture = _architecture(settings, stack)
-    findings = preflight_findings(cloud, architecture, _max_capacity_units(settings, stack))
-    check_ready(findings)
+    echo(f"Looking at account {cloud.account} in {cloud.region} (half a minute) …")
+    stands = _stands(cloud, stack)
+    findings = preflight_findings(cloud, architecture, _max_capacity_units(settings, stack), stack, stands)
+    check_ready(findings, new_cluster=not stands)
     for finding in findings:
         if not finding.fine:
             echo(f"Note: {finding.what}: {finding.says}")
     if stack is None:
         _check_no_orphans(cloud)
+        echo(f"A first deployment takes 20 to 30 minutes. {_INTERRUPTED} `fruits destroy --delete-data` undoes all.")
     options = stream_options(cloud, settings, stack)
     parameters = _parameters(cloud, settings, architecture, stack, options)
     if stack is None:
         # Before packing, which takes a while: the key's policy names one of them, and a new role is not known at once.
-        for service in _SERVICE_ROLES:
-            request = partial(cloud.iam.create_service_linked_role, AWSServiceName=service)
-            try_aws_call(f"make the service-linked role of {service}", request, "taken")
+        _make_service_roles(cloud)
     with TemporaryDirectory(prefix="fruits-deploy-") as folder:
-        echo(f"Packing what the {architecture} nodes run …")
+        echo(f"Packing what the {architecture} nodes run (a minute or two) …")
         wheelhouse = build_wheelhouse(architecture, Path(folder), echo)
+        replaces = stack is None or stack.parameters.get("Artifacts") != wheelhouse.sha256
+        check_ready(findings, new_cluster=replaces or not stands)
         if stack is None:
-            echo(f"Creating {cloud.stack_name} in {cloud.region}: buckets, key, queue, roles …")
+            echo(f"Creating {cloud.stack_name} in {cloud.region}: buckets, key, queue, roles (3 to 5 minutes) …")
             stack = change_stack(cloud, parameters, on_event)
+            if settings.alarm_email:
+                echo(f"AWS has sent {settings.alarm_email} a message: confirm the subscription in it now.")
         _upload(cloud, settings, wheelhouse, echo)
     home = stage_home(cloud, settings)
     export_credentials()
     with_copies = keeps_copies(options)
     install_featurizer(home, settings.weights, None, False, settings.limits, echo, with_copies, settings.copy_px)
     create_tables(home)
-    if "ClusterId" in stack.outputs and not cluster_is_up(cloud, stack.outputs["ClusterId"]):
-        echo("The cluster has ended; what is left of it is deleted first …")
+    if "ClusterId" in stack.outputs and not stands:
+        echo("The cluster has ended; what is left of it is deleted first (5 minutes) …")
         change_parameters(cloud, {"Artifacts": ""}, on_event)
-    echo("Bringing the network, the cluster, schedules and alarms up to date; a new cluster takes ten minutes …")
+    if replaces or not stands:
+        echo(f"Making the network, a cluster, schedules and alarms (10 to 20 minutes) … {_INTERRUPTED}")
+    else:
+        echo("Bringing the network, schedules and alarms up to date (a minute or two) …")
     stack = change_stack(cloud, parameters | {"Artifacts": wheelhouse.sha256}, on_event)
     export_credentials()
     outputs = stack.outputs
@@ -112,7 +127,7 @@ def deploy(
     outcome = replace_stream(cloud, outputs["ClusterId"], home, step, echo)
     database, work_group = outputs["GlueDatabase"], outputs["AthenaWorkGroup"]
     create_tables_and_views(cloud.athena, cloud.glue, database, work_group, home.root.uri, echo)
-    return Deployment(stack, outcome, options)
+    return Deployment(stack, outcome, options, try_alarm_mail(cloud, before, stack))
 
 
 def dry_run(cloud: Cloud, settings: Settings, echo: Callable[[str], None]) -> DryRun:
@@ -120,13 +135,15 @@ def dry_run(cloud: Cloud, settings: Settings, echo: Callable[[str], None]) -> Dr
     _check_endpoint(settings)
     stack = find_stack(cloud)
     architecture = _architecture(settings, stack)
-    findings = preflight_findings(cloud, architecture, _max_capacity_units(settings, stack))
+    stands = _stands(cloud, stack)
+    findings = preflight_findings(cloud, architecture, _max_capacity_units(settings, stack), stack, stands)
     with TemporaryDirectory(prefix="fruits-deploy-") as folder:
         wheelhouse = build_wheelhouse(architecture, Path(folder), echo)
     options = stream_options(cloud, settings, stack)
     parameters = _parameters(cloud, settings, architecture, stack, options) | {"Artifacts": wheelhouse.sha256}
     changes = None if stack is None else preview_changes(cloud, parameters)
-    return DryRun(findings, wheelhouse, changes, options)
+    replaces = stack is None or not stands or stack.parameters.get("Artifacts") != wheelhouse.sha256
+    return DryRun(findings, wheelhouse, changes, options, replaces)
 
 
 def stage_home(cloud: Cloud, settings: Settings) -> Home:
@@ -141,6 +158,16 @@ def _check_endpoint(settings: Settings) -> None:
         raise InvalidSetting(
             f"s3_endpoint is {settings.s3_endpoint}, but a stage on AWS has its buckets there; leave it out."
         )
+
+
+def _stands(cloud: Cloud, stack: Stack | None) -> bool:
+    return stack is not None and "ClusterId" in stack.outputs and cluster_is_up(cloud, stack.outputs["ClusterId"])
+
+
+def _make_service_roles(cloud: Cloud) -> None:
+    for name, service in SERVICE_ROLES.items():
+        request = partial(cloud.iam.create_service_linked_role, AWSServiceName=service)
+        try_aws_call(f"make the service-linked role {name}", request, "taken")
 
 
 def _check_no_orphans(cloud: Cloud) -> None:

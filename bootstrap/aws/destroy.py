@@ -26,7 +26,7 @@ def delete_compute(cloud: Cloud, home: Home, echo: Callable[[str], None], on_eve
         return
     if "ClusterId" in stack.outputs and cluster_is_up(cloud, stack.outputs["ClusterId"]):
         stop_stream(cloud, stack.outputs["ClusterId"], home, echo)
-    echo("Deleting the cluster, its network and its schedules …")
+    echo("Deleting the cluster, its network and its schedules (5 to 15 minutes); `fruits deploy` makes them again …")
     change_parameters(cloud, {"Artifacts": ""}, on_event)
 
 
@@ -52,7 +52,7 @@ def delete_data(cloud: Cloud, echo: Callable[[str], None], on_event: Callable[[E
             with aws_call(f"delete the key {key}"):
                 if cloud.kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] != "PendingDeletion":
                     cloud.kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=KEY_WAITS_DAYS)
-        echo("Deleting the stack …")
+        echo("Deleting the stack (some minutes) …")
         delete_stack(cloud, on_event)
     for bucket in buckets:
         # The template retains the photos' bucket, so that nobody deletes it by a slip in the console.

@@ -48,7 +48,7 @@ def stop_stream(cloud: Cloud, cluster: str, home: Home, echo: Callable[[str], No
     heartbeat = read_heartbeat(home)
     has_stopped = False
     if heartbeat is not None and is_alive(heartbeat, datetime.now(UTC)):
-        echo("Asking the stream to finish its batches …")
+        echo("Asking the stream to finish its batches (up to 5 minutes) …")
         request_stop(home, heartbeat.nonce)
         has_stopped = wait_until_stopped(home, heartbeat.nonce, STOPS_WITHIN_S)
         if not unfinished and not has_stopped and is_alive(read_heartbeat(home) or heartbeat, datetime.now(UTC)):

@@ -1,18 +1,22 @@
 #!/bin/bash
 # EMR bootstrap action: gives a node the Python that runs this project, as PREFIX/fruits.
 #
-#   install.sh TAR_URI SHA256 [PREFIX]
+#   install.sh TAR_URI SHA256 REGION [PREFIX]
 #
-# TAR_URI is a wheelhouse.tar on S3, SHA256 the digest of its bytes, PREFIX is /opt unless given. AWS_ENDPOINT_URL is
-# honoured. A release is installed beside the others and checked before PREFIX/fruits points at it, so a failure, or a
+# TAR_URI is a wheelhouse.tar on S3, SHA256 the digest of its bytes, REGION the bucket's, PREFIX is /opt unless given.
+# AWS_ENDPOINT_URL is honoured. A release is installed beside the others and checked before PREFIX/fruits points at it, so a failure, or a
 # kill at any point, leaves what was in use in use. Replay of an installed release installs nothing.
 set -euo pipefail
 umask 022
 
 main() {
-    [[ $# -eq 2 || $# -eq 3 ]] || fail "it takes 2 or 3 arguments, not $#" "call install.sh TAR_URI SHA256 [PREFIX]"
-    local tar_uri=$1 sha256=$2 prefix=${3:-/opt}
+    [[ $# -eq 3 || $# -eq 4 ]] ||
+        fail "it takes 3 or 4 arguments, not $#" "call install.sh TAR_URI SHA256 REGION [PREFIX]"
+    local tar_uri=$1 sha256=$2 region=$3 prefix=${4:-/opt}
     [[ $sha256 =~ ^[0-9a-f]{64}$ ]] || fail "'$sha256' is no SHA-256" "give 64 hexadecimal digits in lower case"
+    [[ $region =~ ^[a-z]{2}(-[a-z]+)+-[0-9]$ ]] || fail "'$region' is no region" "give one like eu-west-3"
+    # Left to itself, the aws command may ask another region, to which a node has no route.
+    export AWS_REGION=$region AWS_DEFAULT_REGION=$region
     need_to_write "$prefix" "$@"
 
     exec {lock}>"$prefix/.fruits-install.lock"
@@ -45,7 +49,7 @@ need_to_write() {
     if [[ $EUID -eq 0 ]] || ! sudo -n true 2>/dev/null; then
         fail "$prefix cannot be written" "run it as a user who may, or who may use sudo"
     fi
-    exec sudo -n --preserve-env=AWS_ENDPOINT_URL,AWS_REGION bash "${BASH_SOURCE[0]}" "$@"
+    exec sudo -n --preserve-env=AWS_ENDPOINT_URL bash "${BASH_SOURCE[0]}" "$@"
 }
 
 find_python() {

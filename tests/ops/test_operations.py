@@ -38,7 +38,10 @@ MADE_OF_AN_ARGUMENT = {
 }
 # Functions all of whose sentences end in an error, by module.
 SPEAKERS = {
-    "bootstrap/aws/preflight.py": ("_region", "_offered", "_quota"),
+    "bootstrap/aws/preflight/checks.py": (
+        *("_plan", "_region", "_template", "_release", "_instance_types", "_endpoints", "_roles"),
+    ),
+    "bootstrap/aws/preflight/quotas.py": ("on_demand_finding", "spot_finding", "network_finding"),
     "bootstrap/aws/wheelhouse.py": ("_why_not_downloaded",),
 }
 # Modules whose ValueErrors are shown as they are, after the name of the setting.
@@ -46,7 +49,7 @@ VALUE_ERRORS_ARE_SHOWN = ("store/settings.py", "ops/query/named_queries.py")
 # Errors and the like whose sentence is made elsewhere, and where.
 MADE_ELSEWHERE = {
     ("bootstrap/aws/cost.py", "sentence"): "the callers of _refuse_unless",
-    ("bootstrap/aws/preflight.py", "' '.join(fatal)"): "SPEAKERS",
+    ("bootstrap/aws/preflight/findings.py", "' '.join(fatal)"): "SPEAKERS",
     ("bootstrap/aws/wheelhouse.py", "_why_not_downloaded(architecture, done.stderr)"): "SPEAKERS",
     ("store/objects/faults.py", "operation"): "the callers of retry_storage",
     ("store/settings.py", "'; '.join(lines)"): "VALUE_ERRORS_ARE_SHOWN and pydantic",

@@ -34,6 +34,7 @@ from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import CloudFormationBackend, cloudformation_backends
 from moto.cloudformation.parsing import clean_json
 from moto.cloudformation.responses import CloudFormationResponse
+from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.responses import ActionResult, BaseResponse
 from moto.emr.models import emr_backends
 from moto.emr.responses import ElasticMapReduceResponse
@@ -45,6 +46,7 @@ from moto.kms.models import KmsBackend
 from moto.moto_server import werkzeug_app
 from moto.s3.models import s3_backends
 from moto.s3.responses import ACTION_MAP
+from moto.sns.models import sns_backends
 from moto.stepfunctions.models import stepfunctions_backends
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_aws_sdk
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
@@ -53,6 +55,7 @@ from moto.sts.models import sts_backends
 from bootstrap.programs import use_java
 from streaming.local_machine import spark_home
 from streaming.session import class_archive
+from tests.support.account import PATCHES, answering_for_the_account
 from tests.support.moto_server import serve
 
 LOOK_S = 0.2
@@ -104,8 +107,12 @@ class Node:
             file = self.folder / f"bootstrap-{number}.sh"
             file.write_bytes(self._object(script["Path"]))
             command = ["bash", str(file), *script.get("Args", []), str(self.opt)]
+            environment = self._environment()
+            for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+                # A node tells nobody where it is.
+                del environment[name]
             with (self.folder / f"bootstrap-{number}.log").open("wb") as log:
-                done = subprocess.run(command, env=self._environment(), stdout=log, stderr=subprocess.STDOUT)
+                done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
             if done.returncode:
                 self.cluster.state = "TERMINATED_WITH_ERRORS"
                 return
@@ -452,11 +459,31 @@ def _finish_bucket(properties: dict[str, Any], account: str, region: str) -> Non
         buckets.put_bucket_notification_configuration(name, {"QueueConfiguration": told})
 
 
+def _subscribe(properties: dict[str, Any], account: str, region: str) -> None:
+    sns_backends[account][region].subscribe(properties["TopicArn"], properties["Endpoint"], properties["Protocol"])
+
+
+def _put_alarm(properties: dict[str, Any], account: str, region: str) -> None:
+    alarms, name = cloudwatch_backends[account][region], properties["AlarmName"]
+    if name not in alarms.alarms and "MetricName" in properties:
+        alarms.put_metric_alarm(
+            name,
+            *(properties[each] for each in ("Namespace", "MetricName", "ComparisonOperator")),
+            *(int(properties[each]) for each in ("EvaluationPeriods", "Period")),
+            float(properties["Threshold"]),
+            *(properties[each] for each in ("Statistic", "AlarmDescription")),
+            properties.get("Dimensions", []),
+            properties["AlarmActions"],
+        )
+
+
 # What a template may hold and moto does not make, or not wholly.
 _PASSED_OVER = {
     "AWS::Athena::WorkGroup": _make_work_group,
+    "AWS::CloudWatch::Alarm": _put_alarm,
     "AWS::Glue::Database": _make_database,
     "AWS::S3::Bucket": _finish_bucket,
+    "AWS::SNS::Subscription": _subscribe,
 }
 
 
@@ -532,7 +559,7 @@ def _main(port: int, folder: Path) -> None:
     use_java()
     # AWS asks for the permission to list.
     ACTION_MAP["BUCKET"]["HEAD"]["DEFAULT"] = "ListBucket"
-    for (owner, name), patch in _PATCHES.items():
+    for (owner, name), patch in (PATCHES | _PATCHES).items():
         setattr(owner, name, patch)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -541,8 +568,10 @@ def _main(port: int, folder: Path) -> None:
         aws = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
         serve(
             port,
-            lambda environment, start: (_lose_the_stream if environment["PATH_INFO"] == LOSE_THE_STREAM else aws)(
-                environment, start
+            answering_for_the_account(
+                lambda environment, start: (_lose_the_stream if environment["PATH_INFO"] == LOSE_THE_STREAM else aws)(
+                    environment, start
+                )
             ),
         )
     finally:

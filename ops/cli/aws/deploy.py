@@ -10,6 +10,7 @@ from ops.cli.command import Flags, takes_settings
 from ops.cli.console import console, echo, notify
 
 if TYPE_CHECKING:
+    from bootstrap.aws.alarm_mail import MailTest
     from bootstrap.aws.cloud import Cloud
     from bootstrap.aws.deploy import Deployment
 
@@ -29,20 +30,27 @@ def deploy(
         return
     found = deployment.dry_run(cloud, settings, notify)
     for finding in found.findings:
-        mark = "[green]fine[/]" if finding.fine else "[red]stops[/]" if finding.fatal else "[yellow]look[/]"
+        stops = finding.is_fatal(found.new_cluster)
+        mark = "[green]fine[/]" if finding.fine else "[red]stops[/]" if stops else "[yellow]look[/]"
         console.print(f"{mark}  {finding.what}: {finding.says}", highlight=False, soft_wrap=True)
+    if any(finding.is_fatal(found.new_cluster) for finding in found.findings):
+        echo("A deployment would be refused: see to what stops it, then run this again.")
+        raise typer.Exit(1)
     size = found.wheelhouse.bytes / 1e6
     echo(f"The nodes would get {found.wheelhouse.sha256[:12]}, {size:.0f} MB.")
     echo(f"The stream would run with {' '.join(found.options)}.")
     if found.changes is None:
-        echo(f"{cloud.stack_name} would be created in {cloud.region}.")
-    elif not found.changes:
+        echo(f"{cloud.stack_name} would be created in {cloud.region}, in 20 to 30 minutes.")
+        return
+    if not found.changes:
         echo(f"{cloud.stack_name} would not change.")
-    else:
-        table = Table("", "resource", "kind", header_style="bold")
-        for change in found.changes:
-            table.add_row("Replace" if change.replaces else change.action, change.resource, change.kind)
-        console.print(table)
+        return
+    table = Table("", "resource", "kind", header_style="bold")
+    for change in found.changes:
+        table.add_row("Replace" if change.replaces else change.action, change.resource, change.kind)
+    console.print(table)
+    if found.new_cluster:
+        echo("A new cluster takes 10 to 20 minutes; photos that land meanwhile wait, or go through the old one.")
 
 
 def _show_deployed(cloud: "Cloud", done: "Deployment") -> None:
@@ -63,4 +71,21 @@ Look            fruits logs stream --stage {cloud.stage}
 Take down       fruits destroy --stage {cloud.stage}   (keeps the data)""",
         highlight=False,
         soft_wrap=True,
+    )
+    if done.mail is not None:
+        echo("")
+        echo(_about_mail(done.mail))
+
+
+def _about_mail(mail: "MailTest") -> str:
+    if mail.failure is not None:
+        return f"Whether alarms reach {mail.address} was not tested. {mail.failure} The test: {mail.again}"
+    if mail.confirmed:
+        return (
+            f"A test alarm went to {mail.address}: an email should have come. If none has after ten minutes, look "
+            f"among the spam, then into docs/operations.md, “No email comes”. The test again: {mail.again}"
+        )
+    return (
+        f"{mail.address} gets no alarms yet, because nobody has confirmed. Confirm in AWS's message to it, then test: "
+        f"{mail.again}"
     )

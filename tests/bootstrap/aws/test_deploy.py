@@ -32,6 +32,7 @@ ACCOUNT = "123456789012"
 STACK = "fruits-dev"
 DATA = f"{STACK}-{ACCOUNT}-{REGION}"
 OPS = f"{DATA}-ops"
+MAIL = "operator@example.com"
 LONG_S = 120
 
 # One deployment for all of them, in one process.
@@ -127,8 +128,9 @@ def stage(account: Account) -> Account:
         Parameters=[{"ParameterKey": "Stage", "ParameterValue": "dev"}],
         Capabilities=["CAPABILITY_IAM"],
     )
-    done = account.fruits("deploy")
+    done = account.fruits("deploy", alarm_email=MAIL)
     assert done.returncode == 0, done.stderr
+    assert f"A test alarm went to {MAIL}" in done.stdout
     _wait_for(lambda: account.steps()[0]["Status"]["State"] == "RUNNING", account)
     return account
 
@@ -156,6 +158,14 @@ def test_what_the_uploader_puts_becomes_rows_and_copies(stage: Account, reading:
     assert read_status(reading.places(), verify=True).broken == []
 
 
+def test_the_alarm_that_tests_the_email_says_that_it_is_a_test(stage: Account) -> None:
+    (alarm,) = [
+        each for each in stage.client("cloudwatch").describe_alarms()["MetricAlarms"] if each["StateValue"] == "ALARM"
+    ]
+    assert alarm["StateReason"] == "A test by fruits deploy: if you read this, alarms arrive. Nothing is wrong."
+    assert alarm["AlarmActions"] == [stage.outputs()["AlarmTopicArn"]]
+
+
 def test_a_changed_setting_hands_the_stream_over_without_losing_or_doubling_a_photo(
     stage: Account, reading: Settings
 ) -> None:
@@ -179,6 +189,7 @@ def test_deploying_again_changes_nothing(stage: Account) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "runs already" in done.stdout
+    assert "test alarm" not in done.stdout
     assert "--answers --clean reduce --clean-after 7d" in " ".join(done.stdout.split())
     assert "--layout first-folder" in done.stdout
     assert "--trigger 300ms" in done.stdout
@@ -189,6 +200,7 @@ def test_deploying_again_changes_nothing(stage: Account) -> None:
 def test_a_key_pattern_takes_the_place_of_the_layout_that_the_stream_has(stage: Account) -> None:
     shown = stage.fruits("deploy", "--dry-run", key_pattern="^(?P<label>[^/]+)/")
     assert shown.returncode == 0, shown.stderr
+    assert "fine  template: CloudFormation takes its foundation" in shown.stdout
     assert "--key-pattern ^(?P<label>[^/]+)/" in shown.stdout
     assert "--layout" not in shown.stdout
 
@@ -319,8 +331,15 @@ def test_a_stage_is_taken_down_brought_back_and_at_last_deleted_by_name(stage: A
     assert len(_outcomes(reading)) == rows
     unseen = _upload(stage, photo(9))
 
+    _account(stage, email_confirmed=False, quotas={"L-1216C47A": 5, "L-34B43A08": 5, "L-F678F1CE": 5})
+    refused = stage.fruits("deploy")
+    assert (refused.returncode, "Ask for 20 at" in refused.stderr) == (1, True)
+    shown = stage.fruits("deploy", "--dry-run")
+    assert (shown.returncode, "A deployment would be refused" in shown.stdout) == (1, True)
+    _account(stage, quotas={"L-1216C47A": 32, "L-34B43A08": 32, "L-F678F1CE": 5})
     again = stage.fruits("deploy")
     assert again.returncode == 0, again.stderr
+    assert f"{MAIL} gets no alarms yet" in again.stdout
     # Its last stream is gone; the stack remembers the rule.
     assert "--clean reduce --clean-after 7d" in " ".join(again.stdout.split())
     _wait_for(lambda: unseen in _outcomes(reading), stage)
@@ -358,6 +377,10 @@ def test_a_region_outside_the_union_is_refused_before_anything_is_asked(account:
 
 def photo(seed: int) -> bytes:
     return encoded(grainy(seed, 320, 240), "JPEG")
+
+
+def _account(account: Account, **changes: Any) -> None:
+    assert requests.post(f"{account.url}/account", json=changes, timeout=10).ok
 
 
 def _running(account: Account) -> list[dict[str, Any]]:

@@ -56,12 +56,14 @@ class Node:
     artifacts: Artifacts
     prefix: Path
     environment: dict[str, str] = field(default_factory=dict)
+    region: str = REGION
 
     def install(self, uri: str | None = None, sha256: str | None = None) -> "subprocess.Popen[str]":
         command = ["/bin/bash", f"{INSTALL_SCRIPT}", uri or self.artifacts.uri, sha256 or self.artifacts.built.sha256]
+        command.append(self.region)
         # Nothing of the tests' own Python but the aws command.
         tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = {"PATH": tools, "AWS_ENDPOINT_URL": self.artifacts.endpoint, "AWS_REGION": REGION}
+        environment = {"PATH": tools, "AWS_ENDPOINT_URL": self.artifacts.endpoint}
         keys = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
         return subprocess.Popen(
             [*command, f"{self.prefix}"],
@@ -251,8 +253,24 @@ def test_a_machine_without_python_3_11_says_so(node: Node, tmp_path: Path) -> No
     )
 
 
+def test_the_region_it_is_given_is_the_one_that_is_asked(node: Node, tmp_path: Path) -> None:
+    # What runs in the aws command's place writes down where it would ask, and asks.
+    tools, asked = tmp_path / "bin", tmp_path / "asked"
+    tools.mkdir()
+    aws = tools / "aws"
+    aws.write_text(f'#!/bin/bash\necho "$AWS_REGION $AWS_DEFAULT_REGION" >{asked}\nexec {shutil.which("aws")} "$@"\n')
+    aws.chmod(0o755)
+    path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    _failed(Node(node.artifacts, node.prefix, {"PATH": path}, "eu-south-2"), uri=f"s3://{BUCKET}/missing.tar")
+
+    assert asked.read_text() == "eu-south-2 eu-south-2\n"
+
+
 def test_arguments_that_cannot_be_meant_are_refused(node: Node) -> None:
     assert _failed(node, sha256="latest") == "'latest' is no SHA-256; give 64 hexadecimal digits in lower case"
+    elsewhere = Node(node.artifacts, node.prefix, region="here")
+    assert _failed(elsewhere) == "'here' is no region; give one like eu-west-3"
 
 
 def _node_with_an_old_release(artifacts: Artifacts, prefix: Path, **environment: str) -> Node:
