@@ -77,6 +77,16 @@ def test_a_batch_that_not_all_tables_have_lacks_nothing_yet(home: Home) -> None:
     assert set(_lacks(home, "def")) == {(DAY, 1)}
 
 
+def test_the_day_of_a_switch_lacks_its_earlier_photos_however_many_came_later(home: Home) -> None:
+    """As a former release left it: each photo has a row of one network; maintenance has put the names in order since."""
+    commit_features(home, 1, DAY, feature_vectors(0, 1))
+    commit_features(home, 2, DAY, feature_vectors(0, 1))
+    _add(home, 1, DAY, [0, 1], "abc")
+    _add(home, 2, DAY, [2, 3, 4], "def")
+    assert _lacks(home, "def") == {(DAY, 1): 2}
+    assert _lacks(home, "abc") == {(DAY, 2): 3}
+
+
 def test_no_file_is_read_where_names_tell(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     create_tables(home)
     commit_features(home, 1, DAY, feature_vectors(4, 1))
