@@ -26,8 +26,8 @@ def lacking(home: Home, tables: TableHandles, featurizer: str, with_lost: bool =
     """How many photos of which batches have a row of another featurizer and none of this one, the earliest day first.
 
     Batches count up to the last that all tables have. What `refeaturize` looked for in vain is left out, unless it is
-    asked for `with_lost`. Nothing is read in a home that has had one network only, and of a day whose
-    files tell that both of its networks have rows of the same photos. Raises StateDamaged, StorageRefused, StorageUnavailable.
+    asked for `with_lost`. Nothing is read in a home that has had one network only, and of a day whose files tell that
+    both of its networks have rows of the same photos. Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
     # A batch is in `features` for a moment before it is in the other tables.
     last = tables.committed_to_all

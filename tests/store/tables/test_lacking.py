@@ -78,7 +78,7 @@ def test_a_batch_that_not_all_tables_have_lacks_nothing_yet(home: Home) -> None:
 
 
 def test_the_day_of_a_switch_lacks_its_earlier_photos_however_many_came_later(home: Home) -> None:
-    """As a former release left it: each photo has a row of one network; maintenance has put the names in order since."""
+    # As a former release left it, whose files maintenance has named since: each photo has a row of one network.
     commit_features(home, 1, DAY, feature_vectors(0, 1))
     commit_features(home, 2, DAY, feature_vectors(0, 1))
     _add(home, 1, DAY, [0, 1], "abc")
