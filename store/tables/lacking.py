@@ -43,16 +43,20 @@ def lacking(home: Home, tables: TableHandles, featurizer: str, with_lost: bool =
         lacks = _lacking_on(of_day, featurizer)
         if lacks == 0:
             continue
-        noted = {} if with_lost else lost_photos(home, featurizer, day)
-        if lacks is None or lacks > sum(noted.values()):
+        noted = lost_photos(home, featurizer, day)
+        if with_lost or lacks is None or lacks > sum(noted.values()):
             lost |= {(day, batch): photos for batch, photos in noted.items()}
             unsure += of_day
-    counted = {
-        batch: max(rows.values()) - rows.get(featurizer, 0) - lost.get(batch, 0)
-        for batch, rows in sorted(rows_of_networks(home, unsure).items())
-        if batch[1] <= last
-    }
-    return {batch: photos for batch, photos in counted.items() if photos > 0}
+    counted: dict[BatchOfDay, int] = {}
+    for batch, rows in sorted(rows_of_networks(home, unsure).items()):
+        own, noted_of = rows.get(featurizer, 0), lost.get(batch, 0)
+        others = max((count for network, count in rows.items() if network != featurizer), default=0)
+        if not with_lost:
+            counted[batch] = others - own - noted_of
+        else:
+            # Of a network out of use only the rows are left of photos that have no other: these are the lost ones.
+            counted[batch] = noted_of if others < own else others - own
+    return {batch: photos for batch, photos in counted.items() if photos > 0 and batch[1] <= last}
 
 
 def rows_of_networks(home: Home, files: Sequence[DataFile]) -> NetworkRows:
