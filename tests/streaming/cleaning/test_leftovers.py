@@ -181,6 +181,33 @@ def test_photos_whose_copies_would_be_too_old_stay(before: Settings, drain: Drai
     assert _stuck(before) == {"too_old": len(PHOTOS)}
 
 
+def test_photos_that_stay_take_no_place_of_others(
+    before: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = before.places()
+    raise_first_copied_day(home, datetime.now(UTC).date() + timedelta(days=1))
+    landed = [one for one in list_landed(home.landing) if one.key in PHOTOS]
+    monkeypatch.setattr(leftovers, "MOST_HELD", 2)
+    copying = leftovers.LeftoverCopies(
+        spark.sparkContext, home, before, "a test", lambda: False, lambda landing, objects: None
+    )
+    copying.start()
+    try:
+        for count in (2, 4):
+            copying.add(landed)
+            while copying.waiting:
+                time.sleep(0.05)
+            assert (copying.stuck, copying.failure) == ({leftovers.TOO_OLD: count}, None)
+        monkeypatch.setattr(leftovers, "MOST_STUCK", 3)
+        monkeypatch.setattr(leftovers, "LEFT_FOR_S", 0.0)
+        copying.add(landed[:1])
+        while copying.waiting:
+            time.sleep(0.05)
+        assert copying.stuck == {leftovers.TOO_OLD: 3}
+    finally:
+        copying.close()
+
+
 def test_a_commit_whose_answer_is_lost_copies_nothing_twice(
     before: Settings, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
