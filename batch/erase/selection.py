@@ -101,8 +101,7 @@ class Selection:
             return True
         if self.kind == "source":
             return to_nfc(self.value) in (to_nfc(key), to_nfc(landing.source_of(key)))
-        source = landing.source_of(key)
-        return (source, etag) in self.versions or self.earlier.covers_version(source, etag, self.before)
+        return self._is_noted(landing.source_of(key), etag)
 
     def _names_subject(self, key: str) -> bool:
         subject = to_nfc(self.value)
@@ -118,13 +117,20 @@ class Selection:
             return _is_any_of(rows["source"], [self.value, *(place.source_of(self.value) for place in self.landings)])
         if self.kind == "subject":
             by_key = self._by_key(rows["source"])
-            if "subject" not in rows.schema.names:
-                return by_key
-            return pc.or_(_is_any_of(rows["subject"], [self.value]), by_key)
+            if "subject" in rows.schema.names:
+                return pc.or_(_is_any_of(rows["subject"], [self.value]), by_key)
+            # Where keys do not name the person any more, the feature rows did.
+            return pc.or_(by_key, self._of_versions(rows)) if "image_id" in rows.schema.names else by_key
         if "image_id" in rows.schema.names:
             return pc.equal(rows["image_id"], self.value)
+        return self._of_versions(rows)
+
+    def _of_versions(self, rows: pa.RecordBatch) -> pa.BooleanArray:
         pairs = zip(rows["source"].to_pylist(), rows["etag"].to_pylist(), strict=True)
-        return pa.array([pair in self.versions for pair in pairs], pa.bool_())
+        return pa.array([self._is_noted(*pair) for pair in pairs], pa.bool_())
+
+    def _is_noted(self, source: str, etag: str) -> bool:
+        return (source, etag) in self.versions or self.earlier.covers_version(source, etag, self.before)
 
     def _by_key(self, sources: pa.StringArray) -> pa.BooleanArray:
         # Most rows are others', which a search for part of the text shows without matching patterns.

@@ -1,9 +1,10 @@
 """What a refeaturization would do, and from where: told before anything is read but rows."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from batch.refeaturize.selection import photos_without
 from store.home import Home
 from store.objects.originals import find_original
 from store.state.refeaturized import BatchOfDay
-from store.tables.files import DataFile, data_files
+from store.tables.files import DataFile, data_files, read_file
 from store.tables.handles import TableHandles, open_tables
 from store.tables.lacking import lacking
 from store.tables.schemas import COPY_ROWS, FEATURE_ROWS
@@ -45,11 +46,7 @@ def outlooks(home: Home) -> list[Outlook]:
 
 def _outlook(home: Home, tables: TableHandles, featurizer: str) -> Outlook:
     lacks = lacking(home, tables, featurizer, with_lost=True)
-    copied: Counter[BatchOfDay] = Counter()
-    for file in data_files(tables[COPY_ROWS]):
-        # A task writes the copies of one batch, and nobody compacts them.
-        if file.batches is not None:
-            copied[file.partition["ingest_date"], file.batches[0]] += file.rows
+    copied = _copied(home, tables, {day for day, _ in lacks})
     copies = sum(min(photos, copied[batch]) for batch, photos in lacks.items())
     uncopied = [batch for batch, photos in lacks.items() if copied[batch] < photos]
     chosen = uncopied[:: max(1, len(uncopied) // _LOOKED_AT_BATCHES)][:_LOOKED_AT_BATCHES]
@@ -58,10 +55,25 @@ def _outlook(home: Home, tables: TableHandles, featurizer: str) -> Outlook:
     return Outlook(featurizer, sum(lacks.values()), len({day for day, _ in lacks}), copies, places)
 
 
+def _copied(home: Home, tables: TableHandles, days: Collection[date]) -> Counter[BatchOfDay]:
+    """How many copies the batches of some days have."""
+    copied: Counter[BatchOfDay] = Counter()
+    for file in data_files(tables[COPY_ROWS]) if days else ():
+        day = file.partition["ingest_date"]
+        if day not in days:
+            continue
+        if file.batches is not None and file.batches[0] == file.batches[1]:
+            copied[day, file.batches[0]] += file.rows
+            continue
+        for part in read_file(home, COPY_ROWS, file.path, ["batch"]):
+            copied.update((day, batch) for batch in part["batch"].to_pylist())
+    return copied
+
+
 def _some_photos(
     home: Home, tables: TableHandles, featurizer: str, batches: list[BatchOfDay]
 ) -> Iterator[dict[str, Any]]:
-    of_days: dict[object, list[DataFile]] = defaultdict(list)
+    of_days: dict[date, list[DataFile]] = defaultdict(list)
     for file in data_files(tables[FEATURE_ROWS]) if batches else ():
         of_days[file.partition["ingest_date"]].append(file)
     for day, batch in batches:

@@ -121,7 +121,7 @@ class _Filling:
     days: set[date] = field(default_factory=set)
     places: Counter[str] = field(default_factory=Counter)
     network: "Broadcast[bytes] | None" = None
-    # The log of copies, of which nobody makes fewer files, is long.
+    # The logs are long beside a stream at work; a look at a table kept open reads what is new.
     tables: OpenTables = field(init=False)
 
     def __post_init__(self) -> None:

@@ -52,7 +52,8 @@ def hold_lease(
 
     A lease that a killed process left is waited for, 22 seconds at most, and `say` is told so. Work under a lease
     must be safe without it, too, because a process can be paused right after a check: the lease only keeps two from
-    the same work at once. Work that `gives_way` waits for all other work while that lives, and other work waits for it.
+    the same work at once. Work that `gives_way` waits for all other work while that lives, and other work waits for it;
+    of two that give way each has its turn.
     Raises HomeInUse when another process that lives holds it and neither gives way, StorageUnavailable.
     """
     renewal = _Renewal(home, _acquire(home, work, say, gives_way))
@@ -74,7 +75,7 @@ def _acquire(home: Home, work: str, say: Callable[[str], None], gives_way: bool)
         now = datetime.now(UTC)
         if stored is None or stored == signs.dead or stored.nonce == ours.nonce or stored.until + CLOCK_SKEW <= now:
             return replace(ours, since=now, until=now + LASTS)
-        return replace(stored, wanted=True) if stored.gives_way and not gives_way else stored
+        return replace(stored, wanted=True) if stored.gives_way else stored
 
     while True:
         stored = _LEASE.change(home.state, ours_if_free)
@@ -84,7 +85,8 @@ def _acquire(home: Home, work: str, say: Callable[[str], None], gives_way: bool)
             is_wait_reported = True
             say(f"Waiting for a lease of {stored.work} ({stored.holder}) to be renewed or to end …")
         is_alive = signs.is_changed(stored)
-        if is_alive and (stored.gives_way == gives_way or time.monotonic() - began_s > _patience_s(stored)):
+        waits = stored.gives_way or gives_way
+        if is_alive and not (waits and time.monotonic() - began_s <= _patience_s(stored)):
             raise HomeInUse(
                 f"{stored.work} is at work on {home.root.uri} since {stored.since:%H:%M:%S} UTC "
                 f"({stored.holder}); run this again when it has finished."

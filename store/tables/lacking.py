@@ -26,8 +26,8 @@ def lacking(home: Home, tables: TableHandles, featurizer: str, with_lost: bool =
     """How many photos of which batches have a row of another featurizer and none of this one, the earliest day first.
 
     Batches count up to the last that all tables have. What `refeaturize` looked for in vain is left out, unless it is
-    asked for `with_lost`. Nothing is read in a home that has had one network only, and of a day that has all rows in
-    files whose names tell their network. Raises StateDamaged, StorageRefused, StorageUnavailable.
+    asked for `with_lost`. Nothing is read in a home that has had one network only, and of a day whose files tell that
+    both of its networks have rows of the same photos. Raises StateDamaged, StorageRefused, StorageUnavailable.
     """
     # A batch is in `features` for a moment before it is in the other tables.
     last = tables.committed_to_all
@@ -40,19 +40,23 @@ def lacking(home: Home, tables: TableHandles, featurizer: str, with_lost: bool =
     lost: dict[BatchOfDay, int] = {}
     unsure: list[DataFile] = []
     for day, of_day in sorted(of_days.items()):
-        lacks = _lacking_at_least(of_day, featurizer)
+        lacks = _lacking_on(of_day, featurizer)
         if lacks == 0:
             continue
-        noted = {} if with_lost else lost_photos(home, featurizer, day)
-        if lacks is None or lacks > sum(noted.values()):
+        noted = lost_photos(home, featurizer, day)
+        if with_lost or lacks is None or lacks > sum(noted.values()):
             lost |= {(day, batch): photos for batch, photos in noted.items()}
             unsure += of_day
-    counted = {
-        batch: max(rows.values()) - rows.get(featurizer, 0) - lost.get(batch, 0)
-        for batch, rows in sorted(rows_of_networks(home, unsure).items())
-        if batch[1] <= last
-    }
-    return {batch: photos for batch, photos in counted.items() if photos > 0}
+    counted: dict[BatchOfDay, int] = {}
+    for batch, rows in sorted(rows_of_networks(home, unsure).items()):
+        own, noted_of = rows.get(featurizer, 0), lost.get(batch, 0)
+        others = max((count for network, count in rows.items() if network != featurizer), default=0)
+        if not with_lost:
+            counted[batch] = others - own - noted_of
+        else:
+            # Of a network out of use only the rows are left of photos that have no other: these are the lost ones.
+            counted[batch] = noted_of if others < own else others - own
+    return {batch: photos for batch, photos in counted.items() if photos > 0 and batch[1] <= last}
 
 
 def rows_of_networks(home: Home, files: Sequence[DataFile]) -> NetworkRows:
@@ -83,10 +87,25 @@ def _counted(home: Home, path: str) -> Mapping[tuple[int, str], int]:
     return counts
 
 
-def _lacking_at_least(files: Iterable[DataFile], featurizer: str) -> int | None:
-    """How many rows of the one other network of a day have none of this one; None if numbers of rows do not tell."""
-    rows: Counter[str | None] = Counter()
+def _lacking_on(files: Iterable[DataFile], featurizer: str) -> int | None:
+    """How many photos of a day have a row of its one other network and none of this one; None if files do not tell."""
+    of_networks: dict[str | None, list[DataFile]] = defaultdict(list)
     for file in files:
-        rows[file.network] += file.rows
-    own = rows.pop(featurizer, 0)
-    return None if None in rows or len(rows) > 1 else max(0, sum(rows.values()) - own)
+        of_networks[file.network].append(file)
+    own = of_networks.pop(featurizer, [])
+    if not of_networks:
+        return 0
+    if None in of_networks or len(of_networks) > 1:
+        return None
+    [others] = of_networks.values()
+    # In a former release the batches after a switch have rows of the new network only: sums would hide the others.
+    if own and (_span(own) is None or _span(own) != _span(others)):
+        return None
+    lacks = sum(file.rows for file in others) - sum(file.rows for file in own)
+    return lacks if lacks >= 0 else None
+
+
+def _span(files: Iterable[DataFile]) -> tuple[int, int] | None:
+    batches = [file.batches for file in files]
+    known = [ends for ends in batches if ends is not None]
+    return (min(low for low, _ in known), max(high for _, high in known)) if len(known) == len(batches) else None

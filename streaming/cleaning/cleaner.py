@@ -182,7 +182,9 @@ class Cleaner:
         due = [(landed, entry) for landed, entry in due if landed in unknown]
         copied = self._copies.among(due)
         lacking = unknown.difference(copied)
-        self._leftovers.add(landed for landed, _ in due if landed in lacking)
+        # S3 tells when the same bytes were last uploaded, their rows when they were taken in.
+        taken_in = ((landed, datetime.fromtimestamp(entry.arrived_s, UTC)) for landed, entry in due)
+        self._leftovers.add(replace(landed, arrived_at=at) for landed, at in taken_in if landed in lacking)
         return copied
 
     def _young(

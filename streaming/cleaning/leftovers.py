@@ -33,6 +33,8 @@ from streaming.pacing import estimated_work_s
 
 # Beyond these no more are held: a later listing shows them again.
 MOST_HELD = 100_000
+# Beyond these the oldest are tried again before their time.
+MOST_STUCK = 500_000
 # How long a batch that comes meanwhile waits for the cores, by estimate.
 CHUNK_S = 4.0
 # For so many at a time the tables are looked at.
@@ -92,7 +94,7 @@ class LeftoverCopies:
         with self._changed:
             for one in landed:
                 key = identity(self._home.landing, one)
-                if not self._knows(key) and len(self._waiting) + len(self._stuck) < MOST_HELD:
+                if not self._knows(key) and len(self._waiting) < MOST_HELD:
                     self._stuck.pop(key, None)
                     self._waiting[key] = one
             self._changed.notify_all()
@@ -223,6 +225,8 @@ class LeftoverCopies:
             now_s = time.monotonic()
             for landed, reason in reasons.items():
                 self._stuck[identity(self._home.landing, landed)] = reason, now_s
+            for key in list(self._stuck)[: max(0, len(self._stuck) - MOST_STUCK)]:
+                del self._stuck[key]
 
     def _collect(self, tasks: Sequence[CopyTask]) -> list[CopyMessage]:
         self._spark.setJobDescription("copies of older photos")

@@ -23,6 +23,7 @@ import batch.erase.erase as erase_module
 import batch.erase.rows as rows_module
 from batch.erase.certificates import Certificate, read_certificate
 from batch.erase.erase import ErasureRequest, count_erasable, erase
+from batch.erase.rows import ErasedRows, erase_rows
 from batch.erase.selection import Selection
 from batch.labelling.corrections import correction_of
 from batch.labelling.label import label_photos
@@ -44,7 +45,7 @@ from store.state.erasures import Erasures, Kind, begin_erasure, digest_of, erasu
 from store.state.plans import Plan, plan_key, read_plan, read_result, write_plan
 from store.tables.commits import append_once
 from store.tables.handles import open_table
-from store.tables.schemas import FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS
+from store.tables.schemas import COPY_ROWS, FEATURE_ROWS, PROJECTION_ROWS, REJECT_ROWS, Table
 from streaming.micro_batch import MicroBatches
 from tests.support.feature_rows import serve_a_model
 from tests.support.ingested import answer_all, ingest
@@ -386,14 +387,20 @@ def test_no_row_is_passed_over_for_what_stands_around_a_name(value: str, tmp_pat
 def test_photos_go_with_their_rows_when_the_key_pattern_has_changed(on_disk: Settings) -> None:
     home = on_disk.places()
     _drop(on_disk, {f"{ANNA}/kiwi/a.jpg": jpeg(1), f"{BEN}/kiwi/b.jpg": jpeg(2), f"{BEN}/{ANNA}/c.jpg": jpeg(3)})
-    ingest(on_disk)
+    ingest(on_disk.model_copy(update={"copies": True}))
     _fold_plans(home)
     today = ErasureRequest("subject", ANNA, (r"^nobody/(?P<subject>[^/]+)/",))
-    with pytest.MonkeyPatch.context() as cut:
-        # Rows are gone then, photos are not.
-        cut.setattr(erase_module, "erase_landed", _cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            _erase(on_disk, today)
+    for step in ("erase_rows", "erase_landed"):
+        with pytest.MonkeyPatch.context() as cut:
+            # Feature rows are gone then, copies and photos are not; and then copies, too.
+            cut.setattr(erase_module, step, _cut_off if step == "erase_landed" else _cut_off_at_copies)
+            with pytest.raises(KeyboardInterrupt):
+                _erase(on_disk, today)
+        assert _count(on_disk, "features") == 2
+    assert [row["source"].split("/landing/")[1] for row in rows(on_disk, "SELECT source FROM copies ORDER BY 1")] == [
+        f"{BEN}/{ANNA}/c.jpg",
+        f"{BEN}/kiwi/b.jpg",
+    ]
     _erase(on_disk, today)
     assert sorted(landed.key for landed in list_landed(home.landing)) == [f"{BEN}/{ANNA}/c.jpg", f"{BEN}/kiwi/b.jpg"]
     assert _count(on_disk, "features") == 2
@@ -614,6 +621,12 @@ def test_cut_off_at_any_step_the_same_request_goes_on(
 
 def _cut_off(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _cut_off_at_copies(home: Home, selection: Selection, table: Table, check: Callable[[], None]) -> ErasedRows:
+    if table is COPY_ROWS:
+        raise KeyboardInterrupt
+    return erase_rows(home, selection, table, check)
 
 
 def test_a_reprojection_that_read_before_brings_no_row_back(on_disk: Settings, spark: SparkSession) -> None:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from batch.maintain.compaction import compact, groups_to_compact
 from batch.refeaturize.outlook import Outlook, outlooks
 from bootstrap.weights.weights import CompiledNetwork, compile_weights
 from features.featurizer import Featurizer, Recipe
@@ -16,9 +18,10 @@ from features.image import decode
 from ops.cli.photos import refeaturize as command
 from ops.status.status import read_status
 from store.models.pca_models import name_served_featurizer
-from store.models.registry import current_featurizer
+from store.models.registry import current_featurizer, publish_featurizer
 from store.settings import Settings
 from tests.support.command_run import run_fruits
+from tests.support.ingested import ingest
 from tests.support.pictures import jpeg
 from tests.support.stream_run import Run, drop, rows, with_featurizer
 
@@ -94,3 +97,17 @@ def test_photos_of_a_home_that_switches_to_a_network_of_another_kind(
         np.testing.assert_allclose(row["features"], network.features(pixels[None])[0], rtol=1e-4, atol=1e-5)
         assert len(row["features"]) == LENGTH
     assert read_status(home, verify=True).broken == []
+
+
+def test_copies_count_also_when_files_of_several_batches_became_one(local_settings: MakeSettings) -> None:
+    settings = local_settings(copies=True)
+    home = settings.places()
+    for numbers in (range(2), range(2, 5)):
+        drop(settings, {f"kiwi/{n}.jpg": jpeg(seed=n, width_px=300, height_px=200) for n in numbers})
+        ingest(settings)
+    name_served_featurizer(home)
+    first = str(current_featurizer(home))
+    second = publish_featurizer(home, b"a network that nobody runs", "a test", "a test").id
+    in_a_while = datetime.now(UTC) + timedelta(days=2)
+    assert len(list(compact(home, groups_to_compact(home, in_a_while), check=lambda: None))) == 2
+    assert outlooks(home) == [Outlook(second, 5, 1, 5, {}), Outlook(first, 0, 0, 0, {})]

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from store.home import Home
 from store.models.pca_models import name_served_featurizer
 from store.models.registry import current_featurizer, publish_featurizer
 from store.objects.landing import LandedObject, archived_name, list_landed
-from store.settings import Settings
+from store.settings import Settings, load_settings
 from store.tables.files import data_files
 from store.tables.handles import open_table, open_tables
 from store.tables.lacking import lacking
@@ -36,7 +37,7 @@ from store.tables.schemas import COPY_ROWS, FEATURE_ROWS
 from tests.support.crashing_decoder.sitecustomize import SEGFAULT
 from tests.support.ingested import ingest
 from tests.support.pictures import encoded, jpeg, pixels
-from tests.support.stream_run import Run, drop, rows
+from tests.support.stream_run import Run, drop, rows, run_here
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -120,23 +121,32 @@ def test_photos_come_from_copies_the_archive_and_the_landing(
     assert read_report(home, third) is None
 
 
-@pytest.fixture
-def copied(
-    drain: Drain, local_settings: MakeSettings, untrained: CompiledNetwork
+@pytest.fixture(scope="module")
+def once(
+    spark: SparkSession, untrained: CompiledNetwork, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Settings, str, dict[str, bytes]]:
     """A home with two batches of photos that left only copies, and a newer network that none of them has."""
-    settings = local_settings(clean="reduce")
+    home = str(tmp_path_factory.mktemp("copied") / "home")
+    settings = load_settings(home=home, trigger="100ms", settle="0s", clean="reduce")
     first = _publish(settings, untrained, copy_px=300, is_first=True)
     photos: dict[str, bytes] = {}
     for seed in (1, 11):
         new = _photos("kiwi", seed)
         photos |= new
         drop(settings, new)
-        drain(settings)
+        run_here(spark, settings, tmp_path_factory.mktemp("scratch"))
     assert list(list_landed(settings.places().landing)) == []
     second = _publish(settings, untrained, copy_px=320)
     assert first != second
     return settings, second, photos
+
+
+@pytest.fixture
+def copied(once: tuple[Settings, str, dict[str, bytes]], tmp_path: Path) -> tuple[Settings, str, dict[str, bytes]]:
+    """A copy of that home."""
+    settings, second, photos = once
+    shutil.copytree(settings.home, tmp_path / "home")
+    return settings.model_copy(update={"home": str(tmp_path / "home")}), second, photos
 
 
 def _damage(home: Home) -> None:

@@ -137,3 +137,23 @@ def test_work_that_gives_way_lets_the_others_in_between(home: Home, monkeypatch:
         going.result(60)
     assert order.count("little") == 6
     assert 1 <= order.index("other") <= 2
+
+
+def test_two_that_give_way_take_turns(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.02)
+    order: list[str] = []
+    both = threading.Barrier(2)
+
+    def many_times(name: str) -> None:
+        both.wait(60)
+        for _ in range(4):
+            with hold_lease(home, "fruits refeaturize", lambda _: None, gives_way=True):
+                order.append(name)
+                time.sleep(0.2)
+
+    with ThreadPoolExecutor(2) as pool:
+        for going in [pool.submit(many_times, name) for name in "ab"]:
+            going.result(60)
+    assert (order.count("a"), order.count("b")) == (4, 4)
+    # Neither waits for all of the other's.
+    assert set(order[:4]) == {"a", "b"}

@@ -63,6 +63,16 @@ def test_what_was_looked_for_in_vain_is_left_out_unless_it_is_asked_for(home: Ho
     assert _lacks(home, "def") == {(DAY, 1): 1}
 
 
+def test_lost_photos_are_looked_for_again_after_the_other_rows_were_pruned(home: Home) -> None:
+    commit_features(home, 1, DAY, feature_vectors(0, 1))
+    _add(home, 1, DAY, [0, 1, 2], "def")
+    note_lost_photos(home, "def", DAY, {1: {"missing": 1}})
+    # What `fruits models prune --features` leaves of the network that is out of use.
+    _add(home, 1, DAY, [3], "abc")
+    assert _lacks(home, "def") == {}
+    assert lacking(home, open_tables(home), "def", with_lost=True) == {(DAY, 1): 1}
+
+
 def test_a_batch_that_was_noted_and_not_written_still_lacks_the_rest(home: Home) -> None:
     commit_features(home, 1, DAY, feature_vectors(4, 1))
     describe(home, "def")
@@ -75,6 +85,16 @@ def test_a_batch_that_not_all_tables_have_lacks_nothing_yet(home: Home) -> None:
     describe(home, "def")
     _add(home, 2, DAY, [0], "abc")
     assert set(_lacks(home, "def")) == {(DAY, 1)}
+
+
+def test_the_day_of_a_switch_lacks_its_earlier_photos_however_many_came_later(home: Home) -> None:
+    # As a former release left it, whose files maintenance has named since: each photo has a row of one network.
+    commit_features(home, 1, DAY, feature_vectors(0, 1))
+    commit_features(home, 2, DAY, feature_vectors(0, 1))
+    _add(home, 1, DAY, [0, 1], "abc")
+    _add(home, 2, DAY, [2, 3, 4], "def")
+    assert _lacks(home, "def") == {(DAY, 1): 2}
+    assert _lacks(home, "abc") == {(DAY, 2): 3}
 
 
 def test_no_file_is_read_where_names_tell(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from store.state.erasures import begin_erasure, finish_erasure
 from store.state.expired import raise_first_copied_day
 from store.state.heartbeat import read_heartbeat
 from store.state.plans import Plan, write_plan
+from store.tables import copies
 from store.tables.handles import open_table
 from store.tables.schemas import FEATURE_ROWS
 from streaming.cleaning import leftovers
@@ -119,7 +121,11 @@ def test_a_full_landing_is_copied_and_cleared_by_one_drain(before: Settings, dra
 
 @pytest.mark.processes
 def test_a_landing_in_a_bucket_is_copied_and_cleared(
-    s3_settings: MakeSettings, untrained: CompiledNetwork, s3: "S3Client", drain: Drain
+    s3_settings: MakeSettings,
+    untrained: CompiledNetwork,
+    s3: "S3Client",
+    drain: Drain,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = s3_settings()
     bucket, prefix = str(settings.places().landing.uri).removeprefix("s3://").split("/", 1)
@@ -127,6 +133,11 @@ def test_a_landing_in_a_bucket_is_copied_and_cleared(
         s3.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=body)
     drain(settings)
     assert _in_landing(settings) == sorted(KEPT)
+    # The same bytes are the same version, with a later time than their rows have.
+    monkeypatch.setattr(copies, "_AROUND", timedelta(0))
+    time.sleep(1)
+    for key, body in PHOTOS.items():
+        s3.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=body)
     drain(_reducing(settings, untrained))
     assert _in_landing(settings) == ["kiwi/notes.jpg"]
     assert _copies(settings) == sorted(PHOTOS)
@@ -168,6 +179,33 @@ def test_photos_whose_copies_would_be_too_old_stay(before: Settings, drain: Drai
     drain(before)
     assert _in_landing(before) == sorted(KEPT)
     assert _stuck(before) == {"too_old": len(PHOTOS)}
+
+
+def test_photos_that_stay_take_no_place_of_others(
+    before: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = before.places()
+    raise_first_copied_day(home, datetime.now(UTC).date() + timedelta(days=1))
+    landed = [one for one in list_landed(home.landing) if one.key in PHOTOS]
+    monkeypatch.setattr(leftovers, "MOST_HELD", 2)
+    copying = leftovers.LeftoverCopies(
+        spark.sparkContext, home, before, "a test", lambda: False, lambda landing, objects: None
+    )
+    copying.start()
+    try:
+        for count in (2, 4):
+            copying.add(landed)
+            while copying.waiting:
+                time.sleep(0.05)
+            assert (copying.stuck, copying.failure) == ({leftovers.TOO_OLD: count}, None)
+        monkeypatch.setattr(leftovers, "MOST_STUCK", 3)
+        monkeypatch.setattr(leftovers, "LEFT_FOR_S", 0.0)
+        copying.add(landed[:1])
+        while copying.waiting:
+            time.sleep(0.05)
+        assert copying.stuck == {leftovers.TOO_OLD: 3}
+    finally:
+        copying.close()
 
 
 def test_a_commit_whose_answer_is_lost_copies_nothing_twice(
