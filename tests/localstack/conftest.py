@@ -1,7 +1,8 @@
 """The suite's fixtures, with LocalStack as the server: what takes `bucket`, `queue_url` or `s3_settings` runs on it."""
 
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -13,6 +14,21 @@ from tests.support import servers
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
+
+LONG_S = 60
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + LONG_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream's end waits for the answer to its last question to the queue."""
+    monkeypatch.setattr("streaming.discovery.queue.WAIT_S", 1)
 
 
 @pytest.fixture(scope="session")

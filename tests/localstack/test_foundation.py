@@ -1,10 +1,7 @@
-"""The templates made by another engine than the suite's: what it makes tells the stream of photos, and they get rows."""
+"""The templates made by another engine than the suite's: what it makes tells the stream of photos; each has its row."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +11,12 @@ from pyspark.sql import SparkSession
 from bootstrap.aws.template import read_template
 from bootstrap.weights.weights import CompiledNetwork
 from ops.status.status import read_status
-from store.settings import Settings, load_settings
-from streaming.service import stream_in
+from store.settings import load_settings
 from tests.conftest import REGION
+from tests.localstack.conftest import wait_for
 from tests.support.pictures import many_jpegs
 from tests.support.servers import reachable
-from tests.support.stream_run import Run, rows, with_featurizer
+from tests.support.stream_run import rows, running_here, with_featurizer
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.deployment]
 
 STACK = "fruits-trial"
-LONG_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -63,41 +59,21 @@ def test_photos_in_the_bucket_are_told_to_the_queue_and_get_their_rows(
     body, *bodies = many_jpegs(30, 320, 240)
     s3.put_object(Bucket=bucket, Key=first, Body=body)
 
-    with _running(spark, settings, tmp_path) as run:
+    with running_here(spark, settings, tmp_path) as run:
         # A start lists what is there, and the next six hours do not: of the others only the queue can tell.
-        _wait_for(lambda: run.photos == 1)
+        wait_for(lambda: run.photos == 1)
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key, body: s3.put_object(Bucket=bucket, Key=key, Body=body), others, bodies))
-        _wait_for(lambda: run.photos == 30)
-        _wait_for(lambda: _messages(sqs, queue) == 0)
+        wait_for(lambda: run.photos == 30)
+        wait_for(lambda: _messages(sqs, queue) == 0)
 
     found = rows(settings, "SELECT split_part(source, '/landing/', 2) AS key FROM features")
     assert sorted(f"landing/{row['key']}" for row in found) == sorted([first, *others])
     status = read_status(settings.places(), verify=True)
     assert (status.broken, status.backlog.files) == ([], 0)
-    kept = s3.head_object(Bucket=bucket, Key=first)
-    assert (kept["SSEKMSKeyId"], kept.get("VersionId") is not None) == (foundation["KeyArn"], True)
-
-
-@contextmanager
-def _running(spark: SparkSession, settings: Settings, scratch: Path) -> Iterator[Run]:
-    run, stop = Run(), threading.Event()
-    stream = threading.Thread(target=stream_in, args=(spark, settings, False, stop, run.watcher, scratch))
-    stream.start()
-    try:
-        yield run
-    finally:
-        stop.set()
-        stream.join()
+    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
 
 
 def _messages(sqs: "SQSClient", queue: str) -> int:
     names: list[Any] = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     return sum(map(int, sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"].values()))
-
-
-def _wait_for(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + LONG_S
-    while not is_so():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)

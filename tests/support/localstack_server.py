@@ -1,7 +1,7 @@
-"""LocalStack's S3, SQS, CloudFormation and what that makes, on this machine's own address and without a word to the internet.
+"""LocalStack on this machine's own address, without a word to the internet.
 
-Run as a file, `tests/support/localstack_server.py PORT FOLDER`, by the Python of an environment of its own. The services
-are LocalStack's own; what it writes goes below the folder.
+Run as a file, `python -I localstack_server.py PORT FOLDER`, in an environment of its own. The services are
+LocalStack's own; what they write goes below the folder.
 """
 
 import os
@@ -9,6 +9,7 @@ import runpy
 import sys
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 
 def serve(port: int, folder: str) -> None:
@@ -23,18 +24,18 @@ def serve(port: int, folder: str) -> None:
         "SKIP_SSL_CERT_DOWNLOAD": "1",
         "DISABLE_EVENTS": "1",
         "DNS_ADDRESS": "0",
+        # Of Athena, Budgets and Glue its CloudFormation makes nothing, and goes on.
+        "CFN_IGNORE_UNSUPPORTED_RESOURCE_TYPES": "1",
         "LS_LOG": "warning",
         "HOME": folder,
         "TMPDIR": folder,
     }
     # It passes over the host that it is to listen on, so it would serve the whole network. Its packages are not
     # installed where tests are checked.
-    endpoints = import_module("twisted.internet.endpoints")
+    endpoints: Any = import_module("twisted.internet.endpoints")
     endpoints.TCP4ServerEndpoint = partial(endpoints.TCP4ServerEndpoint, interface="127.0.0.1")
     runpy.run_module("localstack.runtime.main", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    # The modules beside this file are not its own.
-    sys.path.pop(0)
     serve(int(sys.argv[1]), sys.argv[2])

@@ -56,14 +56,18 @@ def localstack(folder: Path) -> Iterator[str]:
     if not (_LOCALSTACK / "ready").exists():
         raise FileNotFoundError(f"LocalStack is not installed; run `make {_LOCALSTACK.name}/ready`.")
     port = _free_port()
-    command = [f"{_LOCALSTACK / 'bin' / 'python'}", f"{Path(__file__).parent / 'localstack_server.py'}"]
-    with (folder / "localstack.log").open("wb") as log, _command(command, f"{port}", f"{folder}", stdout=log, stderr=log):
+    # Apart from this checkout and from what the tests' own Python is told.
+    command = [f"{_LOCALSTACK / 'bin' / 'python'}", "-I", f"{Path(__file__).parent / 'localstack_server.py'}"]
+    with (
+        (folder / "localstack.log").open("wb") as log,
+        _command(command, f"{port}", f"{folder}", stdout=log, stderr=log),
+    ):
         _wait_for(port)
         yield f"http://127.0.0.1:{port}"
 
 
 def reachable(server: str, queue_url: str) -> str:
-    """A queue's URL at LocalStack without the host's name, `sqs.REGION.` before an address, which nobody can look up."""
+    """A queue's URL at LocalStack, which names a host that nobody can look up, `sqs.REGION.` before an address."""
     return f"{server}{urlsplit(queue_url).path}"
 
 
