@@ -10,6 +10,8 @@ READY := $(VENV)/ready
 TESTS_READY := $(VENV)/ready-for-tests
 BENCHMARKS := .venv-benchmarks
 BENCHMARKS_READY := $(BENCHMARKS)/ready
+LOCALSTACK := .venv-localstack
+LOCALSTACK_READY := $(LOCALSTACK)/ready
 
 # A user's own modules are not taken for those of the project or of what it uses; and what Python compiled, it keeps:
 # without that each process compiles all that it imports, most of the time of a test.
@@ -43,11 +45,11 @@ test-processes: $(TESTS_READY) java
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m processes
 
 # Installs nodes and runs jobs for real, which takes as long as half of the other tests.
-test-deployment: $(TESTS_READY) java
+test-deployment: $(TESTS_READY) $(LOCALSTACK_READY) java
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m deployment
 
 # Both in one run: while a test waits for processes of its own, another one works.
-test-long: $(TESTS_READY) java
+test-long: $(TESTS_READY) $(LOCALSTACK_READY) java
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup -m "processes or deployment"
 
 lint: $(TESTS_READY)
@@ -110,6 +112,14 @@ $(BENCHMARKS_READY): requirements-benchmarks.lock requirements-build.lock pyproj
 	@$(BENCHMARKS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(BENCHMARKS_READY)
 
+# A stand-in for AWS that needs other versions of what the service itself needs.
+$(LOCALSTACK_READY): requirements-localstack.lock requirements-build.lock
+	@echo "Installing into $(LOCALSTACK); the first time takes a minute."
+	@$(PYTHON) -m venv --clear $(LOCALSTACK)
+	@$(LOCALSTACK)/bin/python $(PIP) -qq -r requirements-build.lock
+	@$(LOCALSTACK)/bin/python $(PIP) -r $< | $(COUNT)
+	@touch $(LOCALSTACK_READY)
+
 # Without a Java, apt installs one when it may; otherwise the finder says what to do. Then the classes that Spark loads
 # at each start are parsed once for all.
 java: $(READY)
@@ -131,7 +141,8 @@ lock: $(READY)
 	@$(COMPILE) pyproject.toml --extra laptop --extra dev --extra benchmarks --constraint requirements-tests.lock --universal \
 	    --output-file requirements-benchmarks.lock
 	@$(COMPILE) pyproject.toml --constraint requirements.lock --python-platform linux --output-file requirements-cluster.lock
+	@$(COMPILE) --group localstack --universal --output-file requirements-localstack.lock
 	@printf 'pip\nsetuptools\nwheel\n' | $(COMPILE) - --universal --no-annotate --output-file requirements-build.lock
 
 clean:
-	@rm -rf $(VENV) $(BENCHMARKS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) $(BENCHMARKS) $(LOCALSTACK) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -100,6 +100,11 @@ def test_the_tests_run_with_the_versions_that_a_demo_installs() -> None:
     assert pins == {name: tests[name].split()[0] for name in runs}
 
 
+def test_a_stand_in_with_other_versions_is_in_no_environment_but_its_own() -> None:
+    locks = {path.name for path in ROOT.glob("requirements*.lock")}
+    assert [lock for lock in sorted(locks) if "localstack-core" in _locked(lock)] == ["requirements-localstack.lock"]
+
+
 @pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("requirements*.lock")))
 def test_every_package_is_checked_against_a_hash(lock: str) -> None:
     locked = _locked(lock)

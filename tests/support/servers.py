@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import boto3
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 REGION: Final = "eu-west-3"
 _ROOT = Path(__file__).parents[2]
+_LOCALSTACK = _ROOT / ".venv-localstack"
 _START_S = 60.0
 _END_S = 5.0
 
@@ -46,6 +48,30 @@ def aws_server(folder: Path) -> AbstractContextManager[str]:
 
 
 @contextmanager
+def localstack(folder: Path) -> Iterator[str]:
+    """The URL of a LocalStack (S3, SQS, CloudFormation and what this makes); all that it writes goes below `folder`.
+
+    Raises FileNotFoundError where its environment was not made.
+    """
+    if not (_LOCALSTACK / "ready").exists():
+        raise FileNotFoundError(f"LocalStack is not installed; run `make {_LOCALSTACK.name}/ready`.")
+    port = _free_port()
+    # Apart from this checkout and from what the tests' own Python is told.
+    command = [f"{_LOCALSTACK / 'bin' / 'python'}", "-I", f"{Path(__file__).parent / 'localstack_server.py'}"]
+    with (
+        (folder / "localstack.log").open("wb") as log,
+        _command(command, f"{port}", f"{folder}", stdout=log, stderr=log),
+    ):
+        _wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+
+
+def reachable(server: str, queue_url: str) -> str:
+    """A queue's URL at LocalStack, which names a host that nobody can look up, `sqs.REGION.` before an address."""
+    return f"{server}{urlsplit(queue_url).path}"
+
+
+@contextmanager
 def server_before(upstream: str, module: str, folder: Path) -> Iterator[str]:
     """The URL of a server of this package that passes requests on to another, such as `tests.support.fault_proxy`."""
     with (
@@ -64,12 +90,17 @@ def _moto(folder: Path, module: str, *arguments: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@contextmanager
 def _process(
     module: str, *arguments: str, stdout: IO[bytes] | int, stderr: IO[bytes]
+) -> AbstractContextManager["subprocess.Popen[str]"]:
+    return _command([sys.executable, "-m", module], *arguments, stdout=stdout, stderr=stderr)
+
+
+@contextmanager
+def _command(
+    command: list[str], *arguments: str, stdout: IO[bytes] | int, stderr: IO[bytes]
 ) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, cwd=_ROOT)
+    process = subprocess.Popen([*command, *arguments], stdout=stdout, stderr=stderr, text=True, cwd=_ROOT)
     try:
         yield process
     finally:

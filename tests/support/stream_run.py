@@ -49,6 +49,19 @@ def run_here(spark: SparkSession, settings: Settings, scratch: Path) -> Run:
     return run
 
 
+@contextmanager
+def running_here(spark: SparkSession, settings: Settings, scratch: Path) -> Iterator[Run]:
+    """What a stream reports that goes on in a thread of this process until the end of the block."""
+    run, stop = Run(), threading.Event()
+    stream = threading.Thread(target=stream_in, args=(spark, settings, False, stop, run.watcher, scratch))
+    stream.start()
+    try:
+        yield run
+    finally:
+        stop.set()
+        stream.join()
+
+
 def with_featurizer(settings: Settings, network: CompiledNetwork) -> Settings:
     """The settings, after the network was published in their home."""
     publish_featurizer(settings.places(), network.network, network.source, network.fingerprint, kind=network.kind)
