@@ -25,6 +25,7 @@ from ops.cli.main import app
 from ops.status.status import read_status
 from store.answers.answer import answer_key
 from store.answers.progress import answered_through
+from store.models.pca_models import describe_model
 from store.objects.operations import keys_below
 from store.settings import Settings, load_settings
 from store.state import claim
@@ -316,7 +317,9 @@ def test_a_snapshot_alone_tells_what_was_taken_and_a_switch_of_models_goes_on(
     fitted = refit(spark.sparkContext, home, RefitOptions(2, None, 2), True, False, lambda _, __: None)
 
     _check("snapshot-only", settings)
-    assert json.loads(pointer.read_text()) == {"serving": 2, "next": None, "nonce": None}
+    featurizer = describe_model(home, 2).featurizer
+    served = {"serving": 2, "next": None, "nonce": None, "featurizer": featurizer}
+    assert json.loads(pointer.read_text()) == served
     assert (fitted.rows_stored, fitted.rows_read, fitted.meta.version, fitted.meta.parent) == (0, 5, 3, 2)
 
 

@@ -49,7 +49,7 @@ def test_the_same_sources_give_the_same_tar_whoever_builds_them_and_without_the_
     assert _build(checkout, "x86_64", **NO_INDEX) == here
 
     # Only what nodes run makes a release.
-    (checkout / "bootstrap" / "aws" / "templates").mkdir()
+    (checkout / "bootstrap" / "aws" / "templates").mkdir(exist_ok=True)
     (checkout / "bootstrap/aws/templates/alarms.yaml").write_text("Description: another threshold of an alarm\n")
     assert _build(checkout, "x86_64", **NO_INDEX) == here
 
