@@ -43,7 +43,7 @@ def read_template() -> Template:
     """This version's template, put together from its files. Raises ValueError if two of them name one thing."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.CSafeLoader):
         """YAML with CloudFormation's short forms of functions."""
 
     def function(loader: Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:

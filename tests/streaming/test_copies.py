@@ -116,6 +116,7 @@ def _before_the_rejects(home: Path) -> None:
     (home / "rejects" / LOG_ENTRY).unlink()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("as_killed", [_before_the_result, _before_any_commit, _before_the_copies, _before_the_rejects])
 @pytest.mark.parametrize("copies", [True, False], ids=["with copies", "copies switched off meanwhile"])
 def test_a_kill_at_any_step_loses_and_doubles_no_copy(

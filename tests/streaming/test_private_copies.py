@@ -64,7 +64,10 @@ def _of_a_phone(picture: NDArray[np.uint8]) -> bytes:
     return body[:2] + body[2:].replace(b"\xff\xdb", segment + b"\xff\xdb", 1)
 
 
-@pytest.mark.parametrize("side_px", [(320, 240), (1600, 1200)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "side_px",
+    [pytest.param((320, 240), id="small"), pytest.param((1600, 1200), id="large", marks=pytest.mark.processes)],
+)
 def test_no_byte_beside_the_pixels_is_in_any_copy(
     local_settings: Callable[..., Settings],
     untrained: CompiledNetwork,

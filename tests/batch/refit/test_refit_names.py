@@ -104,6 +104,7 @@ def test_sums_of_days_and_months_give_the_names_of_a_full_refit(spark: SparkSess
         _assert_equal(_classifier(home, 2), _classifier(home, version))
 
 
+@pytest.mark.processes
 def test_a_home_that_is_put_right_gets_the_version_of_one_whose_folders_were_right(
     spark: SparkSession, home: Home, tmp_path: Path
 ) -> None:

@@ -210,6 +210,7 @@ def test_a_home_in_which_nothing_was_ingested_is_no_failure(command: str, local_
     assert any(word in said for word in ("yet", "Nothing to drop", "no version", "No stream is running"))
 
 
+@pytest.mark.processes
 def test_a_refit_in_which_nothing_was_ingested_is_no_failure(local_settings: MakeSettings) -> None:
     # A process of its own, for it has a Spark of its own.
     command = [sys.executable, "-m", "ops", "refit", "--reproject", "--home", local_settings().home]
@@ -219,6 +220,7 @@ def test_a_refit_in_which_nothing_was_ingested_is_no_failure(local_settings: Mak
     assert "yet" in said
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("options", "returncode"), [(["--if-enough"], 0), ([], 1)])
 def test_a_refit_of_too_few_rows_is_a_failure_unless_it_was_to_wait_for_them(
     options: list[str], returncode: int, local_settings: MakeSettings
