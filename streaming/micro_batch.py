@@ -17,7 +17,7 @@ from features.task_errors import carried_error, last_words
 from store.errors import BatchFailed, StateDamaged, StorageRefused, StorageUnavailable
 from store.home import Home
 from store.models.pca_models import current_models, featurizers_in_use, versions_to_project
-from store.models.registry import describe_featurizer, load_network
+from store.models.registry import known_recipe, load_network
 from store.objects.faults import RETRY_DEADLINE_S
 from store.state.erasures import ErasureFilter, Erasures, read_erasures
 from store.state.plans import (
@@ -178,7 +178,7 @@ class MicroBatches:
         began_at, began_s = datetime.now(UTC), time.monotonic()
         landing = self._home.landing_named(plan.landing)
         retried = {row.key for row in plan.retried}
-        recipes = {id: describe_featurizer(self._home, id).recipe for id in plan.featurizers}
+        recipes = {id: known_recipe(self._home, id) for id in plan.featurizers}
         tasks = [
             Task(
                 home=self._home,

@@ -11,7 +11,7 @@ from features.errors import InvalidSetting
 from store.errors import FeaturizerConflict, StateDamaged
 from store.home import Home
 from store.models.pca_models import current_models, featurizers_in_use, versions_to_project
-from store.models.registry import current_featurizer, describe_featurizer
+from store.models.registry import current_featurizer, known_recipe
 from store.objects.document import Document
 from store.objects.landing import LandedObject
 from store.settings import Settings
@@ -147,7 +147,7 @@ class Planner:
         featurizer = current_featurizer(self._home)
         if featurizer is None:
             raise StateDamaged(f"{self._home.root.uri} has no featurizer; run `fruits weights`.")
-        if self._copies and describe_featurizer(self._home, featurizer).recipe.copy_px is None:
+        if self._copies and known_recipe(self._home, featurizer).copy_px is None:
             raise FeaturizerConflict(
                 f"Featurizer {featurizer} makes features from photos themselves, and the stream is to keep copies; "
                 "start it with --new-featurizer, or without --copies."

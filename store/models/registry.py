@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from features.featurizer import DRAFT, FEATURES, INPUT_PX, Precision, Recipe, recipe_of
 from store.errors import StateDamaged
@@ -105,6 +106,12 @@ def describe_featurizer(home: Home, featurizer: str) -> FeaturizerMeta:
     if meta is None:
         raise StateDamaged(f"Featurizer {featurizer} is missing below {home.featurizers.uri}; restore it.")
     return meta
+
+
+@lru_cache(maxsize=64)
+def known_recipe(home: Home, featurizer: str) -> Recipe:
+    """Its recipe, which this process reads once: each batch asks. Raises as `describe_featurizer`."""
+    return describe_featurizer(home, featurizer).recipe
 
 
 def described_featurizers(home: Home) -> list[FeaturizerMeta]:
