@@ -113,7 +113,7 @@ class SettingFields:
         int | None,
         Ge(300),
         Le(2048),
-        Flag("The least short side of copies in pixels; default: 300, or what the home has."),
+        Flag("The least short side of copies in pixels; default: the home's, or 300, or what a large network needs."),
     ] = None
     answers: Annotated[bool, Flag("Write what became of each photo to answers/ below the home, for the app.")] = False
     keep_archive: Annotated[

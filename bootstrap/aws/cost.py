@@ -23,8 +23,7 @@ PROJECTION_ROW_BYTES = 300
 COPY_SECONDS = 0.002
 
 # The protocol, docs/architecture.md: a batch on open tables, its share of the checkpoints at each hundredth, the files
-# of a task; each photo is put and fetched once. The table of copies is a fourth
-# log beside three, and one more file.
+# of a task; each photo is put and fetched once. The table of copies is a fourth log beside three, and one more file.
 BATCH_REQUESTS = 27
 COPIES_BATCH_REQUESTS = 24 / 3
 CHECKPOINT_REQUESTS = 640 / 100
@@ -259,8 +258,10 @@ def _machines(workload: Workload, cluster: Cluster, fleet: Fleet, prices: Prices
 def _storage(workload: Workload, prices: Prices) -> list[Item]:
     rows = workload.photos_per_day * DAYS_A_MONTH * workload.table_months
     tables_gib = rows * (FEATURE_ROW_BYTES + PROJECTION_ROW_BYTES * workload.projected_versions) / GIB
-    photos, name = (workload.photos_per_day, workload.bytes_a_photo), f"tables after {workload.table_months:g} months"
-    return list(storage_items(workload.keeping, *photos, tables_gib, name, prices))
+    tables = f"tables after {workload.table_months:g} months"
+    return list(
+        storage_items(workload.keeping, workload.photos_per_day, workload.bytes_a_photo, tables_gib, tables, prices)
+    )
 
 
 def _requests(workload: Workload, prices: Prices) -> list[Item]:

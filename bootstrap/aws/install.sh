@@ -4,8 +4,8 @@
 #   install.sh TAR_URI SHA256 REGION [PREFIX]
 #
 # TAR_URI is a wheelhouse.tar on S3, SHA256 the digest of its bytes, REGION the bucket's, PREFIX is /opt unless given.
-# AWS_ENDPOINT_URL is honoured. A release is installed beside the others and checked before PREFIX/fruits points at it, so a failure, or a
-# kill at any point, leaves what was in use in use. Replay of an installed release installs nothing.
+# AWS_ENDPOINT_URL is honoured. A release is installed beside the others and checked before PREFIX/fruits points at it,
+# so a failure, or a kill at any point, leaves what was in use in use. Replay of an installed release installs nothing.
 set -euo pipefail
 umask 022
 

@@ -17,6 +17,8 @@ StorageClass = Literal["Standard", "Standard-IA", "Glacier IR"]
 COPY_BYTES = 53_000
 # A file of them once they are compacted.
 COPY_FILE_BYTES = 128 * 2**20
+# So often the archive, or the copies if there are any, are read as a whole, and features made again.
+READS_A_YEAR = 1
 # For how long the stack keeps a photo that was cleared away from the landing, as an old version.
 CLEARED_DAYS = 1.0
 # With a queue the landing is listed so often, and what is due is cleared away then.
@@ -74,9 +76,8 @@ CLASS_TERMS = {
 class Keeping:
     """What is kept of a photo: its original where it landed, then in the archive, and its copy; in days, 0 for not.
 
-    `archive_class` and `copy_class` are where a rule of S3 moves them as soon as it may. The archive or the copies, if
-    there are any, are read `reads_a_year` times as a whole, so that features are made again. By default as `fruits
-    deploy` sets up a new stage.
+    `archive_class` and `copy_class` are where a rule of S3 moves them as soon as it may. A new stage has the defaults:
+    small clean copies, from which features can be made again for 13 months.
     """
 
     original_days: float = 7
@@ -85,7 +86,6 @@ class Keeping:
     archive_class: StorageClass = "Standard"
     copy_class: StorageClass = "Standard"
     old_version_days: float = 30
-    reads_a_year: float = 1
 
     def __post_init__(self) -> None:
         days = (self.original_days, self.archive_days, self.copy_days, self.old_version_days)
@@ -139,11 +139,6 @@ class _Kept:
         return terms if fits else None
 
     @property
-    def class_days(self) -> float:
-        """For how many days an object is charged in its class."""
-        return max(self.days - self.terms.first_days, self.terms.least_days) if self.terms else 0.0
-
-    @property
     def standard_days(self) -> float:
         return self.terms.first_days if self.terms else self.days
 
@@ -159,24 +154,24 @@ def storage_items(
     tables_name: str,
     prices: Prices,
 ) -> Iterator[Item]:
-    """A month's storage, with what classes charge for moving and for reading; the same lines whatever is kept.
+    """A month's storage, with what classes charge for moving and for reading.
 
     Of copies S3 sees the files of their table, of each day some large ones once they are compacted.
     """
     copies_bytes = photos_per_day * min(COPY_BYTES, photo_bytes) if keeping.copy_days else 0.0
     files = max(1.0, copies_bytes / COPY_FILE_BYTES) if copies_bytes else 0.0
-    reads_archive = 0.0 if keeping.copy_days else keeping.reads_a_year
+    reads_archive = 0.0 if keeping.copy_days else READS_A_YEAR
     copy_bytes = copies_bytes / files if files else 0.0
     archive, copies = keeping.archive_class, keeping.copy_class
     kept = (
         _Kept("originals where they landed", photos_per_day, photo_bytes, keeping.landed_days),
         _Kept("archived originals", photos_per_day, photo_bytes, keeping.archived_days, archive, reads_archive),
         _Kept("copies before they were compacted", files, copy_bytes, keeping.unnamed_days),
-        _Kept("copies", files, copy_bytes, keeping.copied_days, copies, keeping.reads_a_year),
+        _Kept("copies", files, copy_bytes, keeping.copied_days, copies, READS_A_YEAR),
     )
     standard = [(each.name, each.gib(each.standard_days)) for each in kept]
     yield from _in_standard((*standard, (tables_name, tables_gib)), prices)
-    for each in (kept[1], kept[3]):
+    for each in kept:
         yield from _in_class(each, prices)
 
 
@@ -195,16 +190,16 @@ def _in_standard(parts: Iterable[tuple[str, float]], prices: Prices) -> Iterator
 
 
 def _in_class(kept: _Kept, prices: Prices) -> Iterator[Item]:
-    gib, terms = kept.gib(kept.class_days), kept.terms
-    monthly, moved, read = (prices.of(f"{terms.prices}_{what}") if terms else 0.0 for what in _CHARGES)
-    moves = kept.objects_a_day * DAYS_A_MONTH if terms else 0.0
-    stored_gib = kept.gib(kept.days - terms.first_days) if terms else 0.0
-    yield Item(f"S3: {kept.name} in a cheaper class", gib, "GiB-month", monthly, stays=True)
+    terms = kept.terms
+    if terms is None:
+        return
+    days = kept.days - terms.first_days
+    monthly, moved, read = (prices.of(f"{terms.prices}_{what}") for what in ("gb_month", "move_thousand", "read_gb"))
+    moves, gib_read = kept.objects_a_day * DAYS_A_MONTH, kept.gib(days) * kept.reads_a_year / 12
+    charged_gib = kept.gib(max(days, terms.least_days))
+    yield Item(f"S3: {kept.name} in a cheaper class", charged_gib, "GiB-month", monthly, stays=True)
     yield Item(f"S3: {kept.name}, moved to the class", moves / 1e3, "thousand", moved)
-    yield Item(f"S3: {kept.name}, read from the class", stored_gib * kept.reads_a_year / 12, "GiB", read)
-
-
-_CHARGES = ("gb_month", "move_thousand", "read_gb")
+    yield Item(f"S3: {kept.name}, read from the class", gib_read, "GiB", read)
 
 
 def _tiered_price(below_gib: float, gib: float, prices: Prices) -> float:

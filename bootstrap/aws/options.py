@@ -4,15 +4,13 @@ import math
 from datetime import timedelta
 
 from bootstrap.aws.cloud import Cloud
+from bootstrap.aws.keeping import Keeping
 from bootstrap.aws.stack import Stack
 from bootstrap.aws.steps import job_steps
 from store.settings import Settings
 
-# A new stage keeps small clean copies, from which features can be made again for 13 months.
-NEW_STAGE_COPY_DAYS = 395
-
-# An hour or a week of photos stays in the landing, for people to look at.
-_AFTER = {"archive": "1h", "delete": "1h", "keep": "1h", "reduce": "7d"}
+# How long photos stay in the landing, for people to look at, unless it is set.
+_AFTER = {"archive": "1h", "delete": "1h", "keep": "1h", "reduce": f"{Keeping.original_days:g}d"}
 _NEW_STAGE = {"clean": "reduce", "clean_after": _AFTER["reduce"]}
 # One that was made before stages remembered their rule.
 _OLD_STAGE = {"clean": "archive", "clean_after": _AFTER["archive"]}
@@ -60,7 +58,7 @@ def remembered_parameters(settings: Settings, stack: Stack | None, options: tupl
     if settings.keep_copies is not None:
         return rule | {"CopyDays": str(math.ceil(settings.keep_copies / timedelta(days=1)))}
     is_new = stack is None and keeps_copies(options)
-    return rule | ({"CopyDays": str(NEW_STAGE_COPY_DAYS)} if is_new else {})
+    return rule | ({"CopyDays": f"{Keeping.copy_days:g}"} if is_new else {})
 
 
 def _remembered(stack: Stack | None) -> dict[str, object]:

@@ -11,7 +11,7 @@ from bootstrap.weights.calibration import choose_pictures
 from bootstrap.weights.weights import Calibrate, CompiledNetwork, compile_weights, fingerprint_of
 from features.environment import interrupts_withheld, python_environment, started_with
 from features.errors import InvalidWeights, WeightsUnavailable
-from features.featurizer import Precision, draft_px
+from features.featurizer import INPUT_PX, Precision, draft_px
 from features.image import Limits
 from store.errors import FeaturizerConflict
 from store.home import Home
@@ -42,8 +42,8 @@ def install_featurizer(
 
     weights: `auto` keeps the weights that the home has. precision: None keeps the home's; float32 in a new home.
     An int8 network is calibrated on photos of the home within `limits`, or on drawn pictures.
-    with_copies: features are made from copies, of `copy_px`; None keeps the home's, or makes it 300. Without, a home
-    keeps the pixels it has.
+    with_copies: features are made from copies, of `copy_px`; None keeps the home's, or takes what is enough for the
+    network, 300 at least. Without, a home keeps the pixels it has.
     Replay changes nothing, whatever has landed since.
     Raises FeaturizerConflict when weights, precision or pixels differ without `new_featurizer`, or when the source of
     the home's weights holds others today; WeightsUnavailable, also where there is no TensorFlow to compile them with;
@@ -53,7 +53,7 @@ def install_featurizer(
     id = current_featurizer(home)
     current = None if id is None else describe_featurizer(home, id)
     if current is not None:
-        # Before there is a newer one, which nobody serves yet.
+        # A home of a former release names none; with a newer network in it, nobody could tell which one is served.
         name_served_featurizer(home)
     if precision is None:
         precision = "float32" if current is None else current.precision
@@ -105,7 +105,8 @@ def _copy_px(current: FeaturizerMeta | None, input_px: int, with_copies: bool, c
     known = None if current is None else current.recipe.copy_px
     if not with_copies or (copy_px is None and known):
         return known
-    return copy_px or draft_px(input_px)
+    # Copies of less would be too small for a network of the usual size, and by then their photos may be gone.
+    return copy_px or draft_px(max(input_px, INPUT_PX))
 
 
 def _with_pixels(

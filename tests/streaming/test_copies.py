@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -127,6 +128,17 @@ def test_a_kill_at_any_step_loses_and_doubles_no_copy(
     assert _outcomes(again) == _outcomes(finished)
     assert read_status(again.places(), verify=True).broken == []
     assert open_tables(again.places()).committed == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("input_px", "pixels_"), [(96, "copy-300-q85"), (320, "copy-429-q85")])
+def test_copies_are_large_enough_for_the_network_and_for_an_ordinary_one_later(
+    input_px: int, pixels_: str, untrained: CompiledNetwork, tmp_path: Path
+) -> None:
+    settings = load_settings(home=str(tmp_path / "home"))
+    home, kind = settings.places(), replace(untrained.kind, input_px=input_px)
+    publish_featurizer(home, untrained.network, untrained.source, untrained.fingerprint, kind=kind)
+    meta = install_featurizer(home, "auto", None, True, settings.limits, print, with_copies=True)
+    assert meta.pixels == pixels_
 
 
 def test_a_home_from_before_takes_copies_from_then_on_and_stays_whole_when_they_end(

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from pydantic import ByteSize
 
-from bootstrap.aws.cost import Estimate, Item, Workload, estimate, idle
-from bootstrap.aws.keeping import DAYS_A_MONTH, Keeping, StorageClass
+from bootstrap.aws.cost import Estimate, Workload, estimate, idle
+from bootstrap.aws.keeping import DAYS_A_MONTH, Item, Keeping, StorageClass
 from bootstrap.aws.prices import Architecture, Prices, load_prices
 from ops.cli.aws.cost import money
 from store.answers.answer import WHAT_TO_DO

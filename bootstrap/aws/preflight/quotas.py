@@ -1,6 +1,7 @@
 """Checks whether the account may have as many processors and networks as a cluster needs, beside what it has."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -13,7 +14,7 @@ ON_DEMAND, SPOT, VPCS = "ec2/L-1216C47A", "ec2/L-34B43A08", "vpc/L-F678F1CE"
 # The families that these two quotas count together: A, C, D, H, I, M, R, T, Z (EC2 User Guide, "Amazon EC2 service
 # quotas"). Others with these first letters, as inf, trn, dl and mac, have quotas of their own.
 _STANDARD = re.compile(r"([acdhimrtz]|i[ms])\d")
-_CPUS_AT_ONCE = 100
+_TYPES_AT_ONCE = 100
 
 
 def on_demand_finding(cloud: Cloud, needs: Needs, stands: bool) -> Finding:
@@ -90,7 +91,7 @@ def _allowed(cloud: Cloud, quota: str) -> int:
 
 
 def _vcpus_in_use(cloud: Cloud, lifecycle: Literal["on-demand", "spot"]) -> int:
-    count: dict[str, int] = {}
+    count: Counter[str] = Counter()
     with aws_call("list the instances that run"):
         pages = cloud.ec2.get_paginator("describe_instances").paginate(
             Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}]
@@ -99,7 +100,7 @@ def _vcpus_in_use(cloud: Cloud, lifecycle: Literal["on-demand", "spot"]) -> int:
             kind = str(instance["InstanceType"])
             # Only one of the two has the word.
             if _STANDARD.match(kind) and (instance.get("InstanceLifecycle") == "spot") == (lifecycle == "spot"):
-                count[kind] = count.get(kind, 0) + 1
+                count[kind] += 1
     vcpus_of = _vcpus_of(cloud, set(count))
     return sum(number * vcpus_of[kind] for kind, number in count.items())
 
@@ -110,9 +111,9 @@ def _vcpus_of(cloud: Cloud, types: set[str]) -> Mapping[str, int]:
     names = sorted(types)
     with aws_call("describe instance types"):
         # By filter: a name that the region does not know is no error then.
-        for start in range(0, len(names), _CPUS_AT_ONCE):
+        for start in range(0, len(names), _TYPES_AT_ONCE):
             pages = cloud.ec2.get_paginator("describe_instance_types").paginate(
-                Filters=[{"Name": "instance-type", "Values": names[start : start + _CPUS_AT_ONCE]}]
+                Filters=[{"Name": "instance-type", "Values": names[start : start + _TYPES_AT_ONCE]}]
             )
             for each in (each for page in pages for each in page["InstanceTypes"]):
                 found[str(each["InstanceType"])] = each["VCpuInfo"]["DefaultVCpus"]

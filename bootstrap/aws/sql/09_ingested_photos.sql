@@ -5,7 +5,11 @@ WITH shown AS (
     WHERE featurizer = (SELECT featurizer FROM pca_current)
 ),
 
-others AS (
+found AS (
+    SELECT photo.*, 1 AS place
+    FROM features AS photo
+    WHERE photo.featurizer = (SELECT featurizer FROM pca_current)
+    UNION ALL
     SELECT
         photo.*,
         row_number() OVER (
@@ -37,24 +41,5 @@ SELECT
     CAST(ingested_at AT TIME ZONE 'UTC' AS timestamp) AS ingested_at,
     ingest_date,
     CAST(coalesce(first_visible_at, arrived_at) AT TIME ZONE 'UTC' AS timestamp) AS first_visible_at
-FROM features
-WHERE featurizer = (SELECT featurizer FROM pca_current)
-UNION ALL
-SELECT
-    image_id,
-    source,
-    etag,
-    bytes,
-    CAST(arrived_at AT TIME ZONE 'UTC' AS timestamp) AS arrived_at,
-    normalize(label, NFC) AS folder_label,
-    normalize(subject, NFC) AS subject,
-    format,
-    width,
-    height,
-    featurizer,
-    batch,
-    CAST(ingested_at AT TIME ZONE 'UTC' AS timestamp) AS ingested_at,
-    ingest_date,
-    CAST(coalesce(first_visible_at, arrived_at) AT TIME ZONE 'UTC' AS timestamp) AS first_visible_at
-FROM others
+FROM found
 WHERE place = 1
